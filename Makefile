@@ -1,0 +1,35 @@
+# `make run` clusters the digits; `make test` runs every check. Both set up .venv first, once.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+# What is installed depends on these two files alone; their digest names the stamp.
+STAMP := $(VENV)/.installed-$(shell cat requirements.lock pyproject.toml 2>/dev/null | cksum | tr ' ' '-')
+
+.PHONY: run test setup lock clean
+
+run: setup
+	$(BIN)/mpcc-run
+
+test: setup
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/python -m pytest
+
+setup: $(STAMP)
+
+$(STAMP):
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	    { echo "mpcc needs Python 3.11 or newer; $(PYTHON) is $$($(PYTHON) --version). Try: make PYTHON=python3.12 $(MAKECMDGOALS)" >&2; exit 2; }
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --require-hashes -r requirements.lock
+	$(BIN)/python -m pip install --quiet --no-deps --no-build-isolation --editable .
+	rm -f $(VENV)/.installed-*
+	touch $@
+
+# Needs uv. A lock without index lines: hashes pin the files wherever they come from.
+lock:
+	uv pip compile --quiet --universal --generate-hashes --python-version 3.11 --no-header --no-annotate \
+	    --extra dev pyproject.toml -o requirements.lock
+
+clean:
+	rm -rf build dist *.egg-info

@@ -1,0 +1,279 @@
+"""The configuration of one run: frozen, resolved in layers, written to and read from TOML.
+
+Layers, later ones win: defaults of the option classes, defaults of the registry, the preset of the data set, a
+configuration file, flags. Every value remembers which layer it came from.
+"""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+import attrs
+import tomli_w
+
+from mpcc.core import options
+from mpcc.core.errors import InvalidInput, unknown_name
+from mpcc.core.registry import Registry
+
+__all__ = ["Layer", "PluginChoice", "RunConfig", "RunSettings", "flag", "read_config", "resolve"]
+
+# The sections of a configuration that name a plugin, and the kind of plugin.
+SECTIONS = {"prior": "prior", "arch": "architecture", "data": "dataset"}
+positive = attrs.validators.gt(0)
+at_least_one = attrs.validators.ge(1)
+not_negative = attrs.validators.ge(0)
+
+
+def _setting(default: Any, help: str, *, validator: Any = None) -> Any:
+    return attrs.field(default=default, validator=validator, metadata={"help": help})
+
+
+@attrs.frozen
+class RunSettings:
+    """What a run does, whichever plugins it uses; the section ``run`` of a configuration."""
+
+    clusters: int = _setting(10, "K, the number of clusters", validator=at_least_one)
+    latent_dim: int = _setting(24, "J, the dimensions of z", validator=at_least_one)
+    iterations: int = _setting(20_000, "how long to train", validator=at_least_one)
+    batch: int = _setting(50, "images in each update", validator=attrs.validators.ge(2))
+    lr: float = _setting(2e-4, "Adam step size of the three networks", validator=positive)
+    prior_lr: float = _setting(1.6e-3, "Adam step size of the prior (eta_p)", validator=positive)
+    d_steps: int = _setting(4, "discriminator updates in an iteration", validator=at_least_one)
+    e_steps: int = _setting(4, "encoder updates in an iteration", validator=at_least_one)
+    ema_decay: float = _setting(
+        0.9999,
+        "decay of the generator's average",
+        validator=attrs.validators.and_(not_negative, attrs.validators.lt(1)),
+    )
+    ema_start: int = _setting(1000, "iteration from which it is averaged", validator=not_negative)
+    latent_weight: float | None = _setting(
+        None, "weight of the latent term, 1/(D R^2) if not given", validator=attrs.validators.optional(not_negative)
+    )
+    membership_weight: float = _setting(1.0, "weight of the membership term", validator=not_negative)
+    entropy_weight: float | None = _setting(
+        None, "weight of the entropy term, 0.01/J if not given", validator=attrs.validators.optional(not_negative)
+    )
+    standing_passes: int = _setting(16, "batches for standing statistics", validator=at_least_one)
+    metrics: str = _setting("all", "metrics to compute, separated by commas, or all")
+    eval_every: int = _setting(5000, "iterations between evaluations", validator=at_least_one)
+    eval_images: int | Literal["all"] = _setting(
+        "all", "how many images to evaluate, a fixed random choice: a number or all"
+    )
+    checkpoint_every: int = _setting(1000, "iterations between checkpoints", validator=at_least_one)
+    log_every: int = _setting(50, "iterations between log entries", validator=at_least_one)
+    seed: int = _setting(0, "random seed", validator=attrs.validators.and_(not_negative, attrs.validators.lt(2**63)))
+    device: Literal["auto", "cpu", "cuda"] = _setting("auto", "where to compute; auto takes CUDA if it is there")
+    data_root: Path | None = _setting(None, "folder of the data sets, $MPCC_DATA if not given")
+    download: bool = _setting(False, "fetch a missing data set into the data root")
+
+    def __attrs_post_init__(self) -> None:
+        if self.eval_images != "all" and self.eval_images < 1:
+            raise ValueError(f"eval_images must be at least 1 or all, got {self.eval_images}")
+
+
+# What may change when a run is resumed: nothing that the training depends on.
+RESUMABLE = frozenset(
+    {"iterations", "eval_every", "eval_images", "checkpoint_every", "log_every", "device", "data_root", "download"}
+)
+
+
+@attrs.frozen
+class PluginChoice:
+    """A plugin by name, with its options (an instance of its options class, or None)."""
+
+    name: str
+    options: Any = None
+
+
+@attrs.frozen
+class RunConfig:
+    """A whole run: the settings and the chosen plugins.
+
+    Attributes:
+        run: The settings.
+        prior: Choice of prior.
+        arch: Choice of architecture.
+        data: Choice of data set.
+        origins: Where each value came from, by dotted name such as ``run.clusters``.
+    """
+
+    run: RunSettings
+    prior: PluginChoice
+    arch: PluginChoice
+    data: PluginChoice
+    origins: Mapping[str, str] = attrs.field(factory=dict, eq=False)
+
+    def to_tables(self) -> dict[str, dict[str, Any]]:
+        """Return nested plain values; what is None is left out."""
+        tables = {"run": options.plain(self.run)}
+        for section in SECTIONS:
+            choice: PluginChoice = getattr(self, section)
+            chosen = {} if choice.options is None else options.plain(choice.options)
+            tables[section] = {"name": choice.name, **chosen}
+        return tables
+
+    def to_toml(self, *, origins: bool = False) -> str:
+        """Return TOML that `read_config` and `resolve` turn into an equal configuration.
+
+        Arguments:
+            origins: Whether each line says in a comment where its value came from.
+        """
+        text = tomli_w.dumps(self.to_tables())
+        if not origins:
+            return text
+        lines, section = [], ""
+        for line in text.splitlines():
+            if line.startswith("["):
+                section = line.strip("[]")
+            key = f"{section}.{line.partition(' = ')[0]}"
+            lines.append(f"{line:<40} # {self.origins[key]}" if key in self.origins else line)
+        return "\n".join(lines) + "\n"
+
+
+@attrs.frozen
+class Layer:
+    """Values from one source.
+
+    Attributes:
+        origin: What the source is called, e.g. ``preset mnist``.
+        tables: Values by section and name.
+        strict: Whether an option that the chosen plugin lacks is an error. A preset's is left out instead: it was
+            written for another plugin, and the user has chosen this one.
+        spelling: Turns section and name into what the user wrote, for errors.
+    """
+
+    origin: str
+    tables: Mapping[str, Mapping[str, Any]]
+    strict: bool = True
+
+    def spelled(self, section: str, name: str) -> str:
+        """Return how the user wrote a value, for errors."""
+        return flag(section, name) if self.origin == "flag" else f"{self.origin}: {section}.{name}"
+
+
+def flag(section: str, name: str) -> str:
+    """Return the flag of an option.
+
+    Example:
+        >>> flag("run", "latent_dim"), flag("prior", "scale_floor"), flag("prior", "name")
+        ('--latent-dim', '--prior.scale-floor', '--prior')
+    """
+    if name == "name":
+        return f"--{section}"
+    dashed = name.replace("_", "-")
+    return f"--{dashed}" if section == "run" else f"--{section}.{dashed}"
+
+
+def read_config(path: Path) -> Layer:
+    """Read a configuration file.
+
+    Raises:
+        InvalidInput: If it can't be read, is no TOML, or has unknown sections.
+    """
+    try:
+        tables = tomllib.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise InvalidInput(f"--config {path}: no such file") from error
+    except OSError as error:
+        raise InvalidInput(f"--config {path}: cannot be read: {error.strerror}") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise InvalidInput(f"--config {path}: not valid TOML: {error}") from error
+    check_sections(tables, str(path))
+    return Layer(str(path), tables)
+
+
+def check_sections(tables: Mapping[str, Any], origin: str) -> None:
+    """Refuse unknown sections and values outside of sections.
+
+    Raises:
+        InvalidInput: Naming the section and the valid ones.
+    """
+    for section, table in tables.items():
+        if section not in {"run", *SECTIONS}:
+            raise unknown_name(f"section in {origin}:", section, ["run", *SECTIONS])
+        if not isinstance(table, dict):
+            raise InvalidInput(f"{origin}: expected a table [{section}], got {section} = {table!r}")
+
+
+def chosen_names(registry: Registry, layers: list[Layer]) -> dict[str, tuple[str, str]]:
+    """Return the plugin name of each section and the layer that it comes from."""
+    chosen = {section: (name, "default") for section, name in registry.defaults.items()}
+    for layer in layers:
+        for section in SECTIONS:
+            name = layer.tables.get(section, {}).get("name")
+            if name is not None:
+                if not isinstance(name, str):
+                    raise InvalidInput(f"{layer.spelled(section, 'name')}: expected a name, got {name!r}")
+                chosen[section] = (name, layer.origin)
+    return chosen
+
+
+def preset_layer(registry: Registry, name: str, *, required: bool) -> Layer | None:
+    """Return the preset as a layer.
+
+    Arguments:
+        registry: Where presets live.
+        name: Of the preset; by default that of the data set.
+        required: Whether the user asked for it; a data set without a preset is fine, a mistyped one is not.
+
+    Raises:
+        InvalidInput: If a required preset does not exist.
+    """
+    if name not in registry.presets:
+        if required:
+            raise unknown_name("preset", name, registry.presets)
+        return None
+    tables = {section: values for section, values in registry.presets[name].items() if section != "source"}
+    return Layer(f"preset {name}", tables, strict=False)
+
+
+def resolve(registry: Registry, layers: list[Layer], preset: str | None = None) -> RunConfig:
+    """Stack the layers on a preset and on the defaults.
+
+    Arguments:
+        registry: Plugins and presets.
+        layers: Configuration file and flags, later ones win.
+        preset: Name of the preset; that of the data set if None; no preset at all if ``none``.
+
+    Raises:
+        InvalidInput: If a name or a value is not valid; the message names it and the valid ones.
+    """
+    data = chosen_names(registry, layers)["data"][0]
+    registry.entry("dataset", data)
+    found = None if preset == "none" else preset_layer(registry, preset or data, required=preset is not None)
+    if found is not None:
+        # Choosing --preset mnist for one's own folder must not choose mnist's images.
+        layers = [found, *layers]
+    names = chosen_names(registry, layers)
+    origins: dict[str, str] = {}
+    choices = {}
+    for section, kind in SECTIONS.items():
+        name, origin = names[section]
+        entry = registry.entry(kind, name)
+        origins[f"{section}.name"] = origin
+        cls = entry.options_class()
+        registered = Layer("registry", {section: entry.defaults})
+        choices[section] = PluginChoice(name, _section(section, entry.described(), cls, [registered, *layers], origins))
+    run = _section("run", "mpcc-run", RunSettings, layers, origins)
+    return RunConfig(run=run, **choices, origins=origins)
+
+
+def _section(section: str, described: str, cls: type | None, layers: list[Layer], origins: dict[str, str]) -> Any:
+    known = {} if cls is None else options.fields(cls)
+    values: dict[str, Any] = {}
+    for name in known:
+        origins[f"{section}.{name}"] = "default"
+    for layer in layers:
+        for name, value in layer.tables.get(section, {}).items():
+            if name == "name" and section in SECTIONS:
+                continue
+            if name not in known:
+                if layer.strict:
+                    raise unknown_name(f"option {layer.spelled(section, name)} of {described}:", name, known)
+                continue
+            values[name] = options.convert(value, known[name], layer.spelled(section, name))
+            origins[f"{section}.{name}"] = layer.origin
+    return None if cls is None else options.make(cls, values, described)

@@ -1,0 +1,201 @@
+"""What a plugin must be: `Prior`, `Architecture`, `Dataset`, `Metric`, and the values that pass between them.
+
+Letters in shapes: N images in a batch or data set, K clusters, J latent dimensions, D image channels, R image size.
+"""
+
+from __future__ import annotations
+
+import abc
+from collections.abc import Sequence
+from pathlib import Path
+
+import attrs
+import torch
+from torch import Tensor, nn
+from torch.distributions import Distribution
+
+__all__ = ["Architecture", "Dataset", "Evaluation", "ImageSet", "Metric", "Networks", "Prior"]
+
+
+class Prior(nn.Module, abc.ABC):
+    r"""A learnable mixture p(y) p(z|y) together with the family of q(z|x) (method: supplement A.2).
+
+    .. math:: p(z, y) = \phi_y \, p(z \mid y), \qquad q(y \mid z) = \phi_y p(z|y) / \sum_k \phi_k p(z|k)
+
+    A subclass says what one component is; sampling, densities, entropies and responsibilities are derived here from
+    that one distribution object, so that they cannot disagree. All arithmetic is in the dtype of the parameters.
+
+    A plugin's constructor takes ``(clusters, latent_dim, options)``.
+    """
+
+    clusters: int
+    latent_dim: int
+
+    @abc.abstractmethod
+    def component(self, y: Tensor) -> Distribution:
+        """Return p(z|y) for each label: batch shape of ``y``, event shape (J,), with ``rsample`` and ``entropy``.
+
+        Arguments:
+            y: Labels in 0..K-1, int64, any shape.
+        """
+
+    @abc.abstractmethod
+    def weights(self) -> Tensor:
+        """Return phi = p(y), shape (K,), positive and summing to 1."""
+
+    @abc.abstractmethod
+    def encoder_distribution(self, loc: Tensor, raw_scale: Tensor) -> Distribution:
+        """Return q(z|x) from the encoder's two heads: batch shape (N,), event shape (J,).
+
+        Arguments:
+            loc: Location head, shape (N, J).
+            raw_scale: Scale head, any real numbers (a log-variance for a Normal), shape (N, J).
+        """
+
+    def sample_labels(self, count: int) -> Tensor:
+        """Draw ``count`` labels y ~ p(y), shape (count,), from torch's global random state."""
+        return torch.multinomial(self.weights().detach(), count, replacement=True)
+
+    def sample(self, count: int) -> tuple[Tensor, Tensor]:
+        """Draw (z, y) ~ p(z, y), y first; z, shape (count, J), carries gradients to the parameters."""
+        y = self.sample_labels(count)
+        z: Tensor = self.component(y).rsample()
+        return z, y
+
+    def log_density(self, z: Tensor) -> Tensor:
+        """Return log p(z|k) for every cluster, shape (N, K), for z of shape (N, J)."""
+        labels = torch.arange(self.clusters, device=z.device)
+        density: Tensor = self.component(labels).log_prob(z.unsqueeze(-2))
+        return density
+
+    def log_responsibilities(self, z: Tensor) -> Tensor:
+        """Return log q(y|z) by Bayes' rule, shape (N, K), for z of shape (N, J)."""
+        return torch.log_softmax(self.weights().log() + self.log_density(z), dim=-1)
+
+    def entropies(self) -> Tensor:
+        """Return H[p(z|k)] in nats for every cluster, shape (K,); differential, so it may be negative."""
+        labels = torch.arange(self.clusters, device=self.weights().device)
+        entropy: Tensor = self.component(labels).entropy()
+        return entropy
+
+    def scales(self) -> Tensor | None:
+        """Return the components' scales, shape (K, J), for the log, or None if the family has none."""
+        return None
+
+
+@attrs.frozen(eq=False)
+class Networks:
+    """The three networks of one run.
+
+    Attributes:
+        generator: (z, y) -> images in [-1, 1]; z (N, J) float, y (N,) int64, images (N, D, R, R).
+        discriminator: images -> scores, (N, D, R, R) -> (N,).
+        encoder: images -> (loc, raw_scale), (N, D, R, R) -> two of (N, J).
+
+    The discriminator and the encoder may share parameters: each then updates them with Adam moments of its own.
+    """
+
+    generator: nn.Module
+    discriminator: nn.Module
+    encoder: nn.Module
+
+
+class Architecture(abc.ABC):
+    """Builds the networks for images of one size.
+
+    A plugin's constructor takes ``(options,)``.
+
+    Attributes:
+        image_size: R, the only image size that the networks take; data sets resize to it.
+        channels: The numbers of channels D that the networks can be built for; None for any.
+    """
+
+    image_size: int
+    channels: Sequence[int] | None = None
+
+    @abc.abstractmethod
+    def build(self, clusters: int, latent_dim: int, channels: int) -> Networks:
+        """Build fresh, randomly initialised networks on the CPU for K clusters, J latent dimensions, D channels."""
+
+
+@attrs.frozen(eq=False)
+class ImageSet:
+    """Images in memory, and what is known of them.
+
+    Attributes:
+        images: uint8, shape (N, D, R, R).
+        labels: int64, shape (N,), or None. Only metrics and pictures read them; training never does.
+        class_names: The name of each label, or empty.
+        paths: Where each image came from, one string an image, or empty.
+        description: One line for the log and ``results.json``: source, split, preprocessing.
+    """
+
+    images: Tensor
+    labels: Tensor | None = None
+    class_names: Sequence[str] = ()
+    paths: Sequence[str] = ()
+    description: str = ""
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+
+class Dataset(abc.ABC):
+    """q(x): where the images come from.
+
+    A plugin's constructor takes ``(options,)``.
+    """
+
+    @abc.abstractmethod
+    def load(self, image_size: int, root: Path | None, download: bool) -> ImageSet:
+        """Read the whole set, resized to (R, R).
+
+        Arguments:
+            image_size: R, in pixels.
+            root: The user's data folder (``--data-root``), or None if there is none.
+            download: Whether files that are missing may be fetched into ``root``.
+
+        Raises:
+            InvalidInput: If files are missing or broken; the message names the file and the remedy.
+        """
+
+
+@attrs.frozen(eq=False)
+class Evaluation:
+    """What metrics see of one evaluation; N evaluated images.
+
+    Attributes:
+        posterior: q(y|z) at the encoder's location, float32, shape (N, K).
+        locations: The encoder's location of z, float32, shape (N, J).
+        labels: True labels, int64, shape (N,), or None.
+    """
+
+    posterior: Tensor
+    locations: Tensor
+    labels: Tensor | None = None
+
+    @property
+    def clusters(self) -> int:
+        """K."""
+        return self.posterior.shape[1]
+
+    @property
+    def assignments(self) -> Tensor:
+        """The most probable cluster of each image, int64, shape (N,)."""
+        return self.posterior.argmax(dim=1)
+
+
+class Metric(abc.ABC):
+    """A score of one evaluation. A plugin's constructor takes ``(options,)``.
+
+    Attributes:
+        needs_labels: Whether it is left out when the data set has no labels.
+        higher_is_better: The direction of improvement.
+    """
+
+    needs_labels: bool = True
+    higher_is_better: bool = True
+
+    @abc.abstractmethod
+    def compute(self, evaluation: Evaluation) -> float:
+        """Return the score as a finite number."""

@@ -1,0 +1,41 @@
+"""What a user did wrong, said in one line: what was given, what was expected, the nearest valid choice."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+__all__ = ["InvalidInput", "PluginError", "TrainingDiverged", "unknown_name"]
+
+
+class InvalidInput(ValueError):
+    """Input that cannot be used: a flag, an option, a file, a data set. The commands exit with status 2."""
+
+
+class PluginError(InvalidInput):
+    """A plugin that is broken, missing, or in conflict with another one."""
+
+
+class TrainingDiverged(ArithmeticError):
+    """Training produced a value that is not finite; the message names the quantity and the iteration."""
+
+
+def unknown_name(kind: str, given: str, known: Iterable[str]) -> InvalidInput:
+    """Make the error for a name that does not exist, with the names that do.
+
+    Arguments:
+        kind: What the name stands for, e.g. ``prior``.
+        given: The name as it was typed.
+        known: All valid names.
+
+    Returns:
+        The error, to be raised by the caller.
+
+    Example:
+        >>> print(unknown_name("data set", "mnits", ["digits", "mnist"]))
+        unknown data set 'mnits': expected one of digits, mnist (did you mean 'mnist'?)
+    """
+    names = sorted(known)
+    close = difflib.get_close_matches(given, names, n=1, cutoff=0.5)
+    hint = f" (did you mean {close[0]!r}?)" if close else ""
+    return InvalidInput(f"unknown {kind} {given!r}: expected one of {', '.join(names) or 'none'}{hint}")

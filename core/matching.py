@@ -1,0 +1,133 @@
+r"""The five terms of the joint divergence KL(p || q), each a pure function to a scalar.
+
+With the factorisations p(x, z, y) = p(y) p(z|y) p(x|z, y) and q(x, z, y) = q(x) q(z|x) q(y|z), and one assumption,
+q(y|x, z) = q(y|z) (supplement, A.2, eq. 2):
+
+.. math::
+    KL(p \| q) = E_p \left[ \log \frac{p(x|z,y)}{q(x)} - \log q(z|x) - \log q(y|z) + \log p(z|y) + \log p(y) \right]
+
+===========  =======================  ====================================================
+term         expectation under p      computed here as
+===========  =======================  ====================================================
+data         log p(x|z,y) - log q(x)  hinge surrogate, one loss for each player
+latent       -log q(z|x)              mean negative log density of the encoder at z
+membership   -log q(y|z)              cross-entropy of y under the prior's responsibilities
+entropy      log p(z|y)               minus the weighted mean of the components' entropies
+label        log p(y)                 minus the entropy of phi
+===========  =======================  ====================================================
+
+The hinge losses drive the data term to zero but do not estimate it: never add their values to the others and call the
+sum a divergence. Letters: N samples, K clusters, J latent dimensions, D image channels, R image size.
+"""
+
+from __future__ import annotations
+
+import attrs
+import torch
+from torch import Tensor
+from torch.distributions import Distribution
+
+__all__ = ["TermWeights", "data_discriminator", "data_generator", "entropy", "label", "latent", "membership"]
+
+
+def data_discriminator(real_scores: Tensor, fake_scores: Tensor) -> Tensor:
+    r"""Return the discriminator's hinge loss, E relu(1 - D(x)) + E relu(1 + D(x~)).
+
+    Arguments:
+        real_scores: D(x) on images x ~ q(x), shape (N,).
+        fake_scores: D(x~) on generated images, shape (M,).
+
+    Example:
+        >>> data_discriminator(torch.tensor([2.0, 0.0]), torch.tensor([-3.0, 1.0]))
+        tensor(1.5000)
+    """
+    return torch.relu(1 - real_scores).mean() + torch.relu(1 + fake_scores).mean()
+
+
+def data_generator(fake_scores: Tensor) -> Tensor:
+    r"""Return the generator's loss, -E D(x~), for D(x~) of shape (N,).
+
+    Example:
+        >>> data_generator(torch.tensor([-3.0, 1.0]))
+        tensor(1.)
+    """
+    return -fake_scores.mean()
+
+
+def latent(encoder_distribution: Distribution, z: Tensor) -> Tensor:
+    r"""Return E[-log q(z|x~)] in nats: summed over the J dimensions, averaged over the samples.
+
+    Arguments:
+        encoder_distribution: q(z|x~), batch shape (N,), event shape (J,).
+        z: The latents that generated x~, shape (N, J).
+    """
+    log_q: Tensor = encoder_distribution.log_prob(z)
+    return -log_q.mean()
+
+
+def membership(log_responsibilities: Tensor, y: Tensor) -> Tensor:
+    r"""Return E[-log q(y|z)] in nats, the cross-entropy of the sampled labels.
+
+    Arguments:
+        log_responsibilities: log q(k|z) for every cluster, shape (N, K).
+        y: Labels that generated z, shape (N,), int64.
+
+    Example:
+        >>> membership(torch.tensor([[0.25, 0.75]]).log(), torch.tensor([1]))
+        tensor(0.2877)
+    """
+    return -log_responsibilities.gather(1, y.unsqueeze(1)).mean()
+
+
+def entropy(weights: Tensor, entropies: Tensor) -> Tensor:
+    r"""Return E[log p(z|y)] = -sum_k phi_k H_k in nats, exact in phi.
+
+    Arguments:
+        weights: phi, shape (K,).
+        entropies: H_k of each component, closed form or a lower bound (the result then bounds the term from above,
+            supplement B.2), shape (K,).
+
+    Example:
+        >>> entropy(torch.tensor([0.5, 0.5]), torch.tensor([1.0, 3.0]))
+        tensor(-2.)
+    """
+    return -(weights * entropies).sum()
+
+
+def label(weights: Tensor) -> Tensor:
+    r"""Return E[log p(y)] = sum_k phi_k log phi_k in nats, for phi of shape (K,).
+
+    Example:
+        >>> label(torch.tensor([0.5, 0.5]))
+        tensor(-0.6931)
+    """
+    return torch.special.xlogy(weights, weights).sum()
+
+
+@attrs.frozen
+class TermWeights:
+    """What multiplies each term in the objectives; at all ones, and with an exact data term, their sum is the KL.
+
+    Attributes:
+        data: Weight of the data term, 1.
+        latent: Weight of the latent term, 1 / (D R^2) in the authors' code.
+        membership: Weight of the membership term, 1.
+        entropy: Weight of the entropy term, 0.01 / J in the authors' code.
+        label: Weight of the label term, 1.
+    """
+
+    data: float = 1.0
+    latent: float = 1.0
+    membership: float = 1.0
+    entropy: float = 1.0
+    label: float = 1.0
+
+    @classmethod
+    def published(cls, channels: int, image_size: int, latent_dim: int) -> TermWeights:
+        """Return the weights of the authors' code for D channels, R pixels and J latent dimensions.
+
+        Example:
+            >>> TermWeights.published(channels=1, image_size=32, latent_dim=10)
+            TermWeights(data=1.0, latent=0.0009765625, membership=1.0, entropy=0.001, label=1.0)
+        """
+        return cls(latent=1 / (channels * image_size**2), entropy=0.01 / latent_dim)

@@ -1,0 +1,89 @@
+"""Which terms of the joint divergence make the loss of each phase of MPCC (method: supplement, A.2; order: training).
+
+Each function draws its own (z, y), returns the objective to be minimised and the raw terms for the log, and neither
+takes gradients nor steps.
+"""
+
+from __future__ import annotations
+
+import attrs
+import torch
+from torch import Tensor
+
+from mpcc.core import matching
+from mpcc.core.matching import TermWeights
+from mpcc.core.model import Model
+
+__all__ = ["Loss", "discriminator_loss", "encoder_loss", "generator_loss"]
+
+
+@attrs.frozen(eq=False)
+class Loss:
+    """The loss of one phase.
+
+    Attributes:
+        objective: What is minimised, a scalar.
+        terms: The raw, unweighted terms in it, by name, detached scalars.
+    """
+
+    objective: Tensor
+    terms: dict[str, Tensor]
+
+
+def discriminator_loss(model: Model, real: Tensor, weights: TermWeights) -> Loss:
+    """Data term, the discriminator's side. Generator and prior are held fixed.
+
+    Arguments:
+        model: Prior and networks.
+        real: Real images in [-1, 1], shape (N, D, R, R); as many are generated.
+        weights: Of the terms.
+    """
+    with torch.no_grad():
+        fake = model.networks.generator(*model.prior.sample(len(real)))
+    # One call for both: the discriminator has no batch statistics, so that its scores don't depend on the company.
+    real_scores, fake_scores = model.networks.discriminator(torch.cat([real, fake])).split(len(real))
+    data = matching.data_discriminator(real_scores, fake_scores)
+    return Loss(weights.data * data, {"data_discriminator": data.detach()})
+
+
+def generator_loss(model: Model, batch: int, weights: TermWeights) -> Loss:
+    """Data term, the side of the generator and, through z, of the prior. The discriminator is held fixed.
+
+    Arguments:
+        model: Prior and networks.
+        batch: How many images to generate.
+        weights: Of the terms.
+    """
+    z, y = model.prior.sample(batch)
+    data = matching.data_generator(model.networks.discriminator(model.networks.generator(z, y)))
+    return Loss(weights.data * data, {"data_generator": data.detach()})
+
+
+def encoder_loss(model: Model, batch: int, weights: TermWeights, train_prior: bool) -> Loss:
+    """Latent term; and, where the prior takes part, the membership, entropy and label terms.
+
+    The generator is held fixed: no gradient enters it through the generated images. z is not detached, so that the
+    latent term reaches the prior.
+
+    Arguments:
+        model: Prior and networks.
+        batch: How many images to generate.
+        weights: Of the terms.
+        train_prior: Whether the prior's terms and gradients are wanted.
+    """
+    prior = model.prior
+    with torch.set_grad_enabled(train_prior):
+        z, y = prior.sample(batch)
+    with torch.no_grad():
+        fake = model.networks.generator(z, y)
+    latent = matching.latent(prior.encoder_distribution(*model.networks.encoder(fake)), z)
+    objective = weights.latent * latent
+    terms = {"latent": latent.detach()}
+    if train_prior:
+        phi = prior.weights()
+        membership = matching.membership(prior.log_responsibilities(z), y)
+        entropy = matching.entropy(phi, prior.entropies())
+        label = matching.label(phi)
+        objective = objective + weights.membership * membership + weights.entropy * entropy + weights.label * label
+        terms |= {"membership": membership.detach(), "entropy": entropy.detach(), "label": label.detach()}
+    return Loss(objective, terms)

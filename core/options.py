@@ -1,0 +1,182 @@
+"""Strict conversion between attrs option classes and what people write: flags, TOML, JSON.
+
+An options class is a frozen attrs class whose fields have a default, a type among bool, int, float, str, Literal, Path
+and unions of those, and one line of help in ``metadata["help"]``.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+import types
+import typing
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal, TypeVar, Union, get_args, get_origin
+
+import attrs
+import cattrs
+
+from mpcc.core.errors import InvalidInput, PluginError, unknown_name
+
+__all__ = ["convert", "fields", "make", "plain"]
+
+T = TypeVar("T")
+
+
+def fields(cls: type) -> dict[str, attrs.Attribute[Any]]:
+    """Return the fields of an options class by name, their types resolved.
+
+    Raises:
+        PluginError: If it is not an attrs class, or a field lacks a default or a type.
+    """
+    if not attrs.has(cls):
+        raise PluginError(f"options class {cls.__module__}.{cls.__qualname__} is not an attrs class")
+    try:
+        attrs.resolve_types(cls)
+    except NameError as error:
+        raise PluginError(f"options class {cls.__module__}.{cls.__qualname__}: {error}") from error
+    found = {field.name: field for field in attrs.fields(cls) if field.init}
+    for field in found.values():
+        if field.default is attrs.NOTHING or field.type is None:
+            raise PluginError(f"option {cls.__qualname__}.{field.name} needs a type and a default")
+    return found
+
+
+def describe(kind: Any) -> str:
+    """Return a type in words, e.g. ``a whole number`` or ``one of train, test``."""
+    if kind is type(None):
+        return "nothing"
+    if get_origin(kind) is Literal:
+        values = [str(value) for value in get_args(kind)]
+        return values[0] if len(values) == 1 else f"one of {', '.join(values)}"
+    if get_origin(kind) in (Union, types.UnionType):
+        return " or ".join(describe(arg) for arg in get_args(kind) if arg is not type(None))
+    names = {int: "a whole number", float: "a finite number", bool: "true or false", str: "text", Path: "a path"}
+    return names.get(kind, getattr(kind, "__name__", str(kind)))
+
+
+def _whole(value: Any, _: type) -> int:
+    if isinstance(value, str):
+        return int(value.replace("_", ""))
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise ValueError(value)
+    return value
+
+
+def _number(value: Any, _: type) -> float:
+    if isinstance(value, bool) or not isinstance(value, (int, float, str)):
+        raise ValueError(value)
+    number = float(value)
+    if not math.isfinite(number):
+        raise ValueError(value)
+    return number
+
+
+def _truth(value: Any, _: type) -> bool:
+    if isinstance(value, str) and value.lower() in {"true", "yes", "on", "1", "false", "no", "off", "0"}:
+        return value.lower() in {"true", "yes", "on", "1"}
+    if not isinstance(value, bool):
+        raise ValueError(value)
+    return value
+
+
+def _text(value: Any, _: type) -> str:
+    if not isinstance(value, str) or "\0" in value:
+        raise ValueError(value)
+    return value
+
+
+def _choice(value: Any, kind: Any) -> Any:
+    for option in get_args(kind):
+        if value == option and type(value) is type(option) or value == str(option):
+            return option
+    raise ValueError(value)
+
+
+def _union(value: Any, kind: Any) -> Any:
+    if value is None and type(None) in get_args(kind):
+        return None
+    # The most special kind first, text last: "all" is a choice before it is a text, "5" a number.
+    order = [int, float, bool, Path, str]
+    args = [arg for arg in get_args(kind) if arg is not type(None)]
+    for arg in sorted(args, key=lambda arg: order.index(arg) if arg in order else -1):
+        try:
+            return _converter().structure(value, arg)
+        except (ValueError, TypeError):
+            continue
+    raise ValueError(value)
+
+
+def _is_union(kind: Any) -> bool:
+    return get_origin(kind) in (Union, types.UnionType)
+
+
+@functools.cache
+def _converter() -> cattrs.Converter:
+    converter = cattrs.Converter()
+    # cattrs turns 1.5 into the int 1 and "no" into the bool True; every plain type is converted strictly instead.
+    converter.register_structure_hook(int, _whole)
+    converter.register_structure_hook(float, _number)
+    converter.register_structure_hook(bool, _truth)
+    converter.register_structure_hook(str, _text)
+    converter.register_structure_hook(Path, lambda value, _: Path(_text(value, str)))
+    converter.register_structure_hook_func(lambda kind: get_origin(kind) is Literal, _choice)
+    converter.register_structure_hook_func(_is_union, _union)
+    converter.register_unstructure_hook_func(lambda kind: isinstance(kind, type) and issubclass(kind, Path), str)
+    return converter
+
+
+def convert(value: Any, field: attrs.Attribute[Any], where: str) -> Any:
+    """Convert one value to the type of a field and validate it.
+
+    Arguments:
+        value: Text from a flag, or a value from TOML or JSON.
+        field: The field of the options class, its type resolved.
+        where: How the user calls it, e.g. ``--prior.scale-floor``.
+
+    Raises:
+        InvalidInput: Naming the option, the value and what was expected.
+    """
+    try:
+        result = _converter().structure(value, typing.cast(Any, field.type))
+    except (ValueError, TypeError, OverflowError) as error:
+        choices = [str(arg) for arg in get_args(field.type)] if get_origin(field.type) is Literal else []
+        if choices:
+            raise unknown_name(f"value for {where}:", str(value), choices) from error
+        raise InvalidInput(f"{where}: expected {describe(field.type)}, got {value!r}") from error
+    if field.validator is not None:
+        try:
+            field.validator(None, field, result)
+        except (ValueError, TypeError) as error:
+            # Validators may attach the field and the value as further arguments; the message comes first.
+            message = str(error.args[0] if error.args else error)
+            raise InvalidInput(f"{where}: {message.replace(repr(field.name), 'the value')}") from error
+    return result
+
+
+def make(cls: type[T], values: Mapping[str, Any], kind: str) -> T:
+    """Make an options object from converted values.
+
+    Arguments:
+        cls: The options class.
+        values: Values by field name, already converted.
+        kind: What the options belong to, for errors, e.g. ``prior gmm``.
+
+    Raises:
+        InvalidInput: If a name is unknown, or the values don't go together.
+    """
+    known = fields(cls)
+    for name in values:
+        if name not in known:
+            raise unknown_name(f"option of {kind}:", name, known)
+    try:
+        return cls(**values)
+    except (ValueError, TypeError) as error:
+        raise InvalidInput(f"options of {kind}: {error.args[0] if error.args else error}") from error
+
+
+def plain(options: Any) -> dict[str, Any]:
+    """Return an options object as plain values for TOML and JSON; fields that are None are left out."""
+    values: dict[str, Any] = _converter().unstructure(options)
+    return {name: value for name, value in values.items() if value is not None}

@@ -1,0 +1,310 @@
+"""The registry: what is installed under which name, loaded lazily and validated plugin by plugin.
+
+Sources, in this order: ``registry.toml`` beside this package, then the entry points of the group ``mpcc``. Both go through
+the hooks of `mpcc.core.hookspecs`. A plugin that cannot be loaded is kept as a `Broken` record and leaves nothing behind;
+a name that two plugins claim can't be used until one of them goes.
+"""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+import os
+import tomllib
+from collections.abc import Iterable, Mapping
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import attrs
+import pluggy
+
+from mpcc.core import hookspecs
+from mpcc.core.errors import InvalidInput, PluginError, unknown_name
+from mpcc.core.hookspecs import Register, hookimpl
+
+__all__ = ["API_VERSION", "KINDS", "Broken", "Entry", "Registry", "load_registry"]
+
+API_VERSION = 1
+ENTRY_POINT_GROUP = "mpcc"
+STRICT_VARIABLE = "MPCC_STRICT_PLUGINS"
+BUILT_IN_FILE = Path(__file__).resolve().parents[1] / "registry.toml"
+
+# The plural that hooks and registry.toml use, and the contract that a class of that kind must fulfil.
+KINDS = {"prior": "Prior", "architecture": "Architecture", "dataset": "Dataset", "metric": "Metric"}
+
+
+@attrs.frozen
+class Entry:
+    """One registered name.
+
+    Attributes:
+        kind: ``prior``, ``architecture``, ``dataset`` or ``metric``.
+        name: What a user types.
+        target: Import path of the class, ``module:Class``.
+        summary: One line.
+        options: Import path of the options class, or None.
+        defaults: Default values of options that differ from those of the class.
+        origin: The entry point that registered it, or ``built-in``.
+        distribution: The installed distribution that it came with.
+        version: That distribution's version.
+    """
+
+    kind: str
+    name: str
+    target: str
+    summary: str
+    options: str | None
+    defaults: Mapping[str, Any]
+    origin: str
+    distribution: str
+    version: str
+
+    def load(self) -> type:
+        """Import the class and check it against the contract.
+
+        Raises:
+            PluginError: If the import fails or the class is not what the contract asks for.
+        """
+        contract = getattr(importlib.import_module("mpcc.core.contracts"), KINDS[self.kind])
+        found = self._resolve(self.target)
+        if not (inspect.isclass(found) and issubclass(found, contract)):
+            raise PluginError(f"{self.described()}: {self.target} is not a subclass of mpcc.core.contracts.{contract.__name__}")
+        if inspect.isabstract(found):
+            missing = ", ".join(sorted(found.__abstractmethods__))
+            raise PluginError(f"{self.described()}: {self.target} lacks {missing}")
+        return found
+
+    def options_class(self) -> type | None:
+        """Import the options class, or return None if there are no options.
+
+        Raises:
+            PluginError: If the import fails or it is no class.
+        """
+        if self.options is None:
+            return None
+        found = self._resolve(self.options)
+        if not inspect.isclass(found):
+            raise PluginError(f"{self.described()}: {self.options} is not a class")
+        return found
+
+    def described(self) -> str:
+        """Return kind, name, distribution and version for messages."""
+        return f"{self.kind} {self.name!r} of {self.distribution} {self.version} ({self.origin})"
+
+    def _resolve(self, path: str) -> Any:
+        module_name, _, attribute = path.partition(":")
+        try:
+            module = importlib.import_module(module_name)
+        except Exception as error:
+            raise PluginError(f"{self.described()}: cannot import {module_name}: {reason(error)}") from error
+        try:
+            return getattr(module, attribute)
+        except AttributeError as error:
+            raise PluginError(f"{self.described()}: {module_name} has no {attribute!r}") from error
+
+
+@attrs.frozen
+class Broken:
+    """A plugin that could not be loaded, and why."""
+
+    origin: str
+    distribution: str
+    version: str
+    file: str
+    error: str
+
+    def described(self) -> str:
+        """Return one line that names the plugin, its distribution, its file and the reason."""
+        return f"plugin {self.origin!r} of {self.distribution} {self.version} ({self.file}): {self.error}"
+
+
+@attrs.frozen
+class Registry:
+    """All registered names, presets and what failed to load.
+
+    Attributes:
+        entries: By kind, then by name. A name claimed more than once has several.
+        presets: By name: tables ``run``, ``prior``, ``arch``, ``data`` and a ``source``.
+        defaults: The names used when nothing is said: ``prior``, ``arch``, ``data``.
+        broken: Plugins that could not be loaded.
+    """
+
+    entries: Mapping[str, Mapping[str, tuple[Entry, ...]]]
+    presets: Mapping[str, Mapping[str, Any]]
+    defaults: Mapping[str, str]
+    broken: tuple[Broken, ...]
+
+    def names(self, kind: str) -> list[str]:
+        """Return the names of one kind in the order of registration."""
+        return list(self.entries[kind])
+
+    def entry(self, kind: str, name: str) -> Entry:
+        """Look a name up.
+
+        Raises:
+            PluginError: If two plugins claim the name.
+            InvalidInput: If there is no such name; plugins that failed to load are mentioned.
+        """
+        claims = self.entries[kind].get(name, ())
+        if len(claims) > 1:
+            claimants = " and ".join(f"{claim.distribution} {claim.version} ({claim.origin})" for claim in claims)
+            raise PluginError(f"{kind} {name!r} is claimed by {claimants}: uninstall or rename one of them")
+        if not claims:
+            error = unknown_name(kind, name, self.names(kind))
+            if self.broken:
+                note = f"{error}; not loaded: {'; '.join(broken.described() for broken in self.broken)}"
+                error = InvalidInput(note)
+            raise error
+        return claims[0]
+
+    def all_entries(self) -> Iterable[Entry]:
+        """Yield every entry, claimed twice or not."""
+        for by_name in self.entries.values():
+            for claims in by_name.values():
+                yield from claims
+
+
+class BuiltIns:
+    """The hook implementation that reads registry.toml.
+
+    Arguments:
+        table: The parsed file.
+    """
+
+    def __init__(self, table: Mapping[str, Any]) -> None:
+        self._table = table
+
+    def _register(self, section: str, register: Register) -> None:
+        for name, entry in self._table.get(section, {}).items():
+            register(name, **entry)
+
+    @hookimpl
+    def register_priors(self, register: Register) -> None:
+        self._register("priors", register)
+
+    @hookimpl
+    def register_architectures(self, register: Register) -> None:
+        self._register("architectures", register)
+
+    @hookimpl
+    def register_datasets(self, register: Register) -> None:
+        self._register("datasets", register)
+
+    @hookimpl
+    def register_metrics(self, register: Register) -> None:
+        self._register("metrics", register)
+
+
+def reason(error: BaseException) -> str:
+    """Return the kind and the first line of an exception."""
+    text = str(error).strip().splitlines()
+    return f"{type(error).__name__}: {text[0]}" if text else type(error).__name__
+
+
+def load_registry(entry_points: Iterable[metadata.EntryPoint] | None = None) -> Registry:
+    """Collect all plugins.
+
+    Arguments:
+        entry_points: What to load beside the built-ins; the installed ones of the group ``mpcc`` by default.
+
+    Raises:
+        PluginError: If a plugin is broken and ``MPCC_STRICT_PLUGINS=1``.
+    """
+    table = tomllib.loads(BUILT_IN_FILE.read_text(encoding="utf-8"))
+    manager = pluggy.PluginManager("mpcc")
+    manager.add_hookspecs(hookspecs)
+    entries: dict[str, dict[str, tuple[Entry, ...]]] = {kind: {} for kind in KINDS}
+    broken: list[Broken] = []
+
+    def collect(plugin: object, origin: str, distribution: str, version: str) -> None:
+        for entry in registrations(manager, plugin, origin, distribution, version):
+            by_name = entries[entry.kind]
+            by_name[entry.name] = (*by_name.get(entry.name, ()), entry)
+
+    collect(BuiltIns(table), "built-in", "mpcc", metadata.version("mpcc"))
+    found = metadata.entry_points(group=ENTRY_POINT_GROUP) if entry_points is None else entry_points
+    # pluggy's own loader stops at the first plugin that raises; one by one, a bad plugin harms itself only.
+    for point in sorted(found, key=lambda point: point.name):
+        distribution = point.dist.name if point.dist else "?"
+        version = point.dist.version if point.dist else "?"
+        try:
+            collect(point.load(), point.name, distribution, version)
+        except Exception as error:
+            record = Broken(point.name, distribution, version, failing_file(point, error), reason(error))
+            if os.environ.get(STRICT_VARIABLE, "") not in {"", "0"}:
+                raise PluginError(record.described()) from error
+            broken.append(record)
+    return Registry(entries, table["presets"], table["defaults"], tuple(broken))
+
+
+def failing_file(point: metadata.EntryPoint, error: BaseException) -> str:
+    """Return the plugin's file: where it raised if that is in the plugin, else the module of the entry point."""
+    frames = inspect.getinnerframes(error.__traceback__) if error.__traceback__ else []
+    package = point.module.partition(".")[0]
+    for frame in reversed(frames):
+        if package in Path(frame.filename).with_suffix("").parts:
+            return f"{frame.filename}:{frame.lineno}"
+    return point.value
+
+
+def registrations(
+    manager: pluggy.PluginManager, plugin: object, origin: str, distribution: str, version: str
+) -> list[Entry]:
+    """Call one plugin's registration hooks and return what it registers; on any error nothing of it stays.
+
+    Raises:
+        PluginError: If a hook does not exist, or a registration is not valid.
+        Exception: Whatever the plugin raises.
+    """
+    for name in dir(plugin):
+        options = manager.parse_hookimpl_opts(plugin, name)
+        if options is not None and not options["optionalhook"] and not hasattr(hookspecs, options["specname"] or name):
+            raise unknown_name("hook", name, [hook for hook in vars(hookspecs) if hook.startswith("register_")])
+    staged: list[Entry] = []
+    manager.register(plugin, name=f"{distribution}:{origin}")
+    try:
+        others = [other for other in manager.get_plugins() if other is not plugin]
+        for kind, hook in (("prior", "priors"), ("architecture", "architectures"), ("dataset", "datasets"), ("metric", "metrics")):
+
+            def register(
+                name: str,
+                target: str,
+                *,
+                summary: str,
+                options: str | None = None,
+                defaults: Mapping[str, Any] | None = None,
+                api_version: int = API_VERSION,
+                kind: str = kind,
+            ) -> None:
+                check_registration(kind, name, target, summary, options, api_version)
+                if any(entry.kind == kind and entry.name == name for entry in staged):
+                    raise PluginError(f"{kind} {name!r} is registered twice by {distribution} ({origin})")
+                staged.append(
+                    Entry(kind, name, target, summary, options, dict(defaults or {}), origin, distribution, version)
+                )
+
+            manager.subset_hook_caller(f"register_{hook}", others)(register=register)
+    except BaseException:
+        manager.unregister(plugin)
+        raise
+    return staged
+
+
+def check_registration(kind: str, name: str, target: str, summary: str, options: str | None, api_version: int) -> None:
+    """Refuse a registration that could not work.
+
+    Raises:
+        PluginError: Naming the value and what was expected.
+    """
+    if not isinstance(name, str) or not name or not name.replace("_", "").replace("-", "").isalnum():
+        raise PluginError(f"{kind} name {name!r}: expected letters, digits, '-' and '_'")
+    for path in (target, options):
+        if path is not None and (not isinstance(path, str) or len(path.split(":")) != 2 or not all(path.split(":"))):
+            raise PluginError(f"{kind} {name!r}: {path!r} is not an import path like 'package.module:Class'")
+    if not isinstance(summary, str) or not summary or "\n" in summary:
+        raise PluginError(f"{kind} {name!r}: the summary must be one line of text, got {summary!r}")
+    if api_version != API_VERSION:
+        raise PluginError(f"{kind} {name!r} is written for plugin API {api_version}; this mpcc has {API_VERSION}")
+
+

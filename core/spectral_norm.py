@@ -1,0 +1,114 @@
+r"""Spectral normalisation with one power iteration per optimizer step.
+
+Each layer divides its weight by an estimate of its largest singular value, :math:`\sigma = u^T W v` (Miyato et al.,
+2018, eq. 7-9). Gradients flow through sigma to W, with u and v held constant. The vectors advance when the training loop
+calls `power_iteration`, after an optimizer step of the network that owns the layer: forward passes in between, in
+evaluation too, are pure functions. (torch's own parametrisation and the authors' code advance them in every training
+forward, so that the result depends on how often a network is called.)
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+__all__ = ["SpectralConv2d", "SpectralLayer", "SpectralLinear", "power_iteration"]
+
+EPS = 1e-8
+# So many iterations at the start that the first training step sees a settled sigma.
+WARM_UP = 15
+
+
+class SpectralLayer(nn.Module):
+    """A weight of shape (out, ...) that is used divided by its spectral norm, and a bias of shape (out,).
+
+    The weight starts from a normal with standard deviation 0.02 (supplement, C), the bias from torch's uniform.
+
+    Arguments:
+        shape: Shape of the weight; the matrix is (shape[0], product of the rest).
+        bias: Whether there is a bias.
+    """
+
+    weight: nn.Parameter
+    bias: nn.Parameter | None
+    u: Tensor
+    v: Tensor
+
+    def __init__(self, shape: tuple[int, ...], bias: bool = True) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(nn.init.normal_(torch.empty(shape), std=0.02))
+        fan_in = self.weight[0].numel()
+        bound = fan_in**-0.5
+        self.bias = nn.Parameter(torch.empty(shape[0]).uniform_(-bound, bound)) if bias else None
+        self.register_buffer("u", F.normalize(torch.randn(shape[0]), dim=0, eps=EPS))
+        self.register_buffer("v", F.normalize(torch.randn(fan_in), dim=0, eps=EPS))
+        for _ in range(WARM_UP):
+            self.power_iteration()
+
+    @torch.no_grad()
+    def power_iteration(self) -> None:
+        """Advance u and v by one step towards the leading singular vectors of the weight."""
+        matrix = self.weight.flatten(1)
+        self.v.copy_(F.normalize(torch.mv(matrix.t(), self.u), dim=0, eps=EPS))
+        self.u.copy_(F.normalize(torch.mv(matrix, self.v), dim=0, eps=EPS))
+
+    def spectral_norm(self) -> Tensor:
+        """Return sigma = u^T W v, a scalar."""
+        return torch.dot(self.u, torch.mv(self.weight.flatten(1), self.v))
+
+    def normalised_weight(self) -> Tensor:
+        """Return W / sigma, in the shape of the weight."""
+        return self.weight / self.spectral_norm()
+
+
+class SpectralConv2d(SpectralLayer):
+    """A convolution that keeps the image size, with a spectrally normalised kernel.
+
+    Arguments:
+        in_channels: Channels of the input.
+        out_channels: Channels of the output.
+        kernel_size: An odd number; the padding is half of it.
+
+    Example:
+        >>> SpectralConv2d(3, 8, kernel_size=3)(torch.zeros(2, 3, 16, 16)).shape
+        torch.Size([2, 8, 16, 16])
+    """
+
+    def __init__(self, in_channels: int, out_channels: int, kernel_size: int) -> None:
+        super().__init__((out_channels, in_channels, kernel_size, kernel_size))
+        self.padding = kernel_size // 2
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map (N, in, R, R) to (N, out, R, R)."""
+        return F.conv2d(x, self.normalised_weight(), self.bias, padding=self.padding)
+
+
+class SpectralLinear(SpectralLayer):
+    """A linear layer with a spectrally normalised matrix, (N, in) to (N, out).
+
+    Example:
+        >>> layer = SpectralLinear(4, 3)
+        >>> float(torch.linalg.matrix_norm(layer.normalised_weight(), ord=2).detach().round(decimals=2))
+        1.0
+    """
+
+    def __init__(self, in_features: int, out_features: int, bias: bool = True) -> None:
+        super().__init__((out_features, in_features), bias=bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map (N, in) to (N, out)."""
+        return F.linear(x, self.normalised_weight(), self.bias)
+
+
+def power_iteration(network: nn.Module, steps: int = 1) -> None:
+    """Advance every spectrally normalised layer of a network.
+
+    Arguments:
+        network: Any module; layers of other kinds are left alone.
+        steps: How many iterations.
+    """
+    for layer in network.modules():
+        if isinstance(layer, SpectralLayer):
+            for _ in range(steps):
+                layer.power_iteration()

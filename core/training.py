@@ -1,0 +1,145 @@
+"""The training loop: one iteration of matching the two joints, phase by phase.
+
+The order is that of the authors' code: discriminator steps, one generator step, encoder steps. In each phase only what
+is named in ``trainable`` has gradients; everything else is held fixed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+import attrs
+from torch import Tensor, nn
+from torch.optim import Adam
+
+from mpcc.core.matching import TermWeights
+from mpcc.core.model import Model, to_unit_range, trainable
+from mpcc.core.objectives import Loss, discriminator_loss, encoder_loss, generator_loss
+from mpcc.core.spectral_norm import power_iteration
+from mpcc.core.stream import ImageStream
+
+__all__ = ["Schedule", "Trainer"]
+
+
+@attrs.frozen
+class Schedule:
+    """How much of what happens in one iteration.
+
+    Attributes:
+        batch: Images in each update, real and generated.
+        d_steps: Discriminator updates.
+        e_steps: Encoder updates.
+        lr: Adam's step size for the three networks.
+        prior_lr: Adam's step size for the prior, eta_p.
+        ema_decay: Of the generator's average.
+        ema_start: The first iteration that is averaged; before it the average is a copy.
+    """
+
+    batch: int
+    d_steps: int
+    e_steps: int
+    lr: float
+    prior_lr: float
+    ema_decay: float
+    ema_start: int
+
+
+def adam(parameters: Iterable[nn.Parameter], lr: float) -> Adam:
+    """Return Adam as in the paper: beta1 0, beta2 0.999, eps 1e-8, no weight decay (supplement, C)."""
+    return Adam(parameters, lr=lr, betas=(0.0, 0.999), eps=1e-8, fused=True)
+
+
+class Trainer:
+    """Holds the optimizers and carries out iterations.
+
+    Arguments:
+        model: What is trained.
+        stream: Real images; an iteration takes ``d_steps`` batches.
+        schedule: Numbers of updates and step sizes.
+        weights: Of the terms.
+
+    Attributes:
+        iteration: How many iterations are done.
+    """
+
+    def __init__(self, model: Model, stream: ImageStream, schedule: Schedule, weights: TermWeights) -> None:
+        self.model = model
+        self.stream = stream
+        self.schedule = schedule
+        self.weights = weights
+        self.iteration = 0
+        networks = model.networks
+        # The shared trunk is in two optimizers, with moments of its own in each.
+        self.optimizers = {
+            "discriminator": adam(networks.discriminator.parameters(), schedule.lr),
+            "generator": adam(networks.generator.parameters(), schedule.lr),
+            "encoder": adam(networks.encoder.parameters(), schedule.lr),
+            "prior": adam(model.prior.parameters(), schedule.prior_lr),
+        }
+
+    def iterate(self) -> dict[str, Tensor]:
+        """Carry out one iteration.
+
+        Returns:
+            The raw terms of the last update of each kind, detached scalars on the device.
+        """
+        for _ in range(self.schedule.d_steps):
+            terms = self._discriminator_step()
+        terms |= self._generator_step()
+        terms |= self._encoder_step(train_prior=True)
+        for _ in range(self.schedule.e_steps - 1):
+            terms |= self._encoder_step(train_prior=False)
+        self.iteration += 1
+        self.model.average(self.schedule.ema_decay if self.iteration >= self.schedule.ema_start else 0.0)
+        return terms
+
+    def _discriminator_step(self) -> dict[str, Tensor]:
+        discriminator = self.model.networks.discriminator
+        real = to_unit_range(self.stream.next(), self.model.device)
+        with trainable(discriminator):
+            loss = discriminator_loss(self.model, real, self.weights)
+            self._update(loss, "discriminator")
+        power_iteration(discriminator)
+        return loss.terms
+
+    def _generator_step(self) -> dict[str, Tensor]:
+        generator = self.model.networks.generator
+        with trainable(generator, self.model.prior):
+            loss = generator_loss(self.model, self.schedule.batch, self.weights)
+            self._update(loss, "generator", "prior")
+        power_iteration(generator)
+        return loss.terms
+
+    def _encoder_step(self, train_prior: bool) -> dict[str, Tensor]:
+        encoder, prior = self.model.networks.encoder, self.model.prior
+        with trainable(encoder, *([prior] if train_prior else [])):
+            loss = encoder_loss(self.model, self.schedule.batch, self.weights, train_prior)
+            self._update(loss, "encoder", *(["prior"] if train_prior else []))
+        power_iteration(encoder)
+        return loss.terms
+
+    def _update(self, loss: Loss, *names: str) -> None:
+        for name in names:
+            self.optimizers[name].zero_grad(set_to_none=True)
+        loss.objective.backward()  # type: ignore[no-untyped-call]
+        for name in names:
+            self.optimizers[name].step()
+
+    def state(self) -> dict[str, Any]:
+        """Return everything that the next iteration depends on, random states aside."""
+        return {
+            "iteration": self.iteration,
+            "stream": self.stream.state(),
+            "parts": {name: part.state_dict() for name, part in self.model.parts().items()},
+            "optimizers": {name: optimizer.state_dict() for name, optimizer in self.optimizers.items()},
+        }
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Continue from a `state`."""
+        self.iteration = state["iteration"]
+        self.stream.restore(state["stream"])
+        for name, part in self.model.parts().items():
+            part.load_state_dict(state["parts"][name])
+        for name, optimizer in self.optimizers.items():
+            optimizer.load_state_dict(state["optimizers"][name])

@@ -1,0 +1,108 @@
+"""Residual blocks of the BigGAN family (supplement, Fig. 1), with conditioning by embeddings of y.
+
+Letters in shapes: N images, W channels of a block (4C in the paper's tables), S image size at the block's entry.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from mpcc.core.spectral_norm import SpectralConv2d
+
+__all__ = ["ConditionalBatchNorm", "DownBlock", "PlainBlock", "UpBlock"]
+
+
+class ConditionalBatchNorm(nn.Module):
+    """Batch normalisation whose gain and bias are embeddings of the cluster, ``embedding`` conditioning.
+
+    The gain is 1 + g: with g alone and a start at 0.02 the residual branch would be dead. The embeddings are not
+    spectrally normalised (authors' code).
+
+    Arguments:
+        clusters: K.
+        channels: W.
+    """
+
+    def __init__(self, clusters: int, channels: int) -> None:
+        super().__init__()
+        self.normalisation = nn.BatchNorm2d(channels, eps=1e-5, momentum=0.1, affine=False)
+        self.gain = nn.Embedding(clusters, channels)
+        self.bias = nn.Embedding(clusters, channels)
+        nn.init.normal_(self.gain.weight, std=0.02)
+        nn.init.normal_(self.bias.weight, std=0.02)
+
+    def forward(self, x: Tensor, y: Tensor) -> Tensor:
+        """Normalise x, (N, W, S, S), over the batch; then scale and shift by y, (N,)."""
+        gain = 1 + self.gain(y)[:, :, None, None]
+        bias = self.bias(y)[:, :, None, None]
+        return torch.addcmul(bias, self.normalisation(x), gain)
+
+
+def upsample(x: Tensor) -> Tensor:
+    """Double the image size by bilinear interpolation (supplement, C)."""
+    return F.interpolate(x, scale_factor=2, mode="bilinear", align_corners=False)
+
+
+class UpBlock(nn.Module):
+    """The generator's block: doubles the image size, (N, W, S, S) and (N,) to (N, W, 2S, 2S).
+
+    The 1x1 convolution of the shortcut commutes with the interpolation, whose weights sum to 1, so it runs first, on a
+    quarter of the pixels.
+    """
+
+    def __init__(self, channels: int, clusters: int) -> None:
+        super().__init__()
+        self.norm1 = ConditionalBatchNorm(clusters, channels)
+        self.conv1 = SpectralConv2d(channels, channels, 3)
+        self.norm2 = ConditionalBatchNorm(clusters, channels)
+        self.conv2 = SpectralConv2d(channels, channels, 3)
+        self.shortcut = SpectralConv2d(channels, channels, 1)
+
+    def forward(self, x: Tensor, y: Tensor) -> Tensor:
+        """Return the block's output for x, (N, W, S, S), and labels y, (N,)."""
+        h = self.conv1(upsample(torch.relu(self.norm1(x, y))))
+        h = self.conv2(torch.relu(self.norm2(h, y)))
+        out: Tensor = h + upsample(self.shortcut(x))
+        return out
+
+
+class DownBlock(nn.Module):
+    """The discriminator's block that halves the image size, (N, in, S, S) to (N, W, S/2, S/2).
+
+    Arguments:
+        in_channels: Channels of the input.
+        channels: W.
+        first: Whether it is the first block of the network: it has no leading ReLU, since its input is the image, and
+            its shortcut pools before the 1x1 convolution (the two commute).
+    """
+
+    def __init__(self, in_channels: int, channels: int, first: bool = False) -> None:
+        super().__init__()
+        self.first = first
+        self.conv1 = SpectralConv2d(in_channels, channels, 3)
+        self.conv2 = SpectralConv2d(channels, channels, 3)
+        self.shortcut = SpectralConv2d(in_channels, channels, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return the block's output for x, (N, in, S, S)."""
+        h = self.conv1(x if self.first else torch.relu(x))
+        h = F.avg_pool2d(self.conv2(torch.relu(h)), 2)
+        # An average commutes with a 1x1 convolution, bias included: pooling first is the same and cheaper.
+        out: Tensor = h + self.shortcut(F.avg_pool2d(x, 2))
+        return out
+
+
+class PlainBlock(nn.Module):
+    """The discriminator's block that keeps size and channels, with an identity shortcut."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.conv1 = SpectralConv2d(channels, channels, 3)
+        self.conv2 = SpectralConv2d(channels, channels, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return the block's output for x, (N, W, S, S)."""
+        out: Tensor = x + self.conv2(torch.relu(self.conv1(torch.relu(x))))
+        return out

@@ -1,0 +1,101 @@
+"""Fixtures and rules for all tests."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Generator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+@pytest.fixture(scope="session")
+def repository() -> Path:
+    """The root of the source tree."""
+    return ROOT
+
+
+@pytest.fixture(scope="session")
+def data_root() -> Path:
+    """The folder MPCC_DATA with real data sets, in torchvision's layout.
+
+    Without MPCC_DATA, tests that use this fixture are skipped. With it, none may be: missing files are failures.
+    """
+    given = os.environ.get("MPCC_DATA")
+    if not given:
+        pytest.skip("MPCC_DATA is not set")
+    root = Path(given)
+    if not root.is_dir():
+        pytest.fail(f"MPCC_DATA is set to {given!r}, which is not a folder", pytrace=False)
+    return root
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(
+    item: pytest.Item, call: pytest.CallInfo[None]
+) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """Turn a skipped data-set test into a failed one when MPCC_DATA is set."""
+    report = yield
+    uses_data = "data_root" in getattr(item, "fixturenames", ())
+    if report.skipped and uses_data and os.environ.get("MPCC_DATA") and not hasattr(report, "wasxfail"):
+        reason = report.longrepr[2] if isinstance(report.longrepr, tuple) else report.longrepr
+        report.outcome = "failed"
+        report.longrepr = f"no test of data sets may skip when MPCC_DATA is set ({reason})"
+    return report
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Skip tests marked gpu where there is none."""
+    if item.get_closest_marker("gpu"):
+        import torch
+
+        if not torch.cuda.is_available():
+            pytest.skip("no CUDA device")
+
+
+@pytest.fixture(scope="session")
+def clean_copy(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A copy of the tree without build outputs: tracked files, and untracked ones that git doesn't ignore."""
+    if not (ROOT / ".git").exists():
+        pytest.skip("not a git checkout")
+    listed = subprocess.run(
+        ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"],
+        cwd=ROOT,
+        check=True,
+        capture_output=True,
+        text=True,
+    )
+    copy = tmp_path_factory.mktemp("source") / "mpcc"
+    for name in filter(None, listed.stdout.split("\0")):
+        # Tracked files that were deleted but not yet committed are still listed.
+        if (ROOT / name).is_file():
+            (copy / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(ROOT / name, copy / name)
+    return copy
+
+
+@pytest.fixture(scope="session")
+def distributions(clean_copy: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """The sdist and, built from it, the wheel: {"sdist": path, "wheel": path}."""
+    out = tmp_path_factory.mktemp("dist")
+    build = [sys.executable, "-m", "build", "--no-isolation", "--outdir", str(out), str(clean_copy)]
+    done = subprocess.run(build, cwd=out, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+    (sdist,), (wheel,) = out.glob("*.tar.gz"), out.glob("*.whl")
+    return {"sdist": sdist, "wheel": wheel}
+
+
+@pytest.fixture(scope="session")
+def installed(distributions: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder into which the wheel is installed, without its dependencies."""
+    target = tmp_path_factory.mktemp("installed")
+    install = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--no-index"]
+    install += ["--disable-pip-version-check", "--target", str(target), str(distributions["wheel"])]
+    done = subprocess.run(install, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return target

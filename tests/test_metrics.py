@@ -1,0 +1,268 @@
+"""Metrics: laws over all of them first, then each against an oracle of its own."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+import torch
+from sklearn.metrics import adjusted_rand_score, normalized_mutual_info_score
+from sklearn.metrics.cluster import contingency_matrix
+
+from mpcc.core.contracts import Evaluation, Metric
+from mpcc.plugins.metrics.accuracy import Accuracy, accuracy
+from mpcc.plugins.metrics.contingency import contingency
+from mpcc.plugins.metrics.mutual_information import NormalizedMutualInformation, normalized_mutual_information
+from mpcc.plugins.metrics.purity import Purity, purity
+from mpcc.plugins.metrics.rand_index import AdjustedRandIndex, adjusted_rand_index
+
+FUNCTIONS = [accuracy, purity, normalized_mutual_information, adjusted_rand_index]
+ADAPTERS = [
+    (Accuracy, accuracy),
+    (Purity, purity),
+    (NormalizedMutualInformation, normalized_mutual_information),
+    (AdjustedRandIndex, adjusted_rand_index),
+]
+LOWEST = {accuracy: 0.0, purity: 0.0, normalized_mutual_information: 0.0, adjusted_rand_index: -0.5}
+
+Score = Callable[..., float]
+Labellings = tuple[np.ndarray, np.ndarray]
+
+every_metric = pytest.mark.parametrize("score", FUNCTIONS, ids=lambda f: f.__name__)
+every_shape = pytest.mark.parametrize(
+    ("clusters", "classes"), [(2, 2), (3, 3), (5, 3), (3, 5), (1, 4), (4, 1), (6, 6)], ids=lambda k: str(k)
+)
+
+
+def noisy(clusters: int, classes: int, seed: int, count: int = 60) -> Labellings:
+    """Half of the images sit in the cluster of their class, the others anywhere."""
+    random = np.random.default_rng(seed)
+    labels = random.integers(classes, size=count)
+    assigned = np.where(random.random(count) < 0.5, labels % clusters, random.integers(clusters, size=count))
+    return assigned, labels
+
+
+def brute_force_accuracy(assigned: np.ndarray, labels: np.ndarray) -> float:
+    """Try every injective map; the smaller side is padded with names that match nothing."""
+    clusters, classes = int(assigned.max()) + 1, int(labels.max()) + 1
+    names = [*range(classes), *range(-clusters, 0)]
+    return max(
+        float(np.mean(np.array(chosen)[assigned] == labels)) for chosen in set(itertools.permutations(names, clusters))
+    )
+
+
+# Laws over all metrics
+
+
+@every_metric
+@every_shape
+def test_the_numbers_of_the_clusters_do_not_matter(score: Score, clusters: int, classes: int) -> None:
+    assigned, labels = noisy(clusters, classes, seed=0)
+    renamed = np.random.default_rng(1).permutation(clusters + 40)[assigned]
+    assert score(renamed, labels) == pytest.approx(score(assigned, labels), abs=1e-12)
+
+
+@every_metric
+@every_shape
+def test_the_numbers_of_the_classes_do_not_matter(score: Score, clusters: int, classes: int) -> None:
+    assigned, labels = noisy(clusters, classes, seed=2)
+    renamed = np.random.default_rng(3).permutation(classes + 40)[labels]
+    assert score(assigned, renamed) == pytest.approx(score(assigned, labels), abs=1e-12)
+
+
+@every_metric
+def test_the_order_of_the_images_does_not_matter(score: Score) -> None:
+    assigned, labels = noisy(4, 4, seed=4)
+    order = np.random.default_rng(5).permutation(len(labels))
+    assert score(assigned[order], labels[order]) == pytest.approx(score(assigned, labels), abs=1e-12)
+
+
+@every_metric
+@pytest.mark.parametrize("classes", [1, 2, 7])
+def test_a_perfect_clustering_scores_exactly_one(score: Score, classes: int) -> None:
+    random = np.random.default_rng(6)
+    for _ in range(50):
+        labels = random.integers(classes, size=40)
+        assert score(random.permutation(classes)[labels], labels) == pytest.approx(1.0, abs=1e-12)
+        assert score(random.permutation(classes)[labels], labels) <= 1.0
+
+
+@every_metric
+@every_shape
+def test_a_score_is_a_finite_float_within_its_range(score: Score, clusters: int, classes: int) -> None:
+    for seed in range(20):
+        value = score(*noisy(clusters, classes, seed, count=2 + seed))
+        assert type(value) is float
+        assert math.isfinite(value)
+        assert LOWEST[score] <= value <= 1.0
+
+
+@every_metric
+def test_an_image_moved_to_its_own_cluster_never_lowers_the_score_of_a_near_perfect_clustering(score: Score) -> None:
+    labels = np.repeat(np.arange(5), 10)
+    assigned = labels.copy()
+    assigned[[0, 10, 20]] = [1, 2, 3]
+    values = [score(assigned, labels)]
+    for index in (0, 10, 20):
+        assigned[index] = labels[index]
+        values.append(score(assigned, labels))
+    assert values == sorted(values)
+    assert values[0] < values[-1] == 1.0
+
+
+@every_metric
+def test_one_image_in_one_class_is_perfect(score: Score) -> None:
+    assert score([3], [8]) == 1.0
+
+
+@every_metric
+def test_lists_arrays_and_tensors_of_any_integer_type_score_the_same(score: Score) -> None:
+    assigned, labels = noisy(3, 4, seed=7)
+    expected = score(assigned, labels)
+    assert score(assigned.tolist(), labels.tolist()) == expected
+    assert score(assigned.astype(np.uint8), labels.astype(np.int32)) == expected
+    assert score(torch.tensor(assigned, dtype=torch.int16), torch.tensor(labels)) == expected
+
+
+@every_metric
+@pytest.mark.parametrize(
+    ("clusters", "labels", "message"),
+    [
+        ([0, 1], [0, 1, 2], r"same length, got shapes \(2,\) and \(3,\)"),
+        ([[0, 1]], [0, 1], r"clusters must have shape \(N,\) with N >= 1, got shape \(1, 2\)"),
+        ([0, 1], 1, r"labels must have shape \(N,\) with N >= 1, got shape \(\)"),
+        ([], [], r"clusters must have shape \(N,\) with N >= 1, got shape \(0,\)"),
+        ([0, 1], [0, -1], r"labels must be >= 0, got -1 at index 1"),
+        ([-2, 1], [0, 1], r"clusters must be >= 0, got -2 at index 0"),
+        ([0.0, 1.0], [0, 1], r"clusters must be integers, got float64"),
+        ([0, 1], [False, True], r"labels must be integers, got bool"),
+        (["a", "b"], [0, 1], r"clusters must be integers, got <U1"),
+    ],
+)
+def test_bad_input_is_refused_by_an_error_that_names_it(
+    score: Score, clusters: object, labels: object, message: str
+) -> None:
+    with pytest.raises(ValueError, match=message):
+        score(clusters, labels)
+
+
+# Adapters
+
+
+@pytest.mark.parametrize(("adapter", "score"), ADAPTERS)
+def test_an_adapter_scores_the_most_probable_clusters(adapter: Callable[[None], Metric], score: Score) -> None:
+    assigned, labels = noisy(4, 3, seed=8)
+    # The odd row totals say that only the order within a row matters.
+    posterior = torch.nn.functional.one_hot(torch.tensor(assigned), 4) + torch.rand(60, 4) * 0.9
+    evaluation = Evaluation(posterior, locations=torch.zeros(60, 2), labels=torch.tensor(labels))
+    metric = adapter(None)
+    assert metric.needs_labels
+    assert metric.higher_is_better
+    assert metric.compute(evaluation) == score(assigned, labels)
+
+
+@pytest.mark.parametrize("adapter", [adapter for adapter, _ in ADAPTERS])
+def test_an_adapter_refuses_an_evaluation_without_labels(adapter: Callable[[], Metric]) -> None:
+    with pytest.raises(ValueError, match="has no labels"):
+        adapter().compute(Evaluation(torch.ones(2, 3), torch.zeros(2, 2)))
+
+
+# Accuracy and purity, which are never the same thing
+
+
+@every_shape
+@pytest.mark.parametrize("seed", range(5))
+def test_accuracy_is_the_best_of_all_one_to_one_matchings(clusters: int, classes: int, seed: int) -> None:
+    # Fewer names than 5 + 3 keep the search small.
+    if clusters * classes > 20:
+        clusters = classes = 4
+    assigned, labels = noisy(clusters, classes, seed, count=17)
+    assert accuracy(assigned, labels) == pytest.approx(brute_force_accuracy(assigned, labels), abs=1e-12)
+
+
+@every_shape
+@pytest.mark.parametrize("seed", range(5))
+def test_the_contingency_table_and_purity_agree_with_scikit_learn(clusters: int, classes: int, seed: int) -> None:
+    assigned, labels = noisy(clusters, classes, seed)
+    oracle = contingency_matrix(assigned, labels)
+    assert np.array_equal(contingency(assigned, labels), oracle)
+    assert purity(assigned, labels) == pytest.approx(oracle.max(axis=1).sum() / oracle.sum(), abs=1e-12)
+
+
+@every_shape
+def test_accuracy_never_exceeds_purity(clusters: int, classes: int) -> None:
+    for seed in range(30):
+        assigned, labels = noisy(clusters, classes, seed)
+        assert accuracy(assigned, labels) <= purity(assigned, labels)
+
+
+def test_two_clusters_of_one_class_count_once_for_accuracy_and_twice_for_purity() -> None:
+    labels = [0] * 6 + [1] * 4
+    clusters = [0] * 3 + [1] * 3 + [2] * 4
+    assert accuracy(clusters, labels) == 0.7
+    assert purity(clusters, labels) == 1.0
+
+
+def test_a_greedy_matching_would_fall_short_of_accuracy() -> None:
+    # Greedy takes the 5 and is left with the 0; the best matching is 4 + 4.
+    clusters = [0] * 9 + [1] * 4
+    labels = [0] * 5 + [1] * 4 + [0] * 4
+    assert accuracy(clusters, labels) == 8 / 13
+    assert purity(clusters, labels) == 9 / 13
+
+
+# Mutual information and the Rand index
+
+
+@every_shape
+@pytest.mark.parametrize("seed", range(5))
+def test_nmi_and_ari_agree_with_scikit_learn(clusters: int, classes: int, seed: int) -> None:
+    assigned, labels = noisy(clusters, classes, seed)
+    nmi = normalized_mutual_info_score(labels, assigned, average_method="arithmetic")
+    assert normalized_mutual_information(assigned, labels) == pytest.approx(nmi, abs=1e-12)
+    assert adjusted_rand_index(assigned, labels) == pytest.approx(adjusted_rand_score(labels, assigned), abs=1e-12)
+
+
+def test_nmi_is_the_formula_in_its_docstring() -> None:
+    assigned, labels = noisy(4, 3, seed=9)
+    joint = contingency(assigned, labels) / len(labels)
+    rows, columns = joint.sum(1), joint.sum(0)
+    inside = joint > 0
+    information = (joint[inside] * np.log(joint[inside] / np.outer(rows, columns)[inside])).sum()
+    entropies = -(rows * np.log(rows)).sum() - (columns * np.log(columns)).sum()
+    assert normalized_mutual_information(assigned, labels) == pytest.approx(2 * information / entropies, abs=1e-12)
+
+
+def test_ari_counts_pairs_of_images() -> None:
+    assigned, labels = noisy(4, 3, seed=10, count=25)
+    pairs = list(itertools.combinations(range(25), 2))
+    together = np.array([assigned[i] == assigned[j] for i, j in pairs])
+    alike = np.array([labels[i] == labels[j] for i, j in pairs])
+    expected = together.sum() * alike.sum() / len(pairs)
+    index = ((together & alike).sum() - expected) / ((together.sum() + alike.sum()) / 2 - expected)
+    assert adjusted_rand_index(assigned, labels) == pytest.approx(index, abs=1e-12)
+
+
+# Degenerate clusterings: what each score says of them, by hand
+
+
+@pytest.mark.parametrize(
+    ("score", "one_cluster", "all_singletons"),
+    [
+        (accuracy, 0.5, 0.3),
+        (purity, 0.5, 1.0),
+        (normalized_mutual_information, 0.0, None),
+        (adjusted_rand_index, 0.0, 0.0),
+    ],
+    ids=lambda value: getattr(value, "__name__", None),
+)
+def test_one_cluster_and_all_singletons(score: Score, one_cluster: float, all_singletons: float | None) -> None:
+    labels = np.array([0] * 5 + [1] * 3 + [2] * 2)
+    assert score(np.zeros(10, dtype=int), labels) == pytest.approx(one_cluster, abs=1e-12)
+    if all_singletons is None:
+        entropy = -sum(p * math.log(p) for p in (0.5, 0.3, 0.2))
+        all_singletons = 2 * entropy / (entropy + math.log(10))
+    assert score(np.arange(10), labels) == pytest.approx(all_singletons, abs=1e-12)

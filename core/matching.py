@@ -101,7 +101,8 @@ def label(weights: Tensor) -> Tensor:
         >>> label(torch.tensor([0.5, 0.5]))
         tensor(-0.6931)
     """
-    return torch.special.xlogy(weights, weights).sum()
+    negative_entropy: Tensor = torch.special.xlogy(weights, weights).sum()
+    return negative_entropy
 
 
 @attrs.frozen

@@ -61,7 +61,8 @@ class Model:
 
         Buffers are copied, and so are the parameters at a decay of 0.
         """
-        averaged, live = list(self.averaged.parameters()), list(self.networks.generator.parameters())
+        averaged: list[Tensor] = list(self.averaged.parameters())
+        live: list[Tensor] = list(self.networks.generator.parameters())
         torch._foreach_lerp_(averaged, live, 1 - decay)
         for target, source in zip(self.averaged.buffers(), self.networks.generator.buffers(), strict=True):
             target.copy_(source)

@@ -89,7 +89,7 @@ def _text(value: Any, _: type) -> str:
 
 def _choice(value: Any, kind: Any) -> Any:
     for option in get_args(kind):
-        if value == option and type(value) is type(option) or value == str(option):
+        if (value == option and type(value) is type(option)) or value == str(option):
             return option
     raise ValueError(value)
 

@@ -1,8 +1,8 @@
 """The registry: what is installed under which name, loaded lazily and validated plugin by plugin.
 
-Sources, in this order: ``registry.toml`` beside this package, then the entry points of the group ``mpcc``. Both go through
-the hooks of `mpcc.core.hookspecs`. A plugin that cannot be loaded is kept as a `Broken` record and leaves nothing behind;
-a name that two plugins claim can't be used until one of them goes.
+Sources, in this order: ``registry.toml`` beside this package, then the entry points of the group ``mpcc``. Both go
+through the hooks of `mpcc.core.hookspecs`. A plugin that cannot be loaded is kept as a `Broken` record and leaves
+nothing behind; a name that two plugins claim can't be used until one of them goes.
 """
 
 from __future__ import annotations
@@ -69,9 +69,9 @@ class Entry:
         contract = getattr(importlib.import_module("mpcc.core.contracts"), KINDS[self.kind])
         found = self._resolve(self.target)
         if not (inspect.isclass(found) and issubclass(found, contract)):
-            raise PluginError(f"{self.described()}: {self.target} is not a subclass of mpcc.core.contracts.{contract.__name__}")
+            raise PluginError(f"{self.described()}: {self.target} is not a subclass of {contract.__name__}")
         if inspect.isabstract(found):
-            missing = ", ".join(sorted(found.__abstractmethods__))
+            missing = ", ".join(sorted(getattr(found, "__abstractmethods__", ())))
             raise PluginError(f"{self.described()}: {self.target} lacks {missing}")
         return found
 
@@ -265,7 +265,7 @@ def registrations(
     manager.register(plugin, name=f"{distribution}:{origin}")
     try:
         others = [other for other in manager.get_plugins() if other is not plugin]
-        for kind, hook in (("prior", "priors"), ("architecture", "architectures"), ("dataset", "datasets"), ("metric", "metrics")):
+        for kind in KINDS:
 
             def register(
                 name: str,
@@ -284,7 +284,7 @@ def registrations(
                     Entry(kind, name, target, summary, options, dict(defaults or {}), origin, distribution, version)
                 )
 
-            manager.subset_hook_caller(f"register_{hook}", others)(register=register)
+            manager.subset_hook_caller(f"register_{kind}s", others)(register=register)
     except BaseException:
         manager.unregister(plugin)
         raise
@@ -306,5 +306,3 @@ def check_registration(kind: str, name: str, target: str, summary: str, options:
         raise PluginError(f"{kind} {name!r}: the summary must be one line of text, got {summary!r}")
     if api_version != API_VERSION:
         raise PluginError(f"{kind} {name!r} is written for plugin API {api_version}; this mpcc has {API_VERSION}")
-
-

@@ -1,8 +1,8 @@
 r"""Spectral normalisation with one power iteration per optimizer step.
 
 Each layer divides its weight by an estimate of its largest singular value, :math:`\sigma = u^T W v` (Miyato et al.,
-2018, eq. 7-9). Gradients flow through sigma to W, with u and v held constant. The vectors advance when the training loop
-calls `power_iteration`, after an optimizer step of the network that owns the layer: forward passes in between, in
+2018, eq. 7-9). Gradients flow through sigma to W, with u and v held constant. The vectors advance when the training
+loop calls `power_iteration`, after an optimizer step of the network that owns the layer: forward passes in between, in
 evaluation too, are pure functions. (torch's own parametrisation and the authors' code advance them in every training
 forward, so that the result depends on how often a network is called.)
 """
@@ -50,8 +50,11 @@ class SpectralLayer(nn.Module):
     def power_iteration(self) -> None:
         """Advance u and v by one step towards the leading singular vectors of the weight."""
         matrix = self.weight.flatten(1)
-        self.v.copy_(F.normalize(torch.mv(matrix.t(), self.u), dim=0, eps=EPS))
-        self.u.copy_(F.normalize(torch.mv(matrix, self.v), dim=0, eps=EPS))
+        # In place, and without F.normalize's copies: this runs a hundred times an iteration.
+        torch.mv(matrix.t(), self.u, out=self.v)
+        self.v.div_(torch.linalg.vector_norm(self.v).clamp_min_(EPS))
+        torch.mv(matrix, self.v, out=self.u)
+        self.u.div_(torch.linalg.vector_norm(self.u).clamp_min_(EPS))
 
     def spectral_norm(self) -> Tensor:
         """Return sigma = u^T W v, a scalar."""

@@ -26,7 +26,7 @@ class ImageStream:
     Example:
         >>> stream = ImageStream(torch.arange(5).to(torch.uint8), batch=2, seed=0)
         >>> [stream.next().tolist() for _ in range(2)], stream.state()
-        ([[4, 0], [3, 2]], {'epoch': 0, 'position': 4})
+        ([[4, 0], [1, 3]], {'epoch': 0, 'position': 4})
     """
 
     def __init__(self, images: Tensor, batch: int, seed: int) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pyro.distributions as dist
 import torch
 from torch import Tensor, nn
+from torch.distributions import Distribution
 
 from mpcc.core.contracts import Prior
 from mpcc.plugins.priors.options import GaussianMixtureOptions
@@ -47,16 +48,19 @@ class GaussianMixture(Prior):
 
     def scales(self) -> Tensor:
         """Return the standard deviations s, shape (K, J)."""
-        return self.scale_floor + torch.exp(self.raw_scale / 2)
+        scales: Tensor = self.scale_floor + torch.exp(self.raw_scale / 2)
+        return scales
 
     def weights(self) -> Tensor:
         """Return the uniform phi, shape (K,)."""
         return self.phi
 
-    def component(self, y: Tensor) -> dist.Distribution:
+    def component(self, y: Tensor) -> Distribution:
         """Return N(mu_y, diag(s_y^2)) with the batch shape of ``y``."""
-        return dist.Normal(self.loc[y], self.scales()[y], validate_args=False).to_event(1)
+        normal: Distribution = dist.Normal(self.loc[y], self.scales()[y], validate_args=False).to_event(1)
+        return normal
 
-    def encoder_distribution(self, loc: Tensor, raw_scale: Tensor) -> dist.Distribution:
+    def encoder_distribution(self, loc: Tensor, raw_scale: Tensor) -> Distribution:
         """Return q(z|x) = N(loc, diag(exp(raw_scale))): the raw scale is a log-variance, without a floor."""
-        return dist.Normal(loc, torch.exp(raw_scale / 2), validate_args=False).to_event(1)
+        normal: Distribution = dist.Normal(loc, torch.exp(raw_scale / 2), validate_args=False).to_event(1)
+        return normal

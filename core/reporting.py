@@ -1,0 +1,109 @@
+"""What a run tells while it runs and in the end: TensorBoard tags, picture sheets.
+
+Tags, in one table:
+
+==========================  ==================================================================
+tag                         value
+==========================  ==================================================================
+``terms/<term>``            raw loss terms in nats or, for the data term, hinge units
+``weighted/<term>``         the same times their weights, as they enter the objectives
+``metrics/<metric>``        scores of an evaluation
+``clusters/used``           how many clusters have at least one evaluated image
+``learning_rate/<part>``    Adam's step size
+``prior/scales``            histogram of the components' scales
+``samples``                 picture: a row for each cluster
+``reconstructions``         picture: real images in odd columns, reconstructions in even ones
+==========================  ==================================================================
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import attrs
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.utils.tensorboard import SummaryWriter
+from torchvision.utils import make_grid
+
+from mpcc.core.evaluation import Pictures
+from mpcc.core.matching import TermWeights
+
+__all__ = ["EventLog", "reconstruction_sheet", "sample_sheet"]
+
+# Small images are enlarged to at least this many pixels, by whole factors, to be seen.
+SHOWN_SIZE = 32
+RECONSTRUCTION_COLUMNS = 20
+
+
+class EventLog:
+    """TensorBoard events of one run.
+
+    Arguments:
+        folder: The run folder.
+        weights: Of the terms.
+        purge_step: On resume, the first step that is written anew; later events of the old run are hidden.
+    """
+
+    def __init__(self, folder: Path, weights: TermWeights, purge_step: int | None = None) -> None:
+        self._writer = SummaryWriter(str(folder), purge_step=purge_step)  # type: ignore[no-untyped-call]
+        self._weights = attrs.asdict(weights)
+
+    def losses(self, step: int, terms: Mapping[str, float], learning_rates: Mapping[str, float]) -> None:
+        """Write the terms, raw and weighted, and the step sizes."""
+        for name, value in terms.items():
+            # data_discriminator and data_generator are two sides of the one data term.
+            weight = self._weights[name.partition("_")[0]]
+            self._scalar(f"terms/{name}", value, step)
+            self._scalar(f"weighted/{name}", weight * value, step)
+        for name, value in learning_rates.items():
+            self._scalar(f"learning_rate/{name}", value, step)
+
+    def scores(self, step: int, scores: Mapping[str, float], clusters_used: int) -> None:
+        """Write the metrics of an evaluation."""
+        for name, value in scores.items():
+            self._scalar(f"metrics/{name}", value, step)
+        self._scalar("clusters/used", clusters_used, step)
+
+    def pictures(self, step: int, pictures: Pictures) -> None:
+        """Write both picture sheets."""
+        self._writer.add_image("samples", sample_sheet(pictures), step)  # type: ignore[no-untyped-call]
+        self._writer.add_image("reconstructions", reconstruction_sheet(pictures), step)  # type: ignore[no-untyped-call]
+
+    def scales(self, step: int, scales: Tensor | None) -> None:
+        """Write a histogram of the prior's scales, if it has any."""
+        if scales is not None:
+            self._writer.add_histogram("prior/scales", scales.detach().cpu(), step)  # type: ignore[no-untyped-call]
+
+    def flush(self) -> None:
+        """Write what is buffered."""
+        self._writer.flush()  # type: ignore[no-untyped-call]
+
+    def close(self) -> None:
+        """Write what is buffered and end."""
+        self._writer.close()  # type: ignore[no-untyped-call]
+
+    def _scalar(self, tag: str, value: float, step: int) -> None:
+        self._writer.add_scalar(tag, value, step)  # type: ignore[no-untyped-call]
+
+
+def sample_sheet(pictures: Pictures) -> Tensor:
+    """Return samples as one picture with a row for each cluster, uint8, shape (3, height, width)."""
+    return _sheet(pictures.samples.flatten(0, 1), columns=pictures.samples.shape[1])
+
+
+def reconstruction_sheet(pictures: Pictures) -> Tensor:
+    """Return real images (odd columns) beside their reconstructions (even), uint8, shape (3, height, width)."""
+    pairs = torch.stack([pictures.originals, pictures.reconstructions], dim=1).flatten(0, 1)
+    return _sheet(pairs, columns=min(RECONSTRUCTION_COLUMNS, len(pairs)))
+
+
+def _sheet(images: Tensor, columns: int) -> Tensor:
+    if images.shape[1] not in (1, 3):
+        # Other numbers of channels have no colours: the mean over the channels is shown.
+        images = images.float().mean(dim=1, keepdim=True).to(torch.uint8)
+    factor = -(-SHOWN_SIZE // images.shape[-1])
+    enlarged = F.interpolate(images.float(), scale_factor=factor, mode="nearest").to(torch.uint8)
+    return make_grid(enlarged, nrow=columns, padding=2, pad_value=64)

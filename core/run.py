@@ -1,0 +1,335 @@
+"""A run from configuration to run folder: assemble the parts, train, log, evaluate, save."""
+
+from __future__ import annotations
+
+import math
+import platform
+import signal
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from importlib import metadata
+from types import FrameType
+from typing import Any
+
+import attrs
+import torch
+
+from mpcc.core.checkpoint import load_checkpoint, random_states, restore_random_states, save_checkpoint
+from mpcc.core.config import SECTIONS, RunConfig
+from mpcc.core.contracts import Evaluation, ImageSet, Metric
+from mpcc.core.errors import InvalidInput, PluginError, TrainingDiverged, unknown_name
+from mpcc.core.evaluation import choose_images, draw_pictures, evaluate, own_randomness, score
+from mpcc.core.matching import TermWeights
+from mpcc.core.model import Model
+from mpcc.core.progress import ProgressDisplay
+from mpcc.core.registry import Registry
+from mpcc.core.reporting import EventLog, reconstruction_sheet, sample_sheet
+from mpcc.core.run_folder import RunFolder
+from mpcc.core.stream import ImageStream
+from mpcc.core.training import Schedule, Trainer
+
+__all__ = ["Run", "Stopped", "execute"]
+
+
+class Stopped(Exception):
+    """The user stopped the run; the message says where it can be taken up again."""
+
+
+@attrs.define(eq=False)
+class Run:
+    """The assembled parts of one run.
+
+    Attributes:
+        config: The resolved configuration.
+        data: The images.
+        trainer: Model, optimizers and stream.
+        metrics: By name.
+        indices: The images to be evaluated.
+        plugins: Name, distribution and version of every plugin in use.
+        seconds: Wall-clock time spent in training and evaluation so far.
+    """
+
+    config: RunConfig
+    data: ImageSet
+    trainer: Trainer
+    metrics: Mapping[str, Metric]
+    indices: torch.Tensor
+    plugins: dict[str, str]
+    seconds: float = 0.0
+
+    @classmethod
+    def assemble(cls, registry: Registry, config: RunConfig) -> Run:
+        """Load the plugins and the data and build everything, writing nothing.
+
+        Raises:
+            InvalidInput: If parts don't fit each other, or the data can't be read.
+        """
+        settings = config.run
+        device = choose_device(settings.device)
+        entries = {section: registry.entry(kind, getattr(config, section).name) for section, kind in SECTIONS.items()}
+        architecture = entries["arch"].load()(config.arch.options)
+        metrics = choose_metrics(registry, settings.metrics)
+        dataset = entries["data"].load()(config.data.options)
+        data = dataset.load(architecture.image_size, settings.data_root, settings.download)
+        check_images(data, architecture, entries["data"].described(), config)
+        torch.manual_seed(settings.seed)
+        prior = entries["prior"].load()(settings.clusters, settings.latent_dim, config.prior.options)
+        channels = data.images.shape[1]
+        networks = architecture.build(settings.clusters, settings.latent_dim, channels)
+        model = Model.assemble(prior, networks, device)
+        published = TermWeights.published(channels, architecture.image_size, settings.latent_dim)
+        weights = attrs.evolve(
+            published,
+            latent=published.latent if settings.latent_weight is None else settings.latent_weight,
+            membership=settings.membership_weight,
+            entropy=published.entropy if settings.entropy_weight is None else settings.entropy_weight,
+        )
+        schedule = Schedule(
+            **{field.name: getattr(settings, field.name) for field in attrs.fields(Schedule)},
+        )
+        trainer = Trainer(model, ImageStream(data.images, settings.batch, settings.seed), schedule, weights)
+        indices = choose_images(len(data), settings.eval_images, settings.seed)
+        used = [*entries.values(), *(registry.entry("metric", name) for name in metrics)]
+        plugins = {f"{entry.kind} {entry.name}": f"{entry.distribution} {entry.version}" for entry in used}
+        return cls(config, data, trainer, metrics, indices, plugins)
+
+    def resume(self, folder: RunFolder) -> None:
+        """Take up the state of the newest checkpoint.
+
+        Raises:
+            InvalidInput: If it does not fit the configuration.
+        """
+        state = load_checkpoint(folder.checkpoint)
+        if state["iteration"] >= self.config.run.iterations:
+            raise InvalidInput(
+                f"--resume {folder.path}: the run is at iteration {state['iteration']}, of "
+                f"{self.config.run.iterations}: expected more with --iterations"
+            )
+        if state["plugins"] != self.plugins:
+            changed = [
+                f"{name} was {version}"
+                for name, version in state["plugins"].items()
+                if self.plugins.get(name) != version
+            ]
+            raise InvalidInput(
+                f"--resume {folder.path}: plugins have changed: {', '.join(changed) or 'more than before'}"
+            )
+        if state["images"] != list(self.data.images.shape):
+            raise InvalidInput(
+                f"--resume {folder.path}: the data set has changed: expected images of shape {state['images']}, "
+                f"got {list(self.data.images.shape)}"
+            )
+        try:
+            self.trainer.restore(state)
+        except (KeyError, ValueError, RuntimeError) as error:
+            text = str(error).splitlines()[0]
+            raise InvalidInput(f"--resume {folder.path}: the checkpoint does not fit config.toml: {text}") from error
+        restore_random_states(state["random"])
+        self.seconds = state["seconds"]
+
+    def state(self) -> dict[str, Any]:
+        """Return the full state for a checkpoint."""
+        return {
+            **self.trainer.state(),
+            "random": random_states(),
+            "images": list(self.data.images.shape),
+            "plugins": self.plugins,
+            "versions": versions(),
+            "config": self.config.to_toml(),
+            "seconds": self.seconds,
+        }
+
+
+def execute(run: Run, folder: RunFolder, *, resumed: bool) -> dict[str, Any]:
+    """Train to the end, writing the run folder on the way.
+
+    Arguments:
+        run: From `Run.assemble`; after `Run.resume` for a resumed run.
+        folder: A created folder.
+        resumed: Whether the folder holds an earlier part of this run.
+
+    Returns:
+        The contents of ``results.json``.
+
+    Raises:
+        Stopped: After Ctrl-C or SIGTERM, with a checkpoint saved.
+        TrainingDiverged: If a loss is not finite; the last checkpoint is kept.
+    """
+    settings, trainer = run.config.run, run.trainer
+    start = trainer.iteration
+    folder.write_config(run.config)
+    folder.cut_metrics(start)
+    events = EventLog(folder.path, trainer.weights, purge_step=start + 1 if resumed else None)
+    results: dict[str, Any] = {}
+    clock = time.monotonic() - run.seconds
+    try:
+        with stop_requests() as stop, ProgressDisplay(settings.iterations, start) as display:
+            while trainer.iteration < settings.iterations:
+                terms = trainer.iterate()
+                done = trainer.iteration
+                last = done == settings.iterations
+                display.advance()
+                run.seconds = time.monotonic() - clock
+                if done % settings.log_every == 0 or last:
+                    log_losses(events, trainer, terms)
+                if done % settings.eval_every == 0 or last:
+                    results = report(run, folder, events, display, pictures=True)
+                    run.seconds = time.monotonic() - clock
+                if done % settings.checkpoint_every == 0 or last or stop:
+                    save_checkpoint(folder.checkpoint, run.state())
+                    events.flush()
+                if stop and not last:
+                    raise Stopped(f"stopped at iteration {done}; continue with: mpcc-run --resume {folder.path}")
+    finally:
+        events.close()
+    return results
+
+
+def log_losses(events: EventLog, trainer: Trainer, terms: Mapping[str, torch.Tensor]) -> None:
+    """Move the terms off the device in one piece, check and log them.
+
+    Raises:
+        TrainingDiverged: If one of them is not finite.
+    """
+    values = dict(zip(terms, torch.stack(list(terms.values())).tolist(), strict=True))
+    for name, value in values.items():
+        if not math.isfinite(value):
+            raise TrainingDiverged(
+                f"the {name} term is {value} at iteration {trainer.iteration}: "
+                "training has diverged; lower --lr or --prior-lr (the last checkpoint is kept)"
+            )
+    rates = {name: optimizer.param_groups[0]["lr"] for name, optimizer in trainer.optimizers.items()}
+    events.losses(trainer.iteration, values, rates)
+
+
+def report(
+    run: Run, folder: RunFolder, events: EventLog, display: ProgressDisplay, *, pictures: bool
+) -> dict[str, Any]:
+    """Evaluate; write scores, pictures and assignments; return the contents of ``results.json``."""
+    settings, trainer = run.config.run, run.trainer
+    # Of the run's seed alone: the noise behind the pictures is the same at every evaluation.
+    with own_randomness(settings.seed, trainer.model.device):
+        evaluation = evaluate(trainer.model, run.data, run.indices)
+    scores = score(run.metrics, evaluation)
+    sizes = torch.bincount(evaluation.assignments, minlength=evaluation.clusters)
+    used = int((sizes > 0).sum())
+    evaluated = {"images": len(run.indices), "of": len(run.data), "data": run.data.description}
+    folder.append_metrics({"iteration": trainer.iteration, "evaluated": len(run.indices), "metrics": scores})
+    display.scores(trainer.iteration, scores, used, evaluation.clusters)
+    events.scores(trainer.iteration, scores, used)
+    events.scales(trainer.iteration, trainer.model.prior.scales())
+    if pictures:
+        drawn = draw_pictures(
+            trainer.model,
+            run.data,
+            run.indices,
+            evaluation,
+            passes=settings.standing_passes,
+            batch=settings.batch,
+            seed=settings.seed,
+        )
+        events.pictures(trainer.iteration, drawn)
+        folder.write_picture("samples", sample_sheet(drawn))
+        folder.write_picture("reconstructions", reconstruction_sheet(drawn))
+    folder.write_assignments(run.data, run.indices, evaluation)
+    results = {
+        "metrics": scores,
+        "not_computed": {name: "the data set has no labels" for name in run.metrics if name not in scores},
+        "iterations": trainer.iteration,
+        "seconds": round(run.seconds, 3),
+        "iterations_per_second": round(trainer.iteration / run.seconds, 3),
+        "evaluated": evaluated,
+        "clusters": {"total": evaluation.clusters, "used": used, "sizes": sizes.tolist()},
+        "seed": settings.seed,
+        "device": str(trainer.model.device),
+        "plugins": run.plugins,
+        "versions": versions(),
+    }
+    folder.write_results(results)
+    return results
+
+
+def choose_device(name: str) -> torch.device:
+    """Return the device of a name.
+
+    Raises:
+        InvalidInput: If CUDA is asked for and not there.
+    """
+    available = torch.cuda.is_available()
+    if name == "cuda" and not available:
+        raise InvalidInput("--device cuda: no CUDA device is available; nearest valid choice: --device cpu")
+    return torch.device("cuda", torch.cuda.current_device()) if name != "cpu" and available else torch.device("cpu")
+
+
+def choose_metrics(registry: Registry, names: str) -> dict[str, Metric]:
+    """Return the metrics by name for ``all`` or a list separated by commas.
+
+    Raises:
+        InvalidInput: If one does not exist.
+    """
+    known = registry.names("metric")
+    wanted = known if names == "all" else [name.strip() for name in names.split(",")]
+    for name in wanted:
+        if name not in known:
+            raise unknown_name("metric", name, ["all", *known])
+    chosen: dict[str, Metric] = {}
+    for name in wanted:
+        entry = registry.entry("metric", name)
+        options = entry.options_class()
+        chosen[name] = entry.load()(options(**entry.defaults) if options else None)
+    return chosen
+
+
+def check_images(data: ImageSet, architecture: Any, described: str, config: RunConfig) -> None:
+    """Check that a data set gives what the architecture takes and the run needs.
+
+    Raises:
+        PluginError: If the data set breaks its contract.
+        InvalidInput: If there are too few images or the channels don't fit.
+    """
+    images, size = data.images, architecture.image_size
+    if images.dtype != torch.uint8 or images.dim() != 4:
+        raise PluginError(f"{described}: expected uint8 images (N, D, R, R), got {images.dtype} {tuple(images.shape)}")
+    count, channels, *shape = images.shape
+    if shape != [size, size]:
+        raise InvalidInput(
+            f"{described} gave images of {shape[1]}x{shape[0]} pixels; architecture {config.arch.name!r} takes {size}x{size}"
+        )
+    if architecture.channels is not None and channels not in architecture.channels:
+        raise InvalidInput(
+            f"{described} gave images with {channels} channels; architecture {config.arch.name!r} takes "
+            f"{' or '.join(map(str, architecture.channels))}"
+        )
+    for name, values in (("labels", data.labels), ("paths", data.paths or None)):
+        if values is not None and len(values) != count:
+            raise PluginError(f"{described}: expected {count} {name}, one an image, got {len(values)}")
+    if config.run.clusters > count:
+        raise InvalidInput(
+            f"--clusters {config.run.clusters} is more than the {count} images of the data set "
+            f"(nearest valid choice: --clusters {count})"
+        )
+
+
+def versions() -> dict[str, str]:
+    """Return the versions that a result depends on."""
+    names = ("mpcc", "torch", "torchvision", "pyro-ppl", "scikit-learn", "numpy")
+    return {"python": platform.python_version(), **{name: metadata.version(name) for name in names}}
+
+
+@contextmanager
+def stop_requests() -> Iterator[list[int]]:
+    """Turn the first Ctrl-C or SIGTERM into an entry of the returned list; a second one interrupts at once."""
+    received: list[int] = []
+
+    def handle(number: int, frame: FrameType | None) -> None:
+        if received:
+            raise KeyboardInterrupt
+        received.append(number)
+
+    old = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield received
+    finally:
+        for number, handler in old.items():
+            signal.signal(number, handler)

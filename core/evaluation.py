@@ -59,12 +59,12 @@ def evaluate(model: Model, data: ImageSet, indices: Tensor) -> Evaluation:
     """
     model.networks.encoder.eval()
     locations = []
-    for chosen in indices.split(ENCODING_BATCH):
+    for chosen in torch.split(indices, ENCODING_BATCH):
         loc, _ = model.networks.encoder(to_unit_range(data.images[chosen], model.device))
         locations.append(loc)
     model.networks.encoder.train()
     location = torch.cat(locations)
-    posterior = torch.cat([model.prior.log_responsibilities(z).exp() for z in location.split(ENCODING_BATCH)])
+    posterior = torch.cat([model.prior.log_responsibilities(z).exp() for z in torch.split(location, ENCODING_BATCH)])
     labels = None if data.labels is None else data.labels[indices]
     return Evaluation(posterior.cpu(), location.cpu(), labels)
 
@@ -120,7 +120,7 @@ def draw_pictures(
         generator = standing_generator(model.averaged, model.prior, passes, batch)
         clusters = torch.arange(model.prior.clusters, device=model.device).repeat_interleave(SAMPLES_PER_CLUSTER)
         rows = []
-        for y in clusters.split(ENCODING_BATCH):
+        for y in torch.split(clusters, ENCODING_BATCH):
             rows.append(to_pixels(generator(model.prior.component(y).rsample(), y)))
         shown = torch.randperm(len(indices))[:RECONSTRUCTED_IMAGES]
     key = evaluation.assignments if evaluation.labels is None else evaluation.labels

@@ -45,15 +45,13 @@ def fields(cls: type) -> dict[str, attrs.Attribute[Any]]:
 
 def describe(kind: Any) -> str:
     """Return a type in words, e.g. ``a whole number`` or ``one of train, test``."""
-    if kind is type(None):
-        return "nothing"
     if get_origin(kind) is Literal:
         values = [str(value) for value in get_args(kind)]
         return values[0] if len(values) == 1 else f"one of {', '.join(values)}"
     if get_origin(kind) in (Union, types.UnionType):
         return " or ".join(describe(arg) for arg in get_args(kind) if arg is not type(None))
     names = {int: "a whole number", float: "a finite number", bool: "true or false", str: "text", Path: "a path"}
-    return names.get(kind, getattr(kind, "__name__", str(kind)))
+    return names.get(kind, str(getattr(kind, "__name__", kind)))
 
 
 def _whole(value: Any, _: type) -> int:
@@ -108,8 +106,14 @@ def _union(value: Any, kind: Any) -> Any:
     raise ValueError(value)
 
 
+def _is_choice(kind: Any) -> bool:
+    origin: Any = get_origin(kind)
+    return origin is Literal
+
+
 def _is_union(kind: Any) -> bool:
-    return get_origin(kind) in (Union, types.UnionType)
+    origin: Any = get_origin(kind)
+    return origin in (Union, types.UnionType)
 
 
 @functools.cache
@@ -121,7 +125,7 @@ def _converter() -> cattrs.Converter:
     converter.register_structure_hook(bool, _truth)
     converter.register_structure_hook(str, _text)
     converter.register_structure_hook(Path, lambda value, _: Path(_text(value, str)))
-    converter.register_structure_hook_func(lambda kind: get_origin(kind) is Literal, _choice)
+    converter.register_structure_hook_func(_is_choice, _choice)
     converter.register_structure_hook_func(_is_union, _union)
     converter.register_unstructure_hook_func(lambda kind: isinstance(kind, type) and issubclass(kind, Path), str)
     return converter

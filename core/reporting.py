@@ -48,7 +48,7 @@ class EventLog:
     """
 
     def __init__(self, folder: Path, weights: TermWeights, purge_step: int | None = None) -> None:
-        self._writer = SummaryWriter(str(folder), purge_step=purge_step)  # type: ignore[no-untyped-call]
+        self._writer = SummaryWriter(str(folder), purge_step=purge_step)
         self._weights = attrs.asdict(weights)
 
     def losses(self, step: int, terms: Mapping[str, float], learning_rates: Mapping[str, float]) -> None:
@@ -69,24 +69,24 @@ class EventLog:
 
     def pictures(self, step: int, pictures: Pictures) -> None:
         """Write both picture sheets."""
-        self._writer.add_image("samples", sample_sheet(pictures), step)  # type: ignore[no-untyped-call]
-        self._writer.add_image("reconstructions", reconstruction_sheet(pictures), step)  # type: ignore[no-untyped-call]
+        self._writer.add_image("samples", sample_sheet(pictures), step)
+        self._writer.add_image("reconstructions", reconstruction_sheet(pictures), step)
 
     def scales(self, step: int, scales: Tensor | None) -> None:
         """Write a histogram of the prior's scales, if it has any."""
         if scales is not None:
-            self._writer.add_histogram("prior/scales", scales.detach().cpu(), step)  # type: ignore[no-untyped-call]
+            self._writer.add_histogram("prior/scales", scales.detach().cpu(), step)
 
     def flush(self) -> None:
         """Write what is buffered."""
-        self._writer.flush()  # type: ignore[no-untyped-call]
+        self._writer.flush()
 
     def close(self) -> None:
         """Write what is buffered and end."""
-        self._writer.close()  # type: ignore[no-untyped-call]
+        self._writer.close()
 
     def _scalar(self, tag: str, value: float, step: int) -> None:
-        self._writer.add_scalar(tag, value, step)  # type: ignore[no-untyped-call]
+        self._writer.add_scalar(tag, value, step)
 
 
 def sample_sheet(pictures: Pictures) -> Tensor:
@@ -106,4 +106,5 @@ def _sheet(images: Tensor, columns: int) -> Tensor:
         images = images.float().mean(dim=1, keepdim=True).to(torch.uint8)
     factor = -(-SHOWN_SIZE // images.shape[-1])
     enlarged = F.interpolate(images.float(), scale_factor=factor, mode="nearest").to(torch.uint8)
-    return make_grid(enlarged, nrow=columns, padding=2, pad_value=64)
+    sheet: Tensor = make_grid(enlarged, nrow=columns, padding=2, pad_value=64)
+    return sheet

@@ -17,7 +17,7 @@ import torch
 
 from mpcc.core.checkpoint import load_checkpoint, random_states, restore_random_states, save_checkpoint
 from mpcc.core.config import SECTIONS, RunConfig
-from mpcc.core.contracts import Evaluation, ImageSet, Metric
+from mpcc.core.contracts import ImageSet, Metric
 from mpcc.core.errors import InvalidInput, PluginError, TrainingDiverged, unknown_name
 from mpcc.core.evaluation import choose_images, draw_pictures, evaluate, own_randomness, score
 from mpcc.core.matching import TermWeights
@@ -294,7 +294,8 @@ def check_images(data: ImageSet, architecture: Any, described: str, config: RunC
     count, channels, *shape = images.shape
     if shape != [size, size]:
         raise InvalidInput(
-            f"{described} gave images of {shape[1]}x{shape[0]} pixels; architecture {config.arch.name!r} takes {size}x{size}"
+            f"{described} gave images of {shape[1]}x{shape[0]} pixels; "
+            f"architecture {config.arch.name!r} takes {size}x{size}"
         )
     if architecture.channels is not None and channels not in architecture.channels:
         raise InvalidInput(

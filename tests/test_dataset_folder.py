@@ -1,0 +1,283 @@
+"""A user's own folder of images: what is found, how it is read, and what is refused."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from mpcc.core.contracts import ImageSet
+from mpcc.core.errors import InvalidInput
+from mpcc.plugins.datasets.folder import EXTENSIONS, Folder
+from mpcc.plugins.datasets.options import FolderOptions
+
+GREY = Image.new("L", (6, 6), 90)
+COLOUR = Image.new("RGB", (6, 6), (200, 100, 50))
+
+
+def load(folder: Path, image_size: int = 4, **options: str) -> ImageSet:
+    return Folder(FolderOptions(**options)).load(image_size, folder, download=False)
+
+
+def save(path: Path, image: Image.Image = GREY, **arguments: object) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    image.save(path, **arguments)
+    return path
+
+
+def pixel(folder: Path, **options: str) -> list[int]:
+    """The first pixel of the only image."""
+    images = load(folder, **options).images
+    assert len(images) == 1
+    return images[0, :, 0, 0].tolist()
+
+
+def test_a_flat_folder_has_no_labels_and_is_in_the_order_of_names(tmp_path: Path) -> None:
+    for level, name in enumerate(["b.png", "a.png", "B.png", "10.png", "9.png"]):
+        save(tmp_path / name, Image.new("L", (5, 5), level))
+    loaded = load(tmp_path)
+    assert list(loaded.paths) == ["10.png", "9.png", "B.png", "a.png", "b.png"]
+    assert loaded.images[:, 0, 0, 0].tolist() == [3, 4, 2, 1, 0]
+    assert loaded.labels is None
+
+
+def test_subfolders_are_classes_and_what_is_below_belongs_to_them(tmp_path: Path) -> None:
+    for name in ["dogs/z.png", "cats/x/deep.png", "cats/a.png", "ants/one.png"]:
+        save(tmp_path / name)
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "cats" / "notes.txt").write_text("no image")
+    loaded = load(tmp_path)
+    assert list(loaded.class_names) == ["ants", "cats", "dogs"]
+    assert list(loaded.paths) == ["ants/one.png", "cats/a.png", "cats/x/deep.png", "dogs/z.png"]
+    assert loaded.labels is not None
+    assert loaded.labels.tolist() == [0, 1, 1, 2]
+    assert loaded.labels.dtype == torch.int64
+
+
+def test_every_extension_is_read_in_either_case(tmp_path: Path) -> None:
+    for extension in EXTENSIONS:
+        save(tmp_path / f"lower.{extension}", GREY.convert("RGB"))
+        save(tmp_path / f"upper.{extension.upper()}", GREY.convert("RGB"))
+    loaded = load(tmp_path, channels="1")
+    assert len(loaded) == 2 * len(EXTENSIONS)
+    assert (loaded.images.int() - 90).abs().max() <= 2
+
+
+def test_hidden_files_and_folders_are_skipped(tmp_path: Path) -> None:
+    for name in ["seen.png", ".hidden.png", ".cache/thumbnail.png"]:
+        save(tmp_path / name)
+    assert list(load(tmp_path).paths) == ["seen.png"]
+
+
+def test_the_option_path_comes_before_the_data_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    save(tmp_path / "mine" / "a.png")
+    monkeypatch.chdir(tmp_path)
+    for path in ("mine", str(tmp_path / "mine")):
+        loaded = Folder(FolderOptions(path=path)).load(4, tmp_path / "other", download=False)
+        assert list(loaded.paths) == ["a.png"]
+
+
+def test_links_are_followed_and_loops_end(tmp_path: Path) -> None:
+    save(tmp_path / "data" / "cats" / "a.png")
+    save(tmp_path / "elsewhere" / "b.png")
+    (tmp_path / "data" / "cats" / "up").symlink_to(tmp_path / "data", target_is_directory=True)
+    (tmp_path / "data" / "cats" / "self").symlink_to(tmp_path / "data" / "cats", target_is_directory=True)
+    for name in ("dogs", "wolves"):
+        (tmp_path / "data" / name).symlink_to(tmp_path / "elsewhere", target_is_directory=True)
+    (tmp_path / "elsewhere" / "loop").symlink_to(tmp_path / "elsewhere" / "loop")
+    assert list(load(tmp_path / "data").paths) == ["cats/a.png", "dogs/b.png", "wolves/b.png"]
+
+
+def test_the_central_square_of_an_image_is_kept_and_resized_as_pillow_does(tmp_path: Path) -> None:
+    pixels = np.random.default_rng(0).integers(0, 256, (40, 91, 3), dtype=np.uint8)
+    save(tmp_path / "a" / "wide.png", Image.fromarray(pixels))
+    save(tmp_path / "b" / "tall.png", Image.fromarray(pixels.transpose(1, 0, 2).copy()))
+    square = Image.fromarray(pixels[:, 25:65].copy())
+    for image_size in (16, 40, 64):
+        wide, tall = load(tmp_path, image_size).images
+        expected = np.array(square.resize((image_size, image_size), Image.Resampling.BILINEAR))
+        assert np.array_equal(wide.permute(1, 2, 0), expected)
+        assert np.array_equal(tall.permute(2, 1, 0), expected)
+
+
+def test_a_very_long_image_needs_no_memory_for_its_length(tmp_path: Path) -> None:
+    save(tmp_path / "long.png", Image.new("L", (20_000, 1), 7))
+    assert (load(tmp_path, 256).images == 7).all()
+
+
+def test_exif_orientation_is_applied(tmp_path: Path) -> None:
+    image = Image.new("L", (8, 8))
+    image.paste(255, (0, 0, 8, 4))  # white above
+    exif = Image.Exif()
+    exif[0x0112] = 6  # to be shown turned clockwise: white on the right
+    save(tmp_path / "photo.png", image, exif=exif)
+    assert load(tmp_path, 8).images[0, 0, 3].tolist() == [0, 0, 0, 0, 255, 255, 255, 255]
+
+
+@pytest.mark.parametrize(("background", "expected"), [("white", 155), ("black", 27)])
+def test_transparency_shows_the_background(background: str, expected: int, tmp_path: Path) -> None:
+    save(tmp_path / "a.png", Image.new("RGBA", (4, 4), (54, 54, 54, 128)))
+    assert pixel(tmp_path, background=background) == pytest.approx([expected] * 3, abs=1)
+    save(tmp_path / "a.png", Image.new("LA", (4, 4), (54, 128)))
+    assert pixel(tmp_path, background=background) == pytest.approx([expected], abs=1)
+
+
+def test_a_transparent_entry_of_a_palette_shows_the_background(tmp_path: Path) -> None:
+    image = Image.new("P", (4, 4), 1)
+    image.putpalette([0, 0, 0, 10, 20, 30])
+    save(tmp_path / "a.png", image)
+    assert pixel(tmp_path) == [10, 20, 30]
+    save(tmp_path / "a.png", image, transparency=1)
+    assert pixel(tmp_path) == [255, 255, 255]
+    assert pixel(tmp_path, background="black") == [0, 0, 0]
+
+
+def test_a_transparent_grey_level_shows_the_background(tmp_path: Path) -> None:
+    save(tmp_path / "a.png", GREY, transparency=90)
+    assert pixel(tmp_path) == [255]
+
+
+@pytest.mark.parametrize("extension", ["png", "tif"])
+@pytest.mark.parametrize("level", [0, 128, 129, 256, 1000, 40_000, 65_535])
+def test_16_bit_grey_is_divided_by_257(extension: str, level: int, tmp_path: Path) -> None:
+    save(tmp_path / f"a.{extension}", Image.fromarray(np.full((4, 4), level, dtype=np.uint16)))
+    assert pixel(tmp_path) == [round(level / 257)]
+
+
+def test_black_and_white_and_print_colours_are_read(tmp_path: Path) -> None:
+    save(tmp_path / "a.png", Image.new("1", (4, 4), 1))
+    assert pixel(tmp_path) == [255]
+    (tmp_path / "a.png").unlink()
+    save(tmp_path / "a.tif", Image.new("CMYK", (4, 4), (255, 0, 0, 0)))
+    assert pixel(tmp_path) == [0, 255, 255]
+
+
+def test_of_an_animation_the_first_frame_counts(tmp_path: Path) -> None:
+    frames = [Image.new("L", (4, 4), level) for level in (10, 200, 90)]
+    frames[0].save(tmp_path / "a.gif", save_all=True, append_images=frames[1:])
+    assert pixel(tmp_path, channels="1") == [10]
+
+
+def test_grey_and_colour_are_kept_or_converted_as_asked(tmp_path: Path) -> None:
+    save(tmp_path / "grey" / "a.png", GREY)
+    save(tmp_path / "colour" / "a.png", COLOUR)
+    luma = round(0.299 * 200 + 0.587 * 100 + 0.114 * 50)
+    assert pixel(tmp_path / "grey") == [90]
+    assert pixel(tmp_path / "grey", channels="3") == [90, 90, 90]
+    assert pixel(tmp_path / "colour") == [200, 100, 50]
+    assert pixel(tmp_path / "colour", channels="1") == pytest.approx([luma], abs=1)
+    for channels in ("1", "3"):
+        assert load(tmp_path, channels=channels).images.shape == (2, int(channels), 4, 4)
+
+
+def test_a_mixture_of_grey_and_colour_names_both_files_and_the_option(tmp_path: Path) -> None:
+    grey, colour = save(tmp_path / "a.png", GREY), save(tmp_path / "b.png", COLOUR)
+    with pytest.raises(InvalidInput) as caught:
+        load(tmp_path)
+    assert str(caught.value) == (
+        f"{grey} is grey but {colour} is colour: expected all alike; pass --data.channels 1 to convert to grey or "
+        "--data.channels 3 to convert to colour"
+    )
+
+
+def test_images_both_in_the_folder_and_in_subfolders_are_refused(tmp_path: Path) -> None:
+    save(tmp_path / "a.png")
+    save(tmp_path / "cats" / "b.png")
+    with pytest.raises(InvalidInput, match=r"such as a\.png.*such as cats/b\.png.*--data\.path$"):
+        load(tmp_path)
+
+
+def test_a_missing_folder_is_named_with_the_nearest_one(tmp_path: Path) -> None:
+    (tmp_path / "flowers").mkdir()
+    nearest = f"(did you mean {str(tmp_path / 'flowers')!r}?)"
+    with pytest.raises(InvalidInput) as caught:
+        load(tmp_path / "flwers")
+    assert str(caught.value) == f"{tmp_path / 'flwers'} does not exist: expected a folder of images {nearest}"
+    for folder in (tmp_path / "unlike" / "unlike", tmp_path / "x"):
+        with pytest.raises(InvalidInput, match=r"does not exist: expected a folder of images$"):
+            load(folder)
+    with pytest.raises(InvalidInput, match=r"is not a folder"):
+        load(save(tmp_path / "a.png"))
+
+
+def test_a_folder_without_images_is_named_with_the_extensions(tmp_path: Path) -> None:
+    (tmp_path / "cats").mkdir()
+    (tmp_path / "cats" / "a.heic").write_bytes(b"")
+    with pytest.raises(InvalidInput) as caught:
+        load(tmp_path)
+    assert str(caught.value).startswith(f"no images in {tmp_path}: expected files whose names end in .png, .jpg,")
+    assert ".webp" in str(caught.value)
+
+
+@pytest.mark.parametrize("extension", EXTENSIONS)
+def test_an_image_cut_short_at_any_length_is_named_or_read_but_nothing_else(extension: str, tmp_path: Path) -> None:
+    noise = Image.fromarray(np.random.default_rng(0).integers(0, 256, (12, 12, 3), dtype=np.uint8))
+    whole = save(tmp_path / f"a.{extension}", noise).read_bytes()
+    path, refused = tmp_path / f"a.{extension}", 0
+    lengths = range(0, len(whole), max(1, len(whole) // 40))
+    for length in lengths:
+        path.write_bytes(whole[:length])
+        try:
+            load(tmp_path)
+        except InvalidInput as error:
+            assert str(error).startswith(f"cannot read {path}: ")  # noqa: PT017 - some lengths may be readable
+            assert "\n" not in str(error)
+            refused += 1
+    assert refused >= 0.8 * len(lengths)
+
+
+@pytest.mark.parametrize(
+    "image",
+    [Image.new("F", (4, 4), 0.5), Image.new("I", (4, 4), 70_000), Image.new("I", (4, 4), -1)],
+    ids=["floating point", "32 bits", "negative"],
+)
+def test_grey_levels_without_a_known_range_are_refused(image: Image.Image, tmp_path: Path) -> None:
+    path = save(tmp_path / "a.tif", image)
+    with pytest.raises(InvalidInput) as caught:
+        load(tmp_path)
+    assert str(caught.value).startswith(f"cannot read {path}: expected grey levels of 8 or 16 bits, got ")
+
+
+def test_a_text_file_called_an_image_is_named_in_one_line(tmp_path: Path) -> None:
+    path = tmp_path / "notes.png"
+    path.write_text("no image")
+    with pytest.raises(InvalidInput, match=r"repair or remove it$") as caught:
+        load(tmp_path)
+    assert str(path) in str(caught.value)
+
+
+@pytest.mark.parametrize("limit", [60, 20])
+def test_a_decompression_bomb_is_refused(limit: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = save(tmp_path / "bomb.png", Image.new("L", (10, 10)))
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", limit)  # Pillow warns from here on and refuses twice as many
+    with pytest.raises(InvalidInput, match="decompression bomb") as caught:
+        load(tmp_path)
+    assert str(path) in str(caught.value)
+
+
+def test_a_dangling_link_and_a_pipe_are_errors_that_do_not_wait(tmp_path: Path) -> None:
+    link, pipe = tmp_path / "a" / "gone.png", tmp_path / "b" / "pipe.png"
+    link.parent.mkdir()
+    link.symlink_to(tmp_path / "nothing.png")
+    pipe.parent.mkdir()
+    os.mkfifo(pipe)
+    for path in (link, pipe):
+        with pytest.raises(InvalidInput) as caught:
+            load(path.parent)
+        assert str(caught.value) == f"cannot read {path}: expected an image file"
+
+
+def test_names_that_are_not_utf_8_can_be_written_to_a_file(tmp_path: Path) -> None:
+    folder = Path(os.fsdecode(os.fsencode(tmp_path) + b"/caf\xe9"))
+    try:
+        folder.mkdir()
+    except OSError:
+        pytest.skip("the file system takes only names in UTF-8")
+    save(folder / "a.png")
+    loaded = load(tmp_path)
+    for text in (*loaded.paths, *loaded.class_names, load(folder).description):
+        text.encode("utf-8")

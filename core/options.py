@@ -124,7 +124,10 @@ def _converter() -> cattrs.Converter:
     converter.register_structure_hook(float, _number)
     converter.register_structure_hook(bool, _truth)
     converter.register_structure_hook(str, _text)
-    converter.register_structure_hook(Path, lambda value, _: Path(_text(value, str)))
+    # Flags are converted when they are parsed and again when the layers are stacked: a path stays one.
+    converter.register_structure_hook(
+        Path, lambda value, _: value if isinstance(value, Path) else Path(_text(value, str))
+    )
     converter.register_structure_hook_func(_is_choice, _choice)
     converter.register_structure_hook_func(_is_union, _union)
     converter.register_unstructure_hook_func(lambda kind: isinstance(kind, type) and issubclass(kind, Path), str)

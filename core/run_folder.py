@@ -17,8 +17,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from PIL import Image
 from torch import Tensor
-from torchvision.io import encode_png
 
 from mpcc.core.config import RunConfig
 from mpcc.core.contracts import Evaluation, ImageSet
@@ -155,7 +155,9 @@ class RunFolder:
 
     def write_picture(self, name: str, picture: Tensor) -> None:
         """Write a picture, uint8, shape (3, height, width), as PNG."""
-        write_whole(self.path / f"{name}.png", encode_png(picture).numpy().tobytes())
+        content = io.BytesIO()
+        Image.fromarray(picture.permute(1, 2, 0).numpy()).save(content, "PNG")
+        write_whole(self.path / f"{name}.png", content.getvalue())
 
 
 def write_whole(path: Path, content: bytes) -> None:

@@ -43,9 +43,9 @@ class Folder(Dataset):
     compared by code points.
 
     Each image is turned as its EXIF orientation says, put on the background colour where it is transparent, converted
-    to 8 bits (16-bit grey is divided by 257), cut to its central square and resized (bilinear, antialiased when it
-    shrinks). Of an animation, the first frame counts. Whether an image is grey or colour is how its file stores it: a
-    palette is colour.
+    to 8 bits (16-bit grey is divided by 257), resized so that the shorter side is R (bilinear, antialiased when it
+    shrinks) and cut to the central square. Of an animation, the first frame counts. Whether an image is grey or colour
+    is how its file stores it: a palette is colour.
     """
 
     def __init__(self, options: FolderOptions) -> None:
@@ -84,7 +84,7 @@ class Folder(Dataset):
             paths=[_printable(each.path) for each in files],
             description=f"folder {_printable(str(folder))}: {len(files)} {kind} images, "
             f"{f'{len(class_names)} classes' if labelled else 'no labels'}, "
-            f"central squares resized to {image_size} pixels",
+            f"central squares, resized to {image_size} pixels",
         )
 
     def _read(self, files: Sequence[_File], image_size: int) -> torch.Tensor:
@@ -98,13 +98,13 @@ class Folder(Dataset):
             for index, each in enumerate(files):
                 image = _open(each.file, background, mode)
                 if images is None:
-                    mode = image.mode
+                    first = image.mode
                     channels = len(image.getbands())
                     images = torch.empty(len(files), channels, image_size, image_size, dtype=torch.uint8)
-                elif image.mode != mode:
+                elif image.mode != first:
                     names = {"L": "grey", "RGB": "colour"}
                     raise InvalidInput(
-                        f"{files[0].file} is {names[str(mode)]} but {each.file} is {names[image.mode]}: expected all "
+                        f"{files[0].file} is {names[first]} but {each.file} is {names[image.mode]}: expected all "
                         "alike; pass --data.channels 1 to convert to grey or --data.channels 3 to convert to colour"
                     )
                 square = np.array(_central_square(image, image_size)).reshape(image_size, image_size, -1)
@@ -186,7 +186,7 @@ def _opaque(image: Image.Image, background: int, mode: str | None) -> Image.Imag
 
 
 def _central_square(image: Image.Image, image_size: int) -> Image.Image:
-    """Resize the central square in one pass: the shorter side becomes R, however long the other one is."""
+    """Resize to a shorter side of R and cut out the centre, in one pass: however long the image, no more is made."""
     side = min(image.size)
     left, top = (image.width - side) // 2, (image.height - side) // 2
     box = (left, top, left + side, top + side)

@@ -1,0 +1,89 @@
+"""The README against the project: its commands run, its tables are true."""
+
+from __future__ import annotations
+
+import re
+import shlex
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from sklearn.datasets import load_digits
+
+from mpcc.core.cli import main, run_main
+from mpcc.core.registry import load_registry
+
+README = (Path(__file__).resolve().parents[1] / "README.md").read_text(encoding="utf-8")
+
+
+def use_commands() -> list[list[str]]:
+    """Return the commands of the section "Use", split into words, without comments."""
+    block = re.search(r"## Use\n.*?```sh\n(.*?)```", README, re.DOTALL)
+    assert block is not None
+    return [shlex.split(line, comments=True) for line in block[1].splitlines()]
+
+
+def one_step(words: list[str]) -> list[str]:
+    """Shorten a training command to one iteration and a small evaluation; of a resumed one, to one more."""
+    arguments = list(words)
+    steps = "2" if "--resume" in words else "1"
+    for name, value in (("--iterations", steps), ("--eval-images", "60")):
+        if name in arguments:
+            arguments[arguments.index(name) + 1] = value
+        elif "--resume" not in words or name == "--iterations":
+            arguments += [name, value]
+    return arguments
+
+
+@pytest.fixture
+def workplace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder with some images of one's own in ``my-images``."""
+    images = tmp_path / "my-images"
+    images.mkdir()
+    for index, digit in enumerate(load_digits().images[:60]):
+        Image.fromarray((digit * 15).astype(np.uint8)).save(images / f"{index}.png")
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def run(words: list[str]) -> int:
+    """Run one documented command in this process and return its exit status."""
+    command, *arguments = words
+    training = command == "mpcc-run" and not {"--dry-run", "--help"} & set(arguments)
+    with pytest.raises(SystemExit) as exit_info:
+        {"mpcc-run": run_main, "mpcc": main}[command](one_step(arguments) if training else arguments)
+    return int(exit_info.value.code or 0)
+
+
+@pytest.mark.slow
+def test_every_command_that_needs_no_downloaded_data_runs_for_one_step(workplace: Path) -> None:
+    for words in use_commands():
+        if "--data-root" not in words and words[0] != "tensorboard":
+            assert run(words) == 0, words
+    assert (workplace / "runs" / "first" / "samples.png").is_file()
+
+
+@pytest.mark.slow
+def test_every_command_on_downloaded_data_runs_for_one_step(workplace: Path, data_root: Path) -> None:
+    (workplace / "data").symlink_to(data_root)
+    found = [words for words in use_commands() if "--data-root" in words]
+    assert len(found) == 2
+    for words in found:
+        assert run(words) == 0, words
+
+
+def test_other_commands_exist() -> None:
+    assert shutil.which("tensorboard") or (Path(__import__("sys").executable).parent / "tensorboard").exists()
+
+
+def test_the_table_of_plugins_is_the_registry() -> None:
+    rows = re.findall(r"^\| `(\w+)` \| (prior|architecture|dataset|metric) \| (.*) \|$", README, re.MULTILINE)
+    assert rows == [(entry.name, entry.kind, entry.summary) for entry in load_registry(()).all_entries()]
+
+
+def test_the_named_presets_are_those_of_the_registry() -> None:
+    line = re.search(r"^Presets: (.*), in ", README, re.MULTILINE)
+    assert line is not None
+    assert re.findall(r"`(\w+)`", line[1]) == list(load_registry(()).presets)

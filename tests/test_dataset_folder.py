@@ -92,16 +92,15 @@ def test_links_are_followed_and_loops_end(tmp_path: Path) -> None:
     assert list(load(tmp_path / "data").paths) == ["cats/a.png", "dogs/b.png", "wolves/b.png"]
 
 
-def test_the_central_square_of_an_image_is_kept_and_resized_as_pillow_does(tmp_path: Path) -> None:
-    pixels = np.random.default_rng(0).integers(0, 256, (40, 91, 3), dtype=np.uint8)
-    save(tmp_path / "a" / "wide.png", Image.fromarray(pixels))
-    save(tmp_path / "b" / "tall.png", Image.fromarray(pixels.transpose(1, 0, 2).copy()))
-    square = Image.fromarray(pixels[:, 25:65].copy())
-    for image_size in (16, 40, 64):
-        wide, tall = load(tmp_path, image_size).images
-        expected = np.array(square.resize((image_size, image_size), Image.Resampling.BILINEAR))
+def test_the_shorter_side_is_resized_as_pillow_does_and_the_centre_kept(tmp_path: Path) -> None:
+    whole = Image.fromarray(np.random.default_rng(0).integers(0, 256, (40, 80, 3), dtype=np.uint8))
+    save(tmp_path / "a" / "wide.png", whole)
+    save(tmp_path / "b" / "tall.png", whole.transpose(Image.Transpose.TRANSPOSE))
+    for size in (20, 40, 64):
+        wide, tall = load(tmp_path, size).images.int()
+        expected = np.array(whole.resize((2 * size, size), Image.Resampling.BILINEAR))[:, size // 2 : size // 2 + size]
         assert np.array_equal(wide.permute(1, 2, 0), expected)
-        assert np.array_equal(tall.permute(2, 1, 0), expected)
+        assert (wide - tall.transpose(1, 2)).abs().max() <= 1  # Pillow rounds between its two passes
 
 
 def test_a_very_long_image_needs_no_memory_for_its_length(tmp_path: Path) -> None:
@@ -217,17 +216,17 @@ def test_a_folder_without_images_is_named_with_the_extensions(tmp_path: Path) ->
 def test_an_image_cut_short_at_any_length_is_named_or_read_but_nothing_else(extension: str, tmp_path: Path) -> None:
     noise = Image.fromarray(np.random.default_rng(0).integers(0, 256, (12, 12, 3), dtype=np.uint8))
     whole = save(tmp_path / f"a.{extension}", noise).read_bytes()
-    path, refused = tmp_path / f"a.{extension}", 0
+    path = tmp_path / f"a.{extension}"
     lengths = range(0, len(whole), max(1, len(whole) // 40))
+    messages = []
     for length in lengths:
         path.write_bytes(whole[:length])
         try:
             load(tmp_path)
         except InvalidInput as error:
-            assert str(error).startswith(f"cannot read {path}: ")  # noqa: PT017 - some lengths may be readable
-            assert "\n" not in str(error)
-            refused += 1
-    assert refused >= 0.8 * len(lengths)
+            messages.append(str(error))
+    assert len(messages) >= 0.8 * len(lengths)  # a format may do without its last bytes
+    assert [message for message in messages if not message.startswith(f"cannot read {path}: ") or "\n" in message] == []
 
 
 @pytest.mark.parametrize(

@@ -6,8 +6,6 @@ built from the options of the chosen plugins. torch is imported only after every
 
 from __future__ import annotations
 
-import argparse
-import inspect
 import json
 import os
 import sys
@@ -19,13 +17,13 @@ from typing import Annotated, Any
 
 import attrs
 import cyclopts
-from cyclopts import Group, Parameter
+from cyclopts import Parameter
 from rich.console import Console
 from rich.table import Table
 
-from mpcc.core import options
-from mpcc.core.config import RESUMABLE, SECTIONS, Layer, RunConfig, RunSettings, flag, read_config, resolve
-from mpcc.core.errors import InvalidInput, TrainingDiverged, unknown_name
+from mpcc.core.config import RESUMABLE, SECTIONS, Layer, RunConfig, flag, read_config, resolve
+from mpcc.core.errors import InvalidInput, TrainingDiverged
+from mpcc.core.flags import COMMAND_FLAGS, command_line, early_flags, full_signature, parse
 from mpcc.core.registry import Registry, load_registry
 
 __all__ = ["main", "run_main"]
@@ -34,23 +32,6 @@ EXIT_INVALID = 2
 EXIT_DIVERGED = 3
 EXIT_INTERRUPTED = 130
 DATA_VARIABLE = "MPCC_DATA"
-COMMAND_GROUP = "Command"
-
-# Flags that belong to the command, not to the configuration.
-COMMAND_FLAGS: dict[str, tuple[str, Any, str]] = {
-    "config": (
-        "--config",
-        Path | None,
-        "configuration file, such as the config.toml of a run folder; flags override it",
-    ),
-    "preset": ("--preset", str | None, "preset to start from, that of the data set by default; none for no preset"),
-    "out": ("--out", Path | None, "run folder, a new one; by default a unique name below runs/"),
-    "resume": ("--resume", Path | None, "continue the run in this folder from its newest checkpoint"),
-    "dry_run": ("--dry-run", bool, "print the configuration and where each value comes from; write nothing"),
-    "traceback": ("--traceback", bool, "show the traceback of an error"),
-    "version": ("--version", bool, "print the version"),
-}
-SECTION_HELP = {"prior": "prior p(y) p(z|y)", "arch": "architecture of the three networks", "data": "data set"}
 
 
 def run_main(arguments: Sequence[str] | None = None) -> None:
@@ -72,7 +53,10 @@ def guarded(command: str, arguments: Sequence[str], action: Callable[[], int]) -
         0, 2 for invalid input, 3 for diverged training, 130 after an interruption.
     """
     try:
-        return action()
+        status = action()
+        # Here, not at the end of the interpreter, where a reader that has gone would be an error.
+        sys.stdout.flush()
+        return status
     except (InvalidInput, TrainingDiverged, cyclopts.CycloptsError) as error:
         if "--traceback" in arguments:
             traceback.print_exc()
@@ -98,8 +82,13 @@ def run_command(arguments: list[str]) -> int:
     if resume is not None and (early["config"] or early["preset"]):
         raise InvalidInput("--resume continues with the run's own configuration: leave out --config and --preset")
     path = Path(resume) / "config.toml" if resume else Path(early["config"]) if early["config"] else None
-    if resume is not None and path is not None and not path.is_file():
-        raise InvalidInput(f"--resume {resume}: expected a run folder with config.toml")
+    if resume is not None and path is not None:
+        try:
+            found = path.is_file()
+        except OSError as error:
+            raise InvalidInput(f"--resume {resume}: cannot be read: {error.strerror}") from error
+        if not found:
+            raise InvalidInput(f"--resume {resume}: expected a run folder with config.toml")
     lower = [environment_layer()] + ([read_config(path)] if path else [])
     named = {section: {"name": early[section]} for section in SECTIONS if early[section]}
     # A run folder's configuration is complete: nothing may come in from a preset that has changed since.
@@ -141,27 +130,23 @@ def train(registry: Registry, config: RunConfig, out: Path | None, resume: Path 
         run.resume(folder)
     else:
         folder.create()
-    print(
-        f"{run.data.description or config.data.name}: {len(run.data)} images; run folder {folder.path}", file=sys.stderr
-    )
+    description = run.data.description or config.data.name
     try:
+        print(f"{description}: {len(run.data)} images; run folder {folder.path}", file=sys.stderr)
         results = execute(run, folder, resumed=resume is not None)
     except Stopped as stop:
         print(f"mpcc-run: {stop}", file=sys.stderr)
         return EXIT_INTERRUPTED
+    except TrainingDiverged:
+        # Kept even without a checkpoint: the events show what went wrong.
+        raise
+    except BaseException:
+        if not folder.checkpoint.exists():
+            folder.discard()
+        raise
     scores = " ".join(f"{name} {value:.3f}" for name, value in results["metrics"].items())
     print(f"{folder.path}: {results['iterations']} iterations in {results['seconds']:.0f} s {scores}".rstrip())
     return 0
-
-
-def early_flags(arguments: list[str]) -> dict[str, str | None]:
-    """Read the flags that decide which options exist; all others are left for the full parser."""
-    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
-    names = [*SECTIONS, "config", "preset", "resume"]
-    for name in names:
-        parser.add_argument(f"--{name}", nargs="?")
-    found, _ = parser.parse_known_args(arguments)
-    return {name: getattr(found, name) for name in names}
 
 
 def environment_layer() -> Layer:
@@ -173,7 +158,14 @@ def environment_layer() -> Layer:
 def absolute_root(config: RunConfig) -> RunConfig:
     """Make the data root absolute, so that config.toml works from any folder."""
     root = config.run.data_root
-    return config if root is None else attrs.evolve(config, run=attrs.evolve(config.run, data_root=root.absolute()))
+    if root is None:
+        return config
+    try:
+        # A shell leaves the ~ of --data-root=~/data alone.
+        root = root.expanduser().absolute()
+    except RuntimeError as error:
+        raise InvalidInput(f"--data-root {root}: {error}") from error
+    return attrs.evolve(config, run=attrs.evolve(config.run, data_root=root))
 
 
 def check_resumable(tables: dict[str, dict[str, Any]]) -> None:
@@ -189,106 +181,6 @@ def check_resumable(tables: dict[str, dict[str, Any]]) -> None:
                 raise InvalidInput(
                     f"{flag(section, name)} cannot change when a run is resumed: expected one of {allowed}"
                 )
-
-
-def full_signature(registry: Registry, base: RunConfig) -> tuple[inspect.Signature, dict[str, tuple[str, str]]]:
-    """Build the signature of all flags, with the values of the lower layers as defaults.
-
-    Returns:
-        The signature, and the section and name of the configuration that each parameter stands for.
-    """
-    parameters: list[inspect.Parameter] = []
-    places: dict[str, tuple[str, str]] = {}
-
-    def add(name: str, kind: Any, default: Any, spelled: str, help: str, group: Group, convert: Any = None) -> None:
-        annotation = Annotated[
-            kind,
-            Parameter(
-                name=spelled,
-                help=help,
-                group=group,
-                converter=convert,
-                negative="",
-                show_default=default not in (None, False),
-                show_choices=True,
-            ),
-        ]
-        parameters.append(
-            inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=annotation)
-        )
-
-    def add_options(section: str, cls: type, values: Any, group: Group) -> None:
-        for name, field in options.fields(cls).items():
-            spelled = flag(section, name)
-            parameter = f"{section}__{name}"
-            places[parameter] = (section, name)
-            default = getattr(values, name)
-            add(parameter, field.type, default, spelled, field.metadata.get("help", ""), group, strict(field, spelled))
-
-    plugins = Group("Plugins", sort_key=1)
-    for section, kind in SECTIONS.items():
-        places[f"{section}__name"] = (section, "name")
-        help = f"{SECTION_HELP[section]}: {', '.join(registry.names(kind))}"
-        add(f"{section}__name", str, getattr(base, section).name, f"--{section}", help, plugins)
-    add_options("run", RunSettings, base.run, Group("Run", sort_key=2))
-    for section, kind in SECTIONS.items():
-        choice = getattr(base, section)
-        cls = registry.entry(kind, choice.name).options_class()
-        if cls is not None:
-            add_options(section, cls, choice.options, Group(f"Options of --{section} {choice.name}", sort_key=3))
-    command = Group(COMMAND_GROUP, sort_key=0)
-    for name, (spelled, kind, help) in COMMAND_FLAGS.items():
-        add(name, kind, False if kind is bool else None, spelled, help, command)
-    return inspect.Signature(parameters), places
-
-
-def strict(field: attrs.Attribute[Any], spelled: str) -> Callable[[Any, Sequence[cyclopts.Token]], Any]:
-    """Return a converter for cyclopts, whose own turn 1.5 into the whole number 2 and let nan pass."""
-
-    def convert(_: Any, tokens: Sequence[cyclopts.Token]) -> Any:
-        (token,) = tokens
-        value = token.value if token.implicit_value is cyclopts.UNSET else token.implicit_value
-        return options.convert(value, field, spelled)
-
-    return convert
-
-
-def command_line(signature: inspect.Signature) -> cyclopts.App:
-    """Return the parser of ``mpcc-run``."""
-
-    def mpcc_run(**_: Any) -> None:
-        """Cluster images: train generator, encoder and mixture prior together, and write a run folder."""
-
-    mpcc_run.__signature__ = signature  # type: ignore[attr-defined]
-    app = cyclopts.App(
-        name="mpcc-run",
-        help=mpcc_run.__doc__,
-        help_format="plaintext",
-        help_flags=["--help", "-h"],
-        version_flags=[],
-    )
-    app.default(mpcc_run)
-    app["--help"].group = Group(COMMAND_GROUP, sort_key=0)
-    return app
-
-
-def parse(app: cyclopts.App, arguments: list[str]) -> dict[str, Any]:
-    """Return the flags that were typed, converted.
-
-    Raises:
-        InvalidInput: For an unknown flag or a bad value.
-    """
-    try:
-        _, bound, _ = app.parse_args(arguments, exit_on_error=False, print_error=False)
-    except cyclopts.UnknownOptionError as error:
-        known = [name for argument in app.assemble_argument_collection() for name in argument.names]
-        raise unknown_name("option", error.token.keyword or error.token.value, known) from error
-    except cyclopts.CoercionError as error:
-        cause = error.__cause__
-        if isinstance(cause, InvalidInput):
-            raise cause from error
-        raise
-    return dict(bound.arguments)
 
 
 def mpcc_command(arguments: list[str]) -> int:

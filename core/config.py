@@ -66,6 +66,9 @@ class RunSettings:
     log_every: int = _setting(50, "iterations between log entries", validator=at_least_one)
     seed: int = _setting(0, "random seed", validator=attrs.validators.and_(not_negative, attrs.validators.lt(2**63)))
     device: Literal["auto", "cpu", "cuda"] = _setting("auto", "where to compute; auto takes CUDA if it is there")
+    threads: int | None = _setting(
+        None, "threads on the CPU, torch's own choice if not given", validator=attrs.validators.optional(at_least_one)
+    )
     data_root: Path | None = _setting(None, "folder of the data sets, $MPCC_DATA if not given")
     download: bool = _setting(False, "fetch a missing data set into the data root")
 
@@ -272,7 +275,11 @@ def _section(section: str, described: str, cls: type | None, layers: list[Layer]
                 continue
             if name not in known:
                 if layer.strict:
-                    raise unknown_name(f"option {layer.spelled(section, name)} of {described}:", name, known)
+                    raise unknown_name(
+                        f"option of {described} in {layer.origin}:",
+                        f"{section}.{name}",
+                        [f"{section}.{each}" for each in known],
+                    )
                 continue
             values[name] = options.convert(value, known[name], layer.spelled(section, name))
             origins[f"{section}.{name}"] = layer.origin

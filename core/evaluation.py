@@ -57,12 +57,16 @@ def evaluate(model: Model, data: ImageSet, indices: Tensor) -> Evaluation:
         data: The images.
         indices: Which of them, shape (N,).
     """
-    model.networks.encoder.eval()
+    encoder = model.networks.encoder
+    training = encoder.training
+    encoder.eval()
     locations = []
-    for chosen in torch.split(indices, ENCODING_BATCH):
-        loc, _ = model.networks.encoder(to_unit_range(data.images[chosen], model.device))
-        locations.append(loc)
-    model.networks.encoder.train()
+    try:
+        for chosen in torch.split(indices, ENCODING_BATCH):
+            loc, _ = encoder(to_unit_range(data.images[chosen], model.device))
+            locations.append(loc)
+    finally:
+        encoder.train(training)
     location = torch.cat(locations)
     posterior = torch.cat([model.prior.log_responsibilities(z).exp() for z in torch.split(location, ENCODING_BATCH)])
     labels = None if data.labels is None else data.labels[indices]

@@ -85,6 +85,14 @@ def _text(value: Any, _: type) -> str:
     return value
 
 
+def _path(value: Any, _: type) -> Path:
+    # Flags are converted when they are parsed and again when the layers are stacked: a path stays one.
+    # Path("") is the current folder, which is not what an empty variable in a script means.
+    if not isinstance(value, Path) and not _text(value, str):
+        raise ValueError(value)
+    return Path(value)
+
+
 def _choice(value: Any, kind: Any) -> Any:
     for option in get_args(kind):
         if (value == option and type(value) is type(option)) or value == str(option):
@@ -124,10 +132,7 @@ def _converter() -> cattrs.Converter:
     converter.register_structure_hook(float, _number)
     converter.register_structure_hook(bool, _truth)
     converter.register_structure_hook(str, _text)
-    # Flags are converted when they are parsed and again when the layers are stacked: a path stays one.
-    converter.register_structure_hook(
-        Path, lambda value, _: value if isinstance(value, Path) else Path(_text(value, str))
-    )
+    converter.register_structure_hook(Path, _path)
     converter.register_structure_hook_func(_is_choice, _choice)
     converter.register_structure_hook_func(_is_union, _union)
     converter.register_unstructure_hook_func(lambda kind: isinstance(kind, type) and issubclass(kind, Path), str)

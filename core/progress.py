@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from types import TracebackType
 from typing import Self
 
-from rich.console import Console
+from rich.console import Console, RenderableType
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, Task, TextColumn, TimeRemainingColumn
 from rich.text import Text
 
@@ -19,6 +19,17 @@ class _Rate(ProgressColumn):
     def render(self, task: Task) -> Text:
         speed = task.finished_speed or task.speed
         return Text("- it/s" if speed is None else f"{speed:.1f} it/s")
+
+
+class _BarAndScores(Progress):
+    """A bar, and below it a line with the scores of the last evaluation, which a bar's line has no room for."""
+
+    latest = ""
+
+    def get_renderables(self) -> Iterable[RenderableType]:
+        yield from super().get_renderables()
+        if self.latest:
+            yield Text(self.latest)
 
 
 class ProgressDisplay:
@@ -34,17 +45,17 @@ class ProgressDisplay:
     def __init__(self, total: int, done: int = 0) -> None:
         self.console = Console(stderr=True, highlight=False)
         self._total = total
-        self._bar = Progress(
+        self._bar = _BarAndScores(
             TextColumn("training"),
             BarColumn(bar_width=None),
             MofNCompleteColumn(),
             _Rate(),
             TimeRemainingColumn(compact=True),
-            TextColumn("{task.fields[scores]}"),
             console=self.console,
+            expand=True,
             disable=not self.console.is_terminal,
         )
-        self._task = self._bar.add_task("training", total=total, completed=done, scores="")
+        self._task = self._bar.add_task("training", total=total, completed=done)
 
     def __enter__(self) -> Self:
         self._bar.start()
@@ -67,6 +78,6 @@ class ProgressDisplay:
         """Show the scores of an evaluation."""
         parts = [f"{name} {value:.3f}" for name, value in scores.items()]
         text = " ".join([*parts, f"clusters {clusters_used}/{clusters}"])
-        self._bar.update(self._task, scores=text)
+        self._bar.latest = text
         if not self.console.is_terminal:
             self.say(f"iteration {iteration}/{self._total}: {text}")

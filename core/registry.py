@@ -96,7 +96,7 @@ class Entry:
         module_name, _, attribute = path.partition(":")
         try:
             module = importlib.import_module(module_name)
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             raise PluginError(f"{self.described()}: cannot import {module_name}: {reason(error)}") from error
         try:
             return getattr(module, attribute)
@@ -197,9 +197,9 @@ class BuiltIns:
 
 
 def reason(error: BaseException) -> str:
-    """Return the kind and the first line of an exception."""
-    text = str(error).strip().splitlines()
-    return f"{type(error).__name__}: {text[0]}" if text else type(error).__name__
+    """Return the kind and the message of an exception in one line."""
+    text = " ".join(str(error).split())
+    return f"{type(error).__name__}: {text}" if text else type(error).__name__
 
 
 def load_registry(entry_points: Iterable[metadata.EntryPoint] | None = None) -> Registry:
@@ -230,7 +230,7 @@ def load_registry(entry_points: Iterable[metadata.EntryPoint] | None = None) -> 
         version = point.dist.version if point.dist else "?"
         try:
             collect(point.load(), point.name, distribution, version)
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             record = Broken(point.name, distribution, version, failing_file(point, error), reason(error))
             if os.environ.get(STRICT_VARIABLE, "") not in {"", "0"}:
                 raise PluginError(record.described()) from error

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import math
 import platform
+import shlex
 import signal
+import threading
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -30,6 +32,13 @@ from mpcc.core.stream import ImageStream
 from mpcc.core.training import Schedule, Trainer
 
 __all__ = ["Run", "Stopped", "execute"]
+
+
+# What a checkpoint holds: the trainer's state, and what `Run.state` adds.
+CONTENTS = (
+    *("iteration", "stream", "parts", "optimizers"),
+    *("random", "images", "plugins", "versions", "config", "seconds"),
+)
 
 
 class Stopped(Exception):
@@ -67,6 +76,8 @@ class Run:
         """
         settings = config.run
         device = choose_device(settings.device)
+        if settings.threads is not None:
+            torch.set_num_threads(settings.threads)
         entries = {section: registry.entry(kind, getattr(config, section).name) for section, kind in SECTIONS.items()}
         architecture = entries["arch"].load()(config.arch.options)
         metrics = choose_metrics(registry, settings.metrics)
@@ -101,6 +112,11 @@ class Run:
             InvalidInput: If it does not fit the configuration.
         """
         state = load_checkpoint(folder.checkpoint)
+        missing = sorted({*CONTENTS} - state.keys())
+        if missing:
+            raise InvalidInput(
+                f"checkpoint {folder.checkpoint}: expected a run's full state, {missing[0]!r} is missing"
+            )
         if state["iteration"] >= self.config.run.iterations:
             raise InvalidInput(
                 f"--resume {folder.path}: the run is at iteration {state['iteration']}, of "
@@ -122,10 +138,10 @@ class Run:
             )
         try:
             self.trainer.restore(state)
-        except (KeyError, ValueError, RuntimeError) as error:
+            restore_random_states(state["random"])
+        except (KeyError, ValueError, RuntimeError, TypeError, AttributeError) as error:
             text = str(error).splitlines()[0]
             raise InvalidInput(f"--resume {folder.path}: the checkpoint does not fit config.toml: {text}") from error
-        restore_random_states(state["random"])
         self.seconds = state["seconds"]
 
     def state(self) -> dict[str, Any]:
@@ -171,23 +187,31 @@ def execute(run: Run, folder: RunFolder, *, resumed: bool) -> dict[str, Any]:
                 last = done == settings.iterations
                 display.advance()
                 run.seconds = time.monotonic() - clock
-                if done % settings.log_every == 0 or last:
-                    log_losses(events, trainer, terms)
-                if done % settings.eval_every == 0 or last:
+                logging = done % settings.log_every == 0 or last
+                evaluating = done % settings.eval_every == 0 or last
+                # Asked once: a request that comes later in this iteration waits for the next one and its checkpoint.
+                stopping = bool(stop) and not last
+                saving = done % settings.checkpoint_every == 0 or last or stopping
+                if logging or evaluating or saving:
+                    values = finite(terms, done, folder)
+                if logging:
+                    log_losses(events, trainer, values)
+                if evaluating:
                     results = report(run, folder, events, display, pictures=True)
                     run.seconds = time.monotonic() - clock
-                if done % settings.checkpoint_every == 0 or last or stop:
+                if saving:
                     save_checkpoint(folder.checkpoint, run.state())
                     events.flush()
-                if stop and not last:
-                    raise Stopped(f"stopped at iteration {done}; continue with: mpcc-run --resume {folder.path}")
+                if stopping:
+                    command = f"mpcc-run --resume {shlex.quote(str(folder.path))}"
+                    raise Stopped(f"stopped at iteration {done}; continue with: {command}")
     finally:
         events.close()
     return results
 
 
-def log_losses(events: EventLog, trainer: Trainer, terms: Mapping[str, torch.Tensor]) -> None:
-    """Move the terms off the device in one piece, check and log them.
+def finite(terms: Mapping[str, torch.Tensor], iteration: int, folder: RunFolder) -> dict[str, float]:
+    """Move the terms off the device in one piece and check them, before anything is made of them.
 
     Raises:
         TrainingDiverged: If one of them is not finite.
@@ -195,10 +219,16 @@ def log_losses(events: EventLog, trainer: Trainer, terms: Mapping[str, torch.Ten
     values = dict(zip(terms, torch.stack(list(terms.values())).tolist(), strict=True))
     for name, value in values.items():
         if not math.isfinite(value):
+            kept = f"; the last checkpoint is kept: {folder.checkpoint}" if folder.checkpoint.exists() else ""
             raise TrainingDiverged(
-                f"the {name} term is {value} at iteration {trainer.iteration}: "
-                "training has diverged; lower --lr or --prior-lr (the last checkpoint is kept)"
+                f"the {name} term is {value} at iteration {iteration}: training has diverged; "
+                f"lower --lr or --prior-lr{kept}"
             )
+    return values
+
+
+def log_losses(events: EventLog, trainer: Trainer, values: Mapping[str, float]) -> None:
+    """Log the terms and the step sizes."""
     rates = {name: optimizer.param_groups[0]["lr"] for name, optimizer in trainer.optimizers.items()}
     events.losses(trainer.iteration, values, rates)
 
@@ -243,6 +273,7 @@ def report(
         "clusters": {"total": evaluation.clusters, "used": used, "sizes": sizes.tolist()},
         "seed": settings.seed,
         "device": str(trainer.model.device),
+        "threads": torch.get_num_threads(),
         "plugins": run.plugins,
         "versions": versions(),
     }
@@ -322,6 +353,10 @@ def versions() -> dict[str, str]:
 def stop_requests() -> Iterator[list[int]]:
     """Turn the first Ctrl-C or SIGTERM into an entry of the returned list; a second one interrupts at once."""
     received: list[int] = []
+    if threading.current_thread() is not threading.main_thread():
+        # Python delivers signals to the main thread only.
+        yield received
+        return
 
     def handle(number: int, frame: FrameType | None) -> None:
         if received:
@@ -333,4 +368,5 @@ def stop_requests() -> Iterator[list[int]]:
         yield received
     finally:
         for number, handler in old.items():
-            signal.signal(number, handler)
+            # None stands for a handler that was not set from Python and can't be put back.
+            signal.signal(number, signal.SIG_DFL if handler is None else handler)

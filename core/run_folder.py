@@ -7,6 +7,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import datetime
 import io
@@ -32,10 +33,13 @@ class RunFolder:
 
     Arguments:
         path: The folder.
+        named: Whether the user chose the path; if not, `create` may number it.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, *, named: bool = True) -> None:
         self.path = path
+        self._named = named
+        self._made: list[Path] = []
 
     @classmethod
     def plan(cls, out: Path | None, config: RunConfig) -> RunFolder:
@@ -51,24 +55,25 @@ class RunFolder:
         path = out
         if path is None:
             now = datetime.datetime.now(tz=datetime.UTC).astimezone()
-            stem = Path("runs") / f"{config.data.name}-{config.prior.name}-{now:%Y%m%d-%H%M%S}"
-            path, count = stem, 1
-            while path.exists():
-                count += 1
-                path = stem.with_name(f"{stem.name}-{count}")
-        if path.exists() or path.is_symlink():
-            raise InvalidInput(
-                f"run folder {path} already exists: expected a new one "
-                f"(continue it with --resume {path}, or choose another --out)"
-            )
-        parent = path.absolute().parent
-        while not parent.exists() and parent != parent.parent:
-            parent = parent.parent
-        if not parent.is_dir():
-            raise InvalidInput(f"run folder {path} cannot be made: {parent} is not a directory")
+            path = Path("runs") / f"{config.data.name}-{config.prior.name}-{now:%Y%m%d-%H%M%S}"
+        try:
+            if out is not None and (path.exists() or path.is_symlink()):
+                is_run = (path / "config.toml").is_file()
+                choice = f"continue it with --resume {path}, or choose" if is_run else "choose"
+                raise InvalidInput(
+                    f"run folder {path} already exists: expected a new one "
+                    f"({choice} another --out, such as {free(path)})"
+                )
+            parent = path.absolute().parent
+            while not parent.exists() and parent != parent.parent:
+                parent = parent.parent
+            if not parent.is_dir():
+                raise InvalidInput(f"run folder {path} cannot be made: {parent} is not a directory")
+        except OSError as error:
+            raise cannot_be_made(path, error) from error
         if not os.access(parent, os.W_OK | os.X_OK):
             raise InvalidInput(f"run folder {path} cannot be made: {parent} is not writable")
-        return cls(path)
+        return cls(path, named=out is not None)
 
     @classmethod
     def existing(cls, path: Path) -> RunFolder:
@@ -77,12 +82,17 @@ class RunFolder:
         Raises:
             InvalidInput: If it does not exist or holds no run.
         """
-        if not path.is_dir():
-            raise InvalidInput(f"--resume {path}: no such run folder")
         folder = cls(path)
-        for needed in (folder.config, folder.checkpoint):
-            if not needed.is_file():
-                raise InvalidInput(f"--resume {path}: expected a run folder with {needed.relative_to(path)}")
+        try:
+            if not path.is_dir():
+                raise InvalidInput(f"--resume {path}: no such run folder")
+            for needed in (folder.config, folder.checkpoint):
+                if not needed.is_file():
+                    raise InvalidInput(f"--resume {path}: expected a run folder with {needed.relative_to(path)}")
+        except OSError as error:
+            raise InvalidInput(f"--resume {path}: cannot be read: {error.strerror}") from error
+        if not os.access(path, os.W_OK | os.X_OK):
+            raise InvalidInput(f"--resume {path}: expected a folder that can be written")
         return folder
 
     def create(self) -> None:
@@ -92,13 +102,33 @@ class RunFolder:
             InvalidInput: If that fails, or another process was quicker.
         """
         try:
-            self.path.mkdir(parents=True)
+            for parent in reversed(self.path.absolute().parents):
+                if not parent.exists():
+                    parent.mkdir(exist_ok=True)
+                    self._made.append(parent)
+            if not self._named:
+                self.path = free(self.path)
+            self.path.mkdir()
+        except FileExistsError as error:
+            if self._named or not self.path.is_dir():
+                self._remove_parents()
+                raise cannot_be_made(self.path, error) from error
+            # Another run, started within the same second, has taken the name since.
+            self.create()
         except OSError as error:
-            raise InvalidInput(f"run folder {self.path} cannot be made: {error.strerror}") from error
+            self._remove_parents()
+            raise cannot_be_made(self.path, error) from error
 
     def discard(self) -> None:
         """Remove the folder and everything in it, for a run that failed before it left anything of worth."""
         shutil.rmtree(self.path, ignore_errors=True)
+        self._remove_parents()
+
+    def _remove_parents(self) -> None:
+        """Remove the parents that were made for this run, unless others use them by now."""
+        with contextlib.suppress(OSError):
+            while self._made:
+                self._made.pop().rmdir()
 
     @property
     def config(self) -> Path:
@@ -158,6 +188,20 @@ class RunFolder:
         content = io.BytesIO()
         Image.fromarray(picture.permute(1, 2, 0).numpy()).save(content, "PNG")
         write_whole(self.path / f"{name}.png", content.getvalue())
+
+
+def free(path: Path) -> Path:
+    """Return the path, with a number at its end if there is something of that name."""
+    chosen, count = path, 1
+    while chosen.exists() or chosen.is_symlink():
+        count += 1
+        chosen = path.with_name(f"{path.name}-{count}")
+    return chosen
+
+
+def cannot_be_made(path: Path, error: OSError) -> InvalidInput:
+    """Make the error for a run folder that the system refuses."""
+    return InvalidInput(f"run folder {path} cannot be made: {error.strerror}; expected a path that can be written")
 
 
 def write_whole(path: Path, content: bytes) -> None:

@@ -43,7 +43,7 @@ class GaussianMixture(Prior):
         self.latent_dim = latent_dim
         self.scale_floor = options.scale_floor
         self.loc = nn.Parameter(nn.init.orthogonal_(torch.empty(clusters, latent_dim)))
-        self.raw_scale = nn.Parameter(torch.full((clusters, latent_dim), options.initial_raw_scale))
+        self.raw_scale = nn.Parameter(torch.full((clusters, latent_dim), float(options.initial_raw_scale)))
         self.register_buffer("phi", torch.full((clusters,), 1 / clusters))
 
     def scales(self) -> Tensor:

@@ -1,0 +1,364 @@
+"""Architectures: laws over all that are registered; then the BigGAN family against the paper, written out."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from mpcc.core.contracts import Architecture, Networks
+from mpcc.core.registry import load_registry
+from mpcc.core.spectral_norm import SpectralConv2d, SpectralLayer, SpectralLinear
+from mpcc.plugins.architectures.biggan import BigGAN8, BigGAN16, BigGAN32
+from mpcc.plugins.architectures.blocks import ConditionalBatchNorm, DownBlock, PlainBlock, UpBlock
+from mpcc.plugins.architectures.options import BigGANOptions
+
+REGISTRY = load_registry()
+K, J = 3, 5
+
+every_architecture = pytest.mark.parametrize("name", REGISTRY.names("architecture"))
+every_depth = pytest.mark.parametrize("channels", [1, 3])
+
+
+def architecture(name: str) -> Architecture:
+    """A registered architecture with default options."""
+    entry = REGISTRY.entry("architecture", name)
+    options = entry.options_class()
+    made: Architecture = entry.load()(options(**entry.defaults) if options else None)
+    return made
+
+
+def build(name: str, channels: int = 1, seed: int = 0) -> tuple[Networks, int]:
+    """Networks and their image size; skips a depth that the architecture does not take."""
+    made = architecture(name)
+    if made.channels is not None and channels not in made.channels:
+        pytest.skip(f"{name} is not for {channels} channels")
+    torch.manual_seed(seed)
+    return made.build(K, J, channels), made.image_size
+
+
+def parts(networks: Networks) -> dict[str, nn.Module]:
+    return {"G": networks.generator, "D": networks.discriminator, "E": networks.encoder}
+
+
+def latents() -> tuple[Tensor, Tensor]:
+    """Two latents for every cluster."""
+    return torch.randn(2 * K, J), torch.arange(K).repeat(2)
+
+
+# Laws over all architectures
+
+
+@every_architecture
+@every_depth
+@pytest.mark.parametrize("training", [True, False])
+@torch.no_grad()
+def test_shapes_follow_the_contract_and_images_lie_between_minus_one_and_one(
+    name: str, channels: int, training: bool
+) -> None:
+    networks, R = build(name, channels)
+    for part in parts(networks).values():
+        part.train(training)
+    z, y = latents()
+    x = networks.generator(100 * z, y)
+    loc, raw_scale = networks.encoder(x)
+    assert x.shape == (2 * K, channels, R, R)
+    assert networks.discriminator(x).shape == (2 * K,)
+    assert loc.shape == raw_scale.shape == (2 * K, J)
+    assert x.abs().max() <= 1
+    assert x.std() > 0
+
+
+@every_architecture
+@every_depth
+def test_every_parameter_gets_a_gradient(name: str, channels: int) -> None:
+    networks, _ = build(name, channels)
+    for part in parts(networks).values():
+        part.eval()  # in training mode a bias in front of a batch norm has the gradient 0
+    z, y = latents()
+    x = networks.generator(z, y)
+    loc, raw_scale = networks.encoder(x)
+    outputs = [networks.discriminator(x), loc, raw_scale, x]
+    sum((value * torch.randn_like(value)).sum() for value in outputs).backward()  # type: ignore[union-attr]
+    for part in parts(networks).values():
+        for key, parameter in part.named_parameters():
+            assert parameter.grad is not None, key
+            assert bool(torch.isfinite(parameter.grad).all()), key
+            assert parameter.grad.abs().max() > 0, key
+
+
+@every_architecture
+@torch.no_grad()
+def test_scores_and_encodings_of_an_image_do_not_depend_on_its_company(name: str) -> None:
+    networks, R = build(name)
+    networks.discriminator.double().train()
+    networks.encoder.double().train()
+    x = torch.rand(4, 1, R, R, dtype=torch.float64) * 2 - 1
+    scores, (loc, raw_scale) = networks.discriminator(x), networks.encoder(x)
+    for i in range(4):
+        alone = x[i : i + 1]
+        torch.testing.assert_close(networks.discriminator(alone), scores[i : i + 1], atol=1e-10, rtol=1e-10)
+        torch.testing.assert_close(networks.encoder(alone)[0], loc[i : i + 1], atol=1e-10, rtol=1e-10)
+        torch.testing.assert_close(networks.encoder(alone)[1], raw_scale[i : i + 1], atol=1e-10, rtol=1e-10)
+
+
+@every_architecture
+@torch.no_grad()
+def test_both_the_latent_and_the_cluster_change_the_image(name: str) -> None:
+    networks, _ = build(name)
+    generator = networks.generator.eval()
+    z = torch.randn(1, J).expand(K, J)
+    images = generator(z, torch.arange(K))
+    for first in range(K):
+        for second in range(first):
+            assert (images[first] - images[second]).abs().max() > 1e-5
+    assert (generator(torch.randn(1, J), torch.tensor([0])) - images[0]).abs().max() > 1e-5
+
+
+@every_architecture
+def test_the_seed_fixes_the_networks(name: str) -> None:
+    first, second, other = (parts(build(name, seed=seed)[0]) for seed in (0, 0, 1))
+    for key, part in first.items():
+        same, different = second[key].state_dict(), other[key].state_dict()
+        assert all(torch.equal(value, same[at]) for at, value in part.state_dict().items())
+        assert any(not torch.equal(value, different[at]) for at, value in part.state_dict().items())
+
+
+@every_architecture
+def test_the_generator_shares_no_parameter_with_the_other_networks(name: str) -> None:
+    found = {key: {id(value) for value in part.parameters()} for key, part in parts(build(name)[0]).items()}
+    assert found["G"].isdisjoint(found["D"] | found["E"])
+
+
+# The BigGAN family against Tables 1-3
+
+FAMILY = {"biggan8": BigGAN8, "biggan16": BigGAN16, "biggan32": BigGAN32}
+# Blocks in the order of the tables: up-blocks; D; E; shared. "a" goes down, "o" is plain.
+TABLES = {"biggan8": (1, "aoo", "aooa", 2), "biggan16": (2, "aoo", "aooaa", 2), "biggan32": (3, "aaoo", "aaooaa", 3)}
+
+every_member = pytest.mark.parametrize("name", FAMILY)
+
+
+def member(name: str, width: int = 1, channels: int = 1, clusters: int = K, latent_dim: int = J) -> Networks:
+    torch.manual_seed(0)
+    return FAMILY[name](BigGANOptions(width=width)).build(clusters, latent_dim, channels)
+
+
+def size(part: nn.Module) -> int:
+    return sum(parameter.numel() for parameter in part.parameters())
+
+
+@every_member
+def test_blocks_stand_as_in_the_tables_and_the_trunk_is_all_that_is_shared(name: str) -> None:
+    networks = member(name)
+    ups, d, e, shared = TABLES[name]
+    assert sum(isinstance(module, UpBlock) for module in networks.generator.modules()) == ups
+
+    def letters(part: nn.Module) -> list[tuple[str, nn.Module]]:
+        found = [module for module in part.modules() if isinstance(module, (DownBlock, PlainBlock))]
+        return [("a" if isinstance(module, DownBlock) else "o", module) for module in found]
+
+    of_d, of_e = letters(networks.discriminator), letters(networks.encoder)
+    assert "".join(letter for letter, _ in of_d) == d
+    assert "".join(letter for letter, _ in of_e) == e
+    assert [one is two for (_, one), (_, two) in zip(of_d, of_e, strict=False)] == [i < shared for i in range(len(d))]
+    both = {id(p) for p in networks.discriminator.parameters()} & {id(p) for p in networks.encoder.parameters()}
+    assert both == {id(p) for _, block in of_d[:shared] for p in block.parameters()}
+    downs = [module.first for _, module in of_e if isinstance(module, DownBlock)]
+    assert downs == [True] + [False] * (len(downs) - 1)
+
+
+@every_member
+@pytest.mark.parametrize(("C", "D", "clusters", "latent_dim"), [(12, 1, 10, 24), (2, 3, 4, 7)])
+def test_the_number_of_parameters_is_that_of_the_tables(
+    name: str, C: int, D: int, clusters: int, latent_dim: int
+) -> None:
+    networks = member(name, C, D, clusters, latent_dim)
+    W = 4 * C
+    ups, d, e, _ = TABLES[name]
+
+    def conv(inputs: int, outputs: int, kernel: int) -> int:
+        return outputs * inputs * kernel**2 + outputs
+
+    def linear(inputs: int, outputs: int) -> int:
+        return (inputs + 1) * outputs
+
+    embeddings = 4 * clusters * W  # gain and bias of both conditional batch norms
+    up = 2 * conv(W, W, 3) + conv(W, W, 1) + embeddings
+    first = conv(D, W, 3) + conv(W, W, 3) + conv(D, W, 1)
+    block = {"a": 2 * conv(W, W, 3) + conv(W, W, 1), "o": 2 * conv(W, W, 3)}
+    generator = linear(latent_dim, 4 * 4 * W) + ups * up + 2 * W + conv(W, D, 3)
+    heads = 2 * (linear(16 * C, 8 * C) + linear(8 * C, latent_dim))
+    assert size(networks.generator) == generator
+    assert size(networks.discriminator) == first + sum(block[kind] for kind in d[1:]) + linear(W, 1)
+    assert size(networks.encoder) == first + sum(block[kind] for kind in e[1:]) + heads
+
+
+def test_the_mnist_networks_have_as_many_parameters_as_by_hand() -> None:
+    networks = member("biggan32", 12, 1, 10, 24)
+    # W = 48: 25*768; three times 2*20784 + 2352 + 1920; 96; 433
+    assert size(networks.generator) == 19_200 + 3 * 45_840 + 96 + 433
+    # 480 + 20784 + 96; one down of 43920, two plain of 41568; 49
+    assert size(networks.discriminator) == 21_360 + 43_920 + 2 * 41_568 + 49
+    # three downs, two plain; two heads of 193*96 + 97*24
+    assert size(networks.encoder) == 21_360 + 3 * 43_920 + 2 * 41_568 + 2 * (18_528 + 2_328)
+
+
+@every_member
+def test_every_convolution_and_linear_layer_is_spectral_and_nothing_else_is(name: str) -> None:
+    for part in parts(member(name)).values():
+        leaves = [module for module in part.modules() if not list(module.children())]
+        weighted = [leaf for leaf in leaves if list(leaf.parameters())]
+        assert {type(leaf) for leaf in weighted} <= {SpectralConv2d, SpectralLinear, nn.Embedding, nn.BatchNorm2d}
+        assert not any(isinstance(leaf, nn.Dropout) for leaf in leaves)
+
+
+@every_member
+def test_weights_and_embeddings_start_normal_with_standard_deviation_one_fiftieth(name: str) -> None:
+    for part in parts(member(name, width=4, clusters=10)).values():
+        for module in part.modules():
+            if isinstance(module, (SpectralLayer, nn.Embedding)):
+                weight = module.weight.detach()
+                assert weight.std().item() == pytest.approx(0.02, rel=5 / (2 * weight.numel()) ** 0.5)
+                assert abs(weight.mean().item()) < 5 * 0.02 / weight.numel() ** 0.5
+            if isinstance(module, nn.modules.batchnorm._BatchNorm):
+                assert (module.eps, module.momentum) == (1e-5, 0.1)
+    output = member(name).generator.norm
+    assert output.weight.eq(1).all()
+    assert output.bias.eq(0).all()
+
+
+# Blocks in the paper's order, in float64
+
+
+def randomised(module: nn.Module) -> nn.Module:
+    """The module in float64 with larger random parameters, so that no part of it is negligible."""
+    module.double()
+    with torch.no_grad():
+        for parameter in module.parameters():
+            parameter.copy_(torch.randn_like(parameter))
+    return module
+
+
+def conv(layer: SpectralConv2d, x: Tensor) -> Tensor:
+    """The convolution itself, its weight divided by u^T W v."""
+    matrix = layer.weight.flatten(1)
+    return F.conv2d(x, layer.weight / (layer.u @ matrix @ layer.v), layer.bias, padding=layer.weight.shape[-1] // 2)
+
+
+def close(actual: Tensor, expected: Tensor) -> None:
+    torch.testing.assert_close(actual, expected, atol=1e-10, rtol=1e-10)
+
+
+@torch.no_grad()
+def test_conditional_batch_norm_normalises_then_scales_by_one_plus_gain_and_shifts() -> None:
+    torch.manual_seed(0)
+    norm = randomised(ConditionalBatchNorm(K, 4))
+    x, y = torch.randn(6, 4, 5, 5, dtype=torch.float64) * 3 + 1, torch.tensor([0, 1, 2, 2, 0, 0])
+    values = x.numpy()
+    mean, variance = values.mean((0, 2, 3), keepdims=True), values.var((0, 2, 3), keepdims=True)
+    gain, bias = norm.gain.weight.numpy()[y], norm.bias.weight.numpy()[y]
+    shape = (6, 4, 1, 1)
+    expected = (1 + gain.reshape(shape)) * (values - mean) / np.sqrt(variance + 1e-5) + bias.reshape(shape)
+    np.testing.assert_allclose(norm.train()(x, y).numpy(), expected, atol=1e-10)
+    # One batch moves the running statistics a tenth of the way from (0, 1); the kept variance is the unbiased one.
+    running = 0.9 + 0.1 * values.var((0, 2, 3), keepdims=True, ddof=1)
+    expected = (1 + gain.reshape(shape)) * (values - 0.1 * mean) / np.sqrt(running + 1e-5) + bias.reshape(shape)
+    np.testing.assert_allclose(norm.eval()(x, y).numpy(), expected, atol=1e-10)
+
+
+@torch.no_grad()
+def test_the_up_block_is_that_of_the_paper_which_upsamples_before_the_1x1_convolution() -> None:
+    torch.manual_seed(1)
+    block = randomised(UpBlock(4, K))
+    x, y = torch.randn(6, 4, 4, 4, dtype=torch.float64), torch.arange(6) % K
+
+    def upsample(h: Tensor) -> Tensor:
+        return nn.Upsample(scale_factor=2, mode="bilinear", align_corners=False)(h)
+
+    h = conv(block.conv1, upsample(block.norm1(x, y).clamp_min(0)))
+    h = conv(block.conv2, block.norm2(h, y).clamp_min(0))
+    close(block(x, y), h + conv(block.shortcut, upsample(x)))
+
+
+@pytest.mark.parametrize("first", [True, False])
+@torch.no_grad()
+def test_the_down_block_is_that_of_the_paper_in_either_order_of_the_shortcut(first: bool) -> None:
+    torch.manual_seed(2)
+    block = randomised(DownBlock(3, 4, first))
+    x = torch.randn(2, 3, 8, 8, dtype=torch.float64)
+    h = conv(block.conv1, x if first else x.clamp_min(0)).clamp_min(0)
+    h = nn.AvgPool2d(2)(conv(block.conv2, h))
+    close(block(x), h + nn.AvgPool2d(2)(conv(block.shortcut, x)))
+    close(block(x), h + conv(block.shortcut, nn.AvgPool2d(2)(x)))
+    other = conv(block.conv1, x.clamp_min(0) if first else x).clamp_min(0)
+    assert not torch.allclose(h, nn.AvgPool2d(2)(conv(block.conv2, other)), atol=1e-3)
+
+
+@torch.no_grad()
+def test_the_plain_block_keeps_its_input_beside_two_convolutions() -> None:
+    torch.manual_seed(3)
+    block = randomised(PlainBlock(4))
+    x = torch.randn(2, 4, 4, 4, dtype=torch.float64)
+    close(block(x), x + conv(block.conv2, conv(block.conv1, x.clamp_min(0)).clamp_min(0)))
+
+
+@torch.no_grad()
+def test_a_3x3_convolution_and_pooling_are_one_4x4_convolution_with_an_averaged_kernel() -> None:
+    torch.manual_seed(4)
+    block = randomised(DownBlock(4, 4))
+    x = torch.randn(2, 4, 8, 8, dtype=torch.float64)
+    kernel = block.conv2.normalised_weight()
+    merged = sum(F.pad(kernel, (left, 1 - left, top, 1 - top)) for left in (0, 1) for top in (0, 1)) / 4
+    h = F.conv2d(torch.relu(block.conv1(torch.relu(x))), merged, block.conv2.bias, stride=2, padding=1)
+    close(block(x), h + block.shortcut(F.avg_pool2d(x, 2)))
+
+
+# Ends of the networks
+
+
+@every_member
+@torch.no_grad()
+def test_the_generator_starts_at_4x4_and_ends_in_norm_relu_convolution_and_tanh(name: str) -> None:
+    generator = randomised(member(name).generator)
+    z, y = torch.randn(6, J, dtype=torch.float64), torch.arange(6) % K
+    entry = generator.entry
+    h = F.linear(z, entry.weight / (entry.u @ entry.weight @ entry.v), entry.bias).reshape(6, 4, 4, 4)
+    for block in generator.blocks:
+        h = block(h, y)
+    mean, variance = h.mean((0, 2, 3), keepdim=True), h.var((0, 2, 3), keepdim=True, correction=0)
+    gain, bias = (value[None, :, None, None] for value in (generator.norm.weight, generator.norm.bias))
+    h = (gain * (h - mean) / (variance + 1e-5).sqrt() + bias).clamp_min(0)
+    close(generator(z, y), torch.tanh(conv(generator.output, h)))
+
+
+@every_member
+@torch.no_grad()
+def test_the_score_is_linear_in_the_global_sum_of_rectified_features(name: str) -> None:
+    discriminator = randomised(member(name).discriminator)
+    R = FAMILY[name].image_size
+    x = torch.rand(3, 1, R, R, dtype=torch.float64)
+    h = discriminator.blocks(discriminator.trunk(x)).clamp_min(0).flatten(2).sum(-1)
+    head = discriminator.score
+    sigma = head.u @ head.weight @ head.v
+    close(discriminator(x), h @ head.weight[0] / sigma + head.bias)
+
+
+@every_member
+@torch.no_grad()
+def test_both_heads_of_the_encoder_see_the_flat_features_with_their_negative_values(name: str) -> None:
+    encoder = randomised(member(name).encoder)
+    R = FAMILY[name].image_size
+    x = torch.rand(3, 1, R, R, dtype=torch.float64)
+    seen: list[Tensor] = []
+    for head in (encoder.loc, encoder.raw_scale):
+        head.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
+    encoder(x)
+    h = encoder.blocks(encoder.trunk(x))
+    assert h.shape == (3, 4, 2, 2)
+    for flat in seen:
+        close(flat, h.reshape(3, 16))
+        assert flat.min() < 0
+    assert [type(layer) for layer in encoder.loc] == [SpectralLinear, nn.ReLU, SpectralLinear]

@@ -1,0 +1,89 @@
+"""Checkpoints: whole or not at all, safe to load, and refused where they don't fit."""
+
+from __future__ import annotations
+
+import pickle
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from mpcc.core.checkpoint import FORMAT_VERSION, load_checkpoint, random_states, restore_random_states, save_checkpoint
+from mpcc.core.errors import InvalidInput
+
+
+def test_what_is_saved_is_loaded_and_a_plain_safe_load_reads_it(tmp_path: Path) -> None:
+    path = tmp_path / "checkpoints" / "last.pt"
+    state = {"iteration": 3, "nested": {"weights": torch.arange(4.0), "list": [1, None, "x"]}}
+    save_checkpoint(path, state)
+    for loaded in (load_checkpoint(path), torch.load(path, weights_only=True)):
+        assert loaded["iteration"] == 3
+        assert loaded["format_version"] == FORMAT_VERSION
+        assert torch.equal(loaded["nested"]["weights"], torch.arange(4.0))
+        assert loaded["nested"]["list"] == [1, None, "x"]
+    assert [file.name for file in path.parent.iterdir()] == ["last.pt"]
+
+
+def test_a_failure_while_saving_keeps_the_old_file_and_leaves_no_part(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "last.pt"
+    save_checkpoint(path, {"iteration": 1})
+
+    def half(state: Any, file: Any) -> None:
+        file.write(b"half of it")
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(torch, "save", half)
+    with pytest.raises(OSError, match="No space"):
+        save_checkpoint(path, {"iteration": 2})
+    assert load_checkpoint(path)["iteration"] == 1
+    assert list(tmp_path.iterdir()) == [path]
+
+
+class Malicious:
+    """Makes a file when it is unpickled."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Path.touch, (self.path,)
+
+
+def test_code_in_a_checkpoint_is_refused_and_not_run(tmp_path: Path) -> None:
+    victim = tmp_path / "victim"
+    torch.save({"format_version": FORMAT_VERSION, "x": Malicious(victim)}, tmp_path / "torch.pt")
+    (tmp_path / "pickle.pt").write_bytes(pickle.dumps(Malicious(victim)))
+    for name in ("torch.pt", "pickle.pt"):
+        with pytest.raises(InvalidInput, match=f"{name}: cannot be read"):
+            load_checkpoint(tmp_path / name)
+        assert not victim.exists()
+
+
+@pytest.mark.parametrize("content", [b"", b"not a checkpoint", "half"])
+def test_a_broken_file_is_named(tmp_path: Path, content: bytes | str) -> None:
+    path = tmp_path / "last.pt"
+    save_checkpoint(path, {"weights": torch.zeros(1000)})
+    path.write_bytes(content if isinstance(content, bytes) else path.read_bytes()[: path.stat().st_size // 2])
+    with pytest.raises(InvalidInput, match=r"last\.pt: cannot be read, it is broken or not a checkpoint"):
+        load_checkpoint(path)
+
+
+def test_a_missing_file_or_another_format_is_said(tmp_path: Path) -> None:
+    path = tmp_path / "last.pt"
+    with pytest.raises(InvalidInput, match=r"last\.pt: no such file"):
+        load_checkpoint(path)
+    for state, found in (({"format_version": 99}, "99"), ({"x": 1}, "None"), ([1], "list")):
+        torch.save(state, path)
+        with pytest.raises(InvalidInput, match=f"expected format version {FORMAT_VERSION}, found {found}"):
+            load_checkpoint(path)
+
+
+def test_random_states_go_back_to_where_they_were() -> None:
+    with torch.random.fork_rng(devices=[]):
+        states = random_states()
+        first = torch.rand(3)
+        restore_random_states(states)
+        assert torch.equal(torch.rand(3), first)

@@ -1,0 +1,171 @@
+"""The commands: what they accept, print and import."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import pytest
+
+from mpcc.core import cli
+from mpcc.core.config import RunSettings, flag
+from mpcc.core.options import fields
+
+# Frozen: a flag that is renamed or lost breaks people's scripts. New ones are added here on purpose.
+FLAGS = {
+    *("--prior", "--arch", "--data", "--clusters", "--latent-dim", "--iterations", "--batch", "--lr", "--prior-lr"),
+    *("--d-steps", "--e-steps", "--ema-decay", "--ema-start", "--latent-weight", "--membership-weight"),
+    *("--entropy-weight", "--standing-passes", "--metrics", "--eval-every", "--eval-images", "--checkpoint-every"),
+    *(
+        "--log-every",
+        "--threads",
+        "--resume",
+        "--device",
+        "--seed",
+        "--out",
+        "--data-root",
+        "--download",
+        "--config",
+        "--preset",
+    ),
+    *("--dry-run", "--traceback", "--version", "--help", "--prior.scale-floor", "--prior.initial-raw-scale"),
+    "--arch.width",
+}
+
+
+def run(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str, str]:
+    """Run mpcc-run in this process; return status, output, errors."""
+    with pytest.raises(SystemExit) as caught:
+        cli.run_main(list(arguments))
+    out, err = capsys.readouterr()
+    assert isinstance(caught.value.code, int)
+    return caught.value.code, out, err
+
+
+@pytest.fixture(autouse=True)
+def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Work in an empty folder, without a data root."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("MPCC_DATA", raising=False)
+
+
+def test_help_names_every_flag_and_every_plugin(capsys: pytest.CaptureFixture[str]) -> None:
+    status, out, err = run(capsys, "--help")
+    assert (status, err) == (0, "")
+    words = set(out.replace("│", " ").split())
+    assert FLAGS <= words
+    assert {word for word in words if word.startswith("--") and word.strip("-")} == FLAGS
+    for name in ("gmm", "biggan8", "biggan16", "biggan32", "digits", "mnist", "omniglot", "folder", "acc", "nmi"):
+        assert name in words
+
+
+def test_every_setting_has_its_flag() -> None:
+    assert {flag("run", name) for name in fields(RunSettings)} <= FLAGS
+
+
+def test_help_shows_the_options_of_the_chosen_plugins(capsys: pytest.CaptureFixture[str]) -> None:
+    _, out, _ = run(capsys, "--help", "--data", "omniglot")
+    assert "--data.classes" in out
+    assert "Options of --arch biggan32" in out
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        "cli.run_main(['--help'])",
+        "cli.run_main(['--data', 'omniglot', '--dry-run'])",
+        "cli.run_main(['--iterations', 'x'])",
+        "cli.main(['plugins', '--json'])",
+    ],
+)
+def test_help_listing_and_checks_of_flags_never_import_torch(command: str) -> None:
+    heavy = "torch", "torchvision", "numpy", "sklearn", "scipy", "pyro", "tensorboard", "PIL"
+    code = (
+        "import sys\nfrom mpcc.core import cli\n"
+        f"try: {command}\nexcept SystemExit: pass\n"
+        f"print([name for name in {heavy!r} if name in sys.modules], file=sys.stderr)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stderr.splitlines()[-1] == "[]"
+
+
+def test_the_version_is_printed(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(capsys, "--version")[:2] == (0, "mpcc 0.1.0\n")
+    with pytest.raises(SystemExit):
+        cli.main(["--version"])
+    assert capsys.readouterr().out == "mpcc 0.1.0\n"
+
+
+def test_the_defaults_are_gmm_biggan8_digits(capsys: pytest.CaptureFixture[str]) -> None:
+    tables = tomllib.loads(run(capsys, "--dry-run")[1])
+    assert (tables["prior"]["name"], tables["arch"]["name"], tables["data"]["name"]) == ("gmm", "biggan8", "digits")
+
+
+def test_flags_come_in_any_order_and_with_or_without_an_equals_sign(capsys: pytest.CaptureFixture[str]) -> None:
+    expected = run(capsys, "--data", "omniglot", "--data.classes", "7", "--prior.scale-floor", "0.3", "--dry-run")
+    assert expected[0] == 0
+    assert tomllib.loads(expected[1])["data"]["classes"] == 7
+    assert tomllib.loads(expected[1])["prior"]["scale_floor"] == 0.3
+    assert run(capsys, "--dry-run", "--prior.scale-floor=0.3", "--data.classes=7", "--data=omniglot") == expected
+
+
+def test_a_dry_run_prints_origins_writes_nothing_and_can_be_run_again(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    status, out, err = run(capsys, "--dry-run", "--lr", "0.001", "--out", "somewhere")
+    assert (status, err) == (0, "")
+    assert list(tmp_path.iterdir()) == []
+    lines = {line.split(" = ")[0]: line.partition("#")[2].strip() for line in out.splitlines() if "#" in line}
+    assert lines["lr"] == "flag"
+    assert lines["latent_dim"] == "preset digits"
+    assert lines["d_steps"] == "default"
+    (tmp_path / "dry.toml").write_text(out, encoding="utf-8")
+    again = run(capsys, "--dry-run", "--config", "dry.toml")[1]
+    assert tomllib.loads(again) == tomllib.loads(out)
+
+
+def test_the_data_root_comes_from_the_environment_below_file_and_flag(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MPCC_DATA", "env")
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    out = run(capsys, "--dry-run")[1]
+    assert tomllib.loads(out)["run"]["data_root"] == str(tmp_path / "env")
+    assert "# $MPCC_DATA" in out
+    (tmp_path / "c.toml").write_text("[run]\ndata_root = 'file'\n", encoding="utf-8")
+    out = run(capsys, "--dry-run", "--config", "c.toml")[1]
+    assert tomllib.loads(out)["run"]["data_root"] == str(tmp_path / "file")
+    out = run(capsys, "--dry-run", "--config", "c.toml", "--data-root=~/flag")[1]
+    assert tomllib.loads(out)["run"]["data_root"] == str(tmp_path / "home" / "flag")
+
+
+def test_the_listing_of_plugins_names_all_built_ins(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as caught:
+        cli.main(["plugins"])
+    assert caught.value.code == 0
+    out = capsys.readouterr().out
+    for name in ("gmm", "biggan8", "digits", "acc", "built-in", "0.1.0", "summary", "version"):
+        assert name in out
+
+
+@pytest.mark.parametrize("arguments", [["plugns"], ["plugins", "--jsn"], ["plugins", "x"]])
+def test_a_mistyped_command_of_mpcc_is_one_line_and_status_2(
+    capsys: pytest.CaptureFixture[str], arguments: list[str]
+) -> None:
+    with pytest.raises(SystemExit) as caught:
+        cli.main(arguments)
+    assert caught.value.code == 2
+    err = capsys.readouterr().err
+    assert err.count("\n") == 1
+    assert err.startswith("mpcc: error: ")
+
+
+def test_a_reader_that_goes_away_is_no_error() -> None:
+    code = (
+        "import os, sys\nfrom mpcc.core import cli\nread, write = os.pipe()\n"
+        "os.close(read)\nos.dup2(write, 1)\ncli.run_main(['--dry-run'])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (0, "")

@@ -1,0 +1,254 @@
+"""Evaluation: the choice of images, posteriors against a direct computation, scores, pictures, and no trace left."""
+
+from __future__ import annotations
+
+import copy
+import math
+
+import numpy as np
+import pytest
+import torch
+from scipy import special, stats
+from torch import Tensor, nn
+
+from mpcc.core.contracts import Evaluation, ImageSet, Metric
+from mpcc.core.errors import PluginError
+from mpcc.core.evaluation import Pictures, choose_images, draw_pictures, evaluate, own_randomness, score
+from mpcc.core.model import Model, standing_generator, to_pixels, to_unit_range
+from mpcc.plugins.architectures.biggan import BigGAN8
+from mpcc.plugins.architectures.options import BigGANOptions
+from mpcc.plugins.priors.gmm import GaussianMixture
+from mpcc.plugins.priors.options import GaussianMixtureOptions
+
+K, J, N = 3, 4, 600  # more images than fit into one batch of the encoder
+CPU = torch.device("cpu")
+
+
+def model(clusters: int = K) -> Model:
+    torch.manual_seed(0)
+    prior = GaussianMixture(clusters, J, GaussianMixtureOptions(scale_floor=0.1, initial_raw_scale=-2))
+    networks = BigGAN8(BigGANOptions(width=1)).build(clusters, J, channels=1)
+    return Model.assemble(prior, networks, CPU)
+
+
+def image_set(labelled: bool = True, count: int = N) -> ImageSet:
+    random = torch.Generator().manual_seed(1)
+    images = torch.randint(256, (count, 1, 8, 8), dtype=torch.uint8, generator=random)
+    return ImageSet(images, torch.randint(5, (count,), generator=random) if labelled else None)
+
+
+def pictures(made: Model, data: ImageSet, seed: int = 7, count: int = 80) -> Pictures:
+    indices = choose_images(len(data), count, seed=0)
+    return draw_pictures(made, data, indices, evaluate(made, data, indices), passes=2, batch=8, seed=seed)
+
+
+# Which images
+
+
+@pytest.mark.parametrize("wanted", ["all", 20, 21, 1000])
+def test_all_images_are_chosen_when_all_or_too_many_are_wanted(wanted: int | str) -> None:
+    assert choose_images(20, wanted, seed=0).tolist() == list(range(20))
+
+
+@pytest.mark.parametrize("wanted", [1, 7, 19])
+def test_a_choice_is_ascending_without_repetition_and_the_same_every_time(wanted: int) -> None:
+    chosen = choose_images(20, wanted, seed=3).tolist()
+    assert chosen == sorted(set(chosen))
+    assert len(chosen) == wanted
+    assert set(chosen) <= set(range(20))
+    torch.manual_seed(9)
+    before = torch.get_rng_state()
+    assert choose_images(20, wanted, seed=3).tolist() == chosen
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_other_seeds_choose_other_images_and_every_image_has_its_chance() -> None:
+    choices = [choose_images(20, 5, seed).tolist() for seed in range(400)]
+    counts = np.bincount(np.concatenate(choices), minlength=20)
+    assert len({str(choice) for choice in choices}) > 300
+    assert stats.chisquare(counts).pvalue > 1e-3
+
+
+# Posteriors
+
+
+@pytest.mark.parametrize("labelled", [True, False])
+def test_the_posterior_is_bayes_rule_at_the_location_of_the_encoder(labelled: bool) -> None:
+    made, data = model(), image_set(labelled)
+    indices = choose_images(N, 590, seed=0)
+    found = evaluate(made, data, indices)
+    pixels = data.images[indices].numpy().astype(np.float32)
+    with torch.no_grad():
+        loc, _ = made.networks.encoder(torch.from_numpy(pixels / np.float32(127.5) - 1))
+        scale = made.prior.scales()
+    assert scale is not None
+    np.testing.assert_allclose(found.locations.numpy(), loc.numpy(), atol=1e-6)
+    mu = made.prior.loc.detach().numpy()
+    log_joint = stats.norm.logpdf(loc.numpy()[:, None], mu, scale.numpy()).sum(-1) - math.log(K)
+    np.testing.assert_allclose(found.posterior.numpy(), special.softmax(log_joint, axis=1), atol=1e-5)
+    assert found.posterior.dtype == found.locations.dtype == torch.float32
+    assert found.clusters == K
+    assert torch.equal(found.assignments, found.posterior.argmax(1))
+    if labelled:
+        assert found.labels is not None
+        assert data.labels is not None
+        assert torch.equal(found.labels, data.labels[indices])
+    else:
+        assert found.labels is None
+
+
+def test_the_encoder_is_evaluated_in_evaluation_mode() -> None:
+    made, data = model(), image_set()
+    modes: list[bool] = []
+    made.networks.encoder.register_forward_pre_hook(lambda module, _: modes.append(module.training))
+    evaluate(made, data, torch.arange(3))
+    assert modes == [False]
+
+
+# Pixels
+
+
+def test_every_pixel_survives_the_way_to_unit_range_and_back() -> None:
+    values = torch.arange(256, dtype=torch.uint8).view(1, 1, 16, 16)
+    units = to_unit_range(values, CPU)
+    assert units.dtype == torch.float32
+    np.testing.assert_allclose(units.numpy().ravel(), np.arange(256) / 127.5 - 1, atol=1e-6)
+    assert torch.equal(to_pixels(units), values)
+    assert torch.equal(values.ravel(), torch.arange(256, dtype=torch.uint8))
+
+
+def test_pixels_beyond_the_range_are_clipped_and_others_rounded() -> None:
+    found = to_pixels(torch.tensor([-1.5, -1.0, -0.999, 0.0, 0.9999, 1.0, 3.0]))
+    assert found.tolist() == [0, 0, 0, 128, 255, 255, 255]
+
+
+# Scores
+
+
+class Constant(Metric):
+    """A metric that returns what it is told."""
+
+    def __init__(self, value: float, needs_labels: bool) -> None:
+        self.value, self.needs_labels = value, needs_labels
+
+    def compute(self, evaluation: Evaluation) -> float:
+        return self.value
+
+
+def evaluation(labelled: bool) -> Evaluation:
+    labels = torch.zeros(4, dtype=torch.int64) if labelled else None
+    return Evaluation(torch.full((4, 2), 0.5), torch.zeros(4, J), labels)
+
+
+@pytest.mark.parametrize(("labelled", "expected"), [(True, {"a": 0.25, "b": 1.0}), (False, {"b": 1.0})])
+def test_metrics_of_labels_are_left_out_where_there_are_none(labelled: bool, expected: dict[str, float]) -> None:
+    metrics = {"a": Constant(0.25, needs_labels=True), "b": Constant(np.float32(1), needs_labels=False)}
+    found = score(metrics, evaluation(labelled))
+    assert found == expected
+    assert all(type(value) is float for value in found.values())
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
+def test_a_score_that_is_not_finite_is_refused_with_the_name_of_its_metric(value: float) -> None:
+    with pytest.raises(PluginError, match=rf"metric 'odd' returned {value}: expected a finite number"):
+        score({"odd": Constant(value, needs_labels=False)}, evaluation(labelled=False))
+
+
+# Pictures
+
+
+@pytest.mark.parametrize("clusters", [1, 3, 30])
+def test_there_is_a_row_of_ten_samples_for_each_cluster(clusters: int) -> None:
+    samples = pictures(model(clusters), image_set()).samples
+    assert samples.shape == (clusters, 10, 1, 8, 8)
+    assert samples.dtype == torch.uint8
+
+
+def test_the_same_seed_draws_the_same_pictures_and_another_seed_others() -> None:
+    made, data = model(), image_set()
+    torch.manual_seed(1)
+    first = pictures(made, data)
+    torch.manual_seed(2)
+    again, other = pictures(made, data), pictures(made, data, seed=8)
+    assert torch.equal(first.samples, again.samples)
+    assert torch.equal(first.originals, again.originals)
+    assert torch.equal(first.reconstructions, again.reconstructions)
+    assert not torch.equal(first.samples, other.samples)
+
+
+@torch.no_grad()
+def test_row_k_shows_samples_of_cluster_k_from_the_averaged_generator() -> None:
+    made, data = model(), image_set()
+    for parameter in made.networks.generator.parameters():
+        parameter.zero_()  # the live generator must not be asked
+    shown = pictures(made, data)
+    with own_randomness(7, CPU):
+        generator = standing_generator(made.averaged, made.prior, passes=2, batch=8)
+        noise = torch.randn(10 * K, J).view(K, 10, J)
+    for k in range(K):
+        z = made.prior.loc[k] + made.prior.scales()[k] * noise[k]
+        expected = to_pixels(generator(z, torch.full((10,), k)))
+        assert (shown.samples[k].int() - expected.int()).abs().max() <= 1
+
+
+@pytest.mark.parametrize("labelled", [True, False])
+def test_reconstructions_stand_beside_their_originals_sorted_by_label_or_cluster(labelled: bool) -> None:
+    made, data = model(), image_set(labelled)
+    shown = pictures(made, data)
+    assert shown.originals.shape == shown.reconstructions.shape == (50, 1, 8, 8)
+    # Images are all different, so that each original says which one it is.
+    which = torch.tensor([int((data.images == image).all(dim=(1, 2, 3)).nonzero()) for image in shown.originals])
+    assert len(set(which.tolist())) == 50
+    assert set(which.tolist()) <= set(choose_images(N, 80, seed=0).tolist())
+    encoded = evaluate(made, data, which)
+    key = encoded.assignments if encoded.labels is None else encoded.labels
+    assert torch.equal(key, key.sort().values)
+    with own_randomness(7, CPU), torch.no_grad():
+        generator = standing_generator(made.averaged, made.prior, passes=2, batch=8)
+        expected = to_pixels(generator(encoded.locations, encoded.assignments))
+    assert (shown.reconstructions.int() - expected.int()).abs().max() <= 1
+
+
+def test_fewer_images_than_places_are_all_shown() -> None:
+    data = image_set(count=12)
+    assert len(pictures(model(), data, count=12).originals) == 12
+
+
+# No trace
+
+
+def modes(made: Model) -> dict[str, bool]:
+    return {f"{part}.{at}": m.training for part, root in made.parts().items() for at, m in root.named_modules()}
+
+
+def states(made: Model) -> dict[str, dict[str, Tensor]]:
+    return {part: copy.deepcopy(module.state_dict()) for part, module in made.parts().items()}
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_evaluation_changes_neither_parameters_nor_buffers_nor_modes_nor_random_state(training: bool) -> None:
+    made, data = model(), image_set()
+    for part in made.parts().values():
+        part.train(training)
+    before = (modes(made), states(made))
+    torch.manual_seed(3)
+    random = torch.get_rng_state()
+    shown = pictures(made, data)
+    assert torch.equal(torch.get_rng_state(), random)
+    assert modes(made) == before[0]
+    torch.testing.assert_close(states(made), before[1], atol=0, rtol=0)
+    assert not any(p.requires_grad for part in made.parts().values() for p in part.parameters())
+    assert not any(value.requires_grad for value in vars(shown).values())
+
+
+def test_modes_are_put_back_when_the_encoder_fails() -> None:
+    made, data = model(), image_set()
+
+    def fail(module: nn.Module, _: object) -> None:
+        raise RuntimeError("stop")
+
+    made.networks.encoder.register_forward_pre_hook(fail)
+    before = modes(made)
+    with pytest.raises(RuntimeError, match="stop"):
+        evaluate(made, data, torch.arange(3))
+    assert modes(made) == before

@@ -1,0 +1,79 @@
+"""Picture sheets and events."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from mpcc.core.evaluation import Pictures
+from mpcc.core.matching import TermWeights
+from mpcc.core.reporting import EventLog, reconstruction_sheet, sample_sheet
+
+WEIGHTS = TermWeights.published(1, 8, 4)
+
+
+@pytest.mark.parametrize("channels", [1, 2, 3, 5])
+@pytest.mark.parametrize("size", [5, 8, 32, 40])
+def test_a_sheet_is_a_colour_picture_of_enlarged_images(channels: int, size: int) -> None:
+    samples = torch.randint(256, (3, 4, channels, size, size), dtype=torch.uint8)
+    shown = max(1, -(-32 // size)) * size
+    sheet = sample_sheet(Pictures(samples, samples[0], samples[0]))
+    assert sheet.dtype == torch.uint8
+    assert sheet.shape == (3, 3 * (shown + 2) + 2, 4 * (shown + 2) + 2)
+    if channels in (1, 3):
+        # Row 1, column 2 of the grid is sample 2 of cluster 1, pixel by pixel.
+        top, left = 2 + shown + 2, 2 + 2 * (shown + 2)
+        corner = sheet[:, top, left]
+        assert torch.equal(corner, samples[1, 2, :, 0, 0].expand(3))
+
+
+def test_originals_and_reconstructions_alternate() -> None:
+    black = torch.zeros(3, 1, 32, 32, dtype=torch.uint8)
+    sheet = reconstruction_sheet(Pictures(black[None], black, black + 255))
+    row = sheet[0, 10, 2 + 16 :: 34].tolist()
+    assert row == [0, 255] * 3
+
+
+def test_terms_are_logged_raw_and_weighted(tmp_path: Path) -> None:
+    log = EventLog(tmp_path, WEIGHTS)
+    log.losses(5, {"data_discriminator": 2.0, "latent": 3.0}, {"prior": 0.5})
+    log.close()
+    events = EventAccumulator(str(tmp_path)).Reload()
+    read = {tag: events.Scalars(tag)[0] for tag in events.Tags()["scalars"]}
+    assert {event.step for event in read.values()} == {5}
+    values = {tag: event.value for tag, event in read.items()}
+    assert values == pytest.approx(
+        {
+            **{"terms/data_discriminator": 2.0, "weighted/data_discriminator": 2 * WEIGHTS.data},
+            **{"terms/latent": 3.0, "weighted/latent": 3 * WEIGHTS.latent, "learning_rate/prior": 0.5},
+        }
+    )
+
+
+def test_resumed_events_hide_those_that_are_written_anew(tmp_path: Path) -> None:
+    first = EventLog(tmp_path, WEIGHTS)
+    for step in (1, 2, 3, 4):
+        first.scores(step, {"acc": 0.1}, 1)
+    first.close()
+    second = EventLog(tmp_path, WEIGHTS, purge_step=3)
+    for step in (3, 4, 5):
+        second.scores(step, {"acc": 0.9}, 1)
+    second.close()
+    events = EventAccumulator(str(tmp_path)).Reload().Scalars("metrics/acc")
+    assert [(event.step, round(event.value, 1)) for event in events] == [
+        (1, 0.1),
+        (2, 0.1),
+        (3, 0.9),
+        (4, 0.9),
+        (5, 0.9),
+    ]
+
+
+def test_a_prior_without_scales_has_no_histogram(tmp_path: Path) -> None:
+    log = EventLog(tmp_path, WEIGHTS)
+    log.scales(1, None)
+    log.close()
+    assert EventAccumulator(str(tmp_path)).Reload().Tags()["histograms"] == []

@@ -1,0 +1,438 @@
+"""Whole runs, tiny ones: what they leave, that they repeat, stop and resume to the bit, and never train on labels."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+import tomllib
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from PIL import Image
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from mpcc.core import cli
+from mpcc.core.run import CONTENTS
+from mpcc.core.training import Trainer
+from mpcc.plugins.datasets.digits import Digits
+
+TINY = {
+    **{"arch": "biggan8", "arch.width": 1, "batch": 10, "latent-dim": 3, "d-steps": 1, "e-steps": 2, "iterations": 6},
+    **{"eval-every": 3, "eval-images": 60, "standing-passes": 2, "log-every": 2, "checkpoint-every": 2, "seed": 0},
+    **{"device": "cpu", "prior-lr": 0.0016, "prior.scale-floor": 0.2},
+}
+TERMS = {"data_discriminator", "data_generator", "latent", "membership", "entropy", "label"}
+
+
+def tiny(**changes: Any) -> list[str]:
+    values = {**TINY, **{name.replace("_", "-"): value for name, value in changes.items()}}
+    return [f"--{name}={value}" for name, value in values.items()]
+
+
+def run(*arguments: str) -> int:
+    with pytest.raises(SystemExit) as caught:
+        cli.run_main(list(arguments))
+    assert isinstance(caught.value.code, int)
+    return caught.value.code
+
+
+def state(folder: Path) -> dict[str, Any]:
+    loaded: dict[str, Any] = torch.load(folder / "checkpoints" / "last.pt", weights_only=True)
+    return loaded
+
+
+def flat(value: Any, path: str = "") -> dict[str, Any]:
+    """Nested dicts and lists as one dict."""
+    if isinstance(value, dict | list | tuple):
+        items = value.items() if isinstance(value, dict) else enumerate(value)
+        return {name: leaf for key, each in items for name, leaf in flat(each, f"{path}/{key}").items()}
+    return {path: value}
+
+
+def same_training(one: Path, two: Path) -> bool:
+    """Whether networks, averages, optimizers, random states and data position are equal to the bit."""
+    parts = "parts", "optimizers", "random", "stream", "iteration"
+    first, second = (flat({part: state(run)[part] for part in parts}) for run in (one, two))
+    assert first.keys() == second.keys()
+    return all(
+        torch.equal(value, second[name]) if isinstance(value, torch.Tensor) else value == second[name]
+        for name, value in first.items()
+    )
+
+
+def lines(folder: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
+
+
+def rows(folder: Path) -> list[dict[str, str]]:
+    with (folder / "assignments.csv").open(encoding="utf-8", newline="") as file:
+        return list(csv.DictReader(file))
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A finished run of six iterations."""
+    folder = tmp_path_factory.mktemp("runs") / "finished"
+    assert run(*tiny(), "--out", str(folder)) == 0
+    return folder
+
+
+@pytest.fixture
+def copy(finished: Path, tmp_path: Path) -> Path:
+    """A copy of the finished run, to be spoilt."""
+    return Path(shutil.copytree(finished, tmp_path / "copy"))
+
+
+@pytest.fixture
+def stop_at(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
+    """Let a real signal arrive in the middle of certain iterations."""
+    iterate = Trainer.iterate
+
+    def arrange(*iterations: int, number: int = signal.SIGINT, times: int = 1) -> None:
+        def interrupted(self: Trainer) -> dict[str, torch.Tensor]:
+            terms = iterate(self)
+            if self.iteration in iterations:
+                for _ in range(times):
+                    signal.raise_signal(number)
+            return terms
+
+        monkeypatch.setattr(Trainer, "iterate", interrupted)
+
+    return arrange
+
+
+def test_the_run_folder_has_exactly_the_documented_files(finished: Path) -> None:
+    found = {str(path.relative_to(finished)) for path in finished.rglob("*") if path.is_file()}
+    (events,) = (name for name in found if name.startswith("events.out.tfevents"))
+    pictures = {"samples.png", "reconstructions.png"}
+    tables = {"config.toml", "results.json", "metrics.jsonl", "assignments.csv"}
+    assert found == {events, *pictures, *tables, "checkpoints/last.pt"}
+    for name in pictures:
+        with Image.open(finished / name) as picture:
+            assert picture.mode == "RGB"
+
+
+def test_results_metrics_and_assignments_say_what_was_found(finished: Path) -> None:
+    results = json.loads((finished / "results.json").read_text(encoding="utf-8"))
+    assert set(results) == {
+        *("metrics", "not_computed", "iterations", "seconds", "iterations_per_second", "evaluated", "clusters"),
+        *("seed", "device", "threads", "plugins", "versions"),
+    }
+    assert set(results["metrics"]) == {"acc", "purity", "nmi", "ari"}
+    assert (results["iterations"], results["seed"], results["not_computed"]) == (6, 0, {})
+    assert (results["evaluated"]["images"], results["evaluated"]["of"]) == (60, 1797)
+    assert sum(results["clusters"]["sizes"]) == 60
+    assert results["seconds"] > 0
+    assert {"mpcc", "python", "torch"} <= set(results["versions"])
+    assert "prior gmm" in results["plugins"]
+    assert [line["iteration"] for line in lines(finished)] == [3, 6]
+    assert lines(finished)[-1] == {"iteration": 6, "evaluated": 60, "metrics": results["metrics"]}
+    table = rows(finished)
+    assert len(table) == 60
+    assert set(table[0]) == {"index", "path", "cluster", "confidence", "label"}
+    for row in table:
+        assert row["path"] == f"digits#{row['index']}"
+        assert 0 <= int(row["cluster"]) < 10
+        assert 0.1 <= float(row["confidence"]) <= 1
+
+
+def test_the_checkpoint_holds_everything_that_the_next_iteration_needs(finished: Path) -> None:
+    saved = state(finished)
+    assert set(saved) == {"format_version", *CONTENTS}
+    assert set(saved["parts"]) == {"prior", "generator", "discriminator", "encoder", "averaged_generator"}
+    assert set(saved["optimizers"]) == {"prior", "generator", "discriminator", "encoder"}
+    assert saved["iteration"] == 6
+    assert saved["stream"] == {"epoch": 0, "position": 60}
+    assert tomllib.loads(saved["config"]) == tomllib.loads((finished / "config.toml").read_text(encoding="utf-8"))
+    for value in flat(saved).values():
+        assert isinstance(value, torch.Tensor | int | float | str | bool | None)
+
+
+def test_the_configuration_of_a_run_folder_runs_it_again_to_the_bit(finished: Path, tmp_path: Path) -> None:
+    assert run("--config", str(finished / "config.toml"), "--out", str(tmp_path / "again")) == 0
+    for name in ("metrics.jsonl", "assignments.csv", "config.toml", "samples.png"):
+        assert (tmp_path / "again" / name).read_bytes() == (finished / name).read_bytes()
+    assert same_training(finished, tmp_path / "again")
+
+
+def test_another_seed_trains_otherwise_and_other_evaluations_do_not(finished: Path, tmp_path: Path) -> None:
+    assert run(*tiny(seed=1, eval_every=6), "--out", str(tmp_path / "seed")) == 0
+    assert not same_training(finished, tmp_path / "seed")
+    weights = (state(folder)["parts"]["generator"] for folder in (finished, tmp_path / "seed"))
+    assert any(not torch.equal(*pair) for pair in zip(*(each.values() for each in weights), strict=True))
+    assert run(*tiny(eval_every=1, eval_images=15, log_every=1), "--out", str(tmp_path / "often")) == 0
+    assert same_training(finished, tmp_path / "often")
+
+
+@pytest.mark.parametrize("stops", [(3,), (1, 4)])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_stopped_run_resumes_to_the_same_bits(
+    finished: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    stop_at: Callable[..., None],
+    capsys: pytest.CaptureFixture[str],
+    stops: tuple[int, ...],
+    number: int,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    stop_at(*stops, number=number)
+    arguments = [*tiny(), "--out", "my run"]
+    for iteration in stops:
+        assert run(*arguments) == 130
+        err = capsys.readouterr().err
+        assert err.splitlines()[-1] == (
+            f"mpcc-run: stopped at iteration {iteration}; continue with: mpcc-run --resume 'my run'"
+        )
+        assert "Traceback" not in err
+        assert state(tmp_path / "my run")["iteration"] == iteration
+        torch.rand(7)  # the random state that the new process would find is another one
+        arguments = ["--resume", "my run"]
+    assert run(*arguments) == 0
+    assert same_training(finished, tmp_path / "my run")
+    for name in ("metrics.jsonl", "assignments.csv"):
+        assert (tmp_path / "my run" / name).read_bytes() == (finished / name).read_bytes()
+
+
+def test_a_run_that_died_is_cut_back_to_its_checkpoint(
+    finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    iterate = Trainer.iterate
+
+    def killed(self: Trainer) -> dict[str, torch.Tensor]:
+        if self.iteration == 5:
+            raise KeyboardInterrupt
+        return iterate(self)
+
+    folder = tmp_path / "run"
+    with monkeypatch.context() as patched:
+        patched.setattr(Trainer, "iterate", killed)
+        assert run(*tiny(checkpoint_every=2, eval_every=1), "--out", str(folder)) == 130
+    assert [line["iteration"] for line in lines(folder)] == [1, 2, 3, 4, 5]
+    assert state(folder)["iteration"] == 4
+    assert run("--resume", str(folder)) == 0
+    assert [line["iteration"] for line in lines(folder)] == [1, 2, 3, 4, 5, 6]
+    assert same_training(finished, folder)
+    events = EventAccumulator(str(folder)).Reload()
+    for tag in events.Tags()["scalars"]:
+        steps = [event.step for event in events.Scalars(tag)]
+        assert len(steps) == len(set(steps)), tag
+
+
+def test_a_second_interruption_ends_at_once(
+    tmp_path: Path, stop_at: Callable[..., None], capsys: pytest.CaptureFixture[str]
+) -> None:
+    stop_at(3, times=2)
+    assert run(*tiny(), "--out", str(tmp_path / "kept")) == 130
+    assert capsys.readouterr().err.splitlines()[-1] == "mpcc-run: interrupted"
+    assert state(tmp_path / "kept")["iteration"] == 2
+    # Without a checkpoint nothing could be continued.
+    assert run(*tiny(checkpoint_every=5), "--out", str(tmp_path / "new" / "gone")) == 130
+    assert not (tmp_path / "new").exists()
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+def test_a_finished_run_goes_on_with_more_iterations(copy: Path, tmp_path: Path) -> None:
+    assert run("--resume", str(copy), "--iterations", "9") == 0
+    assert run(*tiny(iterations=9), "--out", str(tmp_path / "long")) == 0
+    assert same_training(copy, tmp_path / "long")
+    assert lines(copy) == lines(tmp_path / "long")
+
+
+@pytest.mark.parametrize(
+    ("flags", "part"),
+    [
+        ("", "at iteration 6, of 6: expected more with --iterations"),
+        ("--iterations 4", "at iteration 6, of 4: expected more"),
+        ("--lr 0.1", "--lr cannot change when a run is resumed: expected one of --checkpoint-every"),
+        ("--arch biggan16", "--arch cannot change"),
+        ("--prior.scale-floor 0.3", "--prior.scale-floor cannot change"),
+        ("--out x", "leave out --out"),
+        ("--preset none", "leave out --config and --preset"),
+    ],
+)
+def test_flags_that_a_resumed_run_cannot_follow_are_refused(
+    finished: Path, capsys: pytest.CaptureFixture[str], flags: str, part: str
+) -> None:
+    before = {path: path.read_bytes() for path in finished.rglob("*") if path.is_file()}
+    assert run("--resume", str(finished), *flags.split()) == 2
+    err = capsys.readouterr().err
+    assert part in err
+    assert err.count("\n") == 1
+    assert {path: path.read_bytes() for path in finished.rglob("*") if path.is_file()} == before
+
+
+def spoil_truncated(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[:1000])
+
+
+def spoil_missing(path: Path) -> None:
+    path.unlink()
+
+
+def spoil_parts(path: Path) -> None:
+    saved = torch.load(path, weights_only=True)
+    del saved["stream"]
+    torch.save(saved, path)
+
+
+def spoil_shape(path: Path) -> None:
+    saved = torch.load(path, weights_only=True)
+    saved["parts"]["prior"] = {name: value[:3] for name, value in saved["parts"]["prior"].items()}
+    torch.save(saved, path)
+
+
+def spoil_random(path: Path) -> None:
+    saved = torch.load(path, weights_only=True)
+    saved["random"] = {"cpu": torch.zeros(3), "cuda": []}
+    torch.save(saved, path)
+
+
+def spoil_plugins(path: Path) -> None:
+    saved = torch.load(path, weights_only=True)
+    saved["plugins"]["prior gmm"] = "other 7.0"
+    torch.save(saved, path)
+
+
+@pytest.mark.parametrize(
+    ("spoil", "part"),
+    [
+        (spoil_truncated, "broken or not a checkpoint"),
+        (spoil_missing, "expected a run folder with checkpoints/last.pt"),
+        (spoil_parts, "'stream' is missing"),
+        (spoil_shape, "does not fit config.toml"),
+        (spoil_random, "does not fit config.toml"),
+        (spoil_plugins, "prior gmm was other 7.0"),
+    ],
+)
+def test_a_checkpoint_that_cannot_be_continued_is_one_line(
+    copy: Path, capsys: pytest.CaptureFixture[str], spoil: Callable[[Path], None], part: str
+) -> None:
+    spoil(copy / "checkpoints" / "last.pt")
+    assert run("--resume", str(copy), "--iterations", "9") == 2
+    err = capsys.readouterr().err
+    assert part in err
+    assert err.count("\n") == 1
+
+
+def test_labels_never_touch_the_training(finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    load = Digits.load
+
+    def relabelled(self: Digits, *arguments: Any) -> Any:
+        loaded = load(self, *arguments)
+        object.__setattr__(loaded, "labels", loaded.labels.flip(0))
+        return loaded
+
+    monkeypatch.setattr(Digits, "load", relabelled)
+    assert run(*tiny(), "--out", str(tmp_path / "run")) == 0
+    assert same_training(finished, tmp_path / "run")
+    assert [row["cluster"] for row in rows(finished)] == [row["cluster"] for row in rows(tmp_path / "run")]
+
+
+def test_a_folder_of_images_without_labels_is_clustered_with_its_paths(tmp_path: Path) -> None:
+    images = tmp_path / "images"
+    images.mkdir()
+    for index, image in enumerate(torch.randint(256, (30, 8, 8), dtype=torch.uint8)):
+        Image.fromarray(image.numpy()).save(images / f"{index:02}.png")
+    folder = tmp_path / "run"
+    assert run(*tiny(data="folder", data_root=images, clusters=3), "--out", str(folder)) == 0
+    assert [row["path"] for row in rows(folder)] == [f"{index:02}.png" for index in range(30)]
+    assert "label" not in rows(folder)[0]
+    results = json.loads((folder / "results.json").read_text(encoding="utf-8"))
+    assert results["metrics"] == {}
+    assert results["not_computed"] == dict.fromkeys(["acc", "purity", "nmi", "ari"], "the data set has no labels")
+
+
+def test_a_loss_that_is_not_finite_ends_the_run_and_keeps_the_last_checkpoint(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    iterate = Trainer.iterate
+
+    def diverging(self: Trainer) -> dict[str, torch.Tensor]:
+        terms = iterate(self)
+        return {**terms, "latent": terms["latent"] / 0} if self.iteration >= 3 else terms
+
+    monkeypatch.setattr(Trainer, "iterate", diverging)
+    folder = tmp_path / "run"
+    # The log is written rarely: no checkpoint of a diverged state may be saved in between.
+    assert run(*tiny(log_every=100, eval_every=100), "--out", str(folder)) == 3
+    last = capsys.readouterr().err.splitlines()[-1]
+    assert re.match(r"mpcc-run: error: the latent term is (inf|nan|-inf) at iteration 4: .*--lr.*last checkpoint", last)
+    assert state(folder)["iteration"] == 2
+
+
+def test_every_term_metric_rate_picture_and_histogram_is_in_the_events(finished: Path) -> None:
+    events = EventAccumulator(str(finished)).Reload()
+    tags = events.Tags()
+    parts = {"discriminator", "generator", "encoder", "prior"}
+    assert set(tags["scalars"]) == {
+        *(f"{kind}/{term}" for kind in ("terms", "weighted") for term in TERMS),
+        *(f"metrics/{metric}" for metric in ("acc", "purity", "nmi", "ari")),
+        *(f"learning_rate/{part}" for part in parts),
+        "clusters/used",
+    }
+    assert set(tags["images"]) == {"samples", "reconstructions"}
+    assert tags["histograms"] == ["prior/scales"]
+    assert [event.step for event in events.Scalars("terms/latent")] == [2, 4, 6]
+    assert [event.step for event in events.Scalars("metrics/acc")] == [3, 6]
+    raw, weighted = events.Scalars("terms/latent")[0].value, events.Scalars("weighted/latent")[0].value
+    assert weighted == pytest.approx(raw / 64, rel=1e-5)
+    assert events.Scalars("learning_rate/prior")[0].value == pytest.approx(1.6e-3)
+    assert events.Scalars("metrics/acc")[-1].value == pytest.approx(lines(finished)[-1]["metrics"]["acc"])
+
+
+def test_default_names_of_runs_started_in_the_same_second_differ(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    from mpcc.core.config import resolve
+    from mpcc.core.registry import load_registry
+    from mpcc.core.run_folder import RunFolder
+
+    config = resolve(load_registry([]), [])
+    planned = [RunFolder.plan(None, config) for _ in range(3)]
+    for folder in planned:
+        folder.path = Path("runs/same")
+        folder.create()
+    assert {folder.path.name for folder in planned} == {"same", "same-2", "same-3"}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_ctrl_c_and_sigterm_stop_a_process_with_a_checkpoint_and_one_line(tmp_path: Path, number: int) -> None:
+    command = "from mpcc.core.cli import run_main; run_main()"
+    arguments = [*tiny(iterations=100_000, eval_every=100_000, checkpoint_every=1), "--out", "run"]
+    process = subprocess.Popen(
+        [sys.executable, "-c", command, *arguments],
+        cwd=tmp_path,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        deadline = time.monotonic() + 120
+        while not (tmp_path / "run" / "checkpoints" / "last.pt").exists():
+            assert process.poll() is None, process.communicate()
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+        process.send_signal(number)
+        out, err = process.communicate(timeout=120)
+    finally:
+        process.kill()
+    assert process.returncode == 130, err
+    assert out == ""
+    stopped = err.splitlines()[1:]
+    assert len(stopped) == 1
+    assert re.fullmatch(r"mpcc-run: stopped at iteration \d+; continue with: mpcc-run --resume run", stopped[0])
+    assert state(tmp_path / "run")["iteration"] > 0

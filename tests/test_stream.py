@@ -1,0 +1,108 @@
+"""The stream of real images: what an epoch is, and that two integers say where it stands."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from mpcc.core.errors import InvalidInput
+from mpcc.core.stream import ImageStream
+
+
+def numbered(count: int) -> torch.Tensor:
+    """Images that say which one they are, uint8, shape (count, 1, 2, 2)."""
+    return torch.arange(count, dtype=torch.uint8).view(-1, 1, 1, 1).expand(count, 1, 2, 2).contiguous()
+
+
+def draw(stream: ImageStream, batches: int) -> list[list[int]]:
+    return [stream.next()[:, 0, 0, 0].tolist() for _ in range(batches)]
+
+
+every_size = pytest.mark.parametrize(("count", "batch"), [(10, 5), (10, 3), (7, 7), (9, 5), (4, 1)])
+
+
+@every_size
+def test_an_epoch_shows_each_image_at_most_once_and_drops_the_rest(count: int, batch: int) -> None:
+    stream = ImageStream(numbered(count), batch, seed=0)
+    for epoch in range(4):
+        shown = [image for drawn in draw(stream, count // batch) for image in drawn]
+        assert len(set(shown)) == len(shown) == count - count % batch
+        assert stream.state() == {"epoch": epoch, "position": len(shown)}
+
+
+def test_batches_are_images_of_the_set_as_they_are() -> None:
+    images = torch.randint(256, (11, 3, 4, 4), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    batch = ImageStream(images, 4, seed=1).next()
+    assert (batch.shape, batch.dtype) == ((4, 3, 4, 4), torch.uint8)
+    assert all(any(torch.equal(image, known) for known in images) for image in batch)
+
+
+def test_a_batch_is_a_copy_that_may_be_changed() -> None:
+    images = numbered(6)
+    ImageStream(images, 6, seed=0).next().zero_()
+    assert torch.equal(images, numbered(6))
+
+
+def test_every_image_is_dropped_sooner_or_later_but_none_for_good() -> None:
+    stream = ImageStream(numbered(9), 5, seed=0)
+    epochs = [set(draw(stream, 1)[0]) for _ in range(30)]
+    assert set.union(*epochs) == set(range(9))
+    assert set.intersection(*epochs) == set()
+
+
+def test_every_image_is_equally_likely_to_come_first() -> None:
+    stream = ImageStream(numbered(4), 4, seed=3)
+    first = [batch[0] for batch in draw(stream, 4000)]
+    for image in range(4):
+        assert abs(first.count(image) - 1000) < 5 * (4000 * 0.25 * 0.75) ** 0.5
+
+
+def test_the_seed_fixes_the_order() -> None:
+    orders = {seed: draw(ImageStream(numbered(20), 5, seed), 12) for seed in (0, 1, 2, 2**63 - 1)}
+    for seed, order in orders.items():
+        assert draw(ImageStream(numbered(20), 5, seed), 12) == order
+    assert len({str(order) for order in orders.values()}) == len(orders)
+
+
+def test_neighbouring_seeds_do_not_share_epochs() -> None:
+    epochs = [str(order) for seed in range(10) for order in draw(ImageStream(numbered(30), 30, seed), 10)]
+    assert len(set(epochs)) == 100
+
+
+@every_size
+def test_a_stream_taken_up_anywhere_goes_on_as_if_it_had_not_stopped(count: int, batch: int) -> None:
+    straight = draw(ImageStream(numbered(count), batch, seed=5), 12)
+    for done in range(12):
+        first = ImageStream(numbered(count), batch, seed=5)
+        begun = draw(first, done)
+        second = ImageStream(numbered(count), batch, seed=5)
+        second.restore(first.state())
+        assert begun + draw(second, 12 - done) == straight
+
+
+def test_a_stream_can_be_put_back() -> None:
+    stream = ImageStream(numbered(10), 3, seed=0)
+    draw(stream, 2)
+    state = stream.state()
+    later = draw(stream, 7)
+    stream.restore(state)
+    assert draw(stream, 7) == later
+
+
+def test_the_order_neither_uses_nor_moves_the_global_random_state() -> None:
+    torch.manual_seed(0)
+    expected = draw(ImageStream(numbered(10), 3, seed=4), 9)
+    torch.manual_seed(1)
+    before = torch.get_rng_state()
+    assert draw(ImageStream(numbered(10), 3, seed=4), 9) == expected
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_a_batch_larger_than_the_set_is_refused_with_both_numbers_and_the_remedy() -> None:
+    with pytest.raises(InvalidInput) as caught:
+        ImageStream(numbered(7), 8, seed=0)
+    message = str(caught.value)
+    assert "batch 8" in message
+    assert "7 images" in message
+    assert "--batch 7" in message
+    assert "\n" not in message

@@ -10,8 +10,9 @@ from pathlib import Path
 import pytest
 
 from mpcc.core import cli
-from mpcc.core.config import RunSettings, flag
+from mpcc.core.config import RunSettings, flag, resolve
 from mpcc.core.options import fields
+from mpcc.core.registry import load_registry
 
 # Frozen: a flag that is renamed or lost breaks people's scripts. New ones are added here on purpose.
 FLAGS = {
@@ -55,7 +56,6 @@ def test_help_names_every_flag_and_every_plugin(capsys: pytest.CaptureFixture[st
     status, out, err = run(capsys, "--help")
     assert (status, err) == (0, "")
     words = set(out.replace("│", " ").split())
-    assert FLAGS <= words
     assert {word for word in words if word.startswith("--") and word.strip("-")} == FLAGS
     for name in ("gmm", "biggan8", "biggan16", "biggan32", "digits", "mnist", "omniglot", "folder", "acc", "nmi"):
         assert name in words
@@ -169,3 +169,14 @@ def test_a_reader_that_goes_away_is_no_error() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_default_names_of_runs_started_in_the_same_second_differ() -> None:
+    from mpcc.core.run_folder import RunFolder
+
+    config = resolve(load_registry([]), [])
+    planned = [RunFolder.plan(None, config) for _ in range(3)]
+    for folder in planned:
+        folder.path = Path("runs/same")
+        folder.create()
+    assert {folder.path.name for folder in planned} == {"same", "same-2", "same-3"}

@@ -15,7 +15,6 @@ from importlib import metadata
 from pathlib import Path
 from typing import Annotated, Any
 
-import attrs
 import cyclopts
 from cyclopts import Parameter
 from rich.console import Console
@@ -109,7 +108,6 @@ def run_command(arguments: list[str]) -> int:
     if resume is not None:
         check_resumable(tables)
     config = resolve(registry, [*lower, Layer("flag", tables)], preset)
-    config = absolute_root(config)
     if command.get("dry_run"):
         print(config.to_toml(origins=True), end="")
         return 0
@@ -130,9 +128,9 @@ def train(registry: Registry, config: RunConfig, out: Path | None, resume: Path 
         run.resume(folder)
     else:
         folder.create()
-    description = run.data.description or config.data.name
+    description = run.data.description or f"{config.data.name}: {len(run.data)} images"
     try:
-        print(f"{description}: {len(run.data)} images; run folder {folder.path}", file=sys.stderr)
+        print(f"{description}; run folder {folder.path}", file=sys.stderr)
         results = execute(run, folder, resumed=resume is not None)
     except Stopped as stop:
         print(f"mpcc-run: {stop}", file=sys.stderr)
@@ -153,19 +151,6 @@ def environment_layer() -> Layer:
     """Return what the environment says: the data root."""
     root = os.environ.get(DATA_VARIABLE)
     return Layer(f"${DATA_VARIABLE}", {"run": {"data_root": root}} if root else {})
-
-
-def absolute_root(config: RunConfig) -> RunConfig:
-    """Make the data root absolute, so that config.toml works from any folder."""
-    root = config.run.data_root
-    if root is None:
-        return config
-    try:
-        # A shell leaves the ~ of --data-root=~/data alone.
-        root = root.expanduser().absolute()
-    except RuntimeError as error:
-        raise InvalidInput(f"--data-root {root}: {error}") from error
-    return attrs.evolve(config, run=attrs.evolve(config.run, data_root=root))
 
 
 def check_resumable(tables: dict[str, dict[str, Any]]) -> None:

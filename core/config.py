@@ -20,6 +20,8 @@ from mpcc.core.registry import Registry
 
 __all__ = ["Layer", "PluginChoice", "RunConfig", "RunSettings", "flag", "read_config", "resolve"]
 
+# The name that stands for no preset at all.
+NO_PRESET = "none"
 # The sections of a configuration that name a plugin, and the kind of plugin.
 SECTIONS = {"prior": "prior", "arch": "architecture", "data": "dataset"}
 positive = attrs.validators.gt(0)
@@ -124,7 +126,8 @@ class RunConfig:
         Arguments:
             origins: Whether each line says in a comment where its value came from.
         """
-        text = tomli_w.dumps(self.to_tables())
+        # Every value is here, and what is left out is None: no preset may add to it when it is read again.
+        text = tomli_w.dumps({"preset": NO_PRESET, **self.to_tables()})
         if not origins:
             return text
         lines, section = [], ""
@@ -145,12 +148,13 @@ class Layer:
         tables: Values by section and name.
         strict: Whether an option that the chosen plugin lacks is an error. A preset's is left out instead: it was
             written for another plugin, and the user has chosen this one.
-        spelling: Turns section and name into what the user wrote, for errors.
+        preset: The preset that the source wants to start from, if it names one.
     """
 
     origin: str
     tables: Mapping[str, Mapping[str, Any]]
     strict: bool = True
+    preset: str | None = None
 
     def spelled(self, section: str, name: str) -> str:
         """Return how the user wrote a value, for errors."""
@@ -184,8 +188,11 @@ def read_config(path: Path) -> Layer:
         raise InvalidInput(f"--config {path}: cannot be read: {error.strerror}") from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise InvalidInput(f"--config {path}: not valid TOML: {error}") from error
+    preset = tables.pop("preset", None)
+    if preset is not None and not isinstance(preset, str):
+        raise InvalidInput(f"{path}: preset: expected the name of a preset or {NO_PRESET}, got {preset!r}")
     check_sections(tables, str(path))
-    return Layer(str(path), tables)
+    return Layer(str(path), tables, preset=preset)
 
 
 def check_sections(tables: Mapping[str, Any], origin: str) -> None:
@@ -239,14 +246,17 @@ def resolve(registry: Registry, layers: list[Layer], preset: str | None = None) 
     Arguments:
         registry: Plugins and presets.
         layers: Configuration file and flags, later ones win.
-        preset: Name of the preset; that of the data set if None; no preset at all if ``none``.
+        preset: Name of the preset; if None, the one that a layer names, or else that of the data set; no preset at all
+            if ``none``.
 
     Raises:
         InvalidInput: If a name or a value is not valid; the message names it and the valid ones.
     """
     data = chosen_names(registry, layers)["data"][0]
     registry.entry("dataset", data)
-    found = None if preset == "none" else preset_layer(registry, preset or data, required=preset is not None)
+    for layer in layers:
+        preset = preset or layer.preset
+    found = None if preset == NO_PRESET else preset_layer(registry, preset or data, required=preset is not None)
     if found is not None:
         # Choosing --preset mnist for one's own folder must not choose mnist's images.
         layers = [found, *layers]
@@ -281,6 +291,17 @@ def _section(section: str, described: str, cls: type | None, layers: list[Layer]
                         [f"{section}.{each}" for each in known],
                     )
                 continue
-            values[name] = options.convert(value, known[name], layer.spelled(section, name))
+            converted = options.convert(value, known[name], layer.spelled(section, name))
+            if isinstance(converted, Path):
+                converted = _absolute(converted, layer.spelled(section, name))
+            values[name] = converted
             origins[f"{section}.{name}"] = layer.origin
     return None if cls is None else options.make(cls, values, described)
+
+
+def _absolute(path: Path, where: str) -> Path:
+    """Make a path absolute, so that config.toml works from any folder; a shell leaves the ~ of ``--out=~/x`` alone."""
+    try:
+        return path.expanduser().absolute()
+    except RuntimeError as error:
+        raise InvalidInput(f"{where} {path}: {error}") from error

@@ -76,7 +76,7 @@ def test_hidden_files_and_folders_are_skipped(tmp_path: Path) -> None:
 def test_the_option_path_comes_before_the_data_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     save(tmp_path / "mine" / "a.png")
     monkeypatch.chdir(tmp_path)
-    for path in ("mine", str(tmp_path / "mine")):
+    for path in (Path("mine"), tmp_path / "mine"):
         loaded = Folder(FolderOptions(path=path)).load(4, tmp_path / "other", download=False)
         assert list(loaded.paths) == ["a.png"]
 

@@ -45,10 +45,11 @@ class Digits(Dataset):
         """
         grey, labels = load_digits(return_X_y=True)
         pixels = np.rint(grey * (255 / 16)).astype(np.uint8).reshape(-1, 1, 8, 8)
+        resized = "" if image_size == 8 else f", resized from 8 to {image_size} pixels"
         return ImageSet(
             images=resize_images(torch.from_numpy(pixels), image_size),
             labels=torch.from_numpy(labels.astype(np.int64)),
             class_names=tuple("0123456789"),
             paths=tuple(f"digits#{index}" for index in range(len(pixels))),
-            description=f"digits: {len(pixels)} images of scikit-learn, resized from 8 to {image_size} pixels",
+            description=f"digits: {len(pixels)} images of scikit-learn{resized}",
         )

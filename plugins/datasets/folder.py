@@ -67,7 +67,7 @@ class Folder(Dataset):
             InvalidInput: If there is no such folder, no image in it, an image that cannot be read, or a mixture of grey
                 and colour that no option resolves.
         """
-        folder = require_root(root, "folder") if self.options.path is None else Path(self.options.path).expanduser()
+        folder = require_root(root, "folder") if self.options.path is None else Path(self.options.path)
         if not folder.is_dir():
             what = "is not a folder" if folder.exists() else "does not exist"
             raise InvalidInput(f"{folder} {what}: expected a folder of images{similar_sibling(folder)}")

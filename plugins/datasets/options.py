@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, Literal
 
 import attrs
@@ -80,7 +81,7 @@ class OmniglotOptions:
 class FolderOptions:
     """Options of the data set ``folder``."""
 
-    path: str | None = attrs.field(
+    path: Path | None = attrs.field(
         default=None,
         metadata={"help": "folder of images, or of one subfolder a class (default: the data root itself)"},
     )

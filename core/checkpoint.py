@@ -63,7 +63,8 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
         raise InvalidInput(f"checkpoint {path}: no such file") from error
     except Exception as error:
         # torch.load raises errors of many types for a broken file; all mean the same to the user.
-        raise InvalidInput(f"checkpoint {path}: cannot be read, it is broken or not a checkpoint ({error})") from error
+        cause = " ".join(str(error).split()).partition(". ")[0][:200]
+        raise InvalidInput(f"checkpoint {path}: cannot be read, it is broken or not a checkpoint ({cause})") from error
     if not isinstance(state, dict) or state.get("format_version") != FORMAT_VERSION:
         found = state.get("format_version") if isinstance(state, dict) else type(state).__name__
         raise InvalidInput(f"checkpoint {path}: expected format version {FORMAT_VERSION}, found {found}")

@@ -1,7 +1,8 @@
 """The configuration of one run: frozen, resolved in layers, written to and read from TOML.
 
 Layers, later ones win: defaults of the option classes, defaults of the registry, the preset of the data set, a
-configuration file, flags. Every value remembers which layer it came from.
+configuration file, flags. Every value remembers which layer it came from. A configuration file may name another preset,
+or ``none``, in a line ``preset = "NAME"`` above its tables; the one that a run writes is complete and names ``none``.
 """
 
 from __future__ import annotations
@@ -27,6 +28,11 @@ SECTIONS = {"prior": "prior", "arch": "architecture", "data": "dataset"}
 positive = attrs.validators.gt(0)
 at_least_one = attrs.validators.ge(1)
 not_negative = attrs.validators.ge(0)
+
+
+def _one_or_all(instance: Any, attribute: attrs.Attribute[Any], value: int | str) -> None:
+    if value != "all" and int(value) < 1:
+        raise ValueError(f"must be at least 1 or all, got {value}")
 
 
 def _setting(default: Any, help: str, *, validator: Any = None) -> Any:
@@ -58,11 +64,11 @@ class RunSettings:
     entropy_weight: float | None = _setting(
         None, "weight of the entropy term, 0.01/J if not given", validator=attrs.validators.optional(not_negative)
     )
-    standing_passes: int = _setting(16, "batches for standing statistics", validator=at_least_one)
+    standing_passes: int = _setting(16, "batches, of --batch samples, for standing statistics", validator=at_least_one)
     metrics: str = _setting("all", "metrics to compute, separated by commas, or all")
     eval_every: int = _setting(5000, "iterations between evaluations", validator=at_least_one)
     eval_images: int | Literal["all"] = _setting(
-        "all", "how many images to evaluate, a fixed random choice: a number or all"
+        "all", "how many images to evaluate, a fixed random choice: a number or all", validator=_one_or_all
     )
     checkpoint_every: int = _setting(1000, "iterations between checkpoints", validator=at_least_one)
     log_every: int = _setting(50, "iterations between log entries", validator=at_least_one)
@@ -73,10 +79,6 @@ class RunSettings:
     )
     data_root: Path | None = _setting(None, "folder of the data sets, $MPCC_DATA if not given")
     download: bool = _setting(False, "fetch a missing data set into the data root")
-
-    def __attrs_post_init__(self) -> None:
-        if self.eval_images != "all" and self.eval_images < 1:
-            raise ValueError(f"eval_images must be at least 1 or all, got {self.eval_images}")
 
 
 # What may change when a run is resumed: nothing that the training depends on.
@@ -135,6 +137,8 @@ class RunConfig:
             if line.startswith("["):
                 section = line.strip("[]")
             key = f"{section}.{line.partition(' = ')[0]}"
+            if line.startswith("preset = "):
+                line = f"{line:<40} # what follows is complete: no preset adds to it"
             lines.append(f"{line:<40} # {self.origins[key]}" if key in self.origins else line)
         return "\n".join(lines) + "\n"
 
@@ -254,8 +258,8 @@ def resolve(registry: Registry, layers: list[Layer], preset: str | None = None) 
     """
     data = chosen_names(registry, layers)["data"][0]
     registry.entry("dataset", data)
-    for layer in layers:
-        preset = preset or layer.preset
+    for layer in reversed(layers):
+        preset = layer.preset if preset is None else preset
     found = None if preset == NO_PRESET else preset_layer(registry, preset or data, required=preset is not None)
     if found is not None:
         # Choosing --preset mnist for one's own folder must not choose mnist's images.

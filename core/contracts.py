@@ -25,7 +25,8 @@ class Prior(nn.Module, abc.ABC):
     A subclass says what one component is; sampling, densities, entropies and responsibilities are derived here from
     that one distribution object, so that they cannot disagree. All arithmetic is in the dtype of the parameters.
 
-    A plugin's constructor takes ``(clusters, latent_dim, options)``.
+    A plugin's constructor takes ``(clusters, latent_dim, options)``. Every parameter is trained: what is fixed is
+    registered as a buffer.
     """
 
     clusters: int
@@ -41,7 +42,10 @@ class Prior(nn.Module, abc.ABC):
 
     @abc.abstractmethod
     def weights(self) -> Tensor:
-        """Return phi = p(y), shape (K,), positive and summing to 1."""
+        """Return phi = p(y), shape (K,), positive and summing to 1, on the device of the parameters or buffers.
+
+        Labels are drawn from it without a gradient: for now phi has to be fixed.
+        """
 
     @abc.abstractmethod
     def encoder_distribution(self, loc: Tensor, raw_scale: Tensor) -> Distribution:
@@ -103,7 +107,7 @@ class Networks:
 class Architecture(abc.ABC):
     """Builds the networks for images of one size.
 
-    A plugin's constructor takes ``(options,)``.
+    A plugin's constructor takes ``(options,)``. Every parameter is trained: what is fixed is registered as a buffer.
 
     Attributes:
         image_size: R, the only image size that the networks take; data sets resize to it.
@@ -186,7 +190,9 @@ class Evaluation:
 
 
 class Metric(abc.ABC):
-    """A score of one evaluation. A plugin's constructor takes ``(options,)``.
+    """A score of one evaluation.
+
+    A plugin's constructor takes ``(options,)``; a metric's options come from its registration, they have no flags.
 
     Attributes:
         needs_labels: Whether it is left out when the data set has no labels.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import difflib
 import inspect
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -14,7 +15,7 @@ from cyclopts import Group, Parameter
 
 from mpcc.core import options
 from mpcc.core.config import SECTIONS, RunConfig, RunSettings, flag
-from mpcc.core.errors import InvalidInput, unknown_name
+from mpcc.core.errors import InvalidInput
 from mpcc.core.registry import Registry
 
 __all__ = ["COMMAND_FLAGS", "command_line", "early_flags", "full_signature", "parse"]
@@ -28,7 +29,11 @@ COMMAND_FLAGS: dict[str, tuple[str, Any, str]] = {
         Path | None,
         "configuration file, such as the config.toml of a run folder; flags override it",
     ),
-    "preset": ("--preset", str | None, "preset to start from, that of the data set by default; none for no preset"),
+    "preset": (
+        "--preset",
+        str | None,
+        "preset to start from, none for none; by default that of --config or of the data set",
+    ),
     "out": ("--out", Path | None, "run folder, a new one; by default a unique name below runs/"),
     "resume": ("--resume", Path | None, "continue the run in this folder from its newest checkpoint"),
     "dry_run": ("--dry-run", bool, "print the configuration and where each value comes from; write nothing"),
@@ -76,7 +81,7 @@ def full_signature(registry: Registry, base: RunConfig) -> tuple[inspect.Signatu
                 group=group,
                 converter=convert,
                 negative="",
-                show_default=default not in (None, False),
+                show_default=default is not None and default is not False,
                 show_choices=True,
             ),
         ]
@@ -160,7 +165,10 @@ def in_one_line(app: cyclopts.App, error: cyclopts.CycloptsError) -> InvalidInpu
     token = getattr(error, "token", None)
     given = "" if token is None else token.keyword or token.value
     if isinstance(error, cyclopts.UnknownOptionError):
-        return unknown_name("option", given, names)
+        # Some forty flags would bury the nearest one.
+        close = difflib.get_close_matches(given, names, n=1, cutoff=0.5)
+        hint = f"did you mean {close[0]!r}? (all flags: --help)" if close else "expected one of those that --help lists"
+        return InvalidInput(f"unknown option {given!r}: {hint}")
     if isinstance(error, cyclopts.UnusedCliTokensError):
         return InvalidInput(f"unexpected {' '.join(error.unused_tokens or [])!r}: expected flags, each with its value")
     spelled = error.argument.names[0] if error.argument is not None else given

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from mpcc.core.contracts import Networks, Prior
+from mpcc.core.errors import PluginError
 from mpcc.core.spectral_norm import power_iteration
 
 __all__ = ["Model", "standing_generator", "to_pixels", "to_unit_range", "trainable"]
@@ -35,15 +36,33 @@ class Model:
 
     @classmethod
     def assemble(cls, prior: Prior, networks: Networks, device: torch.device) -> Model:
-        """Move the parts to a device, freeze all of them (a phase thaws what it trains) and copy the generator."""
-        for part in (prior, networks.generator, networks.discriminator, networks.encoder):
+        """Move the parts to a device, freeze all of them (a phase thaws what it trains) and copy the generator.
+
+        Raises:
+            PluginError: If a part has a parameter that is not to be trained, or weights on another device.
+        """
+        parts = (prior, networks.generator, networks.discriminator, networks.encoder)
+        # All are looked at before the first is frozen: discriminator and encoder share parameters.
+        for part in parts:
+            for name, parameter in part.named_parameters():
+                if not parameter.requires_grad:
+                    raise PluginError(
+                        f"{type(part).__name__}.{name} is a parameter that asks for no gradient: every parameter is "
+                        "trained, register what is fixed as a buffer"
+                    )
+        for part in parts:
             part.to(device).train().requires_grad_(False)
+        if prior.weights().device.type != device.type:
+            raise PluginError(
+                f"{type(prior).__name__}.weights() is on {prior.weights().device}, the run on {device}: "
+                "make it from parameters or buffers, which move along"
+            )
         return cls(prior, networks, copy.deepcopy(networks.generator))
 
     @property
     def device(self) -> torch.device:
         """Where the parameters are."""
-        return self.prior.weights().device
+        return next(self.networks.generator.parameters()).device
 
     def parts(self) -> dict[str, nn.Module]:
         """Return the modules under the names that checkpoints use."""

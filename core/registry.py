@@ -30,7 +30,7 @@ ENTRY_POINT_GROUP = "mpcc"
 STRICT_VARIABLE = "MPCC_STRICT_PLUGINS"
 BUILT_IN_FILE = Path(__file__).resolve().parents[1] / "registry.toml"
 
-# The plural that hooks and registry.toml use, and the contract that a class of that kind must fulfil.
+# The contract that a class of each kind must fulfil; hooks and registry.toml use the plural.
 KINDS = {"prior": "Prior", "architecture": "Architecture", "dataset": "Dataset", "metric": "Metric"}
 
 
@@ -274,7 +274,7 @@ def registrations(
                 summary: str,
                 options: str | None = None,
                 defaults: Mapping[str, Any] | None = None,
-                api_version: int = API_VERSION,
+                api_version: int = 1,
                 kind: str = kind,
             ) -> None:
                 check_registration(kind, name, target, summary, options, api_version)

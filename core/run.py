@@ -8,6 +8,7 @@ import shlex
 import signal
 import threading
 import time
+import tomllib
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from importlib import metadata
@@ -17,10 +18,11 @@ from typing import Any
 import attrs
 import torch
 
+from mpcc.core.assembly import check_images, choose_device, choose_metrics, differences
 from mpcc.core.checkpoint import load_checkpoint, random_states, restore_random_states, save_checkpoint
 from mpcc.core.config import SECTIONS, RunConfig
 from mpcc.core.contracts import ImageSet, Metric
-from mpcc.core.errors import InvalidInput, PluginError, TrainingDiverged, unknown_name
+from mpcc.core.errors import InvalidInput, TrainingDiverged
 from mpcc.core.evaluation import choose_images, draw_pictures, evaluate, own_randomness, score
 from mpcc.core.matching import TermWeights
 from mpcc.core.model import Model
@@ -82,8 +84,13 @@ class Run:
         architecture = entries["arch"].load()(config.arch.options)
         metrics = choose_metrics(registry, settings.metrics)
         dataset = entries["data"].load()(config.data.options)
-        data = dataset.load(architecture.image_size, settings.data_root, settings.download)
-        check_images(data, architecture, entries["data"].described(), config)
+        described = entries["data"].described()
+        try:
+            data = dataset.load(architecture.image_size, settings.data_root, settings.download)
+        except OSError as error:
+            named = f" {error.filename}" if error.filename else ""
+            raise InvalidInput(f"{described}: cannot read{named}: {error.strerror or error}") from error
+        check_images(data, architecture, described, config)
         torch.manual_seed(settings.seed)
         prior = entries["prior"].load()(settings.clusters, settings.latent_dim, config.prior.options)
         channels = data.images.shape[1]
@@ -131,6 +138,12 @@ class Run:
             raise InvalidInput(
                 f"--resume {folder.path}: plugins have changed: {', '.join(changed) or 'more than before'}"
             )
+        changed = differences(tomllib.loads(state["config"]), self.config.to_tables())
+        if changed:
+            raise InvalidInput(
+                f"--resume {folder.path}: config.toml is not that of the checkpoint: {'; '.join(changed)}; "
+                "put it back, or start a new run with --config"
+            )
         if state["images"] != list(self.data.images.shape):
             raise InvalidInput(
                 f"--resume {folder.path}: the data set has changed: expected images of shape {state['images']}, "
@@ -140,7 +153,7 @@ class Run:
             self.trainer.restore(state)
             restore_random_states(state["random"])
         except (KeyError, ValueError, RuntimeError, TypeError, AttributeError) as error:
-            text = str(error).splitlines()[0]
+            text = " ".join(str(error).split())[:300]
             raise InvalidInput(f"--resume {folder.path}: the checkpoint does not fit config.toml: {text}") from error
         self.seconds = state["seconds"]
 
@@ -174,8 +187,8 @@ def execute(run: Run, folder: RunFolder, *, resumed: bool) -> dict[str, Any]:
     """
     settings, trainer = run.config.run, run.trainer
     start = trainer.iteration
-    folder.write_config(run.config)
     folder.cut_metrics(start)
+    folder.write_config(run.config)
     events = EventLog(folder.path, trainer.weights, purge_step=start + 1 if resumed else None)
     results: dict[str, Any] = {}
     clock = time.monotonic() - run.seconds
@@ -197,9 +210,10 @@ def execute(run: Run, folder: RunFolder, *, resumed: bool) -> dict[str, Any]:
                 if logging:
                     log_losses(events, trainer, values)
                 if evaluating:
-                    results = report(run, folder, events, display, pictures=True)
+                    results = report(run, folder, events, display)
                     run.seconds = time.monotonic() - clock
                 if saving:
+                    check_parameters(trainer, folder)
                     save_checkpoint(folder.checkpoint, run.state())
                     events.flush()
                 if stopping:
@@ -227,15 +241,29 @@ def finite(terms: Mapping[str, torch.Tensor], iteration: int, folder: RunFolder)
     return values
 
 
+def check_parameters(trainer: Trainer, folder: RunFolder) -> None:
+    """Check every parameter before it is saved over a good checkpoint.
+
+    Raises:
+        TrainingDiverged: If one of them is not finite.
+    """
+    for part, module in trainer.model.parts().items():
+        for name, parameter in module.named_parameters():
+            if not bool(torch.isfinite(parameter).all()):
+                kept = f"; the last checkpoint is kept: {folder.checkpoint}" if folder.checkpoint.exists() else ""
+                raise TrainingDiverged(
+                    f"parameter {name} of the {part} is not finite at iteration {trainer.iteration}: training has "
+                    f"diverged; lower --lr or --prior-lr{kept}"
+                )
+
+
 def log_losses(events: EventLog, trainer: Trainer, values: Mapping[str, float]) -> None:
     """Log the terms and the step sizes."""
     rates = {name: optimizer.param_groups[0]["lr"] for name, optimizer in trainer.optimizers.items()}
     events.losses(trainer.iteration, values, rates)
 
 
-def report(
-    run: Run, folder: RunFolder, events: EventLog, display: ProgressDisplay, *, pictures: bool
-) -> dict[str, Any]:
+def report(run: Run, folder: RunFolder, events: EventLog, display: ProgressDisplay) -> dict[str, Any]:
     """Evaluate; write scores, pictures and assignments; return the contents of ``results.json``."""
     settings, trainer = run.config.run, run.trainer
     # Of the run's seed alone: the noise behind the pictures is the same at every evaluation.
@@ -249,19 +277,18 @@ def report(
     display.scores(trainer.iteration, scores, used, evaluation.clusters)
     events.scores(trainer.iteration, scores, used)
     events.scales(trainer.iteration, trainer.model.prior.scales())
-    if pictures:
-        drawn = draw_pictures(
-            trainer.model,
-            run.data,
-            run.indices,
-            evaluation,
-            passes=settings.standing_passes,
-            batch=settings.batch,
-            seed=settings.seed,
-        )
-        events.pictures(trainer.iteration, drawn)
-        folder.write_picture("samples", sample_sheet(drawn))
-        folder.write_picture("reconstructions", reconstruction_sheet(drawn))
+    drawn = draw_pictures(
+        trainer.model,
+        run.data,
+        run.indices,
+        evaluation,
+        passes=settings.standing_passes,
+        batch=settings.batch,
+        seed=settings.seed,
+    )
+    events.pictures(trainer.iteration, drawn)
+    folder.write_picture("samples", sample_sheet(drawn))
+    folder.write_picture("reconstructions", reconstruction_sheet(drawn))
     folder.write_assignments(run.data, run.indices, evaluation)
     results = {
         "metrics": scores,
@@ -279,68 +306,6 @@ def report(
     }
     folder.write_results(results)
     return results
-
-
-def choose_device(name: str) -> torch.device:
-    """Return the device of a name.
-
-    Raises:
-        InvalidInput: If CUDA is asked for and not there.
-    """
-    available = torch.cuda.is_available()
-    if name == "cuda" and not available:
-        raise InvalidInput("--device cuda: no CUDA device is available; nearest valid choice: --device cpu")
-    return torch.device("cuda", torch.cuda.current_device()) if name != "cpu" and available else torch.device("cpu")
-
-
-def choose_metrics(registry: Registry, names: str) -> dict[str, Metric]:
-    """Return the metrics by name for ``all`` or a list separated by commas.
-
-    Raises:
-        InvalidInput: If one does not exist.
-    """
-    known = registry.names("metric")
-    wanted = known if names == "all" else [name.strip() for name in names.split(",")]
-    for name in wanted:
-        if name not in known:
-            raise unknown_name("metric", name, ["all", *known])
-    chosen: dict[str, Metric] = {}
-    for name in wanted:
-        entry = registry.entry("metric", name)
-        options = entry.options_class()
-        chosen[name] = entry.load()(options(**entry.defaults) if options else None)
-    return chosen
-
-
-def check_images(data: ImageSet, architecture: Any, described: str, config: RunConfig) -> None:
-    """Check that a data set gives what the architecture takes and the run needs.
-
-    Raises:
-        PluginError: If the data set breaks its contract.
-        InvalidInput: If there are too few images or the channels don't fit.
-    """
-    images, size = data.images, architecture.image_size
-    if images.dtype != torch.uint8 or images.dim() != 4:
-        raise PluginError(f"{described}: expected uint8 images (N, D, R, R), got {images.dtype} {tuple(images.shape)}")
-    count, channels, *shape = images.shape
-    if shape != [size, size]:
-        raise InvalidInput(
-            f"{described} gave images of {shape[1]}x{shape[0]} pixels; "
-            f"architecture {config.arch.name!r} takes {size}x{size}"
-        )
-    if architecture.channels is not None and channels not in architecture.channels:
-        raise InvalidInput(
-            f"{described} gave images with {channels} channels; architecture {config.arch.name!r} takes "
-            f"{' or '.join(map(str, architecture.channels))}"
-        )
-    for name, values in (("labels", data.labels), ("paths", data.paths or None)):
-        if values is not None and len(values) != count:
-            raise PluginError(f"{described}: expected {count} {name}, one an image, got {len(values)}")
-    if config.run.clusters > count:
-        raise InvalidInput(
-            f"--clusters {config.run.clusters} is more than the {count} images of the data set "
-            f"(nearest valid choice: --clusters {count})"
-        )
 
 
 def versions() -> dict[str, str]:

@@ -163,7 +163,12 @@ class RunFolder:
         if not self.metrics.exists():
             return
         lines = self.metrics.read_text(encoding="utf-8").splitlines(keepends=True)
-        kept = [line for line in lines if line.endswith("\n") and json.loads(line)["iteration"] <= iteration]
+        try:
+            kept = [line for line in lines if line.endswith("\n") and json.loads(line)["iteration"] <= iteration]
+        except (ValueError, KeyError, TypeError) as error:
+            raise InvalidInput(
+                f"{self.metrics} is damaged: expected one JSON object with an iteration on each line ({error})"
+            ) from error
         write_whole(self.metrics, "".join(kept).encode())
 
     def write_assignments(self, data: ImageSet, indices: Tensor, evaluation: Evaluation) -> None:

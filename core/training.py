@@ -75,8 +75,10 @@ class Trainer:
             "discriminator": adam(networks.discriminator.parameters(), schedule.lr),
             "generator": adam(networks.generator.parameters(), schedule.lr),
             "encoder": adam(networks.encoder.parameters(), schedule.lr),
-            "prior": adam(model.prior.parameters(), schedule.prior_lr),
         }
+        # A fixed prior has buffers only, and Adam refuses an empty list.
+        if any(True for _ in model.prior.parameters()):
+            self.optimizers["prior"] = adam(model.prior.parameters(), schedule.prior_lr)
 
     def iterate(self) -> dict[str, Tensor]:
         """Carry out one iteration.
@@ -120,11 +122,12 @@ class Trainer:
         return loss.terms
 
     def _update(self, loss: Loss, *names: str) -> None:
-        for name in names:
-            self.optimizers[name].zero_grad(set_to_none=True)
+        optimizers = [self.optimizers[name] for name in names if name in self.optimizers]
+        for optimizer in optimizers:
+            optimizer.zero_grad(set_to_none=True)
         loss.objective.backward()  # type: ignore[no-untyped-call]
-        for name in names:
-            self.optimizers[name].step()
+        for optimizer in optimizers:
+            optimizer.step()
 
     def state(self) -> dict[str, Any]:
         """Return everything that the next iteration depends on, random states aside."""

@@ -134,8 +134,8 @@ def test_loading_twice_gives_the_same_and_leaves_the_random_state_alone(make: Ma
 
 
 @pytest.mark.parametrize("data", [MNIST(MNISTOptions()), Omniglot(OmniglotOptions()), Folder(FolderOptions())])
-def test_without_a_data_folder_the_error_names_both_ways_to_give_one(data: Dataset) -> None:
-    with pytest.raises(InvalidInput, match=r"pass --data-root DIR or set MPCC_DATA"):
+def test_without_a_data_folder_the_error_says_how_to_give_one(data: Dataset) -> None:
+    with pytest.raises(InvalidInput, match=r"pass --data(-root DIR or set MPCC_DATA|\.path DIR)"):
         data.load(32, None, download=False)
 
 

@@ -15,7 +15,8 @@ from sklearn.datasets import load_digits
 from mpcc.core.cli import main, run_main
 from mpcc.core.registry import load_registry
 
-README = (Path(__file__).resolve().parents[1] / "README.md").read_text(encoding="utf-8")
+ROOT = Path(__file__).resolve().parents[1]
+README = (ROOT / "README.md").read_text(encoding="utf-8")
 
 
 def use_commands() -> list[list[str]]:
@@ -81,6 +82,12 @@ def test_other_commands_exist() -> None:
 def test_the_table_of_plugins_is_the_registry() -> None:
     rows = re.findall(r"^\| `(\w+)` \| (prior|architecture|dataset|metric) \| (.*) \|$", README, re.MULTILINE)
     assert rows == [(entry.name, entry.kind, entry.summary) for entry in load_registry(()).all_entries()]
+
+
+def test_every_linked_file_exists_and_nothing_is_left_to_be_filled_in() -> None:
+    for target in re.findall(r"\]\(([^)]+)\)", README):
+        assert target.startswith("https://") or (ROOT / target).exists(), target
+    assert "PLACEHOLDER" not in README
 
 
 def test_the_named_presets_are_those_of_the_registry() -> None:

@@ -67,7 +67,8 @@ class Folder(Dataset):
             InvalidInput: If there is no such folder, no image in it, an image that cannot be read, or a mixture of grey
                 and colour that no option resolves.
         """
-        folder = require_root(root, "folder") if self.options.path is None else Path(self.options.path)
+        given = self.options.path
+        folder = require_root(root, "folder", "--data.path DIR") if given is None else Path(given)
         if not folder.is_dir():
             what = "is not a folder" if folder.exists() else "does not exist"
             raise InvalidInput(f"{folder} {what}: expected a folder of images{similar_sibling(folder)}")

@@ -12,12 +12,13 @@ __all__ = ["download_failed", "missing_file", "require_root", "similar_sibling"]
 _OTHER_ROOT = "--data-root DIR or MPCC_DATA to name a folder that has it"
 
 
-def require_root(root: Path | None, data: str) -> Path:
+def require_root(root: Path | None, data: str, instead: str = "--data-root DIR or set MPCC_DATA") -> Path:
     """Return the data folder.
 
     Arguments:
         root: The user's data folder, or None.
         data: The name of the data set, for the message.
+        instead: What to pass, for the message.
 
     Raises:
         InvalidInput: If there is no data folder.
@@ -28,7 +29,7 @@ def require_root(root: Path | None, data: str) -> Path:
         mpcc.core.errors.InvalidInput: data set mnist needs a data folder: pass --data-root DIR or set MPCC_DATA
     """
     if root is None:
-        raise InvalidInput(f"data set {data} needs a data folder: pass --data-root DIR or set MPCC_DATA")
+        raise InvalidInput(f"data set {data} needs a data folder: pass {instead}")
     return root.expanduser()
 
 

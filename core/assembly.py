@@ -1,0 +1,113 @@
+"""What a run is put together from: device, metrics, and checks that the parts fit each other and the past."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+
+from mpcc.core import options
+from mpcc.core.config import RESUMABLE, RunConfig
+from mpcc.core.contracts import ImageSet, Metric
+from mpcc.core.errors import InvalidInput, PluginError, unknown_name
+from mpcc.core.registry import Registry
+
+__all__ = ["check_images", "choose_device", "choose_metrics", "differences"]
+
+
+def choose_device(name: str) -> torch.device:
+    """Return the device of a name.
+
+    Raises:
+        InvalidInput: If CUDA is asked for and not there.
+    """
+    available = torch.cuda.is_available()
+    if name == "cuda" and not available:
+        raise InvalidInput("--device cuda: no CUDA device is available; nearest valid choice: --device cpu")
+    return torch.device("cuda", torch.cuda.current_device()) if name != "cpu" and available else torch.device("cpu")
+
+
+def choose_metrics(registry: Registry, names: str) -> dict[str, Metric]:
+    """Return the metrics by name for ``all`` or a list separated by commas.
+
+    Raises:
+        InvalidInput: If one does not exist.
+    """
+    known = registry.names("metric")
+    wanted = known if names == "all" else [name.strip() for name in names.split(",")]
+    for name in wanted:
+        if name not in known:
+            raise unknown_name("metric", name, ["all", *known])
+    chosen: dict[str, Metric] = {}
+    for name in wanted:
+        entry = registry.entry("metric", name)
+        cls = entry.options_class()
+        values: Any = None
+        if cls is not None:
+            # Metrics have no flags; what the registration says is converted as strictly as if a user had said it.
+            fields = options.fields(cls)
+            unknown = [option for option in entry.defaults if option not in fields]
+            if unknown:
+                raise unknown_name(f"option of {entry.described()}:", unknown[0], fields)
+            given = {option: options.convert(value, fields[option], option) for option, value in entry.defaults.items()}
+            values = options.make(cls, given, entry.described())
+        chosen[name] = entry.load()(values)
+    return chosen
+
+
+def check_images(data: ImageSet, architecture: Any, described: str, config: RunConfig) -> None:
+    """Check that a data set gives what the architecture takes and the run needs.
+
+    Raises:
+        PluginError: If the data set breaks its contract.
+        InvalidInput: If there are too few images or the channels don't fit.
+    """
+    images, size = data.images, architecture.image_size
+    if images.dtype != torch.uint8 or images.dim() != 4:
+        raise PluginError(f"{described}: expected uint8 images (N, D, R, R), got {images.dtype} {tuple(images.shape)}")
+    count, channels, *shape = images.shape
+    if shape != [size, size]:
+        raise InvalidInput(
+            f"{described} gave images of {shape[1]}x{shape[0]} pixels; "
+            f"architecture {config.arch.name!r} takes {size}x{size}"
+        )
+    if architecture.channels is not None and channels not in architecture.channels:
+        raise InvalidInput(
+            f"{described} gave images with {channels} channels; architecture {config.arch.name!r} takes "
+            f"{' or '.join(map(str, architecture.channels))}"
+        )
+    for name, values in (("labels", data.labels), ("paths", data.paths or None)):
+        if values is not None and len(values) != count:
+            raise PluginError(f"{described}: expected {count} {name}, one an image, got {len(values)}")
+    if data.labels is not None:
+        highest = len(data.class_names) - 1 if data.class_names else None
+        found = (int(data.labels.min()), int(data.labels.max()))
+        if data.labels.dtype != torch.int64 or found[0] < 0 or (highest is not None and found[1] > highest):
+            expected = "0 or more" if highest is None else f"in 0..{highest}"
+            raise PluginError(
+                f"{described}: expected int64 labels {expected}, got {data.labels.dtype} in {found[0]}..{found[1]}"
+            )
+    if config.run.clusters > count:
+        raise InvalidInput(
+            f"--clusters {config.run.clusters} is more than the {count} images of the data set "
+            f"(nearest valid choice: --clusters {count})"
+        )
+
+
+def differences(saved: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
+    """Return what differs between two configurations, of what may not change on resume, e.g. ``run.lr was 0.1, is 1``.
+
+    Arguments:
+        saved: Tables of the checkpoint's configuration.
+        now: Tables of the present one.
+    """
+    found = []
+    for section in now:
+        before, after = saved.get(section, {}), now[section]
+        for name in sorted({*before, *after}):
+            if section == "run" and name in RESUMABLE:
+                continue
+            if before.get(name) != after.get(name):
+                found.append(f"{section}.{name} was {before.get(name)}, is {after.get(name)}")
+    return found

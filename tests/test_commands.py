@@ -66,10 +66,8 @@ def test_every_setting_has_its_flag() -> None:
 
 
 def test_help_shows_a_default_of_zero(capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(SystemExit):
-        run_main(["--help"])
-    shown = " ".join(capsys.readouterr().out.split())
-    assert "random seed [default: 0]" in shown
+    _, out, _ = run(capsys, "--help")
+    assert "random seed [default: 0]" in " ".join(out.split())
 
 
 def test_help_shows_the_options_of_the_chosen_plugins(capsys: pytest.CaptureFixture[str]) -> None:

@@ -39,7 +39,7 @@ __all__ = ["Run", "Stopped", "execute"]
 # What a checkpoint holds: the trainer's state, and what `Run.state` adds.
 CONTENTS = (
     *("iteration", "stream", "parts", "optimizers"),
-    *("random", "images", "plugins", "versions", "config", "seconds"),
+    *("random", "images", "plugins", "versions", "config", "seconds", "evaluation_seconds"),
 )
 
 
@@ -58,7 +58,8 @@ class Run:
         metrics: By name.
         indices: The images to be evaluated.
         plugins: Name, distribution and version of every plugin in use.
-        seconds: Wall-clock time spent in training and evaluation so far.
+        started: The monotonic clock's time at which the run began; for a resumed run, as if it had never paused.
+        evaluation_seconds: Of `seconds`, those spent in evaluations.
     """
 
     config: RunConfig
@@ -67,7 +68,13 @@ class Run:
     metrics: Mapping[str, Metric]
     indices: torch.Tensor
     plugins: dict[str, str]
-    seconds: float = 0.0
+    started: float = attrs.field(factory=time.monotonic)
+    evaluation_seconds: float = 0.0
+
+    @property
+    def seconds(self) -> float:
+        """Wall-clock time spent in training and evaluations so far."""
+        return time.monotonic() - self.started
 
     @classmethod
     def assemble(cls, registry: Registry, config: RunConfig) -> Run:
@@ -155,7 +162,8 @@ class Run:
         except (KeyError, ValueError, RuntimeError, TypeError, AttributeError) as error:
             text = " ".join(str(error).split())[:300]
             raise InvalidInput(f"--resume {folder.path}: the checkpoint does not fit config.toml: {text}") from error
-        self.seconds = state["seconds"]
+        self.started = time.monotonic() - state["seconds"]
+        self.evaluation_seconds = state["evaluation_seconds"]
 
     def state(self) -> dict[str, Any]:
         """Return the full state for a checkpoint."""
@@ -167,6 +175,7 @@ class Run:
             "versions": versions(),
             "config": self.config.to_toml(),
             "seconds": self.seconds,
+            "evaluation_seconds": self.evaluation_seconds,
         }
 
 
@@ -191,7 +200,6 @@ def execute(run: Run, folder: RunFolder, *, resumed: bool) -> dict[str, Any]:
     folder.write_config(run.config)
     events = EventLog(folder.path, trainer.weights, purge_step=start + 1 if resumed else None)
     results: dict[str, Any] = {}
-    clock = time.monotonic() - run.seconds
     try:
         with stop_requests() as stop, ProgressDisplay(settings.iterations, start) as display:
             while trainer.iteration < settings.iterations:
@@ -199,7 +207,6 @@ def execute(run: Run, folder: RunFolder, *, resumed: bool) -> dict[str, Any]:
                 done = trainer.iteration
                 last = done == settings.iterations
                 display.advance()
-                run.seconds = time.monotonic() - clock
                 logging = done % settings.log_every == 0 or last
                 evaluating = done % settings.eval_every == 0 or last
                 # Asked once: a request that comes later in this iteration waits for the next one and its checkpoint.
@@ -211,7 +218,6 @@ def execute(run: Run, folder: RunFolder, *, resumed: bool) -> dict[str, Any]:
                     log_losses(events, trainer, values)
                 if evaluating:
                     results = report(run, folder, events, display)
-                    run.seconds = time.monotonic() - clock
                 if saving:
                     check_parameters(trainer, folder)
                     save_checkpoint(folder.checkpoint, run.state())
@@ -266,6 +272,7 @@ def log_losses(events: EventLog, trainer: Trainer, values: Mapping[str, float]) 
 def report(run: Run, folder: RunFolder, events: EventLog, display: ProgressDisplay) -> dict[str, Any]:
     """Evaluate; write scores, pictures and assignments; return the contents of ``results.json``."""
     settings, trainer = run.config.run, run.trainer
+    training_seconds = run.seconds - run.evaluation_seconds
     # Of the run's seed alone: the noise behind the pictures is the same at every evaluation.
     with own_randomness(settings.seed, trainer.model.device):
         evaluation = evaluate(trainer.model, run.data, run.indices)
@@ -290,12 +297,14 @@ def report(run: Run, folder: RunFolder, events: EventLog, display: ProgressDispl
     folder.write_picture("samples", sample_sheet(drawn))
     folder.write_picture("reconstructions", reconstruction_sheet(drawn))
     folder.write_assignments(run.data, run.indices, evaluation)
+    run.evaluation_seconds = run.seconds - training_seconds
     results = {
         "metrics": scores,
         "not_computed": {name: "the data set has no labels" for name in run.metrics if name not in scores},
         "iterations": trainer.iteration,
         "seconds": round(run.seconds, 3),
-        "iterations_per_second": round(trainer.iteration / run.seconds, 3),
+        "evaluation_seconds": round(run.evaluation_seconds, 3),
+        "iterations_per_second": round(trainer.iteration / training_seconds, 3),
         "evaluated": evaluated,
         "clusters": {"total": evaluation.clusters, "used": used, "sizes": sizes.tolist()},
         "seed": settings.seed,

@@ -6,8 +6,10 @@ Letters in shapes: N images in a batch or data set, K clusters, J latent dimensi
 from __future__ import annotations
 
 import abc
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Literal
 
 import attrs
 import torch
@@ -23,14 +25,21 @@ class Prior(nn.Module, abc.ABC):
     .. math:: p(z, y) = \phi_y \, p(z \mid y), \qquad q(y \mid z) = \phi_y p(z|y) / \sum_k \phi_k p(z|k)
 
     A subclass says what one component is; sampling, densities, entropies and responsibilities are derived here from
-    that one distribution object, so that they cannot disagree. All arithmetic is in the dtype of the parameters.
+    that one distribution object, so that they cannot disagree. All arithmetic is in the dtype of the parameters, under
+    mixed precision too: half precision has no Student-t sampler and overflows in heavy tails.
 
     A plugin's constructor takes ``(clusters, latent_dim, options)``. Every parameter is trained: what is fixed is
-    registered as a buffer.
+    registered as a buffer. `mpcc.core.mixture.LocationScaleMixture` has the state that most priors share.
+
+    Attributes:
+        entropy_kind: What `entropies` returns: the ``closed-form`` entropies, a ``lower-bound`` on them (the loss then
+            bounds the divergence from above; supplement B.2), or ``none`` if the family has neither. A run refuses
+            ``none`` unless its user asks for a Monte Carlo estimate.
     """
 
     clusters: int
     latent_dim: int
+    entropy_kind: Literal["closed-form", "lower-bound", "none"] = "closed-form"
 
     @abc.abstractmethod
     def component(self, y: Tensor) -> Distribution:
@@ -44,47 +53,86 @@ class Prior(nn.Module, abc.ABC):
     def weights(self) -> Tensor:
         """Return phi = p(y), shape (K,), positive and summing to 1, on the device of the parameters or buffers.
 
-        Labels are drawn from it without a gradient: for now phi has to be fixed.
+        Made from parameters, phi is trained: drawing y has no gradient, so every term is multiplied by `label_ratio`.
         """
 
     @abc.abstractmethod
     def encoder_distribution(self, loc: Tensor, raw_scale: Tensor) -> Distribution:
         """Return q(z|x) from the encoder's two heads: batch shape (N,), event shape (J,).
 
+        Its tails must be heavy enough for E_p |log q(z|x)| to be finite: a Normal q needs a prior with a variance.
+
         Arguments:
             loc: Location head, shape (N, J).
             raw_scale: Scale head, any real numbers (a log-variance for a Normal), shape (N, J).
         """
+
+    def input_map(self, z: Tensor) -> Tensor:
+        """Map z elementwise and strictly monotonically on its way into the generator; densities never see it."""
+        return z
+
+    def log_weights(self) -> Tensor:
+        """Return log phi, shape (K,)."""
+        return self.weights().log()
 
     def sample_labels(self, count: int) -> Tensor:
         """Draw ``count`` labels y ~ p(y), shape (count,), from torch's global random state."""
         return torch.multinomial(self.weights().detach(), count, replacement=True)
 
     def sample(self, count: int) -> tuple[Tensor, Tensor]:
-        """Draw (z, y) ~ p(z, y), y first; z, shape (count, J), carries gradients to the parameters."""
-        y = self.sample_labels(count)
-        z: Tensor = self.component(y).rsample()
+        """Draw (z, y) ~ p(z, y), y first; z, shape (count, J), carries gradients to the parameters of p(z|y)."""
+        with self.full_precision():
+            y = self.sample_labels(count)
+            z: Tensor = self.component(y).rsample()
         return z, y
+
+    def label_ratio(self, y: Tensor) -> Tensor | None:
+        r"""Return phi_y / stopgrad(phi_y), shape of ``y``, or None if phi has no gradient.
+
+        Its value is 1 and its gradient is that of log phi_y, so that a mean of terms multiplied by it has the gradient
+        of the expectation over y ~ phi (method, section 4).
+        """
+        log_weights = self.log_weights()
+        if not log_weights.requires_grad:
+            return None
+        chosen = log_weights[y]
+        return torch.exp(chosen - chosen.detach())
 
     def log_density(self, z: Tensor) -> Tensor:
         """Return log p(z|k) for every cluster, shape (N, K), for z of shape (N, J)."""
         labels = torch.arange(self.clusters, device=z.device)
-        density: Tensor = self.component(labels).log_prob(z.unsqueeze(-2))
+        with self.full_precision():
+            density: Tensor = self.component(labels).log_prob(z.unsqueeze(-2))
         return density
 
     def log_responsibilities(self, z: Tensor) -> Tensor:
         """Return log q(y|z) by Bayes' rule, shape (N, K), for z of shape (N, J)."""
-        return torch.log_softmax(self.weights().log() + self.log_density(z), dim=-1)
+        with self.full_precision():
+            return torch.log_softmax(self.log_weights() + self.log_density(z), dim=-1)
 
     def entropies(self) -> Tensor:
-        """Return H[p(z|k)] in nats for every cluster, shape (K,); differential, so it may be negative."""
+        """Return H[p(z|k)] in nats for every cluster, shape (K,), or a lower bound on it, see `entropy_kind`.
+
+        It is differential, so it may be negative.
+        """
         labels = torch.arange(self.clusters, device=self.weights().device)
-        entropy: Tensor = self.component(labels).entropy()
+        with self.full_precision():
+            entropy: Tensor = self.component(labels).entropy()
         return entropy
 
     def scales(self) -> Tensor | None:
         """Return the components' scales, shape (K, J), for the log, or None if the family has none."""
         return None
+
+    def quantities(self) -> Mapping[str, Tensor]:
+        """Return further tensors for the log, by name: a scalar becomes a curve, anything else a histogram."""
+        return {}
+
+    @contextmanager
+    def full_precision(self) -> Iterator[None]:
+        """Switch mixed precision off for the length of a ``with`` block."""
+        with torch.autocast(self.weights().device.type, enabled=False):
+            yield
 
 
 @attrs.frozen(eq=False)

@@ -125,7 +125,8 @@ def draw_pictures(
         clusters = torch.arange(model.prior.clusters, device=model.device).repeat_interleave(SAMPLES_PER_CLUSTER)
         rows = []
         for y in torch.split(clusters, ENCODING_BATCH):
-            rows.append(to_pixels(generator(model.prior.component(y).rsample(), y)))
+            z = model.prior.component(y).rsample()
+            rows.append(to_pixels(generator(model.prior.input_map(z), y)))
         shown = torch.randperm(len(indices))[:RECONSTRUCTED_IMAGES]
     key = evaluation.assignments if evaluation.labels is None else evaluation.labels
     shown = shown[key[shown].argsort(stable=True)]
@@ -135,5 +136,5 @@ def draw_pictures(
     return Pictures(
         samples.view(model.prior.clusters, SAMPLES_PER_CLUSTER, *samples.shape[1:]),
         data.images[indices[shown]],
-        to_pixels(generator(z, y)),
+        to_pixels(generator(model.prior.input_map(z), y)),
     )

@@ -17,7 +17,11 @@ label        log p(y)                 minus the entropy of phi
 ===========  =======================  ====================================================
 
 The hinge losses drive the data term to zero but do not estimate it: never add their values to the others and call the
-sum a divergence. Letters: N samples, K clusters, J latent dimensions, D image channels, R image size.
+sum a divergence.
+
+Where phi is trained, y ~ phi has no reparameterised gradient. Terms that are means over samples take a ``ratio``
+phi_y / stopgrad(phi_y) then (`mpcc.core.contracts.Prior.label_ratio`): 1 in value, the missing gradient in the
+backward pass. Entropy and label terms are exact sums over y. Letters: N samples, K clusters, J latent dimensions, D image channels, R image size.
 """
 
 from __future__ import annotations
@@ -44,39 +48,50 @@ def data_discriminator(real_scores: Tensor, fake_scores: Tensor) -> Tensor:
     return torch.relu(1 - real_scores).mean() + torch.relu(1 + fake_scores).mean()
 
 
-def data_generator(fake_scores: Tensor) -> Tensor:
-    r"""Return the generator's loss, -E D(x~), for D(x~) of shape (N,).
+def mean(values: Tensor, ratio: Tensor | None) -> Tensor:
+    """Return the mean over the samples, weighted by the ratio of trained label weights if there is one."""
+    return values.mean() if ratio is None else (ratio * values).mean()
+
+
+def data_generator(fake_scores: Tensor, ratio: Tensor | None = None) -> Tensor:
+    r"""Return the generator's loss, -E D(x~).
+
+    Arguments:
+        fake_scores: D(x~), shape (N,).
+        ratio: phi_y / stopgrad(phi_y) of the labels that made x~, shape (N,), if phi is trained.
 
     Example:
         >>> data_generator(torch.tensor([-3.0, 1.0]))
         tensor(1.)
     """
-    return -fake_scores.mean()
+    return -mean(fake_scores, ratio)
 
 
-def latent(encoder_distribution: Distribution, z: Tensor) -> Tensor:
+def latent(encoder_distribution: Distribution, z: Tensor, ratio: Tensor | None = None) -> Tensor:
     r"""Return E[-log q(z|x~)] in nats: summed over the J dimensions, averaged over the samples.
 
     Arguments:
         encoder_distribution: q(z|x~), batch shape (N,), event shape (J,).
         z: The latents that generated x~, shape (N, J).
+        ratio: phi_y / stopgrad(phi_y) of the labels that generated z, shape (N,), if phi is trained.
     """
     log_q: Tensor = encoder_distribution.log_prob(z)
-    return -log_q.mean()
+    return -mean(log_q, ratio)
 
 
-def membership(log_responsibilities: Tensor, y: Tensor) -> Tensor:
+def membership(log_responsibilities: Tensor, y: Tensor, ratio: Tensor | None = None) -> Tensor:
     r"""Return E[-log q(y|z)] in nats, the cross-entropy of the sampled labels.
 
     Arguments:
         log_responsibilities: log q(k|z) for every cluster, shape (N, K).
         y: Labels that generated z, shape (N,), int64.
+        ratio: phi_y / stopgrad(phi_y), shape (N,), if phi is trained.
 
     Example:
         >>> membership(torch.tensor([[0.25, 0.75]]).log(), torch.tensor([1]))
         tensor(0.2877)
     """
-    return -log_responsibilities.gather(1, y.unsqueeze(1)).mean()
+    return -mean(log_responsibilities.gather(1, y.unsqueeze(1)).squeeze(1), ratio)
 
 
 def entropy(weights: Tensor, entropies: Tensor) -> Tensor:

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from mpcc.core.contracts import Networks, Prior
+from mpcc.core.entropy import EntropyPolicy
 from mpcc.core.errors import PluginError
 from mpcc.core.spectral_norm import power_iteration
 
@@ -28,14 +29,18 @@ class Model:
         prior: p(y) p(z|y).
         networks: Generator, discriminator, encoder.
         averaged: The generator with exponentially averaged parameters, for pictures; never trained.
+        entropy: Where the entropies of the components come from.
     """
 
     prior: Prior
     networks: Networks
     averaged: nn.Module
+    entropy: EntropyPolicy
 
     @classmethod
-    def assemble(cls, prior: Prior, networks: Networks, device: torch.device) -> Model:
+    def assemble(
+        cls, prior: Prior, networks: Networks, device: torch.device, entropy: EntropyPolicy | None = None
+    ) -> Model:
         """Move the parts to a device, freeze all of them (a phase thaws what it trains) and copy the generator.
 
         Raises:
@@ -57,12 +62,17 @@ class Model:
                 f"{type(prior).__name__}.weights() is on {prior.weights().device}, the run on {device}: "
                 "make it from parameters or buffers, which move along"
             )
-        return cls(prior, networks, copy.deepcopy(networks.generator))
+        return cls(prior, networks, copy.deepcopy(networks.generator), entropy or EntropyPolicy.of(prior))
 
     @property
     def device(self) -> torch.device:
         """Where the parameters are."""
         return next(self.networks.generator.parameters()).device
+
+    def generate(self, z: Tensor, y: Tensor) -> Tensor:
+        """Return x~ = G(z, y), (N, D, R, R), for z, (N, J), and y, (N,); z goes through the prior's input map."""
+        images: Tensor = self.networks.generator(self.prior.input_map(z), y)
+        return images
 
     def parts(self) -> dict[str, nn.Module]:
         """Return the modules under the names that checkpoints use."""
@@ -119,7 +129,8 @@ def standing_generator(generator: nn.Module, prior: Prior, passes: int, batch: i
             module.reset_running_stats()
             module.momentum = None  # torch's spelling of a cumulative average
     for _ in range(passes):
-        standing(*prior.sample(batch))
+        z, y = prior.sample(batch)
+        standing(prior.input_map(z), y)
     return standing.eval()
 
 

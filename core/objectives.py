@@ -39,7 +39,7 @@ def discriminator_loss(model: Model, real: Tensor, weights: TermWeights) -> Loss
         weights: Of the terms.
     """
     with torch.no_grad():
-        fake = model.networks.generator(*model.prior.sample(len(real)))
+        fake = model.generate(*model.prior.sample(len(real)))
     # One call for both: the discriminator has no batch statistics, so that its scores don't depend on the company.
     real_scores, fake_scores = model.networks.discriminator(torch.cat([real, fake])).split(len(real))
     data = matching.data_discriminator(real_scores, fake_scores)
@@ -55,7 +55,8 @@ def generator_loss(model: Model, batch: int, weights: TermWeights) -> Loss:
         weights: Of the terms.
     """
     z, y = model.prior.sample(batch)
-    data = matching.data_generator(model.networks.discriminator(model.networks.generator(z, y)))
+    scores = model.networks.discriminator(model.generate(z, y))
+    data = matching.data_generator(scores, model.prior.label_ratio(y))
     return Loss(weights.data * data, {"data_generator": data.detach()})
 
 
@@ -75,14 +76,18 @@ def encoder_loss(model: Model, batch: int, weights: TermWeights, train_prior: bo
     with torch.set_grad_enabled(train_prior):
         z, y = prior.sample(batch)
     with torch.no_grad():
-        fake = model.networks.generator(z, y)
-    latent = matching.latent(prior.encoder_distribution(*model.networks.encoder(fake)), z)
+        fake = model.generate(z, y)
+    ratio = prior.label_ratio(y)
+    loc, raw_scale = model.networks.encoder(fake)
+    with prior.full_precision():
+        q = prior.encoder_distribution(loc.to(z.dtype), raw_scale.to(z.dtype))
+        latent = matching.latent(q, z, ratio)
     objective = weights.latent * latent
     terms = {"latent": latent.detach()}
     if train_prior:
         phi = prior.weights()
-        membership = matching.membership(prior.log_responsibilities(z), y)
-        entropy = matching.entropy(phi, prior.entropies())
+        membership = matching.membership(prior.log_responsibilities(z), y, ratio)
+        entropy = matching.entropy(phi, model.entropy.entropies(prior))
         label = matching.label(phi)
         objective = objective + weights.membership * membership + weights.entropy * entropy + weights.label * label
         terms |= {"membership": membership.detach(), "entropy": entropy.detach(), "label": label.detach()}

@@ -2,20 +2,81 @@
 
 from __future__ import annotations
 
+from typing import Any, Literal
+
 import attrs
 
-__all__ = ["GaussianMixtureOptions"]
+from mpcc.core.mixture_options import MixtureOptions
+
+__all__ = [
+    "CauchyOptions",
+    "GaussianMixtureOptions",
+    "GumbelOptions",
+    "LaplaceOptions",
+    "LogisticOptions",
+    "LowRankOptions",
+    "StudentTOptions",
+]
+
+positive = attrs.validators.gt(0)
+
+
+def _input_map(default: str) -> Any:
+    return attrs.field(default=default, metadata=attrs.fields(MixtureOptions).input_map.metadata)
 
 
 @attrs.frozen
-class GaussianMixtureOptions:
+class GaussianMixtureOptions(MixtureOptions):
     """Options of the prior ``gmm``."""
 
-    scale_floor: float = attrs.field(
-        default=0.5,
-        validator=attrs.validators.ge(0.0),
-        metadata={"help": "smallest standard deviation of a component; the scale is floor + exp(raw / 2)"},
+
+@attrs.frozen
+class StudentTOptions(MixtureOptions):
+    """Options of the prior ``student_t``."""
+
+    input_map: Literal["identity", "asinh"] = _input_map("asinh")
+    df: float = attrs.field(
+        default=3.0, validator=positive, metadata={"help": "degrees of freedom nu, or their start if they are learned"}
     )
-    initial_raw_scale: float = attrs.field(
-        default=1.0, metadata={"help": "starting value of every raw scale (a log-variance above the floor)"}
+    learn_df: bool = attrs.field(default=False, metadata={"help": "train nu"})
+    df_floor: float = attrs.field(default=1.0, validator=positive, metadata={"help": "lower bound of a learned nu"})
+
+    def __attrs_post_init__(self) -> None:
+        if self.learn_df and self.df <= self.df_floor:
+            raise ValueError(f"df must be above df_floor to be learned, got {self.df} and {self.df_floor}")
+
+
+@attrs.frozen
+class CauchyOptions(MixtureOptions):
+    """Options of the prior ``cauchy``."""
+
+    input_map: Literal["identity", "asinh"] = _input_map("asinh")
+
+
+@attrs.frozen
+class LaplaceOptions(MixtureOptions):
+    """Options of the prior ``laplace``."""
+
+
+@attrs.frozen
+class LogisticOptions(MixtureOptions):
+    """Options of the prior ``logistic``."""
+
+
+@attrs.frozen
+class GumbelOptions(MixtureOptions):
+    """Options of the prior ``gumbel``."""
+
+    encoder: Literal["laplace", "logistic"] = attrs.field(default="laplace", metadata={"help": "family of q(z|x)"})
+
+
+@attrs.frozen
+class LowRankOptions(MixtureOptions):
+    """Options of the prior ``lowrank_gmm``."""
+
+    rank: int = attrs.field(
+        default=2, validator=attrs.validators.ge(1), metadata={"help": "columns of the covariance factor W"}
+    )
+    initial_factor: float = attrs.field(
+        default=0.1, validator=positive, metadata={"help": "standard deviation of the starting W"}
     )

@@ -1,0 +1,96 @@
+r"""Where the entropies of the prior's components come from: closed form, a declared lower bound, or Monte Carlo.
+
+Reverse KL needs nothing else of a component but its entropy or a lower bound on it (supplement, B.2): with a bound,
+the loss still bounds the divergence from above. A Monte Carlo estimate bounds nothing and adds noise to the gradient,
+so that a run takes it only if its user asks for it, and says so in its log and results.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import attrs
+import torch
+from torch import Tensor
+
+from mpcc.core.contracts import Prior
+from mpcc.core.errors import InvalidInput
+
+__all__ = ["EntropyPolicy", "monte_carlo_entropies"]
+
+
+def monte_carlo_entropies(prior: Prior, samples: int) -> Tensor:
+    r"""Estimate :math:`H[p(z|k)] = E[-\log p(z|k)]` in nats for every cluster, shape (K,).
+
+    Samples are reparameterised: the estimate has unbiased gradients. Draws from torch's global random state.
+
+    Arguments:
+        prior: With K components.
+        samples: S, for each component.
+    """
+    labels = torch.arange(prior.clusters, device=prior.weights().device).expand(samples, -1)
+    with prior.full_precision():
+        components = prior.component(labels)
+        surprise: Tensor = -components.log_prob(components.rsample())
+    return surprise.mean(0)
+
+
+@attrs.frozen
+class EntropyPolicy:
+    """How a run computes the entropies of the components.
+
+    Attributes:
+        kind: ``closed-form`` and ``lower-bound`` ask the prior; ``monte-carlo`` estimates.
+        samples: For each component and update; of ``monte-carlo`` alone.
+    """
+
+    kind: Literal["closed-form", "lower-bound", "monte-carlo"] = "closed-form"
+    samples: int | None = None
+
+    @classmethod
+    def of(cls, prior: Prior, wanted: str = "auto", samples: int | None = None) -> EntropyPolicy:
+        """Choose the policy for a prior.
+
+        Arguments:
+            prior: What it declares in `Prior.entropy_kind` decides.
+            wanted: ``auto`` takes what the prior declares; any other kind is taken or refused.
+            samples: For ``monte-carlo``.
+
+        Raises:
+            InvalidInput: If the prior does not have what is wanted, or has nothing and no estimate was asked for.
+        """
+        name, declared = type(prior).__name__, prior.entropy_kind
+        if samples is not None and wanted != "monte-carlo":
+            raise InvalidInput(f"--entropy-samples {samples} goes with --entropy monte-carlo, got --entropy {wanted}")
+        if wanted == "monte-carlo":
+            if samples is None:
+                raise InvalidInput("--entropy monte-carlo: expected its sample count, such as --entropy-samples 64")
+            return cls("monte-carlo", samples)
+        if declared == "none":
+            raise InvalidInput(
+                f"--entropy {wanted}: {name} has neither a closed-form entropy nor a declared lower bound: expected "
+                "another prior, or, with a noisy estimate that bounds nothing, "
+                "--entropy monte-carlo --entropy-samples 64"
+            )
+        if wanted not in ("auto", declared):
+            raise InvalidInput(
+                f"--entropy {wanted}: {name} declares {declared!r} (nearest valid choice: --entropy {declared})"
+            )
+        return cls(declared)
+
+    def entropies(self, prior: Prior) -> Tensor:
+        """Return the entropies of the K components, shape (K,), in nats."""
+        return prior.entropies() if self.samples is None else monte_carlo_entropies(prior, self.samples)
+
+    def record(self) -> dict[str, Any]:
+        """Return the policy as plain values for ``results.json``."""
+        return attrs.asdict(self, filter=lambda _, value: value is not None)
+
+    def warning(self) -> str | None:
+        """Return what a reader of the results has to know, or None if the entropies are exact."""
+        return {
+            "closed-form": None,
+            "lower-bound": "entropy term: from the prior's declared lower bound on the components' entropies",
+            "monte-carlo": f"entropy term: a Monte Carlo estimate from {self.samples} samples a component; "
+            "it is noisy and bounds nothing",
+        }[self.kind]

@@ -64,6 +64,14 @@ class RunSettings:
     entropy_weight: float | None = _setting(
         None, "weight of the entropy term, 0.01/J if not given", validator=attrs.validators.optional(not_negative)
     )
+    entropy: Literal["auto", "closed-form", "lower-bound", "monte-carlo"] = _setting(
+        "auto", "entropies of the prior's components; auto takes what the prior declares, never an estimate"
+    )
+    entropy_samples: int | None = _setting(
+        None,
+        "samples a component and update for --entropy monte-carlo",
+        validator=attrs.validators.optional(at_least_one),
+    )
     standing_passes: int = _setting(16, "batches, of --batch samples, for standing statistics", validator=at_least_one)
     metrics: str = _setting("all", "metrics to compute, separated by commas, or all")
     eval_every: int = _setting(5000, "iterations between evaluations", validator=at_least_one)

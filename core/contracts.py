@@ -14,7 +14,7 @@ from typing import Literal
 import attrs
 import torch
 from torch import Tensor, nn
-from torch.distributions import Distribution
+from torch.distributions import Distribution, Independent, constraints
 
 __all__ = ["Architecture", "Dataset", "Evaluation", "ImageSet", "Metric", "Networks", "Prior"]
 
@@ -119,6 +119,32 @@ class Prior(nn.Module, abc.ABC):
         with self.full_precision():
             entropy: Tensor = self.component(labels).entropy()
         return entropy
+
+    @torch.no_grad()
+    def validate(self) -> None:
+        """Check the parameters of all components against what their distributions demand, and the weights.
+
+        torch.distributions checks its own arguments only as long as nobody has called torch.compile, which switches
+        that off for the whole process; this check doesn't depend on it.
+
+        Raises:
+            ValueError: Naming the distribution, the parameter, a value and the constraint.
+        """
+        components = self.component(torch.arange(self.clusters, device=self.weights().device))
+        while isinstance(components, Independent):
+            components = components.base_dist
+        family = type(components).__name__
+        for name, constraint in components.arg_constraints.items():
+            value = getattr(components, name)
+            if constraints.is_dependent(constraint):  # type: ignore[no-untyped-call]
+                continue
+            finite = torch.isfinite(value)
+            if not (bool(finite.all()) and bool(constraint.check(value).all())):
+                worst = value.min() if bool(finite.all()) else value[~finite][0]
+                raise ValueError(f"{family}.{name}: expected finite values, {constraint}, got {worst.item()}")
+        weights = self.weights()
+        if not (bool((weights > 0).all()) and abs(float(weights.sum()) - 1) < 1e-4):
+            raise ValueError(f"weights: expected positive numbers that sum to 1, got {weights.tolist()}")
 
     def scales(self) -> Tensor | None:
         """Return the components' scales, shape (K, J), for the log, or None if the family has none."""

@@ -21,7 +21,9 @@ sum a divergence.
 
 Where phi is trained, y ~ phi has no reparameterised gradient. Terms that are means over samples take a ``ratio``
 phi_y / stopgrad(phi_y) then (`mpcc.core.contracts.Prior.label_ratio`): 1 in value, the missing gradient in the
-backward pass. Entropy and label terms are exact sums over y. Letters: N samples, K clusters, J latent dimensions, D image channels, R image size.
+backward pass. Entropy and label terms are exact sums over y.
+
+Letters: N samples, K clusters, J latent dimensions, D image channels, R image size.
 """
 
 from __future__ import annotations

@@ -8,7 +8,7 @@ import attrs
 
 __all__ = ["MixtureOptions"]
 
-positive = attrs.validators.gt(0)
+positive = attrs.validators.gt(0.0)
 
 
 @attrs.frozen

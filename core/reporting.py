@@ -11,6 +11,8 @@ tag                         value
 ``clusters/used``           how many clusters have at least one evaluated image
 ``learning_rate/<part>``    Adam's step size
 ``prior/scales``            histogram of the components' scales
+``prior/weights``           histogram of phi
+``prior/<quantity>``        what else a prior reports, such as nu: a curve or a histogram
 ``samples``                 picture: a row for each cluster
 ``reconstructions``         picture: real images in odd columns, reconstructions in even ones
 ==========================  ==================================================================
@@ -28,6 +30,7 @@ from torch import Tensor
 from torch.utils.tensorboard import SummaryWriter
 from torchvision.utils import make_grid
 
+from mpcc.core.contracts import Prior
 from mpcc.core.evaluation import Pictures
 from mpcc.core.matching import TermWeights
 
@@ -72,10 +75,20 @@ class EventLog:
         self._writer.add_image("samples", sample_sheet(pictures), step)
         self._writer.add_image("reconstructions", reconstruction_sheet(pictures), step)
 
-    def scales(self, step: int, scales: Tensor | None) -> None:
-        """Write a histogram of the prior's scales, if it has any."""
-        if scales is not None:
-            self._writer.add_histogram("prior/scales", scales.detach().cpu(), step)
+    @torch.no_grad()
+    def prior(self, step: int, prior: Prior) -> None:
+        """Write histograms of a prior's scales, if it has any, and weights; and its other quantities."""
+        scales = prior.scales()
+        named = {} if scales is None else {"scales": scales}
+        for name, value in (named | {"weights": prior.weights()} | dict(prior.quantities())).items():
+            if value.numel() == 1:
+                self._scalar(f"prior/{name}", value.item(), step)
+            else:
+                self._writer.add_histogram(f"prior/{name}", value.cpu(), step)
+
+    def note(self, name: str, text: str) -> None:
+        """Write a line of text that a reader of the curves has to know."""
+        self._writer.add_text(name, text)
 
     def flush(self) -> None:
         """Write what is buffered."""

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import math
 import platform
 import shlex
 import signal
+import sys
 import threading
 import time
 import tomllib
@@ -21,9 +21,11 @@ import torch
 from mpcc.core.assembly import check_images, choose_device, choose_metrics, differences
 from mpcc.core.checkpoint import load_checkpoint, random_states, restore_random_states, save_checkpoint
 from mpcc.core.config import SECTIONS, RunConfig
-from mpcc.core.contracts import ImageSet, Metric
-from mpcc.core.errors import InvalidInput, TrainingDiverged
+from mpcc.core.contracts import ImageSet, Metric, Prior
+from mpcc.core.entropy import EntropyPolicy
+from mpcc.core.errors import InvalidInput
 from mpcc.core.evaluation import choose_images, draw_pictures, evaluate, own_randomness, score
+from mpcc.core.health import check_parameters, finite
 from mpcc.core.matching import TermWeights
 from mpcc.core.model import Model
 from mpcc.core.progress import ProgressDisplay
@@ -102,7 +104,8 @@ class Run:
         prior = entries["prior"].load()(settings.clusters, settings.latent_dim, config.prior.options)
         channels = data.images.shape[1]
         networks = architecture.build(settings.clusters, settings.latent_dim, channels)
-        model = Model.assemble(prior, networks, device)
+        entropy = EntropyPolicy.of(prior, settings.entropy, settings.entropy_samples)
+        model = Model.assemble(prior, networks, device, entropy)
         published = TermWeights.published(channels, architecture.image_size, settings.latent_dim)
         weights = attrs.evolve(
             published,
@@ -117,7 +120,9 @@ class Run:
         indices = choose_images(len(data), settings.eval_images, settings.seed)
         used = [*entries.values(), *(registry.entry("metric", name) for name in metrics)]
         plugins = {f"{entry.kind} {entry.name}": f"{entry.distribution} {entry.version}" for entry in used}
-        return cls(config, data, trainer, metrics, indices, plugins)
+        # What "auto" came to is part of the record.
+        resolved = attrs.evolve(config, run=attrs.evolve(settings, entropy=entropy.kind))
+        return cls(resolved, data, trainer, metrics, indices, plugins)
 
     def resume(self, folder: RunFolder) -> None:
         """Take up the state of the newest checkpoint.
@@ -200,6 +205,10 @@ def execute(run: Run, folder: RunFolder, *, resumed: bool) -> dict[str, Any]:
     folder.write_config(run.config)
     events = EventLog(folder.path, trainer.weights, purge_step=start + 1 if resumed else None)
     results: dict[str, Any] = {}
+    warning = trainer.model.entropy.warning()
+    if warning is not None:
+        print(warning, file=sys.stderr)
+        events.note("entropy", warning)
     try:
         with stop_requests() as stop, ProgressDisplay(settings.iterations, start) as display:
             while trainer.iteration < settings.iterations:
@@ -213,13 +222,13 @@ def execute(run: Run, folder: RunFolder, *, resumed: bool) -> dict[str, Any]:
                 stopping = bool(stop) and not last
                 saving = done % settings.checkpoint_every == 0 or last or stopping
                 if logging or evaluating or saving:
-                    values = finite(terms, done, folder)
+                    values = finite(terms, done, folder.checkpoint)
                 if logging:
                     log_losses(events, trainer, values)
                 if evaluating:
                     results = report(run, folder, events, display)
                 if saving:
-                    check_parameters(trainer, folder)
+                    check_parameters(trainer.model, done, folder.checkpoint)
                     save_checkpoint(folder.checkpoint, run.state())
                     events.flush()
                 if stopping:
@@ -228,39 +237,6 @@ def execute(run: Run, folder: RunFolder, *, resumed: bool) -> dict[str, Any]:
     finally:
         events.close()
     return results
-
-
-def finite(terms: Mapping[str, torch.Tensor], iteration: int, folder: RunFolder) -> dict[str, float]:
-    """Move the terms off the device in one piece and check them, before anything is made of them.
-
-    Raises:
-        TrainingDiverged: If one of them is not finite.
-    """
-    values = dict(zip(terms, torch.stack(list(terms.values())).tolist(), strict=True))
-    for name, value in values.items():
-        if not math.isfinite(value):
-            kept = f"; the last checkpoint is kept: {folder.checkpoint}" if folder.checkpoint.exists() else ""
-            raise TrainingDiverged(
-                f"the {name} term is {value} at iteration {iteration}: training has diverged; "
-                f"lower --lr or --prior-lr{kept}"
-            )
-    return values
-
-
-def check_parameters(trainer: Trainer, folder: RunFolder) -> None:
-    """Check every parameter before it is saved over a good checkpoint.
-
-    Raises:
-        TrainingDiverged: If one of them is not finite.
-    """
-    for part, module in trainer.model.parts().items():
-        for name, parameter in module.named_parameters():
-            if not bool(torch.isfinite(parameter).all()):
-                kept = f"; the last checkpoint is kept: {folder.checkpoint}" if folder.checkpoint.exists() else ""
-                raise TrainingDiverged(
-                    f"parameter {name} of the {part} is not finite at iteration {trainer.iteration}: training has "
-                    f"diverged; lower --lr or --prior-lr{kept}"
-                )
 
 
 def log_losses(events: EventLog, trainer: Trainer, values: Mapping[str, float]) -> None:
@@ -283,7 +259,7 @@ def report(run: Run, folder: RunFolder, events: EventLog, display: ProgressDispl
     folder.append_metrics({"iteration": trainer.iteration, "evaluated": len(run.indices), "metrics": scores})
     display.scores(trainer.iteration, scores, used, evaluation.clusters)
     events.scores(trainer.iteration, scores, used)
-    events.scales(trainer.iteration, trainer.model.prior.scales())
+    events.prior(trainer.iteration, trainer.model.prior)
     drawn = draw_pictures(
         trainer.model,
         run.data,
@@ -306,6 +282,8 @@ def report(run: Run, folder: RunFolder, events: EventLog, display: ProgressDispl
         "evaluation_seconds": round(run.evaluation_seconds, 3),
         "iterations_per_second": round(trainer.iteration / training_seconds, 3),
         "evaluated": evaluated,
+        "entropy": trainer.model.entropy.record(),
+        "prior": prior_record(trainer.model.prior),
         "clusters": {"total": evaluation.clusters, "used": used, "sizes": sizes.tolist()},
         "seed": settings.seed,
         "device": str(trainer.model.device),
@@ -315,6 +293,13 @@ def report(run: Run, folder: RunFolder, events: EventLog, display: ProgressDispl
     }
     folder.write_results(results)
     return results
+
+
+@torch.no_grad()
+def prior_record(prior: Prior) -> dict[str, Any]:
+    """Return the weights of the clusters and the scalar quantities of a prior as plain numbers."""
+    scalars = {name: value.item() for name, value in prior.quantities().items() if value.numel() == 1}
+    return {"weights": [round(weight, 6) for weight in prior.weights().tolist()], **scalars}
 
 
 def versions() -> dict[str, str]:

@@ -14,10 +14,10 @@ from mpcc.core import assembly
 from mpcc.core.config import resolve
 from mpcc.core.contracts import Architecture, Evaluation, ImageSet, Metric, Networks
 from mpcc.core.errors import InvalidInput, PluginError, TrainingDiverged
+from mpcc.core.health import check_parameters
 from mpcc.core.matching import TermWeights
 from mpcc.core.model import Model
 from mpcc.core.registry import Entry, load_registry
-from mpcc.core.run import check_parameters
 from mpcc.core.run_folder import RunFolder
 from mpcc.core.stream import ImageStream
 from mpcc.core.training import Schedule, Trainer
@@ -84,10 +84,10 @@ def test_weights_on_another_device_are_refused() -> None:
 
 def test_a_parameter_that_is_not_finite_is_named_before_it_is_saved(tmp_path: Path) -> None:
     run = trainer(Model.assemble(prior(), networks(), CPU))
-    check_parameters(run, RunFolder(tmp_path))
+    check_parameters(run.model, 0, tmp_path / "last.pt")
     run.model.prior.loc[0, 0] = torch.nan
     with pytest.raises(TrainingDiverged, match="parameter loc of the prior is not finite at iteration 0"):
-        check_parameters(run, RunFolder(tmp_path))
+        check_parameters(run.model, 0, tmp_path / "last.pt")
 
 
 class Eight(Architecture):

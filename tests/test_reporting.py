@@ -7,10 +7,13 @@ from pathlib import Path
 import pytest
 import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from torch import Tensor
 
 from mpcc.core.evaluation import Pictures
 from mpcc.core.matching import TermWeights
 from mpcc.core.reporting import EventLog, reconstruction_sheet, sample_sheet
+from mpcc.plugins.priors.gmm import GaussianMixture
+from mpcc.plugins.priors.options import GaussianMixtureOptions
 
 WEIGHTS = TermWeights.published(1, 8, 4)
 
@@ -72,8 +75,27 @@ def test_resumed_events_hide_those_that_are_written_anew(tmp_path: Path) -> None
     ]
 
 
-def test_a_prior_without_scales_has_no_histogram(tmp_path: Path) -> None:
+class Plain(GaussianMixture):
+    """A mixture that reports no scales, a scalar and a vector."""
+
+    def scales(self) -> Tensor | None:  # type: ignore[override]
+        return None
+
+    def quantities(self) -> dict[str, Tensor]:
+        return {"df": torch.tensor(3.0), "tails": torch.arange(4.0)}
+
+
+def test_a_prior_without_scales_has_no_histogram_of_them_and_its_other_quantities_are_written(tmp_path: Path) -> None:
     log = EventLog(tmp_path, WEIGHTS)
-    log.scales(1, None)
+    log.prior(1, Plain(2, 3, GaussianMixtureOptions()))
     log.close()
-    assert EventAccumulator(str(tmp_path)).Reload().Tags()["histograms"] == []
+    events = EventAccumulator(str(tmp_path)).Reload()
+    assert events.Tags()["histograms"] == ["prior/weights", "prior/tails"]
+    assert [(event.step, event.value) for event in events.Scalars("prior/df")] == [(1, 3.0)]
+
+
+def test_a_note_is_written_as_text(tmp_path: Path) -> None:
+    log = EventLog(tmp_path, WEIGHTS)
+    log.note("entropy", "noisy")
+    log.close()
+    assert EventAccumulator(str(tmp_path)).Reload().Tags()["tensors"] == ["entropy/text_summary"]

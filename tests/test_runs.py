@@ -126,7 +126,7 @@ def test_results_metrics_and_assignments_say_what_was_found(finished: Path) -> N
     results = json.loads((finished / "results.json").read_text(encoding="utf-8"))
     assert set(results) == {
         *("metrics", "not_computed", "iterations", "seconds", "evaluation_seconds"),
-        *("iterations_per_second", "evaluated", "clusters"),
+        *("iterations_per_second", "evaluated", "entropy", "prior", "clusters"),
         *("seed", "device", "threads", "plugins", "versions"),
     }
     assert set(results["metrics"]) == {"acc", "purity", "nmi", "ari"}
@@ -136,6 +136,7 @@ def test_results_metrics_and_assignments_say_what_was_found(finished: Path) -> N
     assert results["seconds"] > results["evaluation_seconds"] > 0
     assert {"mpcc", "python", "torch"} <= set(results["versions"])
     assert "prior gmm" in results["plugins"]
+    assert (results["entropy"], results["prior"]) == ({"kind": "closed-form"}, {"weights": [0.1] * 10})
     assert [line["iteration"] for line in lines(finished)] == [3, 6]
     assert lines(finished)[-1] == {"iteration": 6, "evaluated": 60, "metrics": results["metrics"]}
     table = rows(finished)
@@ -359,7 +360,7 @@ def test_every_term_metric_rate_picture_and_histogram_is_in_the_events(finished:
         "clusters/used",
     }
     assert set(tags["images"]) == {"samples", "reconstructions"}
-    assert tags["histograms"] == ["prior/scales"]
+    assert tags["histograms"] == ["prior/scales", "prior/weights"]
     assert [event.step for event in events.Scalars("terms/latent")] == [2, 4, 6]
     assert [event.step for event in events.Scalars("metrics/acc")] == [3, 6]
     raw, weighted = events.Scalars("terms/latent")[0].value, events.Scalars("weighted/latent")[0].value

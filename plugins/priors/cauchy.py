@@ -24,8 +24,8 @@ class CauchyMixture(LocationScaleMixture):
         >>> from mpcc.plugins.priors.options import CauchyOptions
         >>> _ = torch.manual_seed(0)
         >>> prior = CauchyMixture(clusters=3, latent_dim=2, options=CauchyOptions())
-        >>> prior.input_map(torch.tensor([0.01, 1e6]))
-        tensor([ 0.0100, 14.5087])
+        >>> prior.input_map(torch.tensor([1.0, 1e6]))
+        tensor([ 0.8814, 14.5087])
     """
 
     def family(self, loc: Tensor, scale: Tensor) -> Distribution:

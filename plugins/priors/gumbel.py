@@ -21,8 +21,8 @@ class BoundedGumbel(dist.Gumbel):  # type: ignore[misc]
 
     def log_prob(self, value: Tensor) -> Tensor:
         """Return the log-density of ``value``, elementwise."""
-        standard = (self.loc - value) / self.scale
-        return standard - torch.exp(standard.clamp(max=LARGEST_EXPONENT)) - self.scale.log()
+        standard: Tensor = (self.loc - value) / self.scale
+        return standard - torch.exp(standard.clamp(max=LARGEST_EXPONENT)) - torch.log(self.scale)
 
 
 class GumbelMixture(LocationScaleMixture):

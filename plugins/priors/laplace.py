@@ -19,7 +19,8 @@ class LaplaceMixture(LocationScaleMixture):
     Example:
         >>> import torch
         >>> from mpcc.plugins.priors.options import LaplaceOptions
-        >>> prior = LaplaceMixture(clusters=3, latent_dim=2, options=LaplaceOptions(scale_floor=0.5, initial_raw_scale=0))
+        >>> options = LaplaceOptions(scale_floor=0.5, initial_raw_scale=0)
+        >>> prior = LaplaceMixture(clusters=3, latent_dim=2, options=options)
         >>> prior.entropies()  # 2 (1 + log 3)
         tensor([4.1972, 4.1972, 4.1972], grad_fn=<SumBackward1>)
     """

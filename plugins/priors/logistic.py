@@ -19,7 +19,8 @@ class LogisticMixture(LocationScaleMixture):
     Example:
         >>> import torch
         >>> from mpcc.plugins.priors.options import LogisticOptions
-        >>> prior = LogisticMixture(clusters=3, latent_dim=2, options=LogisticOptions(scale_floor=0, initial_raw_scale=0))
+        >>> options = LogisticOptions(scale_floor=0, initial_raw_scale=0)
+        >>> prior = LogisticMixture(clusters=3, latent_dim=2, options=options)
         >>> prior.entropies()
         tensor([4., 4., 4.], grad_fn=<SumBackward1>)
     """

@@ -18,7 +18,7 @@ __all__ = [
     "StudentTOptions",
 ]
 
-positive = attrs.validators.gt(0)
+positive = attrs.validators.gt(0.0)
 
 
 def _input_map(default: str) -> Any:

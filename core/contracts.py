@@ -130,7 +130,11 @@ class Prior(nn.Module, abc.ABC):
         Raises:
             ValueError: Naming the distribution, the parameter, a value and the constraint.
         """
-        components = self.component(torch.arange(self.clusters, device=self.weights().device))
+        try:
+            components = self.component(torch.arange(self.clusters, device=self.weights().device))
+        except torch.linalg.LinAlgError as error:
+            # A covariance is factorised as soon as the distribution is made.
+            raise ValueError(str(error)) from error
         while isinstance(components, Independent):
             components = components.base_dist
         family = type(components).__name__

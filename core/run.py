@@ -23,7 +23,7 @@ from mpcc.core.checkpoint import load_checkpoint, random_states, restore_random_
 from mpcc.core.config import SECTIONS, RunConfig
 from mpcc.core.contracts import ImageSet, Metric, Prior
 from mpcc.core.entropy import EntropyPolicy
-from mpcc.core.errors import InvalidInput
+from mpcc.core.errors import InvalidInput, TrainingDiverged
 from mpcc.core.evaluation import choose_images, draw_pictures, evaluate, own_randomness, score
 from mpcc.core.health import check_parameters, finite
 from mpcc.core.matching import TermWeights
@@ -212,7 +212,14 @@ def execute(run: Run, folder: RunFolder, *, resumed: bool) -> dict[str, Any]:
     try:
         with stop_requests() as stop, ProgressDisplay(settings.iterations, start) as display:
             while trainer.iteration < settings.iterations:
-                terms = trainer.iterate()
+                try:
+                    terms = trainer.iterate()
+                except torch.linalg.LinAlgError as error:
+                    # A covariance can no longer be factorised: the parameters of a prior are out of their domain.
+                    check_parameters(trainer.model, trainer.iteration, folder.checkpoint)
+                    raise TrainingDiverged(
+                        f"{error} at iteration {trainer.iteration}: training has diverged"
+                    ) from error
                 done = trainer.iteration
                 last = done == settings.iterations
                 display.advance()

@@ -18,7 +18,16 @@ from mpcc.core.registry import load_registry
 FLAGS = {
     *("--prior", "--arch", "--data", "--clusters", "--latent-dim", "--iterations", "--batch", "--lr", "--prior-lr"),
     *("--d-steps", "--e-steps", "--ema-decay", "--ema-start", "--latent-weight", "--membership-weight"),
-    *("--entropy-weight", "--standing-passes", "--metrics", "--eval-every", "--eval-images", "--checkpoint-every"),
+    *(
+        "--entropy-weight",
+        "--entropy",
+        "--entropy-samples",
+        "--standing-passes",
+        "--metrics",
+        "--eval-every",
+        "--eval-images",
+        "--checkpoint-every",
+    ),
     *(
         "--log-every",
         "--threads",
@@ -32,7 +41,7 @@ FLAGS = {
         "--preset",
     ),
     *("--dry-run", "--traceback", "--version", "--help", "--prior.scale-floor", "--prior.initial-raw-scale"),
-    "--arch.width",
+    *("--prior.locations", "--prior.location-scale", "--prior.weights", "--prior.input-map", "--arch.width"),
 }
 
 

@@ -41,10 +41,10 @@ def test_defaults_of_the_registry_are_below_the_preset_and_above_the_class(
 ) -> None:
     entry = registry.entry("prior", "gmm")
     monkeypatch.setitem(entry.defaults, "scale_floor", 0.3)  # type: ignore[arg-type]
-    monkeypatch.setitem(entry.defaults, "initial_raw_scale", 0.1)  # type: ignore[arg-type]
+    monkeypatch.setitem(entry.defaults, "location_scale", 0.1)  # type: ignore[arg-type]
     config = resolve(registry, [])
-    assert config.origins["prior.initial_raw_scale"] == "registry"
-    assert config.prior.options.initial_raw_scale == 0.1
+    assert config.origins["prior.location_scale"] == "registry"
+    assert config.prior.options.location_scale == 0.1
     assert config.origins["prior.scale_floor"] == "preset digits"
 
 

@@ -25,7 +25,8 @@ def train(folder: Path, arguments: Sequence[str]) -> None:
     """Train one model with ``mpcc-run`` unless its results are there."""
     if not (folder / "results.json").exists():
         command = [sys.executable, "-c", "from mpcc.core.cli import run_main; run_main()", *arguments]
-        subprocess.run([*command, "--out", str(folder)], check=True)
+        # Standard output is for the tables.
+        subprocess.run([*command, "--out", str(folder)], check=True, stdout=sys.stderr)
 
 
 def print_table(rows: Mapping[str, Sequence[Mapping[str, float]]]) -> None:

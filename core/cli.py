@@ -6,24 +6,21 @@ built from the options of the chosen plugins. torch is imported only after every
 
 from __future__ import annotations
 
-import json
 import os
 import sys
 import traceback
 from collections.abc import Callable, Sequence
 from importlib import metadata
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
 import cyclopts
-from cyclopts import Parameter
-from rich.console import Console
-from rich.table import Table
 
 from mpcc.core.config import RESUMABLE, SECTIONS, Layer, RunConfig, flag, read_config, resolve
-from mpcc.core.errors import InvalidInput, TrainingDiverged
-from mpcc.core.flags import COMMAND_FLAGS, command_line, early_flags, full_signature, parse
-from mpcc.core.registry import Registry, load_registry
+from mpcc.core.errors import InvalidInput, PluginError, TrainingDiverged
+from mpcc.core.flags import COMMAND_FLAGS, command_line, early_flags, file_flags, full_signature, parse
+from mpcc.core.plugin_commands import mpcc_command, print_plugins
+from mpcc.core.registry import Entry, Registry, load_registry
 
 __all__ = ["main", "run_main"]
 
@@ -75,8 +72,7 @@ def run_command(arguments: list[str]) -> int:
     if "--version" in arguments:
         print(f"mpcc {metadata.version('mpcc')}")
         return 0
-    registry = load_registry()
-    early = early_flags(arguments)
+    early, files = early_flags(arguments), file_flags(arguments)
     resume = early["resume"]
     if resume is not None and (early["config"] or early["preset"]):
         raise InvalidInput("--resume continues with the run's own configuration: leave out --config and --preset")
@@ -88,7 +84,12 @@ def run_command(arguments: list[str]) -> int:
             raise InvalidInput(f"--resume {resume}: cannot be read: {error.strerror}") from error
         if not found:
             raise InvalidInput(f"--resume {resume}: expected a run folder with config.toml")
-    lower = [environment_layer()] + ([read_config(path)] if path else [])
+    saved = [read_config(path)] if path else []
+    lower = [environment_layer(), *saved]
+    registry = load_registry(
+        plugins=[*(file for layer in saved for file in layer.plugins), *files["plugins"]],
+        registries=[*(file for layer in saved for file in layer.registries), *files["registries"]],
+    )
     named = {section: {"name": early[section]} for section in SECTIONS if early[section]}
     # A run folder's configuration is complete: nothing may come in from a preset that has changed since.
     preset = "none" if resume else early["preset"]
@@ -119,11 +120,13 @@ def train(registry: Registry, config: RunConfig, out: Path | None, resume: Path 
     if resume is not None and out is not None:
         raise InvalidInput("--resume writes into the run's own folder: leave out --out")
     # From here on torch is needed; the names above have been checked without it.
+    from mpcc.core.attribution import attributed
     from mpcc.core.run import Run, Stopped, execute
     from mpcc.core.run_folder import RunFolder
 
     folder = RunFolder.existing(resume) if resume else RunFolder.plan(out, config)
-    run = Run.assemble(registry, config)
+    with attributed(used(registry, config)):
+        run = Run.assemble(registry, config)
     if resume:
         run.resume(folder)
     else:
@@ -131,20 +134,29 @@ def train(registry: Registry, config: RunConfig, out: Path | None, resume: Path 
     description = run.data.description or f"{config.data.name}: {len(run.data)} images"
     try:
         print(f"{description}; run folder {folder.path}", file=sys.stderr)
-        results = execute(run, folder, resumed=resume is not None)
+        with attributed(used(registry, config)):
+            results = execute(run, folder, resumed=resume is not None)
     except Stopped as stop:
         print(f"mpcc-run: {stop}", file=sys.stderr)
         return EXIT_INTERRUPTED
     except TrainingDiverged:
         # Kept even without a checkpoint: the events show what went wrong.
         raise
-    except BaseException:
+    except BaseException as error:
         if not folder.checkpoint.exists():
             folder.discard()
+        elif isinstance(error, PluginError):
+            raise PluginError(f"{error}; the last checkpoint is kept: {folder.checkpoint}") from error
         raise
     scores = " ".join(f"{name} {value:.3f}" for name, value in results["metrics"].items())
     print(f"{folder.path}: {results['iterations']} iterations in {results['seconds']:.0f} s {scores}".rstrip())
     return 0
+
+
+def used(registry: Registry, config: RunConfig) -> list[Entry]:
+    """Return the entries of all plugins that a run may call."""
+    chosen = [registry.entry(kind, getattr(config, section).name) for section, kind in SECTIONS.items()]
+    return [*chosen, *(claims[0] for claims in registry.entries["metric"].values())]
 
 
 def environment_layer() -> Layer:
@@ -166,72 +178,3 @@ def check_resumable(tables: dict[str, dict[str, Any]]) -> None:
                 raise InvalidInput(
                     f"{flag(section, name)} cannot change when a run is resumed: expected one of {allowed}"
                 )
-
-
-def mpcc_command(arguments: list[str]) -> int:
-    """Do what ``mpcc`` was asked for and return the exit status."""
-    app = cyclopts.App(
-        name="mpcc",
-        help="Look at what is installed. To train, use mpcc-run.",
-        version=f"mpcc {metadata.version('mpcc')}",
-        help_format="plaintext",
-    )
-    app.command(list_plugins, name="plugins")
-    result = app(arguments, exit_on_error=False, print_error=False, result_action="return_value")
-    return int(result or 0)
-
-
-def list_plugins(*, as_json: Annotated[bool, Parameter(name="--json", negative="", help="print JSON")] = False) -> int:
-    """List all plugins: name, kind, summary, origin, version, load error."""
-    registry = load_registry()
-    if as_json:
-        print(json.dumps(plugin_rows(registry), indent=2))
-    else:
-        print_plugins(registry)
-    return 0
-
-
-def plugin_rows(registry: Registry) -> list[dict[str, str | None]]:
-    """Return one row for every registered name and every plugin that failed to load."""
-    rows: list[dict[str, str | None]] = []
-    for kind, by_name in registry.entries.items():
-        for name, claims in by_name.items():
-            for entry in claims:
-                clash = (
-                    "claimed by " + " and ".join(claim.distribution for claim in claims) if len(claims) > 1 else None
-                )
-                rows.append(
-                    {
-                        "name": name,
-                        "kind": kind,
-                        "summary": entry.summary,
-                        "origin": entry.distribution if entry.origin != "built-in" else "built-in",
-                        "version": entry.version,
-                        "error": clash,
-                    }
-                )
-    for broken in registry.broken:
-        rows.append(
-            {
-                "name": broken.origin,
-                "kind": None,
-                "summary": "",
-                "origin": broken.distribution,
-                "version": broken.version,
-                "error": f"{broken.error} ({broken.file})",
-            }
-        )
-    return rows
-
-
-def print_plugins(registry: Registry) -> None:
-    """Print the table of plugins."""
-    rows = plugin_rows(registry)
-    table = Table("name", "kind", "summary", "origin", "version", box=None, pad_edge=False)
-    failed = [row for row in rows if row["error"]]
-    if failed:
-        table.add_column("load error", style="red")
-    for row in rows:
-        cells = [str(row[key] or "") for key in ("name", "kind", "summary", "origin", "version")]
-        table.add_row(*cells, *([str(row["error"] or "")] if failed else []))
-    Console(width=None if sys.stdout.isatty() else 160, highlight=False).print(table)

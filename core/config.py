@@ -3,6 +3,7 @@
 Layers, later ones win: defaults of the option classes, defaults of the registry, the preset of the data set, a
 configuration file, flags. Every value remembers which layer it came from. A configuration file may name another preset,
 or ``none``, in a line ``preset = "NAME"`` above its tables; the one that a run writes is complete and names ``none``.
+Files of plugins that it needs stand there as well: ``plugins = ["my_prior.py"]``, ``registries = ["my.toml"]``.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ __all__ = ["Layer", "PluginChoice", "RunConfig", "RunSettings", "flag", "read_co
 # The name that stands for no preset at all.
 NO_PRESET = "none"
 # The sections of a configuration that name a plugin, and the kind of plugin.
+FILE_LISTS = ("plugins", "registries")
 SECTIONS = {"prior": "prior", "arch": "architecture", "data": "dataset"}
 positive = attrs.validators.gt(0)
 at_least_one = attrs.validators.ge(1)
@@ -113,6 +115,8 @@ class RunConfig:
         arch: Choice of architecture.
         data: Choice of data set.
         origins: Where each value came from, by dotted name such as ``run.clusters``.
+        plugins: One-file plugins to be loaded, absolute paths.
+        registries: Registry files to be loaded, absolute paths.
     """
 
     run: RunSettings
@@ -120,6 +124,8 @@ class RunConfig:
     arch: PluginChoice
     data: PluginChoice
     origins: Mapping[str, str] = attrs.field(factory=dict, eq=False)
+    plugins: tuple[Path, ...] = ()
+    registries: tuple[Path, ...] = ()
 
     def to_tables(self) -> dict[str, dict[str, Any]]:
         """Return nested plain values; what is None is left out."""
@@ -137,7 +143,8 @@ class RunConfig:
             origins: Whether each line says in a comment where its value came from.
         """
         # Every value is here, and what is left out is None: no preset may add to it when it is read again.
-        text = tomli_w.dumps({"preset": NO_PRESET, **self.to_tables()})
+        files = {key: [str(path) for path in getattr(self, key)] for key in FILE_LISTS if getattr(self, key)}
+        text = tomli_w.dumps({"preset": NO_PRESET, **files, **self.to_tables()})
         if not origins:
             return text
         lines, section = [], ""
@@ -161,12 +168,16 @@ class Layer:
         strict: Whether an option that the chosen plugin lacks is an error. A preset's is left out instead: it was
             written for another plugin, and the user has chosen this one.
         preset: The preset that the source wants to start from, if it names one.
+        plugins: One-file plugins that the source needs.
+        registries: Registry files that the source needs.
     """
 
     origin: str
     tables: Mapping[str, Mapping[str, Any]]
     strict: bool = True
     preset: str | None = None
+    plugins: tuple[Path, ...] = ()
+    registries: tuple[Path, ...] = ()
 
     def spelled(self, section: str, name: str) -> str:
         """Return how the user wrote a value, for errors."""
@@ -203,8 +214,20 @@ def read_config(path: Path) -> Layer:
     preset = tables.pop("preset", None)
     if preset is not None and not isinstance(preset, str):
         raise InvalidInput(f"{path}: preset: expected the name of a preset or {NO_PRESET}, got {preset!r}")
+    files = {key: file_list(tables.pop(key, []), f"{path}: {key}") for key in FILE_LISTS}
     check_sections(tables, str(path))
-    return Layer(str(path), tables, preset=preset)
+    return Layer(str(path), tables, preset=preset, **files)
+
+
+def file_list(value: Any, where: str) -> tuple[Path, ...]:
+    """Return a list of files as absolute paths.
+
+    Raises:
+        InvalidInput: If it is no list of texts.
+    """
+    if not isinstance(value, list) or not all(isinstance(each, str) and each for each in value):
+        raise InvalidInput(f"{where}: expected a list of files, got {value!r}")
+    return tuple(_absolute(Path(each), where) for each in value)
 
 
 def check_sections(tables: Mapping[str, Any], origin: str) -> None:
@@ -283,7 +306,8 @@ def resolve(registry: Registry, layers: list[Layer], preset: str | None = None) 
         registered = Layer("registry", {section: entry.defaults})
         choices[section] = PluginChoice(name, _section(section, entry.described(), cls, [registered, *layers], origins))
     run = _section("run", "mpcc-run", RunSettings, layers, origins)
-    return RunConfig(run=run, **choices, origins=origins)
+    files = {"plugins": registry.plugin_files, "registries": registry.registry_files}
+    return RunConfig(run=run, **choices, origins=origins, **files)
 
 
 def _section(section: str, described: str, cls: type | None, layers: list[Layer], origins: dict[str, str]) -> Any:

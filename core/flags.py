@@ -18,7 +18,7 @@ from mpcc.core.config import SECTIONS, RunConfig, RunSettings, flag
 from mpcc.core.errors import InvalidInput
 from mpcc.core.registry import Registry
 
-__all__ = ["COMMAND_FLAGS", "command_line", "early_flags", "full_signature", "parse"]
+__all__ = ["COMMAND_FLAGS", "command_line", "early_flags", "file_flags", "full_signature", "parse"]
 
 COMMAND_GROUP = "Command"
 
@@ -33,6 +33,12 @@ COMMAND_FLAGS: dict[str, tuple[str, Any, str]] = {
         "--preset",
         str | None,
         "preset to start from, none for none; by default that of --config or of the data set",
+    ),
+    "plugin": ("--plugin", list[Path] | None, "load a one-file plugin, a Python file with hooks; may be repeated"),
+    "registry": (
+        "--registry",
+        list[Path] | None,
+        "load a registry file of your own, beside those of $MPCC_REGISTRY; may be repeated",
     ),
     "out": ("--out", Path | None, "run folder, a new one; by default a unique name below runs/"),
     "resume": ("--resume", Path | None, "continue the run in this folder from its newest checkpoint"),
@@ -61,6 +67,22 @@ def early_flags(arguments: list[str]) -> dict[str, str | None]:
         if getattr(found, name) == "":
             raise InvalidInput(f"--{name}: expected {what}, got ''")
     return {name: getattr(found, name) for name in expected}
+
+
+def file_flags(arguments: list[str]) -> dict[str, list[Path]]:
+    """Read the flags that name files with plugins, ``plugins`` and ``registries``, from any command line.
+
+    Raises:
+        InvalidInput: If one of them has no value.
+    """
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
+    parser.add_argument("--plugin", nargs="?", action="append", dest="plugins", default=[])
+    parser.add_argument("--registry", nargs="?", action="append", dest="registries", default=[])
+    found, _ = parser.parse_known_args(arguments)
+    for key, name in (("plugins", "plugin"), ("registries", "registry")):
+        if any(not value for value in getattr(found, key)):
+            raise InvalidInput(f"--{name}: expected a file, got nothing")
+    return {key: [Path(value) for value in values] for key, values in vars(found).items()}
 
 
 def full_signature(registry: Registry, base: RunConfig) -> tuple[inspect.Signature, dict[str, tuple[str, str]]]:

@@ -1,6 +1,7 @@
 """The hooks that a plugin may implement, on one screen.
 
-A plugin is a module named by an entry point of the group ``mpcc``. It implements any of these with `hookimpl`::
+A plugin is a module named by an entry point of the group ``mpcc``, or a file given with ``--plugin``. It implements any
+of these with `hookimpl`, each with the arguments that it wants::
 
     from mpcc.core.hookspecs import hookimpl
 
@@ -8,27 +9,42 @@ A plugin is a module named by an entry point of the group ``mpcc``. It implement
     def register_priors(register):
         register("my_prior", "my_package.prior:MyPrior", summary="...", options="my_package.options:MyOptions")
 
+    @hookimpl
+    def evaluated(iteration, scores):
+        print(iteration, scores)
+
 Every ``register`` has the same signature (`Register`): the name that a user types, the import path of the class, one
 line of summary, the import path of the options class (an attrs class; none if there are no options) and default values
 of its options. Nothing is imported before it is needed: keep torch out of the module with the hooks and out of the one
 with the options, so that ``--help`` and listings stay quick.
+
+The other hooks watch a run. They cannot change it: torch's random states are put back after each call, `step_ended`
+apart, which is called too often and must not draw from them. One that raises is reported and not called again.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any, Protocol
 
+import attrs
 import pluggy
 
 __all__ = [
+    "HOOKS",
     "Register",
+    "RunInfo",
+    "evaluated",
     "hookimpl",
     "hookspec",
     "register_architectures",
     "register_datasets",
     "register_metrics",
     "register_priors",
+    "run_ended",
+    "run_started",
+    "step_ended",
 ]
 
 hookspec = pluggy.HookspecMarker("mpcc")
@@ -50,6 +66,23 @@ class Register(Protocol):
     ) -> None: ...
 
 
+@attrs.frozen
+class RunInfo:
+    """What is known of a run when it starts.
+
+    Attributes:
+        folder: The run folder; an observer may put files of its own into it.
+        config: The resolved configuration: tables ``run``, ``prior``, ``arch``, ``data`` of plain values.
+        iteration: How many iterations are done; not 0 for a resumed run.
+        iterations: How many there will be.
+    """
+
+    folder: Path
+    config: Mapping[str, Mapping[str, Any]]
+    iteration: int
+    iterations: int
+
+
 @hookspec
 def register_priors(register: Register) -> None:
     """Register subclasses of `mpcc.core.contracts.Prior`: p(y), p(z|y) and the family of q(z|x)."""
@@ -68,3 +101,32 @@ def register_datasets(register: Register) -> None:
 @hookspec
 def register_metrics(register: Register) -> None:
     """Register subclasses of `mpcc.core.contracts.Metric`: scores of one evaluation."""
+
+
+@hookspec
+def run_started(run: RunInfo) -> None:
+    """Learn that training is about to start."""
+
+
+@hookspec
+def step_ended(iteration: int, terms: Mapping[str, Any]) -> None:
+    """Learn the raw loss terms of each iteration: detached scalar tensors on the device, by name.
+
+    Reading one, with ``float(term)``, makes the host wait for the device: do it every so many iterations.
+    """
+
+
+@hookspec
+def evaluated(iteration: int, scores: Mapping[str, float]) -> None:
+    """Learn the scores of an evaluation, by the names of the metrics; pictures and tables are in the run folder."""
+
+
+@hookspec
+def run_ended(iteration: int, results: Mapping[str, Any] | None, reason: str | None) -> None:
+    """Learn that the run has ended: with the contents of ``results.json``, or with the reason why there are none."""
+
+
+HOOKS = (
+    *("register_priors", "register_architectures", "register_datasets", "register_metrics"),
+    *("run_started", "step_ended", "evaluated", "run_ended"),
+)

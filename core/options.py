@@ -164,6 +164,8 @@ def convert(value: Any, field: attrs.Attribute[Any], where: str) -> Any:
             # Validators may attach the field and the value as further arguments; the message comes first.
             message = str(error.args[0] if error.args else error)
             raise InvalidInput(f"{where}: {message.replace(repr(field.name), 'the value')}") from error
+        except Exception as error:
+            raise PluginError(f"{where}: its validator fails on {result!r}: {type(error).__name__}: {error}") from error
     return result
 
 
@@ -186,6 +188,8 @@ def make(cls: type[T], values: Mapping[str, Any], kind: str) -> T:
         return cls(**values)
     except (ValueError, TypeError) as error:
         raise InvalidInput(f"options of {kind}: {error.args[0] if error.args else error}") from error
+    except Exception as error:
+        raise PluginError(f"options of {kind}: {type(error).__name__}: {error}") from error
 
 
 def plain(options: Any) -> dict[str, Any]:

@@ -1,17 +1,20 @@
 """The registry: what is installed under which name, loaded lazily and validated plugin by plugin.
 
-Sources, in this order: ``registry.toml`` beside this package, then the entry points of the group ``mpcc``. Both go
-through the hooks of `mpcc.core.hookspecs`. A plugin that cannot be loaded is kept as a `Broken` record and leaves
-nothing behind; a name that two plugins claim can't be used until one of them goes.
+Sources, in this order: ``registry.toml`` beside this package, registry files and plugin files that the user names, and
+the entry points of the group ``mpcc``. All go through the hooks of `mpcc.core.hookspecs`. An installed plugin that
+cannot be loaded is kept as a `Broken` record and leaves nothing behind; a file that the user has named must load. A
+name that two plugins claim can't be used until one of them goes.
 """
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import inspect
 import os
+import sys
 import tomllib
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -21,13 +24,26 @@ import pluggy
 
 from mpcc.core import hookspecs
 from mpcc.core.errors import InvalidInput, PluginError, unknown_name
-from mpcc.core.hookspecs import Register, hookimpl
+from mpcc.core.local_plugins import import_file, read_source
+from mpcc.core.registry_file import RegistryFile
 
-__all__ = ["API_VERSION", "KINDS", "Broken", "Entry", "Registry", "load_registry"]
+__all__ = [
+    "API_VERSION",
+    "KINDS",
+    "Broken",
+    "Entry",
+    "Observer",
+    "Registry",
+    "failing_file",
+    "load_registry",
+    "reason",
+    "strict_plugins",
+]
 
 API_VERSION = 1
 ENTRY_POINT_GROUP = "mpcc"
 STRICT_VARIABLE = "MPCC_STRICT_PLUGINS"
+REGISTRY_VARIABLE = "MPCC_REGISTRY"
 BUILT_IN_FILE = Path(__file__).resolve().parents[1] / "registry.toml"
 
 # The contract that a class of each kind must fulfil; hooks and registry.toml use the plural.
@@ -120,6 +136,22 @@ class Broken:
 
 
 @attrs.frozen
+class Observer:
+    """A plugin that watches runs.
+
+    Attributes:
+        hooks: The hooks that it implements, by name; each takes the arguments of its specification by keyword.
+        package: Its module.
+    """
+
+    hooks: Mapping[str, Callable[..., Any]]
+    package: str
+    origin: str
+    distribution: str
+    version: str
+
+
+@attrs.frozen
 class Registry:
     """All registered names, presets and what failed to load.
 
@@ -128,12 +160,18 @@ class Registry:
         presets: By name: tables ``run``, ``prior``, ``arch``, ``data`` and a ``source``.
         defaults: The names used when nothing is said: ``prior``, ``arch``, ``data``.
         broken: Plugins that could not be loaded.
+        observers: Plugins with hooks that watch a run.
+        plugin_files: One-file plugins that were loaded, absolute paths.
+        registry_files: The user's registry files, absolute paths.
     """
 
     entries: Mapping[str, Mapping[str, tuple[Entry, ...]]]
     presets: Mapping[str, Mapping[str, Any]]
     defaults: Mapping[str, str]
     broken: tuple[Broken, ...]
+    observers: tuple[Observer, ...] = ()
+    plugin_files: tuple[Path, ...] = ()
+    registry_files: tuple[Path, ...] = ()
 
     def names(self, kind: str) -> list[str]:
         """Return the names of one kind in the order of registration."""
@@ -165,87 +203,124 @@ class Registry:
                 yield from claims
 
 
-class BuiltIns:
-    """The hook implementation that reads registry.toml.
-
-    Arguments:
-        table: The parsed file.
-    """
-
-    def __init__(self, table: Mapping[str, Any]) -> None:
-        self._table = table
-
-    def _register(self, section: str, register: Register) -> None:
-        for name, entry in self._table.get(section, {}).items():
-            register(name, **entry)
-
-    @hookimpl
-    def register_priors(self, register: Register) -> None:
-        self._register("priors", register)
-
-    @hookimpl
-    def register_architectures(self, register: Register) -> None:
-        self._register("architectures", register)
-
-    @hookimpl
-    def register_datasets(self, register: Register) -> None:
-        self._register("datasets", register)
-
-    @hookimpl
-    def register_metrics(self, register: Register) -> None:
-        self._register("metrics", register)
-
-
 def reason(error: BaseException) -> str:
     """Return the kind and the message of an exception in one line."""
     text = " ".join(str(error).split())
     return f"{type(error).__name__}: {text}" if text else type(error).__name__
 
 
-def load_registry(entry_points: Iterable[metadata.EntryPoint] | None = None) -> Registry:
+def strict_plugins() -> bool:
+    """Return whether the user wants every broken plugin to be an error."""
+    return os.environ.get(STRICT_VARIABLE, "") not in {"", "0"}
+
+
+def load_registry(
+    entry_points: Iterable[metadata.EntryPoint] | None = None,
+    *,
+    plugins: Sequence[Path] = (),
+    registries: Sequence[Path] = (),
+) -> Registry:
     """Collect all plugins.
 
     Arguments:
         entry_points: What to load beside the built-ins; the installed ones of the group ``mpcc`` by default.
+        plugins: One-file plugins.
+        registries: Registry files; those of ``$MPCC_REGISTRY`` come before them.
 
     Raises:
-        PluginError: If a plugin is broken and ``MPCC_STRICT_PLUGINS=1``.
+        InvalidInput: If a file cannot be a plugin or a registry.
+        PluginError: If a file that the user named is broken, or any plugin is and ``MPCC_STRICT_PLUGINS=1``.
     """
     table = tomllib.loads(BUILT_IN_FILE.read_text(encoding="utf-8"))
     manager = pluggy.PluginManager("mpcc")
     manager.add_hookspecs(hookspecs)
     entries: dict[str, dict[str, tuple[Entry, ...]]] = {kind: {} for kind in KINDS}
     broken: list[Broken] = []
+    observers: list[Observer] = []
+    presets = dict(table["presets"])
+    owners = dict.fromkeys(presets, "registry.toml of mpcc")
 
     def collect(plugin: object, origin: str, distribution: str, version: str) -> None:
-        for entry in registrations(manager, plugin, origin, distribution, version):
+        found = registrations(manager, plugin, origin, distribution, version)
+        observer = observing(manager, plugin, origin, distribution, version)
+        for entry in found:
             by_name = entries[entry.kind]
             by_name[entry.name] = (*by_name.get(entry.name, ()), entry)
+        if observer is not None:
+            observers.append(observer)
 
-    collect(BuiltIns(table), "built-in", "mpcc", metadata.version("mpcc"))
-    found = metadata.entry_points(group=ENTRY_POINT_GROUP) if entry_points is None else entry_points
-    # pluggy's own loader stops at the first plugin that raises; one by one, a bad plugin harms itself only.
-    for point in sorted(found, key=lambda point: point.name):
-        distribution = point.dist.name if point.dist else "?"
-        version = point.dist.version if point.dist else "?"
-        try:
-            collect(point.load(), point.name, distribution, version)
-        except (Exception, SystemExit) as error:
-            record = Broken(point.name, distribution, version, failing_file(point, error), reason(error))
-            if os.environ.get(STRICT_VARIABLE, "") not in {"", "0"}:
-                raise PluginError(record.described()) from error
-            broken.append(record)
-    return Registry(entries, table["presets"], table["defaults"], tuple(broken))
+    collect(RegistryFile(table), "built-in", "mpcc", metadata.version("mpcc"))
+    registries = unique([*environment_registries(), *registries])
+    plugins = unique(plugins)
+    # A plugin may print; standard output belongs to the commands.
+    with contextlib.redirect_stdout(sys.stderr):
+        for path in registries:
+            file = RegistryFile.read(path)
+            collect(file, str(path), "registry file", file.version)
+            for name, preset in file.presets.items():
+                if name in presets:
+                    raise InvalidInput(
+                        f"preset {name!r} is in {owners[name]} and in {path}: expected another name in one of them"
+                    )
+                presets[name], owners[name] = preset, str(path)
+        for path in plugins:
+            version = read_source(path)
+            try:
+                collect(import_file(path), str(path), "local file", version)
+            except (Exception, SystemExit) as error:
+                sys.modules.pop(path.stem, None)
+                place = failing_file(path.stem, error) or str(path)
+                raise PluginError(Broken(path.stem, "local file", version, place, reason(error)).described()) from error
+        points = metadata.entry_points(group=ENTRY_POINT_GROUP) if entry_points is None else entry_points
+        # pluggy's own loader stops at the first plugin that raises; one by one, a bad plugin harms itself only.
+        for point in sorted(points, key=lambda point: point.name):
+            distribution = point.dist.name if point.dist else "?"
+            version = point.dist.version if point.dist else "?"
+            try:
+                collect(point.load(), point.name, distribution, version)
+            except (Exception, SystemExit) as error:
+                place = failing_file(point.module, error) or point.value
+                record = Broken(point.name, distribution, version, place, reason(error))
+                if strict_plugins():
+                    raise PluginError(record.described()) from error
+                broken.append(record)
+    return Registry(
+        entries, presets, table["defaults"], tuple(broken), tuple(observers), tuple(plugins), tuple(registries)
+    )
 
 
-def failing_file(point: metadata.EntryPoint, error: BaseException) -> str:
-    """Return the plugin's file: where it raised if that is in the plugin, else the module of the entry point."""
+def unique(paths: Iterable[Path]) -> list[Path]:
+    """Return absolute paths, each once, in their order."""
+    return list(dict.fromkeys(path.expanduser().absolute() for path in paths))
+
+
+def environment_registries() -> list[Path]:
+    """Return the registry files that the environment names."""
+    return [Path(name) for name in os.environ.get(REGISTRY_VARIABLE, "").split(os.pathsep) if name]
+
+
+def failing_file(module: str, error: BaseException) -> str | None:
+    """Return file and line where a plugin raised, the innermost of its own files; None if none was reached."""
     frames = inspect.getinnerframes(error.__traceback__) if error.__traceback__ else []
-    package = point.module.partition(".")[0]
+    package = module.partition(".")[0]
     for frame in reversed(frames):
         if package in Path(frame.filename).with_suffix("").parts:
             return f"{frame.filename}:{frame.lineno}"
-    return point.value
+    return None
+
+
+def observing(
+    manager: pluggy.PluginManager, plugin: object, origin: str, distribution: str, version: str
+) -> Observer | None:
+    """Return a registered plugin as an observer, or None if it implements no hook that watches runs."""
+    others = [other for other in manager.get_plugins() if other is not plugin]
+    hooks: dict[str, Callable[..., Any]] = {}
+    for name in hookspecs.HOOKS:
+        caller = manager.subset_hook_caller(name, others)
+        if not name.startswith("register_") and caller.get_hookimpls():
+            hooks[name] = caller
+    package = getattr(plugin, "__name__", type(plugin).__module__)
+    return Observer(hooks, package, origin, distribution, version) if hooks else None
 
 
 def registrations(
@@ -259,8 +334,8 @@ def registrations(
     """
     for name in dir(plugin):
         options = manager.parse_hookimpl_opts(plugin, name)
-        if options is not None and not options["optionalhook"] and not hasattr(hookspecs, options["specname"] or name):
-            raise unknown_name("hook", name, [hook for hook in vars(hookspecs) if hook.startswith("register_")])
+        if options is not None and not options["optionalhook"] and (options["specname"] or name) not in hookspecs.HOOKS:
+            raise unknown_name("hook", name, hookspecs.HOOKS)
     staged: list[Entry] = []
     manager.register(plugin, name=f"{distribution}:{origin}")
     try:

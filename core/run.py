@@ -9,7 +9,7 @@ import sys
 import threading
 import time
 import tomllib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from importlib import metadata
 from types import FrameType
@@ -26,10 +26,12 @@ from mpcc.core.entropy import EntropyPolicy
 from mpcc.core.errors import InvalidInput, TrainingDiverged
 from mpcc.core.evaluation import choose_images, draw_pictures, evaluate, own_randomness, score
 from mpcc.core.health import check_parameters, finite
+from mpcc.core.hookspecs import RunInfo
 from mpcc.core.matching import TermWeights
 from mpcc.core.model import Model
+from mpcc.core.observers import Observers
 from mpcc.core.progress import ProgressDisplay
-from mpcc.core.registry import Registry
+from mpcc.core.registry import Observer, Registry, reason
 from mpcc.core.reporting import EventLog, reconstruction_sheet, sample_sheet
 from mpcc.core.run_folder import RunFolder
 from mpcc.core.stream import ImageStream
@@ -60,6 +62,7 @@ class Run:
         metrics: By name.
         indices: The images to be evaluated.
         plugins: Name, distribution and version of every plugin in use.
+        observers: Plugins that watch.
         started: The monotonic clock's time at which the run began; for a resumed run, as if it had never paused.
         evaluation_seconds: Of `seconds`, those spent in evaluations.
     """
@@ -70,6 +73,7 @@ class Run:
     metrics: Mapping[str, Metric]
     indices: torch.Tensor
     plugins: dict[str, str]
+    observers: Sequence[Observer] = ()
     started: float = attrs.field(factory=time.monotonic)
     evaluation_seconds: float = 0.0
 
@@ -122,7 +126,7 @@ class Run:
         plugins = {f"{entry.kind} {entry.name}": f"{entry.distribution} {entry.version}" for entry in used}
         # What "auto" came to is part of the record.
         resolved = attrs.evolve(config, run=attrs.evolve(settings, entropy=entropy.kind))
-        return cls(resolved, data, trainer, metrics, indices, plugins)
+        return cls(resolved, data, trainer, metrics, indices, plugins, registry.observers)
 
     def resume(self, folder: RunFolder) -> None:
         """Take up the state of the newest checkpoint.
@@ -205,11 +209,13 @@ def execute(run: Run, folder: RunFolder, *, resumed: bool) -> dict[str, Any]:
     folder.write_config(run.config)
     events = EventLog(folder.path, trainer.weights, purge_step=start + 1 if resumed else None)
     results: dict[str, Any] = {}
+    observers, ended = Observers.of(run.observers, trainer.model.device), "interrupted"
     warning = trainer.model.entropy.warning()
     if warning is not None:
         print(warning, file=sys.stderr)
         events.note("entropy", warning)
     try:
+        observers.notify("run_started", run=RunInfo(folder.path, run.config.to_tables(), start, settings.iterations))
         with stop_requests() as stop, ProgressDisplay(settings.iterations, start) as display:
             while trainer.iteration < settings.iterations:
                 try:
@@ -223,6 +229,7 @@ def execute(run: Run, folder: RunFolder, *, resumed: bool) -> dict[str, Any]:
                 done = trainer.iteration
                 last = done == settings.iterations
                 display.advance()
+                observers.step_ended(done, terms)
                 logging = done % settings.log_every == 0 or last
                 evaluating = done % settings.eval_every == 0 or last
                 # Asked once: a request that comes later in this iteration waits for the next one and its checkpoint.
@@ -234,6 +241,7 @@ def execute(run: Run, folder: RunFolder, *, resumed: bool) -> dict[str, Any]:
                     log_losses(events, trainer, values)
                 if evaluating:
                     results = report(run, folder, events, display)
+                    observers.notify("evaluated", iteration=done, scores=results["metrics"])
                 if saving:
                     check_parameters(trainer.model, done, folder.checkpoint)
                     save_checkpoint(folder.checkpoint, run.state())
@@ -241,8 +249,16 @@ def execute(run: Run, folder: RunFolder, *, resumed: bool) -> dict[str, Any]:
                 if stopping:
                     command = f"mpcc-run --resume {shlex.quote(str(folder.path))}"
                     raise Stopped(f"stopped at iteration {done}; continue with: {command}")
+    except Exception as error:
+        ended = str(error) if isinstance(error, (Stopped, TrainingDiverged)) else reason(error)
+        raise
+    else:
+        ended = ""
     finally:
         events.close()
+        observers.notify(
+            "run_ended", iteration=trainer.iteration, results=None if ended else results, reason=ended or None
+        )
     return results
 
 

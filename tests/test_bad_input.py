@@ -248,7 +248,7 @@ def fakes(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPa
     monkeypatch.syspath_prepend(str(folder))
     point = metadata.EntryPoint("fake_bad_sets", "fake_bad_sets", "mpcc")
 
-    def load() -> Registry:
+    def load(**_: object) -> Registry:
         return load_registry([point])
 
     monkeypatch.setattr(cli, "load_registry", load)

@@ -40,7 +40,16 @@ FLAGS = {
         "--config",
         "--preset",
     ),
-    *("--dry-run", "--traceback", "--version", "--help", "--prior.scale-floor", "--prior.initial-raw-scale"),
+    *(
+        "--plugin",
+        "--registry",
+        "--dry-run",
+        "--traceback",
+        "--version",
+        "--help",
+        "--prior.scale-floor",
+        "--prior.initial-raw-scale",
+    ),
     *("--prior.locations", "--prior.location-scale", "--prior.weights", "--prior.input-map", "--arch.width"),
 }
 

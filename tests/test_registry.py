@@ -12,7 +12,8 @@ import pytest
 
 from mpcc.core import cli
 from mpcc.core.errors import InvalidInput, PluginError
-from mpcc.core.registry import BuiltIns, load_registry
+from mpcc.core.registry import load_registry
+from mpcc.core.registry_file import RegistryFile
 
 HEAD = "from mpcc.core.hookspecs import hookimpl\n"
 GOOD = """
@@ -53,7 +54,7 @@ def install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Install
 def test_built_ins_are_registered_by_the_hooks_that_everybody_uses() -> None:
     seen: list[tuple[str, str]] = []
     table = {"priors": {"p": {"target": "m:C", "summary": "s"}}, "metrics": {"q": {"target": "m:D", "summary": "s"}}}
-    built_in = BuiltIns(table)
+    built_in = RegistryFile(table)
     built_in.register_priors(lambda name, target, **_: seen.append((name, target)))
     built_in.register_metrics(lambda name, target, **_: seen.append((name, target)))
     assert seen == [("p", "m:C"), ("q", "m:D")]

@@ -1,0 +1,49 @@
+"""Whose fault it was: an exception from inside a plugin becomes one line with the plugin's name, file and reason."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
+import torch
+
+from mpcc.core.errors import InvalidInput, PluginError, TrainingDiverged
+from mpcc.core.registry import Entry, reason
+
+__all__ = ["attributed"]
+
+
+def owns(entry: Entry, module: str) -> bool:
+    """Return whether a module belongs to a plugin: its package if that is a third party's, else its folder of ours."""
+    target = entry.target.partition(":")[0]
+    package = target.rpartition(".")[0] if target.startswith("mpcc.") else target.partition(".")[0]
+    return module in (target, package) or module.startswith(f"{package}.")
+
+
+@contextmanager
+def attributed(entries: Sequence[Entry]) -> Iterator[None]:
+    """Turn exceptions from the code of these plugins into errors that name them.
+
+    The innermost frame that belongs to one of them decides. Errors that say what is wrong already, interruptions and
+    exceptions from elsewhere pass as they are.
+
+    Raises:
+        PluginError: Naming the plugin, its distribution, version, file, line and reason.
+        InvalidInput: If the memory of the device does not suffice.
+    """
+    try:
+        yield
+    except (InvalidInput, TrainingDiverged, MemoryError):
+        raise
+    except torch.cuda.OutOfMemoryError as error:
+        raise InvalidInput(f"the device is out of memory: lower --batch or --arch.width ({reason(error)})") from error
+    except Exception as error:
+        frames = inspect.getinnerframes(error.__traceback__) if error.__traceback__ else []
+        for frame in reversed(frames):
+            module = str(frame.frame.f_globals.get("__name__", ""))
+            for entry in entries:
+                if owns(entry, module):
+                    place = f"{frame.filename}:{frame.lineno}"
+                    raise PluginError(f"{entry.described()}: {place}: {reason(error)}") from error
+        raise

@@ -1,0 +1,181 @@
+"""Laws of a data set: what it gives, that it gives it again, and what it says when its files are missing."""
+
+from __future__ import annotations
+
+import random
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import attrs
+import numpy as np
+import torch
+
+from mpcc.core.contract_report import Law, broken, law, require
+from mpcc.core.contracts import Dataset, ImageSet
+from mpcc.core.errors import InvalidInput
+
+__all__ = ["DATASET_LAWS", "DatasetCase"]
+
+# R of the first load, and of a second one where the first took no longer than this.
+FIRST_SIZE, SECOND_SIZE = 8, 12
+QUICK_SECONDS = 3.0
+
+
+@attrs.define
+class DatasetCase:
+    """A data set's class, options and files; loads once and remembers.
+
+    Attributes:
+        cls: The class under test.
+        options: Its options.
+        root: The data folder, or None.
+        download: Whether missing files may be fetched.
+    """
+
+    cls: Callable[[Any], Dataset]
+    options: Any
+    root: Path | None
+    download: bool
+    _loaded: ImageSet | None = None
+    _seconds: float = 0.0
+
+    def load(self, image_size: int) -> ImageSet:
+        """Make the data set and load it."""
+        return self.cls(self.options).load(image_size, self.root, self.download)
+
+    def first(self) -> ImageSet:
+        """Return the set at the first size, loaded once."""
+        if self._loaded is None:
+            started = time.monotonic()
+            self._loaded = self.load(FIRST_SIZE)
+            self._seconds = time.monotonic() - started
+        return self._loaded
+
+    @property
+    def quick(self) -> bool:
+        """Whether loading is so quick that it may be done again and again."""
+        return self._seconds < QUICK_SECONDS
+
+
+@law("without its files it raises InvalidInput and nothing else")
+def missing_files(case: DatasetCase) -> str:
+    made = case.cls(case.options)
+    require(isinstance(made, Dataset), f"expected a subclass of Dataset, got {type(made).__name__}")
+    messages = []
+    with tempfile.TemporaryDirectory() as folder:
+        for words, root in (("without a data folder", None), ("in an empty data folder", Path(folder))):
+            try:
+                made.load(FIRST_SIZE, root, False)
+            except InvalidInput as error:
+                message = str(error)
+                require(bool(message.strip()) and "\n" not in message, f"{words}: the message must be one line")
+                messages.append(message)
+            else:
+                return f"{words} it loads: it needs no files from there"
+    return messages[0]
+
+
+@law("it loads", essential=True)
+def loads(case: DatasetCase) -> str:
+    try:
+        found = case.first()
+    except InvalidInput as error:
+        broken(f"cannot be checked without its files: {error}")
+    require(isinstance(found, ImageSet), f"expected an ImageSet, got {type(found).__name__}")
+    return f"{len(found)} images in {case._seconds:.1f} s"
+
+
+def check_images(found: ImageSet, size: int) -> None:
+    images = found.images
+    require(isinstance(images, torch.Tensor), f"images: expected a tensor, got {type(images).__name__}")
+    require(images.dtype == torch.uint8, f"images: expected uint8, got {images.dtype}")
+    shape = tuple(images.shape)
+    require(len(shape) == 4 and shape[0] > 0, f"images: expected shape (N, D, R, R), N > 0, got {shape}")
+    require(shape[1] > 0 and shape[2:] == (size, size), f"images: expected {size}x{size} pixels, got shape {shape}")
+    require(images.device.type == "cpu", f"images: expected the CPU, got {images.device}")
+
+
+@law("images are uint8, (N, D, R, R), of the size asked for")
+def images_fit(case: DatasetCase) -> str:
+    check_images(case.first(), FIRST_SIZE)
+    if not case.quick:
+        return f"R = {FIRST_SIZE}; loading took {case._seconds:.0f} s, so that no other was tried"
+    other = case.load(SECOND_SIZE)
+    check_images(other, SECOND_SIZE)
+    pair = (tuple(case.first().images.shape[:2]), tuple(other.images.shape[:2]))
+    require(pair[0] == pair[1], f"(N, D) changes with the image size: {pair[0]} and {pair[1]}")
+    return f"R = {FIRST_SIZE} and {SECOND_SIZE}; (N, D) = {pair[0]}"
+
+
+@law("images are not all alike")
+def images_vary(case: DatasetCase) -> str:
+    images = case.first().images
+    low, high = int(images.min()), int(images.max())
+    require(low < high, f"every pixel is {low}")
+    if len(images) > 1:
+        require(bool((images != images[:1]).any()), "all images are the same")
+    if high - low < 8:
+        broken(f"grey levels span {low}..{high} only: expected 0..255")
+    return f"grey levels {low}..{high}"
+
+
+@law("labels, names and paths fit the images")
+def companions(case: DatasetCase) -> str:
+    found = case.first()
+    count, names, paths = len(found.images), list(found.class_names), list(found.paths)
+    for what, values in (("class_names", names), ("paths", paths)):
+        require(all(isinstance(value, str) for value in values), f"{what}: expected texts")
+    require(len(paths) in (0, count), f"paths: expected {count}, one an image, or none, got {len(paths)}")
+    require(
+        isinstance(found.description, str) and "\n" not in found.description, "description: expected one line of text"
+    )
+    if found.labels is None:
+        require(not names, f"class_names without labels: {names[:3]}")
+        return f"no labels, {len(paths)} paths; {found.description!r}"
+    labels = found.labels
+    require(isinstance(labels, torch.Tensor), f"labels: expected a tensor or None, got {type(labels).__name__}")
+    require(labels.dtype == torch.int64, f"labels: expected int64, got {labels.dtype}")
+    require(tuple(labels.shape) == (count,), f"labels: expected shape {(count,)}, got {tuple(labels.shape)}")
+    low, high = int(labels.min()), int(labels.max())
+    require(low >= 0, f"labels: expected 0 or more, got {low}")
+    require(not names or high < len(names), f"labels: expected 0..{len(names) - 1} as class_names say, got {high}")
+    return f"labels {low}..{high}, {len(names)} class names, {len(paths)} paths; {found.description!r}"
+
+
+def numpy_state() -> tuple[bytes, int]:
+    """Return numpy's global random state as values that can be compared."""
+    inner = np.random.get_state(legacy=False)["state"]
+    return inner["key"].tobytes(), inner["pos"]
+
+
+@law("loading again gives the same and draws no random numbers of the run's")
+def deterministic(case: DatasetCase) -> str:
+    first = case.first()
+    torch.manual_seed(1)
+    np.random.seed(1)
+    random.seed(1)
+    before = (torch.get_rng_state(), numpy_state(), random.getstate())
+    second = case.load(FIRST_SIZE)
+    require(torch.equal(before[0], torch.get_rng_state()), "it draws from torch's global random state")
+    require(before[1] == numpy_state(), "it draws from numpy's global random state")
+    require(before[2] == random.getstate(), "it draws from Python's global random state")
+    same = first.images.shape == second.images.shape and torch.equal(first.images, second.images)
+    require(same, "the images differ from load to load")
+    if first.labels is not None and second.labels is not None:
+        require(torch.equal(first.labels, second.labels), "the labels differ from load to load")
+    require((first.labels is None) == (second.labels is None), "there are labels in one load only")
+    require(list(first.paths) == list(second.paths), "the paths differ from load to load")
+    return "images, labels and paths"
+
+
+DATASET_LAWS: tuple[Law[DatasetCase], ...] = (
+    missing_files,
+    loads,
+    images_fit,
+    images_vary,
+    companions,
+    deterministic,
+)

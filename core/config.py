@@ -214,9 +214,9 @@ def read_config(path: Path) -> Layer:
     preset = tables.pop("preset", None)
     if preset is not None and not isinstance(preset, str):
         raise InvalidInput(f"{path}: preset: expected the name of a preset or {NO_PRESET}, got {preset!r}")
-    files = {key: file_list(tables.pop(key, []), f"{path}: {key}") for key in FILE_LISTS}
+    plugins, registries = (file_list(tables.pop(key, []), f"{path}: {key}") for key in FILE_LISTS)
     check_sections(tables, str(path))
-    return Layer(str(path), tables, preset=preset, **files)
+    return Layer(str(path), tables, preset=preset, plugins=plugins, registries=registries)
 
 
 def file_list(value: Any, where: str) -> tuple[Path, ...]:
@@ -306,8 +306,15 @@ def resolve(registry: Registry, layers: list[Layer], preset: str | None = None) 
         registered = Layer("registry", {section: entry.defaults})
         choices[section] = PluginChoice(name, _section(section, entry.described(), cls, [registered, *layers], origins))
     run = _section("run", "mpcc-run", RunSettings, layers, origins)
-    files = {"plugins": registry.plugin_files, "registries": registry.registry_files}
-    return RunConfig(run=run, **choices, origins=origins, **files)
+    return RunConfig(
+        run=run,
+        prior=choices["prior"],
+        arch=choices["arch"],
+        data=choices["data"],
+        origins=origins,
+        plugins=registry.plugin_files,
+        registries=registry.registry_files,
+    )
 
 
 def _section(section: str, described: str, cls: type | None, layers: list[Layer], origins: dict[str, str]) -> Any:

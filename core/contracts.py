@@ -132,7 +132,7 @@ class Prior(nn.Module, abc.ABC):
         """
         try:
             components = self.component(torch.arange(self.clusters, device=self.weights().device))
-        except torch.linalg.LinAlgError as error:
+        except torch.linalg.LinAlgError as error:  # type: ignore[attr-defined]
             # A covariance is factorised as soon as the distribution is made.
             raise ValueError(str(error)) from error
         while isinstance(components, Independent):
@@ -143,7 +143,7 @@ class Prior(nn.Module, abc.ABC):
             if constraints.is_dependent(constraint):  # type: ignore[no-untyped-call]
                 continue
             finite = torch.isfinite(value)
-            if not (bool(finite.all()) and bool(constraint.check(value).all())):
+            if not (bool(finite.all()) and bool(constraint.check(value).all())):  # type: ignore[no-untyped-call]
                 worst = value.min() if bool(finite.all()) else value[~finite][0]
                 raise ValueError(f"{family}.{name}: expected finite values, {constraint}, got {worst.item()}")
         weights = self.weights()

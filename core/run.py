@@ -220,7 +220,7 @@ def execute(run: Run, folder: RunFolder, *, resumed: bool) -> dict[str, Any]:
             while trainer.iteration < settings.iterations:
                 try:
                     terms = trainer.iterate()
-                except torch.linalg.LinAlgError as error:
+                except torch.linalg.LinAlgError as error:  # type: ignore[attr-defined]
                     # A covariance can no longer be factorised: the parameters of a prior are out of their domain.
                     check_parameters(trainer.model, trainer.iteration, folder.checkpoint)
                     raise TrainingDiverged(

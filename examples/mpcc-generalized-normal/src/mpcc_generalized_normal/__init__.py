@@ -1,0 +1,1 @@
+"""A mixture of generalized normal distributions as a prior for mpcc."""

@@ -1,0 +1,100 @@
+"""``mpcc plugins new``: write a project with a plugin that works, its packaging and its tests."""
+
+from __future__ import annotations
+
+import keyword
+import re
+import shutil
+import tempfile
+from pathlib import Path
+from string import Template
+
+from mpcc.core.errors import InvalidInput, unknown_name
+from mpcc.core.registry import KINDS, load_registry
+
+__all__ = ["create_project"]
+
+TEMPLATES = Path(__file__).resolve().parent / "templates"
+SUMMARIES = {
+    "prior": "Mixture of Laplace products.",
+    "architecture": "Fully connected networks for 8x8 images.",
+    "dataset": "Noisy bars in four places.",
+    "metric": "V-measure of clusters and classes.",
+}
+RUNS = {
+    "prior": "mpcc-run --prior {}",
+    "architecture": "mpcc-run --arch {}",
+    "dataset": "mpcc-run --data {} --arch biggan8 --clusters 4",
+    "metric": "mpcc-run --metrics acc,{}",
+}
+
+
+def create_project(kind: str, name: str, parent: Path) -> Path:
+    """Write a project of that kind, all at once or not at all.
+
+    Arguments:
+        kind: ``prior``, ``architecture``, ``dataset`` or ``metric``.
+        name: What users will type: letters, digits, ``-`` and ``_``, a letter first.
+        parent: The existing folder in which ``mpcc-NAME`` is made.
+
+    Returns:
+        The project's folder.
+
+    Raises:
+        InvalidInput: If the kind does not exist, the name can't be one or is taken, or the folder can't be made.
+    """
+    if kind not in KINDS:
+        raise unknown_name("kind of plugin", kind, KINDS)
+    check_name(kind, name)
+    snake = name.lower().replace("-", "_")
+    words = {
+        "kind": kind,
+        "name": name,
+        "project": f"mpcc-{snake.replace('_', '-')}",
+        "module": f"mpcc_{snake}",
+        "class": "".join(part.capitalize() for part in snake.split("_")),
+        "summary": SUMMARIES[kind],
+        "run": RUNS[kind].format(name),
+    }
+    package = f"src/{words['module']}"
+    files = {
+        "pyproject.toml": "pyproject.toml",
+        "README.md": "README.md",
+        f"{package}/__init__.py": "init.py",
+        f"{package}/plugin.py": "plugin.py",
+        f"{package}/options.py": f"{kind}-options.py",
+        f"{package}/{kind}.py": f"{kind}.py",
+        f"tests/test_{snake}.py": f"{kind}-test.py",
+    }
+    project = parent / words["project"]
+    if project.exists() or project.is_symlink():
+        raise InvalidInput(f"{project} exists already: expected a new folder; choose another name or another --out")
+    try:
+        with tempfile.TemporaryDirectory(dir=parent, prefix=f".{words['project']}-") as folder:
+            draft = Path(folder) / "project"
+            for path, template in files.items():
+                text = Template((TEMPLATES / f"{template}.template").read_text(encoding="utf-8")).substitute(words)
+                (draft / path).parent.mkdir(parents=True, exist_ok=True)
+                (draft / path).write_text(text, encoding="utf-8")
+            shutil.move(draft, project)
+    except OSError as error:
+        raise InvalidInput(f"{project} cannot be made: {error.strerror or error}") from error
+    return project
+
+
+def check_name(kind: str, name: str) -> None:
+    """Refuse a name that can't be a plugin's, a module's and a class's, or that is taken.
+
+    Raises:
+        InvalidInput: Naming the nearest valid choice.
+    """
+    if not re.fullmatch(r"[A-Za-z][A-Za-z0-9]*([_-][A-Za-z0-9]+)*", name):
+        near = re.sub(r"[^A-Za-z0-9]+", "_", name).strip("_").lstrip("0123456789_") or f"my_{kind}"
+        raise InvalidInput(
+            f"name {name!r}: expected letters, digits and single '-' or '_' between them, a letter first "
+            f"(nearest valid choice: {near})"
+        )
+    if keyword.iskeyword("".join(part.capitalize() for part in re.split("[_-]", name))):
+        raise InvalidInput(f"name {name!r} is a word of Python (nearest valid choice: {name}_{kind})")
+    if name in load_registry().entries[kind]:
+        raise InvalidInput(f"there is a {kind} {name!r} already (nearest valid choice: {name}2)")

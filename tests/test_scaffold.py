@@ -1,0 +1,92 @@
+"""``mpcc plugins new``: what it writes works, passes its own tests, and is in the house's style."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from mpcc.core import cli
+from mpcc.core.errors import InvalidInput
+from mpcc.core.registry import KINDS
+from mpcc.core.scaffold import create_project
+
+ROOT = Path(__file__).resolve().parents[1]
+TINY = ["--iterations", "1", "--eval-images", "40", "--threads", "1"]
+FLAGS = {
+    "prior": ["--prior", "my-own"],
+    "architecture": ["--arch", "my-own"],
+    "dataset": ["--data", "my-own", "--arch", "biggan8", "--clusters", "4"],
+    "metric": ["--metrics", "my-own"],
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_new_project_installs_passes_its_tests_and_runs(kind: str, tmp_path: Path) -> None:
+    with pytest.raises(SystemExit) as caught:
+        cli.main(["plugins", "new", kind, "my-own", "--out", str(tmp_path)])
+    assert caught.value.code == 0
+    project, target = tmp_path / "mpcc-my-own", tmp_path / "installed"
+    for check in (["check"], ["format", "--check"]):
+        done = subprocess.run(
+            [sys.executable, "-m", "ruff", *check, "--no-cache", str(project)], capture_output=True, text=True
+        )
+        assert done.returncode == 0, done.stdout
+    pip = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--no-index", "--no-build-isolation"]
+    done = subprocess.run([*pip, "--target", str(target), str(project)], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    environment = {**os.environ, "PYTHONPATH": str(target), "OMP_NUM_THREADS": "1"}
+
+    def run(*command: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run([sys.executable, *command], cwd=project, env=environment, capture_output=True, text=True)
+
+    done = run("-m", "pytest", "-q", "-p", "no:cacheprovider")
+    assert done.returncode == 0, done.stdout[-3000:]
+    done = run("-c", "from mpcc.core.cli import run_main; run_main()", *FLAGS[kind], *TINY, "--out", "run")
+    assert done.returncode == 0, done.stderr
+    assert "my-own" in (project / "run" / "results.json").read_text()
+    done = run("-c", "from mpcc.core.cli import main; main()", "plugins", "check", "my-own")
+    assert done.returncode == 0, done.stdout
+    assert "no torch" in done.stdout
+
+
+def test_the_project_is_named_after_the_plugin(tmp_path: Path) -> None:
+    project = create_project("prior", "Heavy_Tails", tmp_path)
+    assert project == tmp_path / "mpcc-heavy-tails"
+    assert {str(path.relative_to(project)) for path in project.rglob("*") if path.is_file()} == {
+        *("pyproject.toml", "README.md", "tests/test_heavy_tails.py"),
+        *(f"src/mpcc_heavy_tails/{name}.py" for name in ("__init__", "plugin", "options", "prior")),
+    }
+    assert "class HeavyTails(LocationScaleMixture)" in (project / "src/mpcc_heavy_tails/prior.py").read_text()
+    assert "$" not in "".join(path.read_text() for path in project.rglob("*") if path.is_file())
+    assert list(tmp_path.iterdir()) == [project]
+
+
+@pytest.mark.parametrize(
+    ("kind", "name", "message"),
+    [
+        ("pior", "x", "unknown kind of plugin 'pior': expected one of .* .did you mean 'prior'"),
+        ("prior", "my prior", "nearest valid choice: my_prior"),
+        ("prior", "3d", "nearest valid choice: d"),
+        ("prior", "", "nearest valid choice: my_prior"),
+        ("prior", "../x", "nearest valid choice: x"),
+        ("prior", "none", "'none' is a word of Python .nearest valid choice: none_prior"),
+        ("prior", "gmm", "there is a prior 'gmm' already .nearest valid choice: gmm2"),
+    ],
+)
+def test_a_project_that_cannot_be_is_refused(tmp_path: Path, kind: str, name: str, message: str) -> None:
+    with pytest.raises(InvalidInput, match=message):
+        create_project(kind, name, tmp_path)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_nothing_is_overwritten_and_a_missing_folder_is_named(tmp_path: Path) -> None:
+    create_project("metric", "mine", tmp_path)
+    with pytest.raises(InvalidInput, match=r"mpcc-mine exists already: expected a new folder"):
+        create_project("prior", "mine", tmp_path)
+    with pytest.raises(InvalidInput, match=r"nowhere/mpcc-mine cannot be made: No such file"):
+        create_project("prior", "mine", tmp_path / "nowhere")

@@ -1,0 +1,121 @@
+"""The pages under docs: their code runs, their commands run for one step, their lists are complete."""
+
+from __future__ import annotations
+
+import inspect
+import re
+import shlex
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import attrs
+import pytest
+
+from mpcc.core import hookspecs
+from mpcc.core.cli import main, run_main
+from mpcc.core.registry import load_registry
+
+DOCS = Path(__file__).resolve().parents[1] / "docs"
+FENCE = re.compile(r"^```(\w+)(?: file=(\S+))?\n(.*?)^```", re.DOTALL | re.MULTILINE)
+TINY = ["--iterations", "1", "--eval-images", "40", "--threads", "1"]
+
+
+@attrs.frozen
+class Block:
+    """A block of code on a page: its language, the file that it is saved as, its text."""
+
+    language: str
+    file: str | None
+    text: str
+
+
+def blocks(page: str) -> list[Block]:
+    """Return all blocks of a page in order."""
+    return [Block(*match.groups()) for match in FENCE.finditer((DOCS / page).read_text(encoding="utf-8"))]
+
+
+@pytest.fixture
+def workplace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """An empty folder; modules and search paths that are added here go away again."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    before = set(sys.modules)
+    yield tmp_path
+    for name in set(sys.modules) - before:
+        if not name.startswith(("mpcc.", "torch", "pyro", "scipy", "sklearn", "tensorboard", "PIL")):
+            sys.modules.pop(name, None)
+
+
+def run(line: str) -> None:
+    """Run one documented command in this process, training for one step."""
+    command, *arguments = shlex.split(line, comments=True)
+    if command == "mpcc-run":
+        resumed = "--resume" in arguments
+        for name, value in zip(TINY[::2], TINY[1::2], strict=True):
+            if resumed and name == "--threads":
+                continue
+            wanted = "2" if resumed and name == "--iterations" else value
+            if name in arguments:
+                arguments[arguments.index(name) + 1] = wanted
+            else:
+                arguments += [name, wanted]
+    with pytest.raises(SystemExit) as caught:
+        {"mpcc-run": run_main, "mpcc": main}[command](arguments)
+    assert caught.value.code == 0, line
+
+
+@pytest.mark.slow
+def test_every_block_on_writing_a_prior_runs_in_order(workplace: Path) -> None:
+    seen = set()
+    for block in blocks("writing-a-prior.md"):
+        seen.add(block.language)
+        if block.file is not None:
+            Path(block.file).write_text(block.text, encoding="utf-8")
+        elif block.language == "python":
+            subprocess.run([sys.executable, "-c", block.text], check=True, cwd=workplace)
+        else:
+            assert block.language == "sh", block
+            for line in block.text.splitlines():
+                run(line)
+    assert seen == {"python", "sh", "toml"}
+    assert (workplace / "mpcc-heavy" / "pyproject.toml").is_file()
+    assert 'entropy = "lower-bound"' in (workplace / "runs/humps/config.toml").read_text()
+    assert '"kind": "monte-carlo"' in (workplace / "runs/estimated/results.json").read_text()
+
+
+def test_every_hook_has_a_section_with_its_arguments_and_there_is_no_other() -> None:
+    page = (DOCS / "plugin-hooks.md").read_text(encoding="utf-8")
+    sections = re.findall(r"^## (.*)$", page, re.MULTILINE)
+    specified = []
+    for name in hookspecs.HOOKS:
+        arguments = inspect.signature(getattr(hookspecs, name)).parameters
+        specified.append(f"{name}({', '.join(arguments)})")
+    assert sections == specified
+    marked = [name for name, value in vars(hookspecs).items() if hasattr(value, "mpcc_spec")]
+    assert set(marked) == set(hookspecs.HOOKS)
+
+
+def test_what_a_hook_is_told_is_on_the_page() -> None:
+    page = (DOCS / "plugin-hooks.md").read_text(encoding="utf-8")
+    for field in attrs.fields(hookspecs.RunInfo):
+        assert f"`{field.name}`" in page
+    (example,) = [block.text for block in blocks("plugin-hooks.md") if block.language == "python"]
+    calls: list[tuple[tuple[str, ...], set[str]]] = []
+    exec(example, {"register": lambda *given, **named: calls.append((given, set(named)))})
+    parameters = inspect.signature(hookspecs.Register.__call__).parameters
+    assert calls[0][1] == {name for name, value in parameters.items() if value.kind is inspect.Parameter.KEYWORD_ONLY}
+
+
+def test_the_page_on_priors_has_a_row_for_each_of_them() -> None:
+    page = (DOCS / "priors.md").read_text(encoding="utf-8")
+    table = page.partition("| --- |")[2].partition("\n\n")[0]
+    assert re.findall(r"^\| `(\w+)` \|", table, re.MULTILINE) == load_registry().names("prior")
+
+
+def test_links_between_pages_lead_somewhere() -> None:
+    for page in (*DOCS.glob("*.md"), DOCS.parent / "README.md", DOCS.parent / "CONTRIBUTING.md"):
+        for link in re.findall(r"\]\(([^)#]+)\)", page.read_text(encoding="utf-8")):
+            if not link.startswith("http"):
+                assert (page.parent / link).exists(), (page.name, link)

@@ -41,9 +41,11 @@ def attributed(entries: Sequence[Entry]) -> Iterator[None]:
     except Exception as error:
         frames = inspect.getinnerframes(error.__traceback__) if error.__traceback__ else []
         for frame in reversed(frames):
-            module = str(frame.frame.f_globals.get("__name__", ""))
+            # A method that a plugin's class inherits from ours runs in our file, on the plugin's behalf.
+            receiver = frame.frame.f_locals.get("self")
+            modules = {str(frame.frame.f_globals.get("__name__", "")), type(receiver).__module__}
             for entry in entries:
-                if owns(entry, module):
+                if any(owns(entry, module) for module in modules):
                     place = f"{frame.filename}:{frame.lineno}"
                     raise PluginError(f"{entry.described()}: {place}: {reason(error)}") from error
         raise

@@ -24,8 +24,9 @@ __all__ = ["Layer", "PluginChoice", "RunConfig", "RunSettings", "flag", "read_co
 
 # The name that stands for no preset at all.
 NO_PRESET = "none"
-# The sections of a configuration that name a plugin, and the kind of plugin.
+# Lists of files above the sections of a configuration.
 FILE_LISTS = ("plugins", "registries")
+# The sections of a configuration that name a plugin, and the kind of plugin.
 SECTIONS = {"prior": "prior", "arch": "architecture", "data": "dataset"}
 positive = attrs.validators.gt(0)
 at_least_one = attrs.validators.ge(1)

@@ -161,7 +161,9 @@ class Prior(nn.Module, abc.ABC):
     @contextmanager
     def full_precision(self) -> Iterator[None]:
         """Switch mixed precision off for the length of a ``with`` block."""
-        with torch.autocast(self.weights().device.type, enabled=False):
+        anchor = next(iter(self.parameters()), None)
+        device = self.weights().device if anchor is None else anchor.device
+        with torch.autocast(device.type, enabled=False):
             yield
 
 

@@ -85,6 +85,18 @@ class RunSettings:
     log_every: int = _setting(50, "iterations between log entries", validator=at_least_one)
     seed: int = _setting(0, "random seed", validator=attrs.validators.and_(not_negative, attrs.validators.lt(2**63)))
     device: Literal["auto", "cpu", "cuda"] = _setting("auto", "where to compute; auto takes CUDA if it is there")
+    features: str | None = _setting(
+        None, "feature extractor of fid, kid and inception_score, module:name; the standard Inception if not given"
+    )
+    feature_weights: Path | None = _setting(None, "file with the weights of the standard Inception")
+    generated_images: int = _setting(10_000, "images to generate for scores of features", validator=at_least_one)
+    augment_crop: int = _setting(
+        0, "largest shift, in pixels, of the real images in training; 0 for none", validator=not_negative
+    )
+    augment_flip: bool = _setting(False, "mirror half of the real images in training")
+    workers: int = _setting(
+        2, "processes that read ahead when a set does not fit into memory; 0 for none", validator=not_negative
+    )
     threads: int | None = _setting(
         None, "threads on the CPU, torch's own choice if not given", validator=attrs.validators.optional(at_least_one)
     )
@@ -94,7 +106,19 @@ class RunSettings:
 
 # What may change when a run is resumed: nothing that the training depends on.
 RESUMABLE = frozenset(
-    {"iterations", "eval_every", "eval_images", "checkpoint_every", "log_every", "device", "data_root", "download"}
+    {
+        *(
+            "iterations",
+            "eval_every",
+            "eval_images",
+            "checkpoint_every",
+            "log_every",
+            "device",
+            "data_root",
+            "download",
+        ),
+        *("features", "feature_weights", "generated_images", "workers"),
+    }
 )
 
 

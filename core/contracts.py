@@ -9,14 +9,25 @@ import abc
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Literal
+from typing import Literal, Protocol
 
 import attrs
 import torch
 from torch import Tensor, nn
 from torch.distributions import Distribution, Independent, constraints
 
-__all__ = ["Architecture", "Dataset", "Evaluation", "ImageSet", "Metric", "Networks", "Prior"]
+__all__ = [
+    "Architecture",
+    "Dataset",
+    "EvaluatedImages",
+    "Evaluation",
+    "FeatureRequest",
+    "ImageSet",
+    "ImageSource",
+    "Metric",
+    "Networks",
+    "Prior",
+]
 
 
 class Prior(nn.Module, abc.ABC):
@@ -173,8 +184,10 @@ class Networks:
 
     Attributes:
         generator: (z, y) -> images in [-1, 1]; z (N, J) float, y (N,) int64, images (N, D, R, R).
-        discriminator: images -> scores, (N, D, R, R) -> (N,).
+        discriminator: images -> scores, (N, D, R, R) -> (N,); or, if it is conditional, (images, y) -> scores.
         encoder: images -> (loc, raw_scale), (N, D, R, R) -> two of (N, J).
+        conditional: Whether the discriminator takes labels: the sampled ones with generated images, and with real ones
+            argmax q(y|z) at the encoder's location. Labels of a data set never reach it.
 
     The discriminator and the encoder may share parameters: each then updates them with Adam moments of its own.
     """
@@ -182,6 +195,7 @@ class Networks:
     generator: nn.Module
     discriminator: nn.Module
     encoder: nn.Module
+    conditional: bool = False
 
 
 class Architecture(abc.ABC):
@@ -202,33 +216,57 @@ class Architecture(abc.ABC):
         """Build fresh, randomly initialised networks on the CPU for K clusters, J latent dimensions, D channels."""
 
 
+class ImageSource(Protocol):
+    """Images that are read when they are asked for, of a set that need not fit into memory; a tensor is one, too.
+
+    It can be pickled: worker processes read ahead with copies of it.
+    """
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """(N, D, R, R)."""
+
+    def __getitem__(self, indices: Tensor) -> Tensor:
+        """Read images, uint8, shape (n, D, R, R), for indices in 0..N-1, int64, shape (n,), in any order.
+
+        Raises:
+            InvalidInput: If a file cannot be read; the message names it.
+        """
+
+
 @attrs.frozen(eq=False)
 class ImageSet:
-    """Images in memory, and what is known of them.
+    """Images, and what is known of them.
 
     Attributes:
-        images: uint8, shape (N, D, R, R).
+        images: A uint8 tensor, shape (N, D, R, R), on the CPU; or, for a set that does not fit into memory, an
+            `ImageSource`.
         labels: int64, shape (N,), or None. Only metrics and pictures read them; training never does.
         class_names: The name of each label, or empty.
         paths: Where each image came from, one string an image, or empty.
         description: One line for the log and ``results.json``: source, split, preprocessing.
     """
 
-    images: Tensor
+    images: Tensor | ImageSource
     labels: Tensor | None = None
     class_names: Sequence[str] = ()
     paths: Sequence[str] = ()
     description: str = ""
 
     def __len__(self) -> int:
-        return len(self.images)
+        return self.images.shape[0]
 
 
 class Dataset(abc.ABC):
     """q(x): where the images come from.
 
     A plugin's constructor takes ``(options,)``.
+
+    Attributes:
+        channels: D, if it is known before any file is read; a dry run then needs none.
     """
+
+    channels: int | None = None
 
     @abc.abstractmethod
     def load(self, image_size: int, root: Path | None, download: bool) -> ImageSet:
@@ -244,6 +282,57 @@ class Dataset(abc.ABC):
         """
 
 
+@attrs.frozen
+class FeatureRequest:
+    """What the user said about scores that compare features of real and generated images.
+
+    Attributes:
+        extractor: ``module:name`` of a feature extractor; None for the standard Inception network.
+        weights: File of the standard network's weights; None for the cached one.
+        samples: How many images to generate.
+        download: Whether missing weights may be fetched.
+    """
+
+    extractor: str | None = None
+    weights: Path | None = None
+    samples: int = 10_000
+    download: bool = False
+
+
+class EvaluatedImages(abc.ABC):
+    """The images of one evaluation, for metrics that need more than latents; N evaluated images.
+
+    Everything is computed when it is asked for, and `reconstruction_errors` once.
+
+    Attributes:
+        device: Where the networks are.
+        request: What the user said about scores of features.
+        cache: Where metrics keep what others of the same evaluation can use, by a name of their own.
+    """
+
+    device: torch.device
+    request: FeatureRequest
+    cache: dict[str, object]
+
+    @abc.abstractmethod
+    def real(self) -> Iterator[Tensor]:
+        """Yield batches of the evaluated images, uint8, (n, D, R, R), on the CPU, N in all, in their order."""
+
+    @abc.abstractmethod
+    def generated(self, count: int) -> Iterator[Tensor]:
+        """Yield batches of images of fresh (z, y) ~ p, uint8, (n, D, R, R), on the CPU, ``count`` in all.
+
+        The averaged generator makes them with standing statistics; the same ones each time.
+        """
+
+    @abc.abstractmethod
+    def reconstruction_errors(self) -> Tensor:
+        """Return each image's mean squared error over its D R^2 values in [-1, 1], float32, shape (N,).
+
+        Its reconstruction is that of the averaged generator, at the encoder's location and most probable cluster.
+        """
+
+
 @attrs.frozen(eq=False)
 class Evaluation:
     """What metrics see of one evaluation; N evaluated images.
@@ -252,11 +341,13 @@ class Evaluation:
         posterior: q(y|z) at the encoder's location, float32, shape (N, K).
         locations: The encoder's location of z, float32, shape (N, J).
         labels: True labels, int64, shape (N,), or None.
+        images: Real, reconstructed and generated images, or None where there are latents only.
     """
 
     posterior: Tensor
     locations: Tensor
     labels: Tensor | None = None
+    images: EvaluatedImages | None = None
 
     @property
     def clusters(self) -> int:
@@ -270,18 +361,29 @@ class Evaluation:
 
 
 class Metric(abc.ABC):
-    """A score of one evaluation.
+    """A score, or a few, of one evaluation.
 
     A plugin's constructor takes ``(options,)``; a metric's options come from its registration, they have no flags.
 
     Attributes:
         needs_labels: Whether it is left out when the data set has no labels.
+        needs_images: Whether it reads `Evaluation.images`.
+        on_request: Whether it is computed only if it is named, not as one of ``all``: it is slow or needs more files.
         higher_is_better: The direction of improvement.
     """
 
     needs_labels: bool = True
+    needs_images: bool = False
+    on_request: bool = False
     higher_is_better: bool = True
 
+    def prepare(self, request: FeatureRequest) -> None:
+        """Check, before training starts, that what it needs is there.
+
+        Raises:
+            InvalidInput: If it is not; the message names it and the remedy.
+        """
+
     @abc.abstractmethod
-    def compute(self, evaluation: Evaluation) -> float:
-        """Return the score as a finite number."""
+    def compute(self, evaluation: Evaluation) -> float | Mapping[str, float]:
+        """Return the score as a finite number; or several, by the full names under which they are reported."""

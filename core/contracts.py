@@ -377,7 +377,7 @@ class Metric(abc.ABC):
     on_request: bool = False
     higher_is_better: bool = True
 
-    def prepare(self, request: FeatureRequest) -> None:
+    def prepare(self, request: FeatureRequest) -> None:  # noqa: B027 - most metrics need nothing
         """Check, before training starts, that what it needs is there.
 
         Raises:

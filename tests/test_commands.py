@@ -30,6 +30,12 @@ FLAGS = {
     ),
     *(
         "--log-every",
+        "--features",
+        "--feature-weights",
+        "--generated-images",
+        "--augment-crop",
+        "--augment-flip",
+        "--workers",
         "--threads",
         "--resume",
         "--device",

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import multiprocessing
+import os
+import signal
+
 import pytest
 import torch
 
@@ -106,3 +110,61 @@ def test_a_batch_larger_than_the_set_is_refused_with_both_numbers_and_the_remedy
     assert "7 images" in message
     assert "--batch 7" in message
     assert "\n" not in message
+
+
+class Source:
+    """Numbered images that are made when they are asked for; asking for ``broken`` fails."""
+
+    def __init__(self, count: int, broken: int = -1) -> None:
+        self.shape = (count, 1, 2, 2)
+        self.broken = broken
+
+    def __getitem__(self, indices: torch.Tensor) -> torch.Tensor:
+        if self.broken in indices:
+            raise InvalidInput(f"cannot read {self.broken}.png: expected an image file")
+        return indices.to(torch.uint8).view(-1, 1, 1, 1).expand(-1, 1, 2, 2).contiguous()
+
+
+@pytest.mark.parametrize("workers", [0, 1, 2])
+@every_size
+def test_a_source_gives_the_batches_of_a_tensor_whoever_reads_it(count: int, batch: int, workers: int) -> None:
+    expected = draw(ImageStream(numbered(count), batch, seed=5), 9)
+    stream = ImageStream(Source(count), batch, seed=5, workers=workers)
+    found = draw(stream, 4)
+    state = stream.state()
+    assert found + draw(stream, 5) == expected
+    stream.restore(state)
+    assert found + draw(stream, 5) == expected
+    stream.close()
+    assert state == {"epoch": 3 // (count // batch), "position": (3 % (count // batch) + 1) * batch}
+
+
+def test_workers_neither_use_nor_move_the_global_random_state() -> None:
+    torch.manual_seed(1)
+    before = torch.get_rng_state()
+    stream = ImageStream(Source(10), 3, seed=4, workers=1)
+    draw(stream, 9)
+    stream.close()
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_an_image_that_cannot_be_read_is_named_in_one_line(workers: int) -> None:
+    stream = ImageStream(Source(6, broken=4), 6, seed=0, workers=workers)
+    with pytest.raises(InvalidInput, match=r"^cannot read 4.png: expected an image file$"):
+        stream.next()
+    stream.close()
+
+
+def test_workers_end_with_the_stream_and_ignore_signals_to_the_group() -> None:
+    stream = ImageStream(Source(10), 2, seed=0, workers=2)
+    first = draw(stream, 1)
+    children = multiprocessing.active_children()
+    assert len(children) == 2
+    for child in children:
+        assert child.pid is not None
+        for number in (signal.SIGINT, signal.SIGTERM):
+            os.kill(child.pid, number)
+    assert first + draw(stream, 20) == draw(ImageStream(numbered(10), 2, seed=0), 21)
+    stream.close()
+    assert not multiprocessing.active_children()

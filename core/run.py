@@ -19,6 +19,7 @@ import attrs
 import torch
 
 from mpcc.core.assembly import check_images, choose_device, choose_metrics, differences
+from mpcc.core.augmentation import Augmentation
 from mpcc.core.checkpoint import load_checkpoint, random_states, restore_random_states, save_checkpoint
 from mpcc.core.config import SECTIONS, RunConfig
 from mpcc.core.contracts import ImageSet, Metric, Prior
@@ -120,7 +121,15 @@ class Run:
         schedule = Schedule(
             **{field.name: getattr(settings, field.name) for field in attrs.fields(Schedule)},
         )
-        trainer = Trainer(model, ImageStream(data.images, settings.batch, settings.seed), schedule, weights)
+        stream = ImageStream(
+            data.images,
+            settings.batch,
+            settings.seed,
+            augmentation=Augmentation(settings.augment_crop, settings.augment_flip),
+            workers=settings.workers,
+            pinned=device.type == "cuda",
+        )
+        trainer = Trainer(model, stream, schedule, weights)
         indices = choose_images(len(data), settings.eval_images, settings.seed)
         used = [*entries.values(), *(registry.entry("metric", name) for name in metrics)]
         plugins = {f"{entry.kind} {entry.name}": f"{entry.distribution} {entry.version}" for entry in used}
@@ -255,6 +264,7 @@ def execute(run: Run, folder: RunFolder, *, resumed: bool) -> dict[str, Any]:
     else:
         ended = ""
     finally:
+        trainer.stream.close()
         events.close()
         observers.notify(
             "run_ended", iteration=trainer.iteration, results=None if ended else results, reason=ended or None

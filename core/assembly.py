@@ -9,11 +9,11 @@ import torch
 
 from mpcc.core import options
 from mpcc.core.config import RESUMABLE, RunConfig
-from mpcc.core.contracts import ImageSet, Metric
+from mpcc.core.contracts import Architecture, Dataset, ImageSet, Metric
 from mpcc.core.errors import InvalidInput, PluginError, unknown_name
 from mpcc.core.registry import Registry
 
-__all__ = ["check_images", "choose_device", "choose_metrics", "differences"]
+__all__ = ["check_images", "choose_device", "choose_metrics", "differences", "load_data"]
 
 
 def choose_device(name: str) -> torch.device:
@@ -56,7 +56,29 @@ def choose_metrics(registry: Registry, names: str) -> dict[str, Metric]:
     return chosen
 
 
-def check_images(data: ImageSet, architecture: Any, described: str, config: RunConfig) -> None:
+def load_data(dataset: Dataset, architecture: Architecture, described: str, config: RunConfig) -> ImageSet:
+    """Read the images of a run and check that they suit it.
+
+    Arguments:
+        dataset: What reads them.
+        architecture: What takes them.
+        described: The data set, for errors.
+        config: The run's.
+
+    Raises:
+        InvalidInput: If they cannot be read or don't fit.
+        PluginError: If the data set breaks its contract.
+    """
+    try:
+        data = dataset.load(architecture.image_size, config.run.data_root, config.run.download)
+    except OSError as error:
+        named = f" {error.filename}" if error.filename else ""
+        raise InvalidInput(f"{described}: cannot read{named}: {error.strerror or error}") from error
+    check_images(data, architecture, described, config)
+    return data
+
+
+def check_images(data: ImageSet, architecture: Architecture, described: str, config: RunConfig) -> None:
     """Check that a data set gives what the architecture takes and the run needs.
 
     Raises:
@@ -64,8 +86,10 @@ def check_images(data: ImageSet, architecture: Any, described: str, config: RunC
         InvalidInput: If there are too few images or the channels don't fit.
     """
     images, size = data.images, architecture.image_size
-    if images.dtype != torch.uint8 or images.dim() != 4:
-        raise PluginError(f"{described}: expected uint8 images (N, D, R, R), got {images.dtype} {tuple(images.shape)}")
+    # Of a source, one image is read: it shows the type.
+    kind = images.dtype if isinstance(images, torch.Tensor) else images[torch.tensor([0])].dtype
+    if kind != torch.uint8 or len(images.shape) != 4:
+        raise PluginError(f"{described}: expected uint8 images (N, D, R, R), got {kind} {tuple(images.shape)}")
     count, channels, *shape = images.shape
     if shape != [size, size]:
         raise InvalidInput(

@@ -16,7 +16,7 @@ from typing import Any
 
 import cyclopts
 
-from mpcc.core.config import RESUMABLE, SECTIONS, Layer, RunConfig, flag, read_config, resolve
+from mpcc.core.config import RESUMABLE, SECTIONS, Layer, RunConfig, compat_layer, flag, read_config, resolve
 from mpcc.core.errors import InvalidInput, PluginError, TrainingDiverged
 from mpcc.core.flags import COMMAND_FLAGS, command_line, early_flags, file_flags, full_signature, parse
 from mpcc.core.plugin_commands import mpcc_command, print_plugins
@@ -74,8 +74,10 @@ def run_command(arguments: list[str]) -> int:
         return 0
     early, files = early_flags(arguments), file_flags(arguments)
     resume = early["resume"]
-    if resume is not None and (early["config"] or early["preset"]):
-        raise InvalidInput("--resume continues with the run's own configuration: leave out --config and --preset")
+    if resume is not None and (early["config"] or early["preset"] or early["compat"]):
+        raise InvalidInput(
+            "--resume continues with the run's own configuration: leave out --config, --preset and --compat"
+        )
     path = Path(resume) / "config.toml" if resume else Path(early["config"]) if early["config"] else None
     if resume is not None and path is not None:
         try:
@@ -90,6 +92,8 @@ def run_command(arguments: list[str]) -> int:
         plugins=[*(file for layer in saved for file in layer.plugins), *files["plugins"]],
         registries=[*(file for layer in saved for file in layer.registries), *files["registries"]],
     )
+    if early["compat"] is not None:
+        lower.append(compat_layer(registry, early["compat"]))
     named = {section: {"name": early[section]} for section in SECTIONS if early[section]}
     # A run folder's configuration is complete: nothing may come in from a preset that has changed since.
     preset = "none" if resume else early["preset"]
@@ -111,8 +115,34 @@ def run_command(arguments: list[str]) -> int:
     config = resolve(registry, [*lower, Layer("flag", tables)], preset)
     if command.get("dry_run"):
         print(config.to_toml(origins=True), end="")
+        describe(registry, config)
         return 0
     return train(registry, config, command.get("out"), Path(resume) if resume else None)
+
+
+def describe(registry: Registry, config: RunConfig) -> None:
+    """Print the networks layer by layer, as comments below a configuration; reads the data only to count channels."""
+    from mpcc.core.assembly import load_data
+    from mpcc.core.attribution import attributed
+    from mpcc.core.summary import summarise
+
+    entries = {section: registry.entry(kind, getattr(config, section).name) for section, kind in SECTIONS.items()}
+    settings = config.run
+    with attributed(used(registry, config)):
+        architecture = entries["arch"].load()(config.arch.options)
+        dataset = entries["data"].load()(config.data.options)
+        channels = dataset.channels
+        if channels is None:
+            channels = load_data(dataset, architecture, entries["data"].described(), config).images.shape[1]
+        summary = summarise(
+            architecture,
+            entries["prior"].load()(settings.clusters, settings.latent_dim, config.prior.options),
+            channels=channels,
+            batch=settings.batch,
+            d_steps=settings.d_steps,
+            e_steps=settings.e_steps,
+        )
+    print("\n" + "\n".join(f"# {line}".rstrip() for line in summary.lines()))
 
 
 def train(registry: Registry, config: RunConfig, out: Path | None, resume: Path | None) -> int:

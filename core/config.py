@@ -1,9 +1,10 @@
 """The configuration of one run: frozen, resolved in layers, written to and read from TOML.
 
 Layers, later ones win: defaults of the option classes, defaults of the registry, the preset of the data set, a
-configuration file, flags. Every value remembers which layer it came from. A configuration file may name another preset,
-or ``none``, in a line ``preset = "NAME"`` above its tables; the one that a run writes is complete and names ``none``.
-Files of plugins that it needs stand there as well: ``plugins = ["my_prior.py"]``, ``registries = ["my.toml"]``.
+configuration file, a set of choices for compatibility (``--compat``), flags. Every value remembers which layer it came
+from. A configuration file may name another preset, or ``none``, in a line ``preset = "NAME"`` above its tables; the one
+that a run writes is complete and names ``none``. Files of plugins that it needs stand there as well:
+``plugins = ["my_prior.py"]``, ``registries = ["my.toml"]``.
 """
 
 from __future__ import annotations
@@ -300,12 +301,24 @@ def preset_layer(registry: Registry, name: str, *, required: bool) -> Layer | No
     return Layer(f"preset {name}", tables, strict=False)
 
 
+def compat_layer(registry: Registry, name: str) -> Layer:
+    """Return the choices that another implementation made as a layer; a plugin that lacks one of them is an error.
+
+    Raises:
+        InvalidInput: If there is no such set.
+    """
+    if name not in registry.compat:
+        raise unknown_name("--compat", name, registry.compat)
+    tables = {section: values for section, values in registry.compat[name].items() if section != "source"}
+    return Layer(f"compat {name}", tables)
+
+
 def resolve(registry: Registry, layers: list[Layer], preset: str | None = None) -> RunConfig:
     """Stack the layers on a preset and on the defaults.
 
     Arguments:
         registry: Plugins and presets.
-        layers: Configuration file and flags, later ones win.
+        layers: Configuration file, `compat_layer` and flags, later ones win.
         preset: Name of the preset; if None, the one that a layer names, or else that of the data set; no preset at all
             if ``none``.
 

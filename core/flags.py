@@ -34,6 +34,11 @@ COMMAND_FLAGS: dict[str, tuple[str, Any, str]] = {
         str | None,
         "preset to start from, none for none; by default that of --config or of the data set",
     ),
+    "compat": (
+        "--compat",
+        str | None,
+        "repeat the choices of another implementation: reference for the authors' published code",
+    ),
     "plugin": ("--plugin", list[Path] | None, "load a one-file plugin, a Python file with hooks; may be repeated"),
     "registry": (
         "--registry",
@@ -57,7 +62,7 @@ def early_flags(arguments: list[str]) -> dict[str, str | None]:
     """
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
     expected = {
-        **dict.fromkeys([*SECTIONS, "preset"], "a name"),
+        **dict.fromkeys([*SECTIONS, "preset", "compat"], "a name"),
         **dict.fromkeys(["config", "out", "resume"], "a path"),
     }
     for name in expected:

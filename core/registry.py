@@ -158,6 +158,7 @@ class Registry:
     Attributes:
         entries: By kind, then by name. A name claimed more than once has several.
         presets: By name: tables ``run``, ``prior``, ``arch``, ``data`` and a ``source``.
+        compat: Choices of other implementations by name, in the same tables.
         defaults: The names used when nothing is said: ``prior``, ``arch``, ``data``.
         broken: Plugins that could not be loaded.
         observers: Plugins with hooks that watch a run.
@@ -170,6 +171,7 @@ class Registry:
     defaults: Mapping[str, str]
     broken: tuple[Broken, ...]
     observers: tuple[Observer, ...] = ()
+    compat: Mapping[str, Mapping[str, Any]] = attrs.field(factory=dict)
     plugin_files: tuple[Path, ...] = ()
     registry_files: tuple[Path, ...] = ()
 
@@ -285,7 +287,14 @@ def load_registry(
                     raise PluginError(record.described()) from error
                 broken.append(record)
     return Registry(
-        entries, presets, table["defaults"], tuple(broken), tuple(observers), tuple(plugins), tuple(registries)
+        entries=entries,
+        presets=presets,
+        defaults=table["defaults"],
+        broken=tuple(broken),
+        observers=tuple(observers),
+        compat=table["compat"],
+        plugin_files=tuple(plugins),
+        registry_files=tuple(registries),
     )
 
 

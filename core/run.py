@@ -18,7 +18,7 @@ from typing import Any
 import attrs
 import torch
 
-from mpcc.core.assembly import check_images, choose_device, choose_metrics, differences
+from mpcc.core.assembly import choose_device, choose_metrics, differences, load_data
 from mpcc.core.augmentation import Augmentation
 from mpcc.core.checkpoint import load_checkpoint, random_states, restore_random_states, save_checkpoint
 from mpcc.core.config import SECTIONS, RunConfig
@@ -98,13 +98,7 @@ class Run:
         architecture = entries["arch"].load()(config.arch.options)
         metrics = choose_metrics(registry, settings.metrics)
         dataset = entries["data"].load()(config.data.options)
-        described = entries["data"].described()
-        try:
-            data = dataset.load(architecture.image_size, settings.data_root, settings.download)
-        except OSError as error:
-            named = f" {error.filename}" if error.filename else ""
-            raise InvalidInput(f"{described}: cannot read{named}: {error.strerror or error}") from error
-        check_images(data, architecture, described, config)
+        data = load_data(dataset, architecture, entries["data"].described(), config)
         torch.manual_seed(settings.seed)
         prior = entries["prior"].load()(settings.clusters, settings.latent_dim, config.prior.options)
         channels = data.images.shape[1]

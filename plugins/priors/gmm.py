@@ -3,12 +3,52 @@
 from __future__ import annotations
 
 import pyro.distributions as dist
+import torch
 from torch import Tensor
-from torch.distributions import Distribution
+from torch.distributions import Distribution, Independent, Normal
 
 from mpcc.core.mixture import LocationScaleMixture
+from mpcc.plugins.priors.options import GaussianMixtureOptions
 
-__all__ = ["GaussianMixture"]
+__all__ = ["GaussianMixture", "ReferenceNormal"]
+
+
+class ReferenceNormal(Normal):
+    r"""The authors' component, which disagrees with itself: one scale to sample, another to score, a third for entropy.
+
+    With floor f and raw scale r, elementwise:
+
+    .. math::
+        z = \mu + (f + e^{r/2}) \epsilon, \qquad \log p(z) = \log N(z; \mu, f^2 + e^r), \qquad
+        H = \tfrac12 (1 + \log 2 \pi e^r)
+
+    Arguments:
+        loc: mu.
+        raw_scale: r, same shape.
+        floor: f, 0.5 in the authors' code.
+
+    Source:
+        Method, section 4. The contract kit finds it wrong, and so it is: it is here to replay published numbers.
+
+    Example:
+        >>> component = ReferenceNormal(torch.zeros(1), torch.zeros(1), floor=0.5)
+        >>> component.stddev, component.log_prob(torch.zeros(1)).exp() ** -2 / (2 * torch.pi)
+        (tensor([1.5000]), tensor([1.2500]))
+    """
+
+    def __init__(self, loc: Tensor, raw_scale: Tensor, floor: float) -> None:
+        spread = torch.exp(raw_scale / 2)
+        super().__init__(loc, floor + spread, validate_args=False)
+        self._density = Normal(loc, torch.sqrt(floor**2 + spread**2), validate_args=False)
+        self._unfloored = Normal(loc, spread, validate_args=False)
+
+    def log_prob(self, value: Tensor) -> Tensor:
+        """Return the density of variance f^2 + exp(r)."""
+        return self._density.log_prob(value)
+
+    def entropy(self) -> Tensor:
+        """Return the entropy for the scale exp(r / 2)."""
+        return self._unfloored.entropy()
 
 
 class GaussianMixture(LocationScaleMixture):
@@ -16,7 +56,8 @@ class GaussianMixture(LocationScaleMixture):
 
     .. math:: p(z|y) = N(z; \mu_y, \mathrm{diag}(s_y^2)), \qquad H = \tfrac12 \sum_j (1 + \log 2 \pi s_{yj}^2)
 
-    Locations start as rows or columns of an orthogonal matrix, raw scales at 1 (authors' code).
+    Locations start as rows or columns of an orthogonal matrix, raw scales at 1 (authors' code). With the option
+    ``variances = "reference"`` a component is a `ReferenceNormal`.
 
     Example:
         >>> import torch
@@ -27,6 +68,15 @@ class GaussianMixture(LocationScaleMixture):
         >>> z.shape, y.shape, prior.log_responsibilities(z).exp().sum(1)
         (torch.Size([5, 2]), torch.Size([5]), tensor([1.0000, 1.0000, 1.0000, 1.0000, 1.0000], grad_fn=<SumBackward1>))
     """
+
+    options: GaussianMixtureOptions
+
+    def component(self, y: Tensor) -> Distribution:
+        """Return p(z|y), with the batch shape of ``y``."""
+        if self.options.variances == "reference":
+            component = ReferenceNormal(self.loc[y], self.raw_scale[y], self.options.scale_floor)
+            return Independent(component, 1, validate_args=False)
+        return super().component(y)
 
     def family(self, loc: Tensor, scale: Tensor) -> Distribution:
         """Return Normal(loc, scale); q(z|x) is Normal too, its raw scale a log-variance."""

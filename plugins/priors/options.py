@@ -29,6 +29,13 @@ def _input_map(default: str) -> Any:
 class GaussianMixtureOptions(MixtureOptions):
     """Options of the prior ``gmm``."""
 
+    variances: Literal["consistent", "reference"] = attrs.field(
+        default="consistent",
+        metadata={
+            "help": "one scale for sampling, density and entropy; or three, as in the authors' code, for replaying it"
+        },
+    )
+
 
 @attrs.frozen
 class StudentTOptions(MixtureOptions):

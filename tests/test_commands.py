@@ -45,6 +45,7 @@ FLAGS = {
         "--download",
         "--config",
         "--preset",
+        "--compat",
     ),
     *(
         "--plugin",
@@ -56,7 +57,14 @@ FLAGS = {
         "--prior.scale-floor",
         "--prior.initial-raw-scale",
     ),
-    *("--prior.locations", "--prior.location-scale", "--prior.weights", "--prior.input-map", "--arch.width"),
+    *(
+        "--prior.locations",
+        "--prior.location-scale",
+        "--prior.weights",
+        "--prior.input-map",
+        "--prior.variances",
+        "--arch.width",
+    ),
 }
 
 
@@ -104,7 +112,6 @@ def test_help_shows_the_options_of_the_chosen_plugins(capsys: pytest.CaptureFixt
     "command",
     [
         "cli.run_main(['--help'])",
-        "cli.run_main(['--data', 'omniglot', '--dry-run'])",
         "cli.run_main(['--iterations', 'x'])",
         "cli.main(['plugins', '--json'])",
     ],

@@ -82,9 +82,15 @@ def parts(networks: Networks) -> dict[str, nn.Module]:
     return {name: getattr(networks, name) for name in ("generator", "discriminator", "encoder")}
 
 
+def labels(networks: Networks, y: Tensor) -> tuple[Tensor, ...]:
+    """Return what the discriminator takes beside images: ``y``, or nothing."""
+    return (y,) if networks.conditional else ()
+
+
 def outputs(networks: Networks, z: Tensor, y: Tensor, images: Tensor) -> dict[str, Tensor]:
-    """Return what the three networks give."""
-    found: Mapping[str, Tensor] = {"images": networks.generator(z, y), "scores": networks.discriminator(images)}
+    """Return what the three networks give; a conditional discriminator takes ``y`` with the images."""
+    scores = networks.discriminator(images, *labels(networks, y))
+    found: Mapping[str, Tensor] = {"images": networks.generator(z, y), "scores": scores}
     loc, raw_scale = networks.encoder(images)
     return {**found, "loc": loc, "raw_scale": raw_scale}
 
@@ -233,13 +239,14 @@ def company(case: ArchitectureCase) -> str:
         for module in part.modules():
             if isinstance(module, nn.modules.dropout._DropoutNd):
                 module.eval()
-    _, _, images = case.inputs(4)
+    _, y, images = case.inputs(4)
     worst = 0.0
-    for name in ("discriminator", "encoder"):
+    for name, given in (("discriminator", (images, *labels(networks, y))), ("encoder", (images,))):
         part = parts(networks)[name]
-        together = torch.stack(list(tuple_of(copy.deepcopy(part)(images)))).transpose(0, 1)
+        together = torch.stack(list(tuple_of(copy.deepcopy(part)(*given)))).transpose(0, 1)
         for index in range(len(images)):
-            alone = torch.stack(list(tuple_of(copy.deepcopy(part)(images[index : index + 1])))).transpose(0, 1)[0]
+            one = [value[index : index + 1] for value in given]
+            alone = torch.stack(list(tuple_of(copy.deepcopy(part)(*one)))).transpose(0, 1)[0]
             off = float((alone - together[index]).abs().max()) / (1 + float(together[index].abs().max()))
             worst = max(worst, off)
             require(
@@ -271,6 +278,23 @@ def reacts(case: ArchitectureCase) -> str:
     return f"another z changes the image by {by_latent:.2g}, another y by {by_label:.2g}"
 
 
+@law("a discriminator reacts to labels if it says that it is conditional, and takes none otherwise")
+@torch.no_grad()
+def reacts_to_labels(case: ArchitectureCase) -> str:
+    networks = case.networks()
+    require(type(networks.conditional) is bool, f"conditional: expected True or False, got {networks.conditional!r}")
+    if not networks.conditional:
+        return "unconditional"
+    _, _, images = case.inputs(4)
+    clusters = case.size()[0]
+    if clusters == 1:
+        return "conditional, one cluster"
+    scores = [networks.discriminator(images, torch.full((4,), label)) for label in range(clusters)]
+    change = min(float((score - scores[0]).abs().max()) for score in scores[1:])
+    require(change > 1e-6, f"another label changes the scores by {change:.2g} only")
+    return f"conditional, another label changes the scores by {change:.2g} or more"
+
+
 @law("saving and loading its state gives the same networks")
 @torch.no_grad()
 def saved(case: ArchitectureCase) -> str:
@@ -289,7 +313,7 @@ def saved(case: ArchitectureCase) -> str:
 def copied(case: ArchitectureCase) -> str:
     networks, inputs = case.networks(), case.inputs(4)
     expected = outputs(networks, *inputs)
-    twin = Networks(**{name: copy.deepcopy(part) for name, part in parts(networks).items()})
+    twin = attrs.evolve(networks, **{name: copy.deepcopy(part) for name, part in parts(networks).items()})
     require_same(expected, outputs(twin, *inputs), "copy")
     for part in parts(twin).values():
         for parameter in part.parameters():
@@ -335,6 +359,7 @@ ARCHITECTURE_LAWS: tuple[Law[ArchitectureCase], ...] = (
     inputs_reached,
     company,
     reacts,
+    reacts_to_labels,
     saved,
     copied,
     seeded,

@@ -30,8 +30,24 @@ class Loss:
     terms: dict[str, Tensor]
 
 
+@torch.no_grad()
+def inferred_labels(model: Model, images: Tensor, dtype: torch.dtype) -> Tensor:
+    """Return argmax_y q(y|z) at the encoder's location of z, int64, shape (N,), without gradients.
+
+    Arguments:
+        model: Encoder and prior.
+        images: In [-1, 1], shape (N, D, R, R).
+        dtype: Of the prior's arithmetic.
+    """
+    loc, _ = model.networks.encoder(images)
+    return model.prior.log_responsibilities(loc.to(dtype)).argmax(dim=1)
+
+
 def discriminator_loss(model: Model, real: Tensor, weights: TermWeights) -> Loss:
     """Data term, the discriminator's side. Generator and prior are held fixed.
+
+    A conditional discriminator gets the labels that generated images were made with, and the inferred ones of real
+    images: none of the data set's.
 
     Arguments:
         model: Prior and networks.
@@ -39,9 +55,12 @@ def discriminator_loss(model: Model, real: Tensor, weights: TermWeights) -> Loss
         weights: Of the terms.
     """
     with torch.no_grad():
-        fake = model.generate(*model.prior.sample(len(real)))
+        z, y = model.prior.sample(len(real))
+        fake = model.generate(z, y)
+    networks = model.networks
+    labels = (torch.cat([inferred_labels(model, real, z.dtype), y]),) if networks.conditional else ()
     # One call for both: the discriminator has no batch statistics, so that its scores don't depend on the company.
-    real_scores, fake_scores = model.networks.discriminator(torch.cat([real, fake])).split(len(real))
+    real_scores, fake_scores = networks.discriminator(torch.cat([real, fake]), *labels).split(len(real))
     data = matching.data_discriminator(real_scores, fake_scores)
     return Loss(weights.data * data, {"data_discriminator": data.detach()})
 
@@ -55,7 +74,8 @@ def generator_loss(model: Model, batch: int, weights: TermWeights) -> Loss:
         weights: Of the terms.
     """
     z, y = model.prior.sample(batch)
-    scores = model.networks.discriminator(model.generate(z, y))
+    networks = model.networks
+    scores = networks.discriminator(model.generate(z, y), *((y,) if networks.conditional else ()))
     data = matching.data_generator(scores, model.prior.label_ratio(y))
     return Loss(weights.data * data, {"data_generator": data.detach()})
 

@@ -1,10 +1,10 @@
-r"""Spectral normalisation with one power iteration per optimizer step.
+r"""Spectral normalisation: one power iteration per optimizer step or, as an option, per training forward.
 
 Each layer divides its weight by an estimate of its largest singular value, :math:`\sigma = u^T W v` (Miyato et al.,
 2018, eq. 7-9). Gradients flow through sigma to W, with u and v held constant. The vectors advance when the training
 loop calls `power_iteration`, after an optimizer step of the network that owns the layer: forward passes in between, in
-evaluation too, are pure functions. (torch's own parametrisation and the authors' code advance them in every training
-forward, so that the result depends on how often a network is called.)
+evaluation too, are pure functions. torch's own parametrisation and the authors' code advance them in every training
+forward instead, so that the result depends on how often a network is called: `iterate_in_forward` does the same.
 """
 
 from __future__ import annotations
@@ -13,7 +13,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-__all__ = ["SpectralConv2d", "SpectralLayer", "SpectralLinear", "power_iteration"]
+__all__ = [
+    "SpectralConv2d",
+    "SpectralEmbedding",
+    "SpectralLayer",
+    "SpectralLinear",
+    "iterate_in_forward",
+    "power_iteration",
+]
 
 EPS = 1e-8
 # So many iterations at the start that the first training step sees a settled sigma.
@@ -28,8 +35,12 @@ class SpectralLayer(nn.Module):
     Arguments:
         shape: Shape of the weight; the matrix is (shape[0], product of the rest).
         bias: Whether there is a bias.
+
+    Attributes:
+        in_forward: Whether u and v advance in every training forward, and then only there; see `iterate_in_forward`.
     """
 
+    in_forward: bool = False
     weight: nn.Parameter
     bias: nn.Parameter | None
     u: Tensor
@@ -58,11 +69,21 @@ class SpectralLayer(nn.Module):
 
     def spectral_norm(self) -> Tensor:
         """Return sigma = u^T W v, a scalar."""
-        return torch.dot(self.u, torch.mv(self.weight.flatten(1), self.v))
+        u, v = self.u, self.v
+        if self.in_forward:
+            # The graph keeps what it needs: another forward may come before the backward and change u and v in place.
+            u, v = u.clone(), v.clone()
+        return torch.dot(u, torch.mv(self.weight.flatten(1), v))
 
     def normalised_weight(self) -> Tensor:
         """Return W / sigma, in the shape of the weight."""
         return self.weight / self.spectral_norm()
+
+    def weight_in_forward(self) -> Tensor:
+        """Return W / sigma for a forward pass, after a power iteration if this layer advances in training forwards."""
+        if self.in_forward and self.training:
+            self.power_iteration()
+        return self.normalised_weight()
 
 
 class SpectralConv2d(SpectralLayer):
@@ -84,7 +105,7 @@ class SpectralConv2d(SpectralLayer):
 
     def forward(self, x: Tensor) -> Tensor:
         """Map (N, in, R, R) to (N, out, R, R)."""
-        return F.conv2d(x, self.normalised_weight(), self.bias, padding=self.padding)
+        return F.conv2d(x, self.weight_in_forward(), self.bias, padding=self.padding)
 
 
 class SpectralLinear(SpectralLayer):
@@ -101,17 +122,47 @@ class SpectralLinear(SpectralLayer):
 
     def forward(self, x: Tensor) -> Tensor:
         """Map (N, in) to (N, out)."""
-        return F.linear(x, self.normalised_weight(), self.bias)
+        return F.linear(x, self.weight_in_forward(), self.bias)
+
+
+class SpectralEmbedding(SpectralLayer):
+    """A row of a spectrally normalised matrix for each label, (...) int64 to (..., size).
+
+    Arguments:
+        count: Labels.
+        size: Of a row.
+
+    Example:
+        >>> SpectralEmbedding(10, 8)(torch.tensor([3, 3, 7])).shape
+        torch.Size([3, 8])
+    """
+
+    def __init__(self, count: int, size: int) -> None:
+        super().__init__((count, size), bias=False)
+
+    def forward(self, y: Tensor) -> Tensor:
+        """Map labels to rows."""
+        return F.embedding(y, self.weight_in_forward())
 
 
 def power_iteration(network: nn.Module, steps: int = 1) -> None:
-    """Advance every spectrally normalised layer of a network.
+    """Advance every spectrally normalised layer of a network, but for those that advance in their own forward.
 
     Arguments:
         network: Any module; layers of other kinds are left alone.
         steps: How many iterations.
     """
     for layer in network.modules():
-        if isinstance(layer, SpectralLayer):
+        if isinstance(layer, SpectralLayer) and not layer.in_forward:
             for _ in range(steps):
                 layer.power_iteration()
+
+
+def iterate_in_forward(network: nn.Module) -> None:
+    """Let every spectrally normalised layer of a network advance in each training forward, and nowhere else.
+
+    Without gradients, too: what counts is that the module is in training mode.
+    """
+    for layer in network.modules():
+        if isinstance(layer, SpectralLayer):
+            layer.in_forward = True

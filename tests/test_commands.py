@@ -65,6 +65,8 @@ FLAGS = {
         "--prior.variances",
         "--arch.width",
     ),
+    *("--arch.conditioning", "--arch.upsampling", "--arch.shared-blocks", "--arch.encoder-blocks"),
+    *("--arch.projection", "--arch.power-iterations"),
 }
 
 

@@ -1,4 +1,4 @@
-"""BigGAN-style generator, discriminator and encoder for 8, 16 and 32 pixels (supplement, C, Tables 1-3).
+"""BigGAN-style generator, discriminator and encoder for 8, 16, 32 and 64 pixels (supplement, C, Tables 1-3).
 
 Letters in shapes: N images, K clusters, J latent dimensions, D image channels, R image size, C the width option.
 """
@@ -6,48 +6,79 @@ Letters in shapes: N images, K clusters, J latent dimensions, D image channels, 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
 from mpcc.core.contracts import Architecture, Networks
-from mpcc.core.spectral_norm import SpectralConv2d, SpectralLinear
+from mpcc.core.errors import InvalidInput
+from mpcc.core.spectral_norm import SpectralConv2d, SpectralEmbedding, SpectralLinear, iterate_in_forward
 from mpcc.plugins.architectures.blocks import DownBlock, PlainBlock, UpBlock
+from mpcc.plugins.architectures.conditioning import (
+    Conditioning,
+    EmbeddingConditioning,
+    SharedConditioning,
+    SplitConditioning,
+)
 from mpcc.plugins.architectures.options import BigGANOptions
 
-__all__ = ["BigGAN8", "BigGAN16", "BigGAN32", "Discriminator", "Encoder", "Generator"]
+__all__ = [
+    "BigGAN8",
+    "BigGAN16",
+    "BigGAN32",
+    "BigGAN64",
+    "Discriminator",
+    "Encoder",
+    "Generator",
+    "ProjectionDiscriminator",
+]
 
 # Both ends work on small maps: the generator starts from 4x4, the encoder flattens 2x2.
 GENERATOR_START = 4
 ENCODER_END = 2
 
 
+CONDITIONINGS: dict[str, type[EmbeddingConditioning | SharedConditioning | SplitConditioning]] = {
+    "embedding": EmbeddingConditioning,
+    "shared": SharedConditioning,
+    "split": SplitConditioning,
+}
+
+
 class Generator(nn.Module):
     """G(z, y), the decoder p(x|z, y) (Table 1): linear to 4x4x4C, up-blocks, batch norm, ReLU, 3x3 convolution, tanh.
 
-    The whole z enters the linear layer; y enters every block through its conditional batch norms.
-
     Arguments:
-        latent_dim: J.
-        clusters: K.
+        conditioning: What the linear layer and the blocks get of z and y.
         channels: D.
         width: C.
         up_blocks: How often the size of 4 pixels is doubled.
+        upsampling: ``bilinear`` or ``nearest``.
     """
 
-    def __init__(self, latent_dim: int, clusters: int, channels: int, width: int, up_blocks: int) -> None:
+    def __init__(
+        self,
+        conditioning: Conditioning,
+        channels: int,
+        width: int,
+        up_blocks: int,
+        upsampling: Literal["bilinear", "nearest"],
+    ) -> None:
         super().__init__()
         self.features = 4 * width
-        self.entry = SpectralLinear(latent_dim, GENERATOR_START**2 * self.features)
-        self.blocks = nn.ModuleList(UpBlock(self.features, clusters) for _ in range(up_blocks))
+        self.conditioning = conditioning
+        self.entry = SpectralLinear(conditioning.entry_size, GENERATOR_START**2 * self.features)
+        self.blocks = nn.ModuleList(UpBlock(self.features, conditioning, upsampling) for _ in range(up_blocks))
         self.norm = nn.BatchNorm2d(self.features, eps=1e-5, momentum=0.1)
         self.output = SpectralConv2d(self.features, channels, 3)
 
     def forward(self, z: Tensor, y: Tensor) -> Tensor:
         """Return images in [-1, 1], (N, D, R, R), for z, (N, J), and labels y, (N,)."""
-        h = self.entry(z).view(-1, self.features, GENERATOR_START, GENERATOR_START)
-        for block in self.blocks:
-            h = block(h, y)
+        entry, conditions = self.conditioning(z, y)
+        h = self.entry(entry).view(-1, self.features, GENERATOR_START, GENERATOR_START)
+        for block, condition in zip(self.blocks, conditions, strict=True):
+            h = block(h, condition)
         return torch.tanh(self.output(torch.relu(self.norm(h))))
 
 
@@ -55,7 +86,7 @@ class Discriminator(nn.Module):
     """D(x) (Table 2): the trunk that the encoder shares, further blocks, ReLU, global sum pooling, linear to a score.
 
     Arguments:
-        trunk: The shared blocks, (N, D, R, R) to (N, 4C, S, S).
+        trunk: The shared blocks, (N, D, R, R) to (N, 4C, S, S); empty if there are none.
         blocks: The discriminator's own blocks.
         width: C.
     """
@@ -66,20 +97,42 @@ class Discriminator(nn.Module):
         self.blocks = blocks
         self.score = SpectralLinear(4 * width, 1)
 
+    def pooled(self, x: Tensor) -> Tensor:
+        """Return the globally summed features h, (N, 4C), of images x, (N, D, R, R)."""
+        return torch.relu(self.blocks(self.trunk(x))).sum(dim=(2, 3))
+
     def forward(self, x: Tensor) -> Tensor:
         """Return unbounded scores, (N,), for images x, (N, D, R, R)."""
-        h = torch.relu(self.blocks(self.trunk(x))).sum(dim=(2, 3))
-        score: Tensor = self.score(h).squeeze(1)
+        score: Tensor = self.score(self.pooled(x)).squeeze(1)
+        return score
+
+
+class ProjectionDiscriminator(Discriminator):
+    """D(x, y) (Table 2, conditional): the score of D(x) plus Embed(y) . h, h the globally summed features.
+
+    Arguments:
+        trunk: The shared blocks; empty if there are none.
+        blocks: The discriminator's own blocks.
+        width: C.
+        clusters: K.
+    """
+
+    def __init__(self, trunk: nn.Sequential, blocks: nn.Sequential, width: int, clusters: int) -> None:
+        super().__init__(trunk, blocks, width)
+        self.label = SpectralEmbedding(clusters, 4 * width)
+
+    def forward(self, x: Tensor, y: Tensor) -> Tensor:  # type: ignore[override]  # it needs the labels
+        """Return unbounded scores, (N,), for images x, (N, D, R, R), and labels y, (N,)."""
+        h = self.pooled(x)
+        score: Tensor = self.score(h).squeeze(1) + (self.label(y) * h).sum(dim=1)
         return score
 
 
 class Encoder(nn.Module):
     """E(x), the parameters of q(z|x) (Table 3): the shared trunk, further blocks, flatten 2x2x4C, two heads.
 
-    The authors' code has one more plain block than Table 3; it is kept here.
-
     Arguments:
-        trunk: The shared blocks.
+        trunk: The shared blocks; empty if there are none.
         blocks: The encoder's own blocks, down to 2x2.
         width: C.
         latent_dim: J.
@@ -104,39 +157,89 @@ class Encoder(nn.Module):
 
 
 class BigGAN(Architecture):
-    """The family; a subclass says the image size and which blocks stand where.
+    """The family; a subclass says the image size and which blocks stand where. None has attention (authors' code).
 
     Arguments:
-        options: The width C.
+        options: See `BigGANOptions`.
+
+    Raises:
+        InvalidInput: If more blocks are to be shared than discriminator and encoder have in common.
     """
 
     up_blocks: int
     """Up-blocks of the generator."""
-    trunk: Sequence[str]
-    """Blocks shared by discriminator and encoder, each "down" or "plain"."""
     discriminator_blocks: Sequence[str]
+    """All of its blocks, each "down" or "plain"."""
     encoder_blocks: Sequence[str]
+    """All of its blocks in the authors' code, those included that it shares."""
+    shared_blocks: int
+    """How many first blocks the two share if the options don't say."""
 
     def __init__(self, options: BigGANOptions) -> None:
+        self.options = options
         self.width = options.width
+        if options.encoder_blocks == "paper":
+            plain = self.encoder_blocks.index("plain")
+            self.encoder_blocks = (*self.encoder_blocks[:plain], *self.encoder_blocks[plain + 1 :])
+        if options.shared_blocks is not None:
+            self.shared_blocks = options.shared_blocks
+        pairs = enumerate(zip(self.discriminator_blocks, self.encoder_blocks, strict=False))
+        common = next((at for at, (one, other) in pairs if one != other), len(self.discriminator_blocks))
+        if self.shared_blocks > common:
+            raise InvalidInput(
+                f"--arch.shared-blocks {self.shared_blocks}: at {self.image_size} pixels the discriminator "
+                f"({', '.join(self.discriminator_blocks)}) and the encoder ({', '.join(self.encoder_blocks)}) have "
+                f"{common} first blocks in common (nearest valid choice: --arch.shared-blocks {common})"
+            )
 
     def build(self, clusters: int, latent_dim: int, channels: int) -> Networks:
-        """Build fresh networks; generator first, then discriminator, then the rest of the encoder."""
-        generator = Generator(latent_dim, clusters, channels, self.width, self.up_blocks)
-        trunk = self._blocks(self.trunk, channels)
-        discriminator = Discriminator(trunk, self._blocks(self.discriminator_blocks), self.width)
-        encoder = Encoder(trunk, self._blocks(self.encoder_blocks), self.width, latent_dim)
-        return Networks(generator, discriminator, encoder)
+        """Build fresh networks; generator first, then discriminator, then the rest of the encoder.
 
-    def _blocks(self, kinds: Sequence[str], image_channels: int | None = None) -> nn.Sequential:
-        """Make a chain of blocks; with ``image_channels`` it starts at the image."""
+        Raises:
+            InvalidInput: If the conditioning splits z into chunks and ``latent_dim`` cannot be divided.
+        """
+        options, width, shared = self.options, self.width, self.shared_blocks
+        conditioning = CONDITIONINGS[options.conditioning](clusters, latent_dim, self.up_blocks)
+        generator = Generator(conditioning, channels, width, self.up_blocks, options.upsampling)
+        trunk = self._blocks(self.discriminator_blocks, 0, shared, channels)
+        own = self._blocks(self.discriminator_blocks, shared, len(self.discriminator_blocks), channels)
+        conditional = options.projection != "none"
+        discriminator = (
+            ProjectionDiscriminator(trunk, own, width, clusters) if conditional else Discriminator(trunk, own, width)
+        )
+        own = self._blocks(self.encoder_blocks, shared, len(self.encoder_blocks), channels)
+        encoder = Encoder(trunk, own, width, latent_dim)
+        if options.power_iterations == "forward":
+            for network in (generator, discriminator, encoder):
+                iterate_in_forward(network)
+        return Networks(generator, discriminator, encoder, conditional)
+
+    def _blocks(self, kinds: Sequence[str], start: int, stop: int, channels: int) -> nn.Sequential:
+        """Make the blocks start, ..., stop - 1 of a chain that begins at an image of D channels."""
         features = 4 * self.width
         blocks: list[nn.Module] = []
-        for kind in kinds:
-            first = image_channels is not None and not blocks
-            in_channels = image_channels if image_channels is not None and first else features
-            blocks.append(DownBlock(in_channels, features, first) if kind == "down" else PlainBlock(features))
+        for at in range(start, stop):
+            # Every chain begins with a down-block.
+            first = at == 0
+            in_channels = channels if first else features
+            blocks.append(DownBlock(in_channels, features, first) if kinds[at] == "down" else PlainBlock(features))
         return nn.Sequential(*blocks)
+
+
+class BigGAN64(BigGAN):
+    """64x64 pixels, in the same pattern (ours: the paper's networks end at 32): four up-blocks; three shared blocks.
+
+    As at 16 and 32 pixels, the discriminator goes down to 8x8 and has two plain blocks there; the encoder has the same
+    blocks, then two that go down from 8x8 to the 2x2 that it flattens. The three shared blocks, the paper's number, are
+    then the three that go down. BigGAN's own networks for 64 pixels have self-attention: it is left out here, as the
+    authors left it out at 32.
+    """
+
+    image_size = 64
+    up_blocks = 4
+    discriminator_blocks = ("down", "down", "down", "plain", "plain")
+    encoder_blocks = ("down", "down", "down", "plain", "plain", "down", "down")
+    shared_blocks = 3
 
 
 class BigGAN32(BigGAN):
@@ -151,9 +254,9 @@ class BigGAN32(BigGAN):
 
     image_size = 32
     up_blocks = 3
-    trunk = ("down", "down", "plain")
-    discriminator_blocks = ("plain",)
-    encoder_blocks = ("plain", "down", "down")
+    discriminator_blocks = ("down", "down", "plain", "plain")
+    encoder_blocks = ("down", "down", "plain", "plain", "down", "down")
+    shared_blocks = 3
 
 
 class BigGAN16(BigGAN):
@@ -161,9 +264,9 @@ class BigGAN16(BigGAN):
 
     image_size = 16
     up_blocks = 2
-    trunk = ("down", "plain")
-    discriminator_blocks = ("plain",)
-    encoder_blocks = ("plain", "down", "down")
+    discriminator_blocks = ("down", "plain", "plain")
+    encoder_blocks = ("down", "plain", "plain", "down", "down")
+    shared_blocks = 2
 
 
 class BigGAN8(BigGAN):
@@ -171,6 +274,6 @@ class BigGAN8(BigGAN):
 
     image_size = 8
     up_blocks = 1
-    trunk = ("down", "plain")
-    discriminator_blocks = ("plain",)
-    encoder_blocks = ("plain", "down")
+    discriminator_blocks = ("down", "plain", "plain")
+    encoder_blocks = ("down", "plain", "plain", "down")
+    shared_blocks = 2

@@ -1,71 +1,79 @@
-"""Residual blocks of the BigGAN family (supplement, Fig. 1), with conditioning by embeddings of y.
+"""Residual blocks of the BigGAN family (supplement, Fig. 1).
 
 Letters in shapes: N images, W channels of a block (4C in the paper's tables), S image size at the block's entry.
 """
 
 from __future__ import annotations
 
+from typing import Literal
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mpcc.core.spectral_norm import SpectralConv2d
+from mpcc.plugins.architectures.conditioning import Conditioning
 
 __all__ = ["ConditionalBatchNorm", "DownBlock", "PlainBlock", "UpBlock"]
 
 
 class ConditionalBatchNorm(nn.Module):
-    """Batch normalisation whose gain and bias are embeddings of the cluster, ``embedding`` conditioning.
+    """Batch normalisation whose gain and bias are maps of what the block knows of (z, y).
 
-    The gain is 1 + g: with g alone and a start at 0.02 the residual branch would be dead. The embeddings are not
-    spectrally normalised (authors' code).
+    The gain is 1 + g: with g alone and a start at 0.02 the residual branch would be dead.
 
     Arguments:
-        clusters: K.
         channels: W.
+        conditioning: Makes the two maps.
     """
 
-    def __init__(self, clusters: int, channels: int) -> None:
+    def __init__(self, channels: int, conditioning: Conditioning) -> None:
         super().__init__()
         self.normalisation = nn.BatchNorm2d(channels, eps=1e-5, momentum=0.1, affine=False)
-        self.gain = nn.Embedding(clusters, channels)
-        self.bias = nn.Embedding(clusters, channels)
-        nn.init.normal_(self.gain.weight, std=0.02)
-        nn.init.normal_(self.bias.weight, std=0.02)
+        self.gain, self.bias = conditioning.maps(channels)
 
-    def forward(self, x: Tensor, y: Tensor) -> Tensor:
-        """Normalise x, (N, W, S, S), over the batch; then scale and shift by y, (N,)."""
-        gain = 1 + self.gain(y)[:, :, None, None]
-        bias = self.bias(y)[:, :, None, None]
+    def forward(self, x: Tensor, condition: Tensor) -> Tensor:
+        """Normalise x, (N, W, S, S), over the batch; then scale and shift by the condition, N rows."""
+        gain = 1 + self.gain(condition)[:, :, None, None]
+        bias = self.bias(condition)[:, :, None, None]
         return torch.addcmul(bias, self.normalisation(x), gain)
 
 
-def upsample(x: Tensor) -> Tensor:
-    """Double the image size by bilinear interpolation (supplement, C)."""
-    return F.interpolate(x, scale_factor=2, mode="bilinear", align_corners=False)
-
-
 class UpBlock(nn.Module):
-    """The generator's block: doubles the image size, (N, W, S, S) and (N,) to (N, W, 2S, 2S).
+    """The generator's block: doubles the image size, (N, W, S, S) to (N, W, 2S, 2S).
 
-    The 1x1 convolution of the shortcut commutes with the interpolation, whose weights sum to 1, so it runs first, on a
-    quarter of the pixels.
+    The 1x1 convolution of the shortcut commutes with either interpolation, whose weights sum to 1, so it runs first, on
+    a quarter of the pixels.
+
+    Arguments:
+        channels: W.
+        conditioning: Of the two batch norms.
+        upsampling: ``bilinear`` (supplement, C) or ``nearest`` (authors' code).
     """
 
-    def __init__(self, channels: int, clusters: int) -> None:
+    def __init__(
+        self, channels: int, conditioning: Conditioning, upsampling: Literal["bilinear", "nearest"] = "bilinear"
+    ) -> None:
         super().__init__()
-        self.norm1 = ConditionalBatchNorm(clusters, channels)
+        self.upsampling = upsampling
+        self.norm1 = ConditionalBatchNorm(channels, conditioning)
         self.conv1 = SpectralConv2d(channels, channels, 3)
-        self.norm2 = ConditionalBatchNorm(clusters, channels)
+        self.norm2 = ConditionalBatchNorm(channels, conditioning)
         self.conv2 = SpectralConv2d(channels, channels, 3)
         self.shortcut = SpectralConv2d(channels, channels, 1)
 
-    def forward(self, x: Tensor, y: Tensor) -> Tensor:
-        """Return the block's output for x, (N, W, S, S), and labels y, (N,)."""
-        h = self.conv1(upsample(torch.relu(self.norm1(x, y))))
-        h = self.conv2(torch.relu(self.norm2(h, y)))
-        out: Tensor = h + upsample(self.shortcut(x))
+    def forward(self, x: Tensor, condition: Tensor) -> Tensor:
+        """Return the block's output for x, (N, W, S, S), and what the conditioning gives the block, N rows."""
+        h = self.conv1(self.upsample(torch.relu(self.norm1(x, condition))))
+        h = self.conv2(torch.relu(self.norm2(h, condition)))
+        out: Tensor = h + self.upsample(self.shortcut(x))
         return out
+
+    def upsample(self, x: Tensor) -> Tensor:
+        """Double the image size, (N, W, S, S) to (N, W, 2S, 2S)."""
+        if self.upsampling == "nearest":
+            return F.interpolate(x, scale_factor=2, mode="nearest")
+        return F.interpolate(x, scale_factor=2, mode="bilinear", align_corners=False)
 
 
 class DownBlock(nn.Module):

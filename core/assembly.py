@@ -9,7 +9,7 @@ import torch
 
 from mpcc.core import options
 from mpcc.core.config import RESUMABLE, RunConfig
-from mpcc.core.contracts import Architecture, Dataset, ImageSet, Metric
+from mpcc.core.contracts import Architecture, Dataset, FeatureRequest, ImageSet, Metric
 from mpcc.core.errors import InvalidInput, PluginError, unknown_name
 from mpcc.core.registry import Registry
 
@@ -28,32 +28,52 @@ def choose_device(name: str) -> torch.device:
     return torch.device("cuda", torch.cuda.current_device()) if name != "cpu" and available else torch.device("cpu")
 
 
-def choose_metrics(registry: Registry, names: str) -> dict[str, Metric]:
-    """Return the metrics by name for ``all`` or a list separated by commas.
+def choose_metrics(registry: Registry, names: str, request: FeatureRequest | None = None) -> dict[str, Metric]:
+    """Return metrics by name, each prepared.
+
+    Arguments:
+        registry: Where they are registered.
+        names: Separated by commas; ``all`` among them stands for every metric that is not on request only.
+        request: What the user said about scores of features.
 
     Raises:
-        InvalidInput: If one does not exist.
+        InvalidInput: If one does not exist, or lacks what it needs.
     """
     known = registry.names("metric")
-    wanted = known if names == "all" else [name.strip() for name in names.split(",")]
+    wanted = [name.strip() for name in names.split(",")]
     for name in wanted:
-        if name not in known:
+        if name not in ("all", *known):
             raise unknown_name("metric", name, ["all", *known])
     chosen: dict[str, Metric] = {}
-    for name in wanted:
-        entry = registry.entry("metric", name)
-        cls = entry.options_class()
-        values: Any = None
-        if cls is not None:
-            # Metrics have no flags; what the registration says is converted as strictly as if a user had said it.
-            fields = options.fields(cls)
-            unknown = [option for option in entry.defaults if option not in fields]
-            if unknown:
-                raise unknown_name(f"option of {entry.described()}:", unknown[0], fields)
-            given = {option: options.convert(value, fields[option], option) for option, value in entry.defaults.items()}
-            values = options.make(cls, given, entry.described())
-        chosen[name] = entry.load()(values)
+    meant = [each for word in wanted for each in (known if word == "all" else [word])]
+    for name in dict.fromkeys(meant):
+        metric = make_metric(registry, name)
+        if name in wanted or not metric.on_request:
+            metric.prepare(request or FeatureRequest())
+            chosen[name] = metric
     return chosen
+
+
+def make_metric(registry: Registry, name: str) -> Metric:
+    """Return a metric with its registered options.
+
+    Raises:
+        PluginError: If it cannot be loaded.
+        InvalidInput: If the registration has options that it does not take.
+    """
+    entry = registry.entry("metric", name)
+    cls = entry.options_class()
+    values: Any = None
+    if cls is not None:
+        # Metrics have no flags; what the registration says is converted as strictly as if a user had said it.
+        fields = options.fields(cls)
+        unknown = [option for option in entry.defaults if option not in fields]
+        if unknown:
+            raise unknown_name(f"option of {entry.described()}:", unknown[0], fields)
+        given = {option: options.convert(value, fields[option], option) for option, value in entry.defaults.items()}
+        values = options.make(cls, given, entry.described())
+    metric: Metric = entry.load()(values)
+    return metric
 
 
 def load_data(dataset: Dataset, architecture: Architecture, described: str, config: RunConfig) -> ImageSet:

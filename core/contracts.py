@@ -245,6 +245,7 @@ class ImageSet:
         class_names: The name of each label, or empty.
         paths: Where each image came from, one string an image, or empty.
         description: One line for the log and ``results.json``: source, split, preprocessing.
+        skipped: What was left out because it could not be read, one line ``PATH: REASON`` each, or empty.
     """
 
     images: Tensor | ImageSource
@@ -252,6 +253,7 @@ class ImageSet:
     class_names: Sequence[str] = ()
     paths: Sequence[str] = ()
     description: str = ""
+    skipped: Sequence[str] = ()
 
     def __len__(self) -> int:
         return self.images.shape[0]
@@ -302,17 +304,19 @@ class FeatureRequest:
 class EvaluatedImages(abc.ABC):
     """The images of one evaluation, for metrics that need more than latents; N evaluated images.
 
-    Everything is computed when it is asked for, and `reconstruction_errors` once.
+    Everything is computed when it is asked for, and the errors once.
 
     Attributes:
         device: Where the networks are.
         request: What the user said about scores of features.
         cache: Where metrics keep what others of the same evaluation can use, by a name of their own.
+        record: What ``results.json`` has to say of how scores came about: plain values, by a name of the metric's own.
     """
 
     device: torch.device
     request: FeatureRequest
     cache: dict[str, object]
+    record: dict[str, object]
 
     @abc.abstractmethod
     def real(self) -> Iterator[Tensor]:
@@ -331,6 +335,10 @@ class EvaluatedImages(abc.ABC):
 
         Its reconstruction is that of the averaged generator, at the encoder's location and most probable cluster.
         """
+
+    @abc.abstractmethod
+    def mean_errors(self) -> Tensor:
+        """Return the mean of each image less its reconstruction over the D R^2 values, signed, float32, shape (N,)."""
 
 
 @attrs.frozen(eq=False)

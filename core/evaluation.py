@@ -6,30 +6,21 @@ no evaluation had taken place.
 
 from __future__ import annotations
 
-import contextlib
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 
 import torch
 from torch import Tensor
 
 from mpcc.core.contracts import Evaluation, ImageSet, Metric
 from mpcc.core.errors import PluginError
-from mpcc.core.model import Model, standing_generator, to_pixels, to_unit_range
+from mpcc.core.evaluated_images import EVALUATION_BATCH, ModelImages, own_randomness
+from mpcc.core.model import Model, to_pixels, to_unit_range
 
-__all__ = ["Pictures", "choose_images", "draw_pictures", "evaluate", "own_randomness", "score"]
+__all__ = ["Pictures", "choose_images", "draw_pictures", "evaluate", "left_out", "own_randomness", "score"]
 
-ENCODING_BATCH = 256
 SAMPLES_PER_CLUSTER = 10
 RECONSTRUCTED_IMAGES = 50
-
-
-@contextlib.contextmanager
-def own_randomness(seed: int, device: torch.device) -> Iterator[None]:
-    """Seed torch's global random state for the length of a ``with`` block and put the old state back."""
-    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
-        torch.manual_seed(seed)
-        yield
 
 
 def choose_images(count: int, wanted: int | str, seed: int) -> Tensor:
@@ -62,31 +53,58 @@ def evaluate(model: Model, data: ImageSet, indices: Tensor) -> Evaluation:
     encoder.eval()
     locations = []
     try:
-        for chosen in torch.split(indices, ENCODING_BATCH):
+        for chosen in torch.split(indices, EVALUATION_BATCH):
             loc, _ = encoder(to_unit_range(data.images[chosen], model.device))
             locations.append(loc)
     finally:
         encoder.train(training)
     location = torch.cat(locations)
-    posterior = torch.cat([model.prior.log_responsibilities(z).exp() for z in torch.split(location, ENCODING_BATCH)])
+    posterior = torch.cat([model.prior.log_responsibilities(z).exp() for z in torch.split(location, EVALUATION_BATCH)])
     labels = None if data.labels is None else data.labels[indices]
     return Evaluation(posterior.cpu(), location.cpu(), labels)
 
 
+def left_out(metrics: Mapping[str, Metric], evaluation: Evaluation) -> dict[str, str]:
+    """Return the metrics whose needs are not met, with the reason, by name."""
+    blind = evaluation.labels is None
+    return {name: "the data set has no labels" for name, metric in metrics.items() if blind and metric.needs_labels}
+
+
 def score(metrics: Mapping[str, Metric], evaluation: Evaluation) -> dict[str, float]:
-    """Compute every metric whose needs are met, by name.
+    """Compute every metric that is not `left_out`.
+
+    Returns:
+        Scores by the metric's name, or by the names that a metric with several scores gives them.
 
     Raises:
-        PluginError: If a metric returns something else than a finite number.
+        PluginError: If a metric returns something else than finite numbers, or a name that is taken; or if it needs
+            images, and the evaluation has none.
     """
-    scores = {}
+    scores: dict[str, float] = {}
+    skipped = left_out(metrics, evaluation)
     for name, metric in metrics.items():
-        if metric.needs_labels and evaluation.labels is None:
+        if name in skipped:
             continue
-        value = float(metric.compute(evaluation))
-        if not math.isfinite(value):
-            raise PluginError(f"metric {name!r} returned {value}: expected a finite number")
-        scores[name] = value
+        if metric.needs_images and evaluation.images is None:
+            raise PluginError(
+                f"metric {name!r} needs images: expected an evaluation with them, this one has latents only"
+            )
+        found = metric.compute(evaluation)
+        for key, value in found.items() if isinstance(found, Mapping) else [(name, found)]:
+            if not isinstance(key, str) or not key:
+                raise PluginError(f"metric {name!r} named a score {key!r}: expected a text")
+            if key in scores:
+                raise PluginError(f"metric {name!r} gives the score {key!r}, which another metric gives, too")
+            try:
+                number = float(value)
+            except (TypeError, ValueError) as error:
+                raise PluginError(
+                    f"metric {name!r} returned {value!r} for {key!r}: expected a finite number"
+                ) from error
+            if not math.isfinite(number):
+                what = f"metric {name!r} returned {number}" if key == name else f"metric {name!r}: {key!r} is {number}"
+                raise PluginError(f"{what}: expected a finite number")
+            scores[key] = number
     return scores
 
 
@@ -105,36 +123,25 @@ class Pictures:
         self.reconstructions = reconstructions
 
 
-@torch.no_grad()
-def draw_pictures(
-    model: Model, data: ImageSet, indices: Tensor, evaluation: Evaluation, *, passes: int, batch: int, seed: int
-) -> Pictures:
+def draw_pictures(images: ModelImages, evaluation: Evaluation) -> Pictures:
     """Generate samples and reconstructions from the averaged generator with standing statistics.
 
     Arguments:
-        model: Averaged generator and prior.
-        data: The images.
-        indices: Those that were evaluated, shape (N,).
-        evaluation: Their locations and clusters.
-        passes: Batches for the standing statistics.
-        batch: Samples in each.
-        seed: The same seed gives the same latent noise, so that pictures can be compared over time.
+        images: Of the evaluation; their seed gives the latent noise, so that pictures can be compared over time.
+        evaluation: Its labels or clusters sort the reconstructions.
     """
-    with own_randomness(seed, model.device):
-        generator = standing_generator(model.averaged, model.prior, passes, batch)
-        clusters = torch.arange(model.prior.clusters, device=model.device).repeat_interleave(SAMPLES_PER_CLUSTER)
+    prior = images.model.prior
+    with images.standing() as generator:
+        clusters = torch.arange(prior.clusters, device=images.device).repeat_interleave(SAMPLES_PER_CLUSTER)
         rows = []
-        for y in torch.split(clusters, ENCODING_BATCH):
-            z = model.prior.component(y).rsample()
-            rows.append(to_pixels(generator(model.prior.input_map(z), y)))
-        shown = torch.randperm(len(indices))[:RECONSTRUCTED_IMAGES]
-    key = evaluation.assignments if evaluation.labels is None else evaluation.labels
-    shown = shown[key[shown].argsort(stable=True)]
-    z = evaluation.locations[shown].to(model.device)
-    y = evaluation.assignments[shown].to(model.device)
+        for y in torch.split(clusters, EVALUATION_BATCH):
+            z = prior.component(y).rsample()
+            rows.append(to_pixels(generator(prior.input_map(z), y)))
+        shown = torch.randperm(len(evaluation.locations))[:RECONSTRUCTED_IMAGES]
+        key = evaluation.assignments if evaluation.labels is None else evaluation.labels
+        shown = shown[key[shown].argsort(stable=True)]
+        reconstructions = to_pixels(images.reconstruct(generator, shown))
     samples = torch.cat(rows)
     return Pictures(
-        samples.view(model.prior.clusters, SAMPLES_PER_CLUSTER, *samples.shape[1:]),
-        data.images[indices[shown]],
-        to_pixels(generator(model.prior.input_map(z), y)),
+        samples.view(prior.clusters, SAMPLES_PER_CLUSTER, *samples.shape[1:]), images.pixels(shown), reconstructions
     )

@@ -1,4 +1,4 @@
-"""The command ``mpcc plugins``: list what is installed, check a plugin against its contract, write a new one."""
+"""The command ``mpcc`` and its ``plugins``: list what is installed, check a plugin against its contract, write one."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from rich.console import Console
 from rich.table import Table
 
 from mpcc.core.errors import InvalidInput, PluginError, unknown_name
+from mpcc.core.evaluate_command import evaluate_run
 from mpcc.core.registry import KINDS, Entry, Registry, load_registry
 
 __all__ = ["mpcc_command", "print_plugins"]
@@ -32,7 +33,7 @@ def mpcc_command(arguments: list[str]) -> int:
     """Do what ``mpcc`` was asked for and return the exit status."""
     app = cyclopts.App(
         name="mpcc",
-        help="Look at what is installed, check it, write more. To train, use mpcc-run.",
+        help="Look at what is installed, check it, write more; evaluate runs. To train, use mpcc-run.",
         version=f"mpcc {metadata.version('mpcc')}",
         help_format="plaintext",
     )
@@ -42,6 +43,7 @@ def mpcc_command(arguments: list[str]) -> int:
     plugins.command(check_plugin, name="check")
     plugins.command(new_plugin, name="new")
     app.command(plugins)
+    app.command(evaluate_run, name="evaluate")
     given = [word for word in arguments if word != "--traceback"]
     result = app(given, exit_on_error=False, print_error=False, result_action="return_value")
     return int(result or 0)

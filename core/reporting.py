@@ -7,7 +7,7 @@ tag                         value
 ==========================  ==================================================================
 ``terms/<term>``            raw loss terms in nats or, for the data term, hinge units
 ``weighted/<term>``         the same times their weights, as they enter the objectives
-``metrics/<metric>``        scores of an evaluation
+``metrics/<score>``         scores of an evaluation; what a tag cannot have becomes ``_``
 ``clusters/used``           how many clusters have at least one evaluated image
 ``learning_rate/<part>``    Adam's step size
 ``prior/scales``            histogram of the components' scales
@@ -15,11 +15,13 @@ tag                         value
 ``prior/<quantity>``        what else a prior reports, such as nu: a curve or a histogram
 ``samples``                 picture: a row for each cluster
 ``reconstructions``         picture: real images in odd columns, reconstructions in even ones
+``confusion``               picture: classes against clusters, where there are labels
 ==========================  ==================================================================
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -30,6 +32,7 @@ from torch import Tensor
 from torch.utils.tensorboard import SummaryWriter
 from torchvision.utils import make_grid
 
+from mpcc.core.confusion import Confusion, confusion_sheet
 from mpcc.core.contracts import Prior
 from mpcc.core.evaluation import Pictures
 from mpcc.core.matching import TermWeights
@@ -67,13 +70,17 @@ class EventLog:
     def scores(self, step: int, scores: Mapping[str, float], clusters_used: int) -> None:
         """Write the metrics of an evaluation."""
         for name, value in scores.items():
-            self._scalar(f"metrics/{name}", value, step)
+            self._scalar(f"metrics/{legal(name)}", value, step)
         self._scalar("clusters/used", clusters_used, step)
 
     def pictures(self, step: int, pictures: Pictures) -> None:
         """Write both picture sheets."""
         self._writer.add_image("samples", sample_sheet(pictures), step)
         self._writer.add_image("reconstructions", reconstruction_sheet(pictures), step)
+
+    def confusion(self, step: int, confusion: Confusion) -> None:
+        """Write the heat map of classes against clusters."""
+        self._writer.add_image("confusion", confusion_sheet(confusion), step)
 
     @torch.no_grad()
     def prior(self, step: int, prior: Prior) -> None:
@@ -100,6 +107,16 @@ class EventLog:
 
     def _scalar(self, tag: str, value: float, step: int) -> None:
         self._writer.add_scalar(tag, value, step)
+
+
+def legal(name: str) -> str:
+    """Return a name as a part of a TensorBoard tag: letters, digits, ``_``, ``-`` and ``.`` stay.
+
+    Example:
+        >>> legal("acc"), legal("frechet_distance[my_features:Pixels]")
+        ('acc', 'frechet_distance_my_features_Pixels')
+    """
+    return re.sub(r"[^A-Za-z0-9_.-]+", "_", name).strip("_") or "_"
 
 
 def sample_sheet(pictures: Pictures) -> Tensor:

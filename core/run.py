@@ -12,6 +12,7 @@ import tomllib
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from importlib import metadata
+from pathlib import Path
 from types import FrameType
 from typing import Any
 
@@ -22,10 +23,11 @@ from mpcc.core.assembly import choose_device, choose_metrics, differences, load_
 from mpcc.core.augmentation import Augmentation
 from mpcc.core.checkpoint import load_checkpoint, random_states, restore_random_states, save_checkpoint
 from mpcc.core.config import SECTIONS, RunConfig
-from mpcc.core.contracts import ImageSet, Metric, Prior
+from mpcc.core.contracts import ImageSet, Metric
 from mpcc.core.entropy import EntropyPolicy
 from mpcc.core.errors import InvalidInput, TrainingDiverged
-from mpcc.core.evaluation import choose_images, draw_pictures, evaluate, own_randomness, score
+from mpcc.core.evaluation import choose_images
+from mpcc.core.findings import feature_request, find
 from mpcc.core.health import check_parameters, finite
 from mpcc.core.hookspecs import RunInfo
 from mpcc.core.matching import TermWeights
@@ -33,7 +35,7 @@ from mpcc.core.model import Model
 from mpcc.core.observers import Observers
 from mpcc.core.progress import ProgressDisplay
 from mpcc.core.registry import Observer, Registry, reason
-from mpcc.core.reporting import EventLog, reconstruction_sheet, sample_sheet
+from mpcc.core.reporting import EventLog
 from mpcc.core.run_folder import RunFolder
 from mpcc.core.stream import ImageStream
 from mpcc.core.training import Schedule, Trainer
@@ -96,7 +98,7 @@ class Run:
             torch.set_num_threads(settings.threads)
         entries = {section: registry.entry(kind, getattr(config, section).name) for section, kind in SECTIONS.items()}
         architecture = entries["arch"].load()(config.arch.options)
-        metrics = choose_metrics(registry, settings.metrics)
+        metrics = choose_metrics(registry, settings.metrics, feature_request(settings))
         dataset = entries["data"].load()(config.data.options)
         data = load_data(dataset, architecture, entries["data"].described(), config)
         torch.manual_seed(settings.seed)
@@ -176,6 +178,42 @@ class Run:
             raise InvalidInput(f"--resume {folder.path}: the checkpoint does not fit config.toml: {text}") from error
         self.started = time.monotonic() - state["seconds"]
         self.evaluation_seconds = state["evaluation_seconds"]
+
+    def restore_model(self, state: Mapping[str, Any], source: Path) -> None:
+        """Take up the weights of a checkpoint, to be evaluated; plugins that have changed since are warned of.
+
+        Arguments:
+            state: From `load_checkpoint`.
+            source: Its file, for errors.
+
+        Raises:
+            InvalidInput: If it does not fit the configuration or the data.
+        """
+        if state["images"] != list(self.data.images.shape):
+            raise InvalidInput(
+                f"checkpoint {source}: the data set has changed: expected images of shape {state['images']}, "
+                f"got {list(self.data.images.shape)}"
+            )
+        for name, version in state["plugins"].items():
+            if self.plugins.get(name, version) != version:
+                print(f"{name} was {version} when the checkpoint was saved, is {self.plugins[name]}", file=sys.stderr)
+        try:
+            for name, part in self.trainer.model.parts().items():
+                part.load_state_dict(state["parts"][name])
+        except (KeyError, ValueError, RuntimeError, TypeError, AttributeError) as error:
+            text = " ".join(str(error).split())[:300]
+            raise InvalidInput(f"checkpoint {source} does not fit config.toml: {text}") from error
+        self.trainer.iteration = state["iteration"]
+
+    def record(self) -> dict[str, Any]:
+        """Return what a result depends on beside the configuration, for ``results.json``."""
+        return {
+            "seed": self.config.run.seed,
+            "device": str(self.trainer.model.device),
+            "threads": torch.get_num_threads(),
+            "plugins": self.plugins,
+            "versions": versions(),
+        }
 
     def state(self) -> dict[str, Any]:
         """Return the full state for a checkpoint."""
@@ -276,57 +314,27 @@ def report(run: Run, folder: RunFolder, events: EventLog, display: ProgressDispl
     """Evaluate; write scores, pictures and assignments; return the contents of ``results.json``."""
     settings, trainer = run.config.run, run.trainer
     training_seconds = run.seconds - run.evaluation_seconds
-    # Of the run's seed alone: the noise behind the pictures is the same at every evaluation.
-    with own_randomness(settings.seed, trainer.model.device):
-        evaluation = evaluate(trainer.model, run.data, run.indices)
-    scores = score(run.metrics, evaluation)
-    sizes = torch.bincount(evaluation.assignments, minlength=evaluation.clusters)
-    used = int((sizes > 0).sum())
-    evaluated = {"images": len(run.indices), "of": len(run.data), "data": run.data.description}
+    findings = find(trainer.model, run.data, run.indices, run.metrics, settings)
+    scores = dict(findings.scores)
     folder.append_metrics({"iteration": trainer.iteration, "evaluated": len(run.indices), "metrics": scores})
-    display.scores(trainer.iteration, scores, used, evaluation.clusters)
-    events.scores(trainer.iteration, scores, used)
+    display.scores(trainer.iteration, scores, findings.used, findings.evaluation.clusters)
+    events.scores(trainer.iteration, scores, findings.used)
     events.prior(trainer.iteration, trainer.model.prior)
-    drawn = draw_pictures(
-        trainer.model,
-        run.data,
-        run.indices,
-        evaluation,
-        passes=settings.standing_passes,
-        batch=settings.batch,
-        seed=settings.seed,
-    )
-    events.pictures(trainer.iteration, drawn)
-    folder.write_picture("samples", sample_sheet(drawn))
-    folder.write_picture("reconstructions", reconstruction_sheet(drawn))
-    folder.write_assignments(run.data, run.indices, evaluation)
+    events.pictures(trainer.iteration, findings.pictures)
+    if findings.confusion is not None:
+        events.confusion(trainer.iteration, findings.confusion)
+    findings.write(folder)
     run.evaluation_seconds = run.seconds - training_seconds
     results = {
-        "metrics": scores,
-        "not_computed": {name: "the data set has no labels" for name in run.metrics if name not in scores},
+        **findings.summary(),
         "iterations": trainer.iteration,
         "seconds": round(run.seconds, 3),
         "evaluation_seconds": round(run.evaluation_seconds, 3),
         "iterations_per_second": round(trainer.iteration / training_seconds, 3),
-        "evaluated": evaluated,
-        "entropy": trainer.model.entropy.record(),
-        "prior": prior_record(trainer.model.prior),
-        "clusters": {"total": evaluation.clusters, "used": used, "sizes": sizes.tolist()},
-        "seed": settings.seed,
-        "device": str(trainer.model.device),
-        "threads": torch.get_num_threads(),
-        "plugins": run.plugins,
-        "versions": versions(),
+        **run.record(),
     }
     folder.write_results(results)
     return results
-
-
-@torch.no_grad()
-def prior_record(prior: Prior) -> dict[str, Any]:
-    """Return the weights of the clusters and the scalar quantities of a prior as plain numbers."""
-    scalars = {name: value.item() for name, value in prior.quantities().items() if value.numel() == 1}
-    return {"weights": [round(weight, 6) for weight in prior.weights().tolist()], **scalars}
 
 
 def versions() -> dict[str, str]:

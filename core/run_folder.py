@@ -1,8 +1,9 @@
 """The run folder: which files a run leaves, and how each is written.
 
 ``config.toml`` re-runs the run, ``results.json`` sums it up, ``metrics.jsonl`` has a line for every evaluation,
-``assignments.csv`` a row for every evaluated image, ``samples.png`` and ``reconstructions.png`` show it,
-``checkpoints/last.pt`` continues it; TensorBoard's event files lie beside them. Nothing is written anywhere else.
+``assignments.csv`` and ``posterior.npy`` a row for every evaluated image, ``samples.png`` and ``reconstructions.png``
+show it, ``confusion.csv`` and ``confusion.png`` compare it with labels where there are any, ``checkpoints/last.pt``
+continues it; TensorBoard's event files lie beside them. Nothing is written anywhere else.
 """
 
 from __future__ import annotations
@@ -14,10 +15,11 @@ import io
 import json
 import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from PIL import Image
 from torch import Tensor
 
@@ -171,22 +173,42 @@ class RunFolder:
             ) from error
         write_whole(self.metrics, "".join(kept).encode())
 
-    def write_assignments(self, data: ImageSet, indices: Tensor, evaluation: Evaluation) -> None:
-        """Write ``assignments.csv``: index, path, cluster, confidence, and label where there are labels."""
+    def write_assignments(
+        self, data: ImageSet, indices: Tensor, evaluation: Evaluation, errors: Tensor | None = None
+    ) -> None:
+        """Write ``assignments.csv``: index, path, cluster, confidence; reconstruction_error, label if there are any.
+
+        Arguments:
+            data: Paths and names of classes.
+            indices: The evaluated images, shape (N,).
+            evaluation: Their clusters and labels.
+            errors: Of their reconstructions, shape (N,), or None.
+        """
+        columns: dict[str, Sequence[Any]] = {
+            "index": indices.tolist(),
+            "path": [data.paths[index] if data.paths else "" for index in indices.tolist()],
+            "cluster": evaluation.assignments.tolist(),
+            "confidence": [f"{value:.6f}" for value in evaluation.posterior.max(dim=1).values.tolist()],
+        }
+        if errors is not None:
+            columns["reconstruction_error"] = [f"{value:.6g}" for value in errors.tolist()]
+        if evaluation.labels is not None:
+            labels = evaluation.labels.tolist()
+            columns["label"] = [data.class_names[label] if data.class_names else label for label in labels]
+        self.write_table("assignments", [list(columns), *zip(*columns.values(), strict=True)])
+
+    def write_table(self, name: str, rows: Sequence[Sequence[Any]]) -> None:
+        """Write a table as CSV, its header first."""
         text = io.StringIO(newline="")
-        table = csv.writer(text, lineterminator="\n")
-        labelled = evaluation.labels is not None
-        table.writerow(["index", "path", "cluster", "confidence", *(["label"] if labelled else [])])
-        confidence = evaluation.posterior.max(dim=1).values.tolist()
-        labels = evaluation.labels.tolist() if evaluation.labels is not None else []
-        for row, (index, cluster) in enumerate(zip(indices.tolist(), evaluation.assignments.tolist(), strict=True)):
-            path = data.paths[index] if data.paths else ""
-            label: list[Any] = []
-            if labelled:
-                label = [data.class_names[labels[row]] if data.class_names else labels[row]]
-            table.writerow([index, path, cluster, f"{confidence[row]:.6f}", *label])
+        csv.writer(text, lineterminator="\n").writerows(rows)
         # File names need not be valid text; what isn't is written as the bytes that it was.
-        write_whole(self.path / "assignments.csv", text.getvalue().encode("utf-8", "surrogateescape"))
+        write_whole(self.path / f"{name}.csv", text.getvalue().encode("utf-8", "surrogateescape"))
+
+    def write_posterior(self, posterior: Tensor) -> None:
+        """Write ``posterior.npy``: q(y|z), float32, shape (N, K), with the rows of ``assignments.csv``."""
+        content = io.BytesIO()
+        np.save(content, posterior.float().numpy(), allow_pickle=False)
+        write_whole(self.path / "posterior.npy", content.getvalue())
 
     def write_picture(self, name: str, picture: Tensor) -> None:
         """Write a picture, uint8, shape (3, height, width), as PNG."""

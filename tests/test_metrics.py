@@ -14,7 +14,7 @@ from sklearn.metrics.cluster import contingency_matrix
 
 from mpcc.core.contracts import Evaluation, Metric
 from mpcc.plugins.metrics.accuracy import Accuracy, accuracy
-from mpcc.plugins.metrics.contingency import contingency
+from mpcc.core.contingency import contingency
 from mpcc.plugins.metrics.mutual_information import NormalizedMutualInformation, normalized_mutual_information
 from mpcc.plugins.metrics.purity import Purity, purity
 from mpcc.plugins.metrics.rand_index import AdjustedRandIndex, adjusted_rand_index

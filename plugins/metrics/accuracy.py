@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from numpy.typing import ArrayLike
-from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
+from mpcc.core.contingency import contingency, matching, true_labels
 from mpcc.core.contracts import Evaluation, Metric
-from mpcc.plugins.metrics.contingency import contingency, true_labels
 
 __all__ = ["Accuracy", "accuracy"]
 
@@ -42,7 +41,7 @@ def accuracy(clusters: ArrayLike | Tensor, labels: ArrayLike | Tensor) -> float:
         0.5
     """
     table = contingency(clusters, labels)
-    rows, columns = linear_sum_assignment(table, maximize=True)
+    rows, columns = matching(table)
     return float(table[rows, columns].sum() / table.sum())
 
 

@@ -1,14 +1,15 @@
-"""The contingency table of a clustering: how many images of each class each cluster holds."""
+"""The contingency table of a clustering: how many images of each class each cluster holds, and which go together."""
 
 from __future__ import annotations
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
+from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
 from mpcc.core.contracts import Evaluation
 
-__all__ = ["contingency", "paired", "true_labels"]
+__all__ = ["contingency", "matching", "paired", "true_labels"]
 
 
 def paired(clusters: ArrayLike | Tensor, labels: ArrayLike | Tensor) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
@@ -68,6 +69,27 @@ def contingency(clusters: ArrayLike | Tensor, labels: ArrayLike | Tensor) -> NDA
     table: NDArray[np.int64] = np.zeros((len(rows), len(columns)), dtype=np.int64)
     np.add.at(table, (row, column), 1)
     return table
+
+
+def matching(table: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    r"""Match clusters and classes one to one so that the matched pairs hold the most images (Hungarian method).
+
+    Arguments:
+        table: Counts, shape (clusters, classes).
+
+    Returns:
+        The cluster and the class of each pair, min(clusters, classes) of them, by ascending cluster; a pair may hold
+        no image.
+
+    Reference:
+        Kuhn, The Hungarian method for the assignment problem, 1955.
+
+    Example:
+        >>> matching(np.array([[5, 4], [4, 0]]))
+        (array([0, 1]), array([1, 0]))
+    """
+    rows, columns = linear_sum_assignment(table, maximize=True)
+    return rows, columns
 
 
 def true_labels(evaluation: Evaluation) -> Tensor:

@@ -1,0 +1,139 @@
+"""The command ``mpcc evaluate``: compute everything that an evaluation finds anew, from a checkpoint."""
+
+from __future__ import annotations
+
+import time
+import tomllib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any
+
+from cyclopts import Parameter
+
+from mpcc.core.config import Layer, read_config, resolve
+from mpcc.core.errors import InvalidInput
+from mpcc.core.registry import load_registry
+
+__all__ = ["evaluate_run"]
+
+PluginFiles = Annotated[
+    list[Path] | None, Parameter(name="--plugin", negative="", help="load a one-file plugin; may be repeated")
+]
+RegistryFiles = Annotated[
+    list[Path] | None, Parameter(name="--registry", negative="", help="load a registry file; may be repeated")
+]
+
+
+def evaluate_run(
+    run: Annotated[Path, Parameter(help="run folder, of mpcc-run")],
+    *,
+    metrics: Annotated[
+        str | None, Parameter(help="metrics to compute, separated by commas, or all; by default those of the run")
+    ] = None,
+    eval_images: Annotated[str | None, Parameter(help="how many images to evaluate: a number or all")] = None,
+    features: Annotated[
+        str | None, Parameter(help="feature extractor of fid, kid and inception_score, module:name")
+    ] = None,
+    feature_weights: Annotated[str | None, Parameter(help="file with the weights of the standard Inception")] = None,
+    generated_images: Annotated[str | None, Parameter(help="images to generate for scores of features")] = None,
+    data_root: Annotated[str | None, Parameter(help="folder of the data sets; by default that of the run")] = None,
+    download: Annotated[bool, Parameter(negative="", help="fetch missing data and feature weights")] = False,
+    device: Annotated[str | None, Parameter(help="where to compute: auto, cpu or cuda")] = None,
+    checkpoint: Annotated[
+        Path | None, Parameter(help="checkpoint of the run; by default its newest, checkpoints/last.pt")
+    ] = None,
+    out: Annotated[
+        Path | None, Parameter(help="folder to be made; by default evaluation-ITERATION in the run folder")
+    ] = None,
+    plugin: PluginFiles = None,
+    registry: RegistryFiles = None,
+) -> int:
+    """Evaluate a checkpoint anew: scores, pictures and tables in a new folder; the run's own files stay."""
+    given = {
+        "metrics": metrics,
+        "eval_images": eval_images,
+        "features": features,
+        "feature_weights": feature_weights,
+        "generated_images": generated_images,
+        "data_root": data_root,
+        "download": download or None,
+        "device": device,
+    }
+    layer = run_layer(run)
+    found = load_registry(plugins=[*layer.plugins, *(plugin or ())], registries=[*layer.registries, *(registry or ())])
+    # Not at the top: the commands' module imports this one.
+    from mpcc.core.cli import environment_layer, used
+
+    lower = [environment_layer(), layer]
+    flags = Layer("flag", {"run": {name: value for name, value in given.items() if value is not None}})
+    config = resolve(found, [*lower, flags], "none")
+    if out is not None and (out.exists() or out.is_symlink()):
+        raise InvalidInput(f"--out {out} already exists: expected a new folder")
+    # From here on torch is needed; everything above has been checked without it.
+    from mpcc.core.attribution import attributed
+    from mpcc.core.checkpoint import load_checkpoint
+    from mpcc.core.findings import find
+    from mpcc.core.run import Run
+    from mpcc.core.run_folder import RunFolder
+
+    source = checkpoint or run / "checkpoints" / "last.pt"
+    state = load_checkpoint(source)
+    check_checkpoint(state, source, layer.tables)
+    started = time.monotonic()
+    with attributed(used(found, config)):
+        assembled = Run.assemble(found, config)
+        assembled.restore_model(state, source)
+        findings = find(assembled.trainer.model, assembled.data, assembled.indices, assembled.metrics, config.run)
+    folder = RunFolder(out or run / f"evaluation-{state['iteration']}", named=out is not None)
+    folder.create()
+    try:
+        findings.write(folder)
+        folder.write_results(
+            {
+                **findings.summary(),
+                "iterations": state["iteration"],
+                "run": str(run.absolute()),
+                "checkpoint": str(source.absolute()),
+                "evaluation_seconds": round(time.monotonic() - started, 3),
+                **assembled.record(),
+            }
+        )
+    except BaseException:
+        folder.discard()
+        raise
+    scores = " ".join(f"{name} {value:.3f}" for name, value in findings.scores.items())
+    print(f"{folder.path}: iteration {state['iteration']}, {len(findings.indices)} images {scores}".rstrip())
+    return 0
+
+
+def run_layer(run: Path) -> Layer:
+    """Read the configuration of a run folder.
+
+    Raises:
+        InvalidInput: If the folder is none of a run.
+    """
+    path = run / "config.toml"
+    try:
+        if not run.is_dir():
+            raise InvalidInput(f"{run}: no such run folder")
+        if not path.is_file():
+            raise InvalidInput(f"{run}: expected a run folder, with config.toml and checkpoints/last.pt")
+    except OSError as error:
+        raise InvalidInput(f"{run}: cannot be read: {error.strerror}") from error
+    return read_config(path)
+
+
+def check_checkpoint(state: dict[str, Any], source: Path, tables: Mapping[str, Mapping[str, Any]]) -> None:
+    """Check that a checkpoint is one of the run.
+
+    Raises:
+        InvalidInput: If something is missing, or it was saved with other options than config.toml says.
+    """
+    from mpcc.core.assembly import differences
+
+    missing = [key for key in ("iteration", "parts", "images", "config", "plugins") if key not in state]
+    if missing:
+        raise InvalidInput(f"checkpoint {source}: expected a run's full state, {missing[0]!r} is missing")
+    changed = differences(tomllib.loads(state["config"]), tables)
+    if changed:
+        raise InvalidInput(f"checkpoint {source} is not one of the run's config.toml: {'; '.join(changed)}")

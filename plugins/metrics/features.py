@@ -1,0 +1,85 @@
+"""What the scores of features share: features of real and generated images, extracted once an evaluation."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TypeVar
+
+from mpcc.core.contracts import EvaluatedImages, Evaluation, FeatureRequest, Metric
+from mpcc.core.errors import InvalidInput
+from mpcc.plugins.metrics.extractors import Extractor, Features, check_extractor, load_extractor
+
+__all__ = ["FeatureMetric", "generated_features", "real_features"]
+
+T = TypeVar("T")
+
+
+def real_features(images: EvaluatedImages) -> Features:
+    """Return the features of the evaluated images, N of them."""
+    return cached(images, "real", lambda: extractor(images).extract(images.real()))
+
+
+def generated_features(images: EvaluatedImages) -> Features:
+    """Return the features of ``request.samples`` generated images."""
+    return cached(images, "generated", lambda: extractor(images).extract(images.generated(images.request.samples)))
+
+
+def extractor(images: EvaluatedImages) -> Extractor:
+    """Return the extractor, loaded once an evaluation, and write down which one it is."""
+
+    def load() -> Extractor:
+        loaded = load_extractor(images.request, images.device)
+        images.record["features"] = {**loaded.record, "generated_images": images.request.samples}
+        return loaded
+
+    return cached(images, "extractor", load)
+
+
+def cached(images: EvaluatedImages, name: str, compute: Callable[[], T]) -> T:
+    """Return what is in the cache of an evaluation, computed if it is not."""
+    key = f"mpcc.plugins.metrics.features:{name}"
+    if key not in images.cache:
+        images.cache[key] = compute()
+    found: T = images.cache[key]  # type: ignore[assignment]
+    return found
+
+
+class FeatureMetric(Metric):
+    """A score of features: computed if it is named, with an extractor that is checked before training.
+
+    Scores with another extractor than the standard one are other scores: they carry its name.
+    """
+
+    needs_labels = False
+    needs_images = True
+    on_request = True
+    higher_is_better = False
+
+    def __init__(self, options: None = None) -> None:
+        super().__init__()
+
+    def prepare(self, request: FeatureRequest) -> None:
+        """Check that there is an extractor and that enough images will be generated.
+
+        Raises:
+            InvalidInput: If not.
+        """
+        if request.samples < 2:
+            raise InvalidInput(f"--generated-images {request.samples}: expected at least 2 for scores of features")
+        check_extractor(request)
+
+    def named(self, images: EvaluatedImages, standard: str, other: str) -> str:
+        """Return the name of a score: ``standard``, or ``other[module:name]`` for another extractor."""
+        name = images.request.extractor
+        return standard if name is None else f"{other}[{name}]"
+
+    def images(self, evaluation: Evaluation) -> EvaluatedImages:
+        """Return the images of an evaluation.
+
+        Raises:
+            InvalidInput: If fewer than 2 were evaluated.
+        """
+        assert evaluation.images is not None
+        if len(evaluation.locations) < 2:
+            raise InvalidInput("scores of features need at least 2 evaluated images, got 1 (--eval-images)")
+        return evaluation.images

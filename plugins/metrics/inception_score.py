@@ -1,0 +1,86 @@
+"""How surely and how variedly a classifier classifies generated images."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from mpcc.core.contracts import Evaluation, FeatureRequest
+from mpcc.core.errors import InvalidInput
+from mpcc.plugins.metrics.extractors import require_torch_fidelity
+from mpcc.plugins.metrics.features import FeatureMetric, generated_features
+
+__all__ = ["InceptionScore", "classifier_score"]
+
+SPLITS = 10
+
+
+def classifier_score(logits: Tensor, splits: int = SPLITS) -> tuple[float, float]:
+    r"""Return the exponential of the mutual information of images and classes, a mean over parts of the images.
+
+    .. math:: \exp \Big( \frac{1}{n} \sum_i KL \big( p(c|x_i) \,\|\, \tfrac{1}{n} \sum_j p(c|x_j) \big) \Big)
+
+    Computed by torch-fidelity, in float64, with its shuffling of the images.
+
+    Arguments:
+        logits: Of p(c|x), shape (n, classes).
+        splits: Parts; no more than there are images.
+
+    Returns:
+        The mean over the parts, in [1, classes], and its standard deviation over them.
+
+    Raises:
+        ValueError: If the logits don't have that shape.
+
+    Reference:
+        Salimans et al., Improved techniques for training GANs, 2016.
+
+    Example:
+        >>> import torch
+        >>> score, _ = classifier_score(50 * torch.eye(4), splits=1)
+        >>> round(score, 6)
+        4.0
+    """
+    if logits.dim() != 2 or len(logits) < 1:
+        raise ValueError(f"logits must have shape (n, classes) with n >= 1, got {tuple(logits.shape)}")
+    from torch_fidelity.metric_isc import KEY_METRIC_ISC_MEAN, KEY_METRIC_ISC_STD, isc_features_to_metric
+
+    found = isc_features_to_metric(logits.double(), splits=min(splits, len(logits)))
+    return float(found[KEY_METRIC_ISC_MEAN]), float(found[KEY_METRIC_ISC_STD])
+
+
+class InceptionScore(FeatureMetric):
+    """The metric ``inception_score``: `classifier_score` of generated images; higher is better.
+
+    The scores are ``inception_score`` and ``inception_score_deviation``; with another extractor than the standard one,
+    which then has to return logits, ``classifier_score[module:name]`` and ``classifier_score_deviation[module:name]``.
+    """
+
+    higher_is_better = True
+
+    def prepare(self, request: FeatureRequest) -> None:
+        """Check that torch-fidelity, an extractor and enough images are there.
+
+        Raises:
+            InvalidInput: If not.
+        """
+        require_torch_fidelity("the metric inception_score")
+        super().prepare(request)
+
+    def compute(self, evaluation: Evaluation) -> dict[str, float]:
+        """Return the score and its deviation over parts by their names.
+
+        Raises:
+            InvalidInput: If the extractor has no logits.
+        """
+        images = self.images(evaluation)
+        logits = generated_features(images).logits
+        if logits is None:
+            raise InvalidInput(
+                f"--features {images.request.extractor}: inception_score needs an extractor that returns "
+                "(features, logits), this one returns features only"
+            )
+        mean, deviation = classifier_score(logits)
+        return {
+            self.named(images, "inception_score", "classifier_score"): mean,
+            self.named(images, "inception_score_deviation", "classifier_score_deviation"): deviation,
+        }

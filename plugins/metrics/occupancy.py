@@ -1,0 +1,53 @@
+"""How the images spread over the clusters, whatever their classes are."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import ArrayLike
+from torch import Tensor
+
+from mpcc.core.contingency import paired
+from mpcc.core.contracts import Evaluation, Metric
+
+__all__ = ["Occupancy", "occupancy"]
+
+
+def occupancy(clusters: ArrayLike | Tensor) -> tuple[int, float]:
+    r"""Return how many clusters have an image, and the entropy in nats of the shares of images.
+
+    .. math:: H = -\sum_k \frac{n_k}{N} \log \frac{n_k}{N}
+
+    Empty clusters add nothing. exp(H) is the number of equally large clusters with the same entropy.
+
+    Arguments:
+        clusters: Cluster of each image, integers >= 0, shape (N,).
+
+    Returns:
+        The number, in 1..min(N, K), and the entropy, in [0, log of the number]; 0 for one cluster.
+
+    Raises:
+        ValueError: If they are not integers >= 0 of shape (N,), N >= 1.
+
+    Example:
+        >>> used, entropy = occupancy([0, 0, 7, 7])
+        >>> used, round(entropy, 4)
+        (2, 0.6931)
+    """
+    assigned, _ = paired(clusters, clusters)
+    counts = np.unique(assigned, return_counts=True)[1]
+    shares = counts / counts.sum()
+    return len(counts), max(0.0, float(-(shares * np.log(shares)).sum()))
+
+
+class Occupancy(Metric):
+    """The metric ``occupancy``: ``occupancy_used`` and ``occupancy_entropy`` of the most probable clusters."""
+
+    needs_labels = False
+
+    def __init__(self, options: None = None) -> None:
+        super().__init__()
+
+    def compute(self, evaluation: Evaluation) -> dict[str, float]:
+        """Return both numbers by name."""
+        used, entropy = occupancy(evaluation.assignments)
+        return {"occupancy_used": float(used), "occupancy_entropy": entropy}

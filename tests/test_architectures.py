@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
@@ -11,8 +13,9 @@ from torch import Tensor, nn
 from mpcc.core.contracts import Architecture, Networks
 from mpcc.core.registry import load_registry
 from mpcc.core.spectral_norm import SpectralConv2d, SpectralLayer, SpectralLinear
-from mpcc.plugins.architectures.biggan import BigGAN8, BigGAN16, BigGAN32
+from mpcc.plugins.architectures.biggan import BigGAN8, BigGAN16, BigGAN32, BigGAN64
 from mpcc.plugins.architectures.blocks import ConditionalBatchNorm, DownBlock, PlainBlock, UpBlock
+from mpcc.plugins.architectures.conditioning import EmbeddingConditioning
 from mpcc.plugins.architectures.options import BigGANOptions
 
 REGISTRY = load_registry()
@@ -134,9 +137,14 @@ def test_the_generator_shares_no_parameter_with_the_other_networks(name: str) ->
 
 # The BigGAN family against Tables 1-3
 
-FAMILY = {"biggan8": BigGAN8, "biggan16": BigGAN16, "biggan32": BigGAN32}
+FAMILY = {"biggan8": BigGAN8, "biggan16": BigGAN16, "biggan32": BigGAN32, "biggan64": BigGAN64}
 # Blocks in the order of the tables: up-blocks; D; E; shared. "a" goes down, "o" is plain.
-TABLES = {"biggan8": (1, "aoo", "aooa", 2), "biggan16": (2, "aoo", "aooaa", 2), "biggan32": (3, "aaoo", "aaooaa", 3)}
+TABLES = {
+    "biggan8": (1, "aoo", "aooa", 2),
+    "biggan16": (2, "aoo", "aooaa", 2),
+    "biggan32": (3, "aaoo", "aaooaa", 3),
+    "biggan64": (4, "aaaoo", "aaaooaa", 3),
+}
 
 every_member = pytest.mark.parametrize("name", FAMILY)
 
@@ -144,6 +152,11 @@ every_member = pytest.mark.parametrize("name", FAMILY)
 def member(name: str, width: int = 1, channels: int = 1, clusters: int = K, latent_dim: int = J) -> Networks:
     torch.manual_seed(0)
     return FAMILY[name](BigGANOptions(width=width)).build(clusters, latent_dim, channels)
+
+
+def embedding() -> EmbeddingConditioning:
+    """Conditioning of one block by embeddings of y."""
+    return EmbeddingConditioning(K, J, 1)
 
 
 def size(part: nn.Module) -> int:
@@ -216,6 +229,60 @@ def test_every_convolution_and_linear_layer_is_spectral_and_nothing_else_is(name
 
 
 @every_member
+def test_a_seed_draws_the_weights_in_the_order_of_the_method_and_nothing_else(name: str) -> None:
+    # With the default options: a change would change every seeded run.
+    C, W = 2, 8
+    drawn: list[Tensor] = []
+
+    def spectral(*shape: int) -> None:
+        fan_in = int(np.prod(shape[1:]))
+        drawn.extend(
+            [torch.empty(shape).normal_(std=0.02), torch.empty(shape[0]).uniform_(-(fan_in**-0.5), fan_in**-0.5)]
+        )
+        for vector in (shape[0], fan_in):
+            torch.randn(vector)
+
+    def conditional_norm() -> None:
+        for _ in range(2):
+            torch.randn(K, W)  # torch's own start of an embedding, which ours replaces
+        drawn.extend(torch.empty(K, W).normal_(std=0.02) for _ in range(2))
+
+    def block(kind: str, inputs: int) -> None:
+        spectral(W, inputs, 3, 3)
+        spectral(W, W, 3, 3)
+        if kind == "a":
+            spectral(W, inputs, 1, 1)
+
+    torch.manual_seed(0)
+    ups, d, e, shared = TABLES[name]
+    spectral(16 * W, J)
+    for _ in range(ups):
+        for _ in range(2):
+            conditional_norm()
+            spectral(W, W, 3, 3)
+        spectral(W, W, 1, 1)
+    drawn.extend([torch.ones(W), torch.zeros(W)])
+    spectral(1, W, 3, 3)
+    for at, kind in enumerate(d):
+        block(kind, W if at else 1)
+    spectral(1, W)
+    for kind in e[shared:]:
+        block(kind, W)
+    for _ in range(2):
+        spectral(8 * C, 16 * C)
+        spectral(J, 8 * C)
+    after = torch.rand(1)
+
+    ours = member(name, width=2)
+    assert torch.equal(torch.rand(1), after)
+    trunk = {id(parameter) for parameter in ours.discriminator.parameters()}
+    made = [*ours.generator.parameters(), *ours.discriminator.parameters()]
+    made += [parameter for parameter in ours.encoder.parameters() if id(parameter) not in trunk]
+    assert len(made) == len(drawn)
+    assert all(torch.equal(*pair) for pair in zip(made, drawn, strict=True))
+
+
+@every_member
 def test_weights_and_embeddings_start_normal_with_standard_deviation_one_fiftieth(name: str) -> None:
     for part in parts(member(name, width=4, clusters=10)).values():
         for module in part.modules():
@@ -255,7 +322,7 @@ def close(actual: Tensor, expected: Tensor) -> None:
 @torch.no_grad()
 def test_conditional_batch_norm_normalises_then_scales_by_one_plus_gain_and_shifts() -> None:
     torch.manual_seed(0)
-    norm = randomised(ConditionalBatchNorm(K, 4))
+    norm = randomised(ConditionalBatchNorm(4, embedding()))
     x, y = torch.randn(6, 4, 5, 5, dtype=torch.float64) * 3 + 1, torch.tensor([0, 1, 2, 2, 0, 0])
     values = x.numpy()
     mean, variance = values.mean((0, 2, 3), keepdims=True), values.var((0, 2, 3), keepdims=True)
@@ -269,14 +336,20 @@ def test_conditional_batch_norm_normalises_then_scales_by_one_plus_gain_and_shif
     np.testing.assert_allclose(norm.eval()(x, y).numpy(), expected, atol=1e-10)
 
 
-@torch.no_grad()
-def test_the_up_block_is_that_of_the_paper_which_upsamples_before_the_1x1_convolution() -> None:
-    torch.manual_seed(1)
-    block = randomised(UpBlock(4, K))
-    x, y = torch.randn(6, 4, 4, 4, dtype=torch.float64), torch.arange(6) % K
+# The second is the authors': each pixel four times.
+UPSAMPLING = {
+    "bilinear": nn.Upsample(scale_factor=2, mode="bilinear", align_corners=False),
+    "nearest": lambda h: h.repeat_interleave(2, 2).repeat_interleave(2, 3),
+}
 
-    def upsample(h: Tensor) -> Tensor:
-        return nn.Upsample(scale_factor=2, mode="bilinear", align_corners=False)(h)
+
+@pytest.mark.parametrize("upsampling", UPSAMPLING)
+@torch.no_grad()
+def test_the_up_block_is_that_of_the_paper_which_upsamples_before_the_1x1_convolution(upsampling: Any) -> None:
+    torch.manual_seed(1)
+    block = randomised(UpBlock(4, embedding(), upsampling))
+    x, y = torch.randn(6, 4, 4, 4, dtype=torch.float64), torch.arange(6) % K
+    upsample = UPSAMPLING[upsampling]
 
     h = conv(block.conv1, upsample(block.norm1(x, y).clamp_min(0)))
     h = conv(block.conv2, block.norm2(h, y).clamp_min(0))

@@ -10,8 +10,16 @@ import torch
 from torch import Tensor, nn
 from torch.autograd import gradcheck
 from torch.func import functional_call
+from torch.nn.utils.parametrizations import spectral_norm
 
-from mpcc.core.spectral_norm import SpectralConv2d, SpectralLayer, SpectralLinear, power_iteration
+from mpcc.core.spectral_norm import (
+    SpectralConv2d,
+    SpectralEmbedding,
+    SpectralLayer,
+    SpectralLinear,
+    iterate_in_forward,
+    power_iteration,
+)
 
 LAYERS = {
     "linear": (lambda: SpectralLinear(7, 5), (3, 7)),
@@ -180,3 +188,104 @@ def test_both_vectors_are_saved_but_not_trained() -> None:
     made = layer("linear")
     assert set(made.state_dict()) == {"weight", "bias", "u", "v"}
     assert {name for name, _ in made.named_parameters()} == {"weight", "bias"}
+
+
+# The embedding
+
+
+def test_an_embedding_gives_the_rows_of_a_matrix_of_norm_one() -> None:
+    torch.manual_seed(5)
+    made = SpectralEmbedding(6, 4).double()
+    assert dict(made.named_parameters()).keys() == {"weight"}
+    assert (made.u.shape, made.v.shape) == ((6,), (4,))
+    power_iteration(made, 2000)
+    W, y = made.weight.detach().numpy(), torch.tensor([[3, 0], [5, 3]])
+    expected = (W / np.linalg.svd(W, compute_uv=False)[0])[y]
+    np.testing.assert_allclose(made(y).detach().numpy(), expected, atol=1e-10)
+    gradients = torch.randn(2, 2, 4, dtype=torch.float64)
+    weight = made.weight.detach().requires_grad_()
+    assert gradcheck(lambda W: (functional_call(made, {"weight": W}, (y,)) * gradients).sum(), (weight,))
+
+
+# One power iteration in each training forward, as the authors' code has it; the oracle is torch's parametrisation.
+
+
+def matrices() -> tuple[SpectralLayer, nn.Module]:
+    """A layer of ours and one of torch's with equal weights and vectors, in float64.
+
+    torch advances u before v. On the transposed matrix (``dim=1``) its u is our v, and the order is the same.
+    """
+    torch.manual_seed(6)
+    ours, theirs = SpectralLinear(7, 5).double(), nn.Linear(7, 5).double()
+    with torch.no_grad():
+        ours.weight.copy_(torch.randn_like(ours.weight))
+        theirs.weight.copy_(ours.weight)
+        theirs.bias.copy_(ours.bias)
+    theirs = spectral_norm(theirs, eps=1e-8, dim=1)
+    inner = theirs.parametrizations.weight[0]
+    inner._u.copy_(ours.v)
+    inner._v.copy_(ours.u)
+    iterate_in_forward(ours)
+    return ours, theirs
+
+
+def same(actual: Tensor, expected: Tensor) -> None:
+    torch.testing.assert_close(actual, expected, atol=1e-12, rtol=1e-12)
+
+
+def test_a_layer_that_advances_in_forwards_is_torchs_parametrisation() -> None:
+    ours, theirs = matrices()
+    inner = theirs.parametrizations.weight[0]
+    raw = theirs.parametrizations.weight.original
+    for step in range(3):
+        for training in (True, False, True):
+            for network in (ours, theirs):
+                network.train(training)
+                network.zero_grad()
+            # Two forwards before the backward, as of real and generated images, and one without gradients.
+            first, second = torch.randn(3, 7).double(), torch.randn(4, 7).double()
+            losses = []
+            for network in (ours, theirs):
+                with torch.no_grad():
+                    network(second)
+                one, two = network(first), network(second)
+                losses.append((one**2).sum() - two.exp().sum())
+            same(losses[0], losses[1])
+            losses[0].backward()
+            losses[1].backward()
+            same(ours.weight.grad, raw.grad)
+            same(ours.u, inner._v)
+            same(ours.v, inner._u)
+        with torch.no_grad():
+            for weight in (ours.weight, raw):
+                weight.add_(torch.full_like(weight, 0.1 * step)).mul_(1.1)
+
+
+@pytest.mark.parametrize("name", [*LAYERS, "embedding"])
+def test_every_training_forward_advances_by_one_step_with_or_without_gradients(name: str) -> None:
+    torch.manual_seed(7)
+    made = SpectralEmbedding(6, 4) if name == "embedding" else layer(name)
+    x = torch.tensor([1, 2]) if name == "embedding" else image(name)
+    iterate_in_forward(made)
+    twin = copy.deepcopy(made)
+    for gradients in (True, False, True):
+        with torch.set_grad_enabled(gradients):
+            actual = made(x)
+        twin.power_iteration()
+        assert torch.equal(made.u, twin.u)
+        assert torch.equal(made.v, twin.v)
+        assert torch.equal(actual, twin.eval()(x))
+    before = copy.deepcopy(made.state_dict())
+    made.eval()(x)
+    power_iteration(made.train(), steps=3)
+    assert all(torch.equal(before[key], value) for key, value in made.state_dict().items())
+
+
+def test_advancing_in_forwards_is_a_property_of_every_layer_of_a_network_and_of_its_copies() -> None:
+    network = nn.Sequential(SpectralLinear(4, 6), nn.Sequential(nn.ReLU(), SpectralLinear(6, 3)), nn.Linear(3, 2))
+    other = SpectralLinear(4, 6)
+    iterate_in_forward(network)
+    layers = [module for module in copy.deepcopy(network).modules() if isinstance(module, SpectralLayer)]
+    assert [each.in_forward for each in layers] == [True, True]
+    assert not other.in_forward
+    assert not any("in_forward" in key for key in network.state_dict())

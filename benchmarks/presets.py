@@ -1,0 +1,77 @@
+"""The paper's experiments, a line each: sizes of the networks, work of an iteration, and a few real iterations.
+
+    python benchmarks/presets.py --data-root DATA --presets mnist omniglot fashion-mnist cifar10 cifar20
+
+Parameters and floating-point operations are counted, not measured (`mpcc.core.summary`); the iterations are those of an
+ordinary ``mpcc-run`` with the preset as it is, on the real data, followed by an evaluation of some of the images. E's
+blocks that D shares are counted with D.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import tempfile
+from pathlib import Path
+
+from digit_runs import train
+
+from mpcc.core.config import Layer, resolve
+from mpcc.core.registry import load_registry
+from mpcc.core.summary import Summary, summarise
+
+PAPER = ["mnist", "omniglot", "fashion-mnist", "cifar10", "cifar20"]
+
+
+def summary_of(preset: str) -> Summary:
+    """Return the summary of a preset's networks."""
+    registry = load_registry()
+    config = resolve(registry, [Layer("flag", {"data": {"name": preset}})])
+    architecture = registry.entry("architecture", config.arch.name).load()(config.arch.options)
+    settings = config.run
+    prior = registry.entry("prior", config.prior.name).load()(
+        settings.clusters, settings.latent_dim, config.prior.options
+    )
+    channels = registry.entry("dataset", preset).load().channels
+    assert channels is not None  # published sets know it
+    return summarise(
+        architecture,
+        prior,
+        channels=channels,
+        batch=settings.batch,
+        d_steps=settings.d_steps,
+        e_steps=settings.e_steps,
+    )
+
+
+def main() -> None:
+    """Count, train for some iterations, and print the table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--presets", nargs="+", default=PAPER)
+    parser.add_argument("--data-root", required=True)
+    parser.add_argument("--iterations", type=int, default=5)
+    parser.add_argument("--eval-images", type=int, default=500)
+    parser.add_argument("--out", type=Path, default=None, help="folder for the run folders; those there are reused")
+    given, further = parser.parse_known_args()
+    out = given.out or Path(tempfile.mkdtemp())
+    print("| preset | G | D | E, without what it shares | prior | TFLOP / iteration | s / iteration | evaluated |")
+    print("| --- | --- | --- | --- | --- | --- | --- | --- |")
+    for preset in given.presets:
+        found = summary_of(preset)
+        folder = out / preset
+        bounds = ["--iterations", str(given.iterations), "--eval-images", str(given.eval_images)]
+        train(folder, ["--data", preset, "--data-root", given.data_root, *bounds, *further])
+        results = json.loads((folder / "results.json").read_text(encoding="utf-8"))
+        generator, discriminator, encoder = found.networks
+        counts = [generator.parameters, discriminator.parameters, encoder.own_parameters, found.prior_parameters]
+        cells = [f"{count:,}" for count in counts]
+        seconds = 1 / results["iterations_per_second"]
+        evaluated = f"{results['evaluated']['images']:,} of {results['evaluated']['of']:,}"
+        print(
+            f"| {preset} | {' | '.join(cells)} | {found.operations_per_iteration / 1e12:.3f} | {seconds:.2f} | {evaluated} |",
+            flush=True,
+        )
+
+
+if __name__ == "__main__":
+    main()

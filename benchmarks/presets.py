@@ -67,10 +67,8 @@ def main() -> None:
         cells = [f"{count:,}" for count in counts]
         seconds = 1 / results["iterations_per_second"]
         evaluated = f"{results['evaluated']['images']:,} of {results['evaluated']['of']:,}"
-        print(
-            f"| {preset} | {' | '.join(cells)} | {found.operations_per_iteration / 1e12:.3f} | {seconds:.2f} | {evaluated} |",
-            flush=True,
-        )
+        cells += [f"{found.operations_per_iteration / 1e12:.3f}", f"{seconds:.2f}", evaluated]
+        print(f"| {preset} | {' | '.join(cells)} |", flush=True)
 
 
 if __name__ == "__main__":

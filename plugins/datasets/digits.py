@@ -27,6 +27,8 @@ class Digits(Dataset):
         ((1797, 1, 32, 32), [0, 1, 2, 3, 4])
     """
 
+    channels = 1
+
     def __init__(self, options: DigitsOptions) -> None:
         self.options = options
 

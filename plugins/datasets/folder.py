@@ -2,35 +2,23 @@
 
 from __future__ import annotations
 
-import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
-import attrs
-import numpy as np
 import torch
-from PIL import Image, ImageOps
+from torch import Tensor
 
-from mpcc.core.contracts import Dataset, ImageSet
+from mpcc.core.contracts import Dataset, ImageSet, ImageSource
 from mpcc.core.errors import InvalidInput
+from mpcc.plugins.datasets.image_decoding import FileImages, UnreadableImage, decode, mode_of, square
+from mpcc.plugins.datasets.image_listing import EXTENSIONS, ImageFile, list_images, printable
+from mpcc.plugins.datasets.memory import streams
 from mpcc.plugins.datasets.options import FolderOptions
 from mpcc.plugins.datasets.sources import require_root, similar_sibling
 
 __all__ = ["EXTENSIONS", "Folder"]
 
-EXTENSIONS = ("png", "jpg", "jpeg", "bmp", "gif", "tif", "tiff", "webp")
-
-
-@attrs.frozen
-class _File:
-    """An image file, and the names that lead to it from the folder: class folder first, if there is one."""
-
-    file: Path
-    parts: tuple[str, ...]
-
-    @property
-    def path(self) -> str:
-        return "/".join(self.parts)
+_SHOWN = 3  # skipped files that the description names
 
 
 class Folder(Dataset):
@@ -38,21 +26,27 @@ class Folder(Dataset):
 
     Images right in the folder have no labels. If they are in subfolders instead, the subfolder is the class: labels
     0, 1, .. are the names of the subfolders that hold images, sorted; images further down belong to the same class.
-    Images in both places are refused, since one of the two would be a mistake. Names that begin with a dot are skipped,
-    links are followed, and no folder is entered twice for one class. Images are in the order of their paths, names
-    compared by code points.
+    Images in both places are refused, since one of the two would be a mistake, unless the option ``labels`` says that
+    there are none. Names that begin with a dot are left out, links are followed, and no folder is entered twice for one
+    class. Images are in the order of their paths, names compared by code points.
 
     Each image is turned as its EXIF orientation says, put on the background colour where it is transparent, converted
     to 8 bits (16-bit grey is divided by 257), resized so that the shorter side is R (bilinear, antialiased when it
     shrinks) and cut to the central square. Of an animation, the first frame counts. Whether an image is grey or colour
     is how its file stores it: a palette is colour.
+
+    A file with the name of an image that cannot be read is an error, or with the option ``unreadable`` left out and
+    listed in `ImageSet.skipped`. With the option ``memory``, images are decoded whenever they are needed rather than
+    held in memory; they are the same. What cannot be read is then known beforehand from a first pass over all files:
+    over their headers if unreadable files are refused, so that one that is damaged further down ends the run when its
+    turn comes; decoding each of them once if they are skipped.
     """
 
     def __init__(self, options: FolderOptions) -> None:
         self.options = options
 
     def load(self, image_size: int, root: Path | None, download: bool) -> ImageSet:
-        """Read the whole folder.
+        """Read the whole folder, or look through it.
 
         Arguments:
             image_size: R, in pixels.
@@ -64,136 +58,98 @@ class Folder(Dataset):
             uint8 images, shape (N, 1 or 3, R, R), and labels if there are class folders.
 
         Raises:
-            InvalidInput: If there is no such folder, no image in it, an image that cannot be read, or a mixture of grey
-                and colour that no option resolves.
+            InvalidInput: If there is no such folder, no image in it, an image that cannot be read and may not be
+                skipped, or a mixture of grey and colour that no option resolves.
         """
-        given = self.options.path
-        folder = require_root(root, "folder", "--data.path DIR") if given is None else Path(given)
+        given, skip = self.options.path, self.options.unreadable == "skip"
+        folder = require_root(root, "folder", "--data.path DIR") if given is None else given.expanduser()
         if not folder.is_dir():
             what = "is not a folder" if folder.exists() else "does not exist"
             raise InvalidInput(f"{folder} {what}: expected a folder of images{similar_sibling(folder)}")
-        files = _list_images(folder)
-        labelled = len(files[0].parts) > 1
-        class_names = sorted({each.parts[0] for each in files}) if labelled else []
+        files, labelled, skipped = list_images(folder, self.options.labels, skip=skip)
+        readable, images, unreadable = self._read(files, image_size)
+        skipped = sorted([*skipped, *unreadable])
+        if not readable:
+            raise InvalidInput(
+                f"no image in {folder} can be read: expected at least one, all {len(skipped)} were skipped, "
+                f"such as {skipped[0]}"
+            )
+        class_names = sorted({each.parts[0] for each in readable}) if labelled else []
         label_of = {name: label for label, name in enumerate(class_names)}
-        images = self._read(files, image_size)
         kind = "grey" if images.shape[1] == 1 else "colour"
         return ImageSet(
             images=images,
-            labels=torch.tensor([label_of[each.parts[0]] for each in files]) if labelled else None,
-            class_names=[_printable(name) for name in class_names],
-            paths=[_printable(each.path) for each in files],
-            description=f"folder {_printable(str(folder))}: {len(files)} {kind} images, "
+            labels=torch.tensor([label_of[each.parts[0]] for each in readable]) if labelled else None,
+            class_names=[printable(name) for name in class_names],
+            paths=[each.path for each in readable],
+            description=f"folder {printable(str(folder))}: {len(readable)} {kind} images, "
             f"{f'{len(class_names)} classes' if labelled else 'no labels'}, "
-            f"central squares, resized to {image_size} pixels",
+            f"central squares, resized to {image_size} pixels"
+            f"{'' if isinstance(images, Tensor) else '; read when needed'}{_described(skipped)}",
+            skipped=skipped,
         )
 
-    def _read(self, files: Sequence[_File], image_size: int) -> torch.Tensor:
-        """Read the images, uint8 (N, D, R, R)."""
+    def _read(
+        self, files: Sequence[ImageFile], image_size: int
+    ) -> tuple[list[ImageFile], Tensor | ImageSource, list[str]]:
+        """Return the files that can be read, their images, and the others, ``PATH: REASON``."""
         mode = {"auto": None, "1": "L", "3": "RGB"}[self.options.channels]
         background = {"white": 255, "black": 0}[self.options.background]
-        images: torch.Tensor | None = None
-        with warnings.catch_warnings():
-            # Pillow warns of a bomb at half the size where it refuses one: no picture to cluster is that large.
-            warnings.simplefilter("error", Image.DecompressionBombWarning)
-            for index, each in enumerate(files):
-                image = _open(each.file, background, mode)
-                if images is None:
-                    first = image.mode
-                    channels = len(image.getbands())
-                    images = torch.empty(len(files), channels, image_size, image_size, dtype=torch.uint8)
-                elif image.mode != first:
-                    names = {"L": "grey", "RGB": "colour"}
-                    raise InvalidInput(
-                        f"{files[0].file} is {names[first]} but {each.file} is {names[image.mode]}: expected all "
-                        "alike; pass --data.channels 1 to convert to grey or --data.channels 3 to convert to colour"
-                    )
-                square = np.array(_central_square(image, image_size)).reshape(image_size, image_size, -1)
-                images[index] = torch.from_numpy(square).permute(2, 0, 1)
-        assert images is not None
-        return images
+        skip = self.options.unreadable == "skip"
+        channels = 1 if (mode or _first_mode(files)) == "L" else 3
+        shape = (len(files), channels, image_size, image_size)
+        stream = streams(self.options.memory, shape, f"the folder's {len(files)} images")
+        images = torch.empty(0 if stream else len(files), *shape[1:], dtype=torch.uint8)
+        readable: list[ImageFile] = []
+        skipped: list[str] = []
+        for each in files:
+            try:
+                # When streaming, decoding finds out what to skip; nothing is kept of it.
+                image = None if stream and not skip else decode(each.file, background, mode)
+                found = mode_of(each.file, mode) if image is None else image.mode
+            except UnreadableImage as error:
+                if not skip:
+                    raise
+                skipped.append(f"{each.path}: {error.reason}")
+                continue
+            if not readable:
+                first = found
+            elif found != first:
+                raise _mixture(readable[0], first, each, found)
+            if image is not None and not stream:
+                if images.shape[1] != len(image.getbands()):  # the header of a file that is then skipped
+                    images = torch.empty(len(files), len(image.getbands()), *shape[2:], dtype=torch.uint8)
+                images[len(readable)] = square(image, image_size)
+            readable.append(each)
+        if stream and readable:
+            # Absolute: the working directory of a run may change.
+            names_of_files = tuple(str(each.file.absolute()) for each in readable)
+            return readable, FileImages(names_of_files, first, background, image_size), skipped
+        return readable, images[: len(readable)], skipped
 
 
-def _list_images(folder: Path) -> list[_File]:
-    """List the images, sorted; all of them right in the folder, or all of them in subfolders."""
-    try:
-        files = sorted(_walk(folder, (), {folder.resolve()}), key=lambda each: each.parts)
-    except OSError as error:
-        raise InvalidInput(f"cannot read the folder {error.filename}: {error.strerror or error}") from error
-    if not files:
-        raise InvalidInput(
-            f"no images in {folder}: expected files whose names end in {', '.join(f'.{name}' for name in EXTENSIONS)}, "
-            "in it or in one subfolder a class"
-        )
-    flat = [each for each in files if len(each.parts) == 1]
-    if flat and len(flat) < len(files):
-        nested = next(each for each in files if len(each.parts) > 1)
-        raise InvalidInput(
-            f"images both in {folder} (such as {flat[0].path}) and in its subfolders (such as {nested.path}): expected "
-            "either images without labels or one subfolder a class; name the folder that is meant by --data.path"
-        )
-    return files
-
-
-def _walk(folder: Path, parts: tuple[str, ...], seen: set[Path]) -> Iterator[_File]:
-    """Yield the images below a folder; ``seen`` are the folders that this class has entered, so that links may loop."""
-    for entry in folder.iterdir():
-        if entry.name.startswith("."):
+def _first_mode(files: Sequence[ImageFile]) -> str:
+    """Guess whether the images are grey or colour, from the first header that can be read."""
+    for each in files:
+        try:
+            return mode_of(each.file, None)
+        except UnreadableImage:
             continue
-        below = (*parts, entry.name)
-        if entry.is_dir():
-            real = entry.resolve()
-            entered = seen if parts else set(seen)  # two classes may link to the same folder
-            if real not in entered:
-                entered.add(real)
-                yield from _walk(entry, below, entered)
-        elif entry.suffix.lower().removeprefix(".") in EXTENSIONS:
-            yield _File(entry, below)
+    return "RGB"
 
 
-def _open(file: Path, background: int, mode: str | None) -> Image.Image:
-    """Read one image, upright, as L or RGB; as ``mode`` if it is given."""
-    if not file.is_file():  # a dangling link; or a pipe, which would wait for ever
-        raise InvalidInput(f"cannot read {file}: expected an image file")
-    try:
-        with Image.open(file) as opened:
-            image = _eight_bits(ImageOps.exif_transpose(opened))
-        return _opaque(image, background, mode)
-    except Exception as error:  # broken files make Pillow's decoders raise anything
-        reason = " ".join(str(error).split()) or type(error).__name__
-        raise InvalidInput(f"cannot read {file}: {reason}; repair or remove it") from error
+def _mixture(one: ImageFile, mode: str, other: ImageFile, other_mode: str) -> InvalidInput:
+    """Make the error for a set of grey and colour images."""
+    names = {"L": "grey", "RGB": "colour"}
+    return InvalidInput(
+        f"{printable(str(one.file))} is {names[mode]} but {printable(str(other.file))} is {names[other_mode]}: "
+        "expected all alike; pass --data.channels 1 to convert to grey or --data.channels 3 to convert to colour"
+    )
 
 
-def _eight_bits(image: Image.Image) -> Image.Image:
-    """Bring 16-bit grey to 8 bits; Pillow's own conversion clips it, so that nearly all of it is white."""
-    if image.mode.startswith("I"):
-        levels = np.asarray(image).astype(np.int64)
-        if levels.min() < 0 or levels.max() > 65535:
-            raise ValueError("expected grey levels of 8 or 16 bits, got 32 bits")
-        return Image.fromarray(((levels + 128) // 257).astype(np.uint8))
-    if image.mode == "F":
-        raise ValueError("expected grey levels of 8 or 16 bits, got floating point, whose range is not known")
-    return image
-
-
-def _opaque(image: Image.Image, background: int, mode: str | None) -> Image.Image:
-    """Convert to L or RGB, the background showing through where the image is transparent."""
-    grey = image.mode in ("1", "L", "LA", "La")
-    if image.has_transparency_data:
-        over = image.convert("RGBA")
-        under = Image.new("RGBA", image.size, (background, background, background, 255))
-        image = Image.alpha_composite(under, over).convert("RGB")
-    return image.convert(mode or ("L" if grey else "RGB"))
-
-
-def _central_square(image: Image.Image, image_size: int) -> Image.Image:
-    """Resize to a shorter side of R and cut out the centre, in one pass: however long the image, no more is made."""
-    side = min(image.size)
-    left, top = (image.width - side) // 2, (image.height - side) // 2
-    box = (left, top, left + side, top + side)
-    return image.resize((image_size, image_size), Image.Resampling.BILINEAR, box=box)
-
-
-def _printable(name: str) -> str:
-    """Escape bytes of a file name that are not UTF-8, so that the name can be written to a file."""
-    return name.encode("utf-8", "backslashreplace").decode("utf-8")
+def _described(skipped: Sequence[str]) -> str:
+    """Return how many were skipped, and the first of them, or nothing."""
+    if not skipped:
+        return ""
+    more = f", and {len(skipped) - _SHOWN} more" if len(skipped) > _SHOWN else ""
+    return f"; {len(skipped)} skipped: {', '.join(skipped[:_SHOWN])}{more}"

@@ -60,6 +60,8 @@ class Omniglot(Dataset):
         induction", Science 350, 2015. The set: method section 5.
     """
 
+    channels = 1
+
     def __init__(self, options: OmniglotOptions) -> None:
         self.options = options
 

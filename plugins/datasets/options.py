@@ -8,7 +8,18 @@ from typing import Any, Literal
 
 import attrs
 
-__all__ = ["DigitsOptions", "FolderOptions", "MNISTOptions", "OmniglotOptions"]
+__all__ = [
+    "ArraysOptions",
+    "CIFAR10Options",
+    "CIFAR20Options",
+    "DigitsOptions",
+    "FashionMNISTOptions",
+    "FolderOptions",
+    "MNISTOptions",
+    "MemoryOptions",
+    "OmniglotOptions",
+    "SplitOptions",
+]
 
 _LARGEST_SEED = 2**63 - 1
 
@@ -41,14 +52,34 @@ class DigitsOptions:
 
 
 @attrs.frozen
-class MNISTOptions:
-    """Options of the data set ``mnist``."""
+class SplitOptions:
+    """What the published sets with a train and a test part share; the parts are put together by `splits`."""
 
     split: Literal["all", "train", "test"] = attrs.field(
         default="all",
         validator=_one_of("all", "train", "test"),
         metadata={"help": "which images: all (train, then test), train, or test"},
     )
+
+
+@attrs.frozen
+class MNISTOptions(SplitOptions):
+    """Options of the data set ``mnist``."""
+
+
+@attrs.frozen
+class FashionMNISTOptions(SplitOptions):
+    """Options of the data set ``fashion-mnist``."""
+
+
+@attrs.frozen
+class CIFAR10Options(SplitOptions):
+    """Options of the data set ``cifar10``."""
+
+
+@attrs.frozen
+class CIFAR20Options(SplitOptions):
+    """Options of the data set ``cifar20``."""
 
 
 @attrs.frozen
@@ -78,7 +109,22 @@ class OmniglotOptions:
 
 
 @attrs.frozen
-class FolderOptions:
+class MemoryOptions:
+    """What the sets of a user's own files share, which may be larger than memory; `memory` decides."""
+
+    memory: Literal["auto", "load", "stream"] = attrs.field(
+        default="auto",
+        kw_only=True,
+        validator=_one_of("auto", "load", "stream"),
+        metadata={
+            "help": "load all images at once, or stream: read them when they are needed; "
+            "auto streams what would fill more than half of the free memory"
+        },
+    )
+
+
+@attrs.frozen
+class FolderOptions(MemoryOptions):
     """Options of the data set ``folder``."""
 
     path: Path | None = attrs.field(
@@ -94,4 +140,50 @@ class FolderOptions:
         default="white",
         validator=_one_of("white", "black"),
         metadata={"help": "what shows through where an image is transparent"},
+    )
+    labels: Literal["auto", "folders", "none"] = attrs.field(
+        default="auto",
+        validator=_one_of("auto", "folders", "none"),
+        metadata={
+            "help": "folders: each subfolder is a class; none: take all images below the folder, without labels; "
+            "auto: folders if the images are in subfolders, none if they are not, refused if they are in both"
+        },
+    )
+    unreadable: Literal["refuse", "skip"] = attrs.field(
+        default="refuse",
+        validator=_one_of("refuse", "skip"),
+        metadata={"help": "refuse the folder if an image cannot be read, or skip such images and list them"},
+    )
+
+
+@attrs.frozen
+class ArraysOptions(MemoryOptions):
+    """Options of the data set ``arrays``."""
+
+    path: Path | None = attrs.field(
+        default=None, metadata={"help": "file of images: .npy, .npz, .pt or .pth, shape as of layout"}
+    )
+    images_key: str | None = attrs.field(
+        default=None,
+        metadata={"help": "name of the images in a file of several arrays (default: the only ones with 3 or 4 axes)"},
+    )
+    labels: Path | None = attrs.field(
+        default=None, metadata={"help": "file of the labels, whole numbers, one an image (default: none)"}
+    )
+    labels_key: str | None = attrs.field(
+        default=None,
+        metadata={"help": "name of the labels in the file of labels, or without one in that of the images"},
+    )
+    layout: Literal["auto", "NHW", "NHWC", "NCHW"] = attrs.field(
+        default="auto",
+        validator=_one_of("auto", "NHW", "NHWC", "NCHW"),
+        metadata={"help": "order of the axes: N images, H height, W width, C channels (1 or 3)"},
+    )
+    value_range: Literal["auto", "unit", "symmetric", "bytes"] = attrs.field(
+        default="auto",
+        validator=_one_of("auto", "unit", "symmetric", "bytes"),
+        metadata={
+            "help": "what black and white are: 0 and 1 (unit), -1 and 1 (symmetric), 0 and 255 (bytes); "
+            "auto goes by type and extremes, and refuses what may be either"
+        },
     )

@@ -1,4 +1,4 @@
-"""Resize a batch of 8-bit images as Pillow does, the reference of method section 5."""
+"""Resize 8-bit images as Pillow does, the reference of method section 5."""
 
 from __future__ import annotations
 
@@ -7,11 +7,13 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-__all__ = ["resize_images"]
+__all__ = ["central_square", "resize_images"]
 
 
 def resize_images(images: Tensor, image_size: int) -> Tensor:
     """Resize to R x R, bilinear, antialiased when it shrinks; images that are R x R already are not touched.
+
+    Of images that are not square, the shorter side becomes R and the centre is kept.
 
     Arguments:
         images: uint8, shape (N, D, H, W).
@@ -34,6 +36,18 @@ def resize_images(images: Tensor, image_size: int) -> Tensor:
     planes = images.reshape(-1, height, width).numpy()
     resized = np.empty((len(planes), image_size, image_size), dtype=np.uint8)
     for index, plane in enumerate(planes):
-        small = Image.fromarray(plane).resize((image_size, image_size), Image.Resampling.BILINEAR)
-        resized[index] = np.asarray(small)
+        resized[index] = np.asarray(central_square(Image.fromarray(plane), image_size))
     return torch.from_numpy(resized).reshape(count, channels, image_size, image_size)
+
+
+def central_square(image: Image.Image, image_size: int) -> Image.Image:
+    """Resize to a shorter side of R and cut out the centre, in one pass: however long the image, no more is made.
+
+    Example:
+        >>> central_square(Image.new("RGB", (400, 30)), 8).size
+        (8, 8)
+    """
+    side = min(image.size)
+    left, top = (image.width - side) // 2, (image.height - side) // 2
+    box = (left, top, left + side, top + side)
+    return image.resize((image_size, image_size), Image.Resampling.BILINEAR, box=box)

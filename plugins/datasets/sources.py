@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import difflib
+from collections.abc import Callable, Collection
 from pathlib import Path
 
 from mpcc.core.errors import InvalidInput
 
-__all__ = ["download_failed", "missing_file", "require_root", "similar_sibling"]
+__all__ = ["download_failed", "missing_file", "require_root", "similar_file", "similar_sibling"]
 
 _OTHER_ROOT = "--data-root DIR or MPCC_DATA to name a folder that has it"
 
@@ -54,8 +55,17 @@ def download_failed(data: str, folder: Path, error: Exception) -> InvalidInput:
 
 def similar_sibling(path: Path) -> str:
     """Return " (did you mean 'NAME'?)" for the folder next to ``path`` whose name is most like its own, or ""."""
+    return _similar(path, lambda entry: entry.is_dir())
+
+
+def similar_file(path: Path, extensions: Collection[str]) -> str:
+    """Return the same for the file whose name is most like that of ``path``, of those with certain extensions."""
+    return _similar(path, lambda entry: entry.suffix in extensions and entry.is_file())
+
+
+def _similar(path: Path, fits: Callable[[Path], bool]) -> str:
     try:
-        names = [entry.name for entry in path.parent.iterdir() if entry.is_dir()]
+        names = [entry.name for entry in path.parent.iterdir() if fits(entry)]
     except OSError:
         return ""
     close = difflib.get_close_matches(path.name, names, n=1, cutoff=0.6)

@@ -1,0 +1,126 @@
+"""Which files below a folder are images, by their names, and which folders cannot be entered."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import attrs
+
+from mpcc.core.errors import InvalidInput
+
+__all__ = ["EXTENSIONS", "ImageFile", "list_images", "printable"]
+
+EXTENSIONS = ("png", "jpg", "jpeg", "bmp", "gif", "tif", "tiff", "webp")
+
+
+@attrs.frozen
+class ImageFile:
+    """An image file, and the names that lead to it from the folder: class folder first, if there is one."""
+
+    file: Path
+    parts: tuple[str, ...]
+
+    @property
+    def path(self) -> str:
+        """The names, joined, as they can be written to a file."""
+        return printable("/".join(self.parts))
+
+
+@attrs.define
+class _Walk:
+    """Collects the images below a folder.
+
+    Attributes:
+        by_class: Whether two subfolders of the first level may lead to the same folder: they are classes.
+        skip: Whether folders that cannot be read are listed; they are errors otherwise.
+        files: The images that were found.
+        skipped: The folders that could not be read, ``PATH: REASON``.
+    """
+
+    by_class: bool
+    skip: bool
+    files: list[ImageFile] = attrs.field(factory=list)
+    skipped: list[str] = attrs.field(factory=list)
+
+    def enter(self, folder: Path, parts: tuple[str, ...], seen: set[Path]) -> None:
+        """Go through a folder; ``seen`` are the folders that this class has entered, so that links may loop."""
+        try:
+            # Sorted, so that it is the same one of two links to a folder that is followed.
+            entries = sorted(folder.iterdir())
+            kinds = [entry.is_dir() for entry in entries]
+        except OSError as error:
+            if not self.skip:
+                raise InvalidInput(f"cannot read the folder {folder}: {error.strerror or error}") from error
+            self.skipped.append(f"{printable('/'.join(parts) or str(folder))}: {error.strerror or error}")
+            return
+        for entry, is_folder in zip(entries, kinds, strict=True):
+            if entry.name.startswith("."):
+                continue
+            below = (*parts, entry.name)
+            if is_folder:
+                real = entry.resolve()
+                entered = set(seen) if self.by_class and not parts else seen
+                if real not in entered:
+                    entered.add(real)
+                    self.enter(entry, below, entered)
+            elif entry.suffix.lower().removeprefix(".") in EXTENSIONS:
+                self.files.append(ImageFile(entry, below))
+
+
+def list_images(folder: Path, labels: str, *, skip: bool) -> tuple[list[ImageFile], bool, list[str]]:
+    """List the images below a folder, sorted by their paths, names compared by code points.
+
+    Names that begin with a dot are left out. Links are followed, and no folder is entered twice for one class.
+
+    Arguments:
+        folder: The folder.
+        labels: ``folders``: every image is in the subfolder of its class. ``none``: all of them. ``auto``: all of them
+            right in the folder, or all of them in subfolders.
+        skip: Whether a subfolder that cannot be read is listed; it is an error otherwise.
+
+    Returns:
+        The images; whether their subfolders are classes; and the folders that cannot be read, ``PATH: REASON``.
+
+    Raises:
+        InvalidInput: If there are none, or they are not where ``labels`` says.
+    """
+    walk = _Walk(by_class=labels != "none", skip=skip)
+    walk.enter(folder, (), {folder.resolve()})
+    files = sorted(walk.files, key=lambda each: each.parts)
+    if not files:
+        raise InvalidInput(
+            f"no images in {folder}: expected files whose names end in {', '.join(f'.{name}' for name in EXTENSIONS)}, "
+            f"in it or in one subfolder a class{_first(walk.skipped)}"
+        )
+    flat = next((each for each in files if len(each.parts) == 1), None)
+    nested = next((each for each in files if len(each.parts) > 1), None)
+    if labels == "auto" and flat and nested:
+        raise InvalidInput(
+            f"images both in {folder} (such as {flat.path}) and in its subfolders (such as {nested.path}): expected "
+            "either images without labels or one subfolder a class; pass --data.labels none to take all of them "
+            "without labels, or name the folder that is meant by --data.path"
+        )
+    if labels == "folders" and flat:
+        raise InvalidInput(
+            f"{flat.path} is right in {folder}: expected every image in the subfolder of its class, as "
+            "--data.labels folders says; move it, or pass --data.labels none"
+        )
+    return files, labels != "none" and nested is not None, walk.skipped
+
+
+def _first(skipped: Sequence[str]) -> str:
+    return f"; {len(skipped)} subfolders cannot be read, such as {skipped[0]}" if skipped else ""
+
+
+def printable(name: str) -> str:
+    """Escape what cannot be written on one line of a text file: bytes that are not UTF-8, and control characters.
+
+    Example:
+        >>> print(printable("two\\nlines"))
+        two\\nlines
+    """
+    text = name.encode("utf-8", "backslashreplace").decode("utf-8")
+    breaks = {code: f"\\x{code:02x}" for code in (*range(32), *range(127, 160))}
+    breaks |= {0x0A: "\\n", 0x0D: "\\r", 0x09: "\\t", 0x2028: "\\u2028", 0x2029: "\\u2029"}
+    return text.translate(breaks)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 import random
 import tempfile
 import time
@@ -12,9 +13,10 @@ from typing import Any
 import attrs
 import numpy as np
 import torch
+from torch import Tensor
 
 from mpcc.core.contract_report import Law, broken, law, require
-from mpcc.core.contracts import Dataset, ImageSet
+from mpcc.core.contracts import Dataset, ImageSet, ImageSource
 from mpcc.core.errors import InvalidInput
 
 __all__ = ["DATASET_LAWS", "DatasetCase"]
@@ -22,6 +24,8 @@ __all__ = ["DATASET_LAWS", "DatasetCase"]
 # R of the first load, and of a second one where the first took no longer than this.
 FIRST_SIZE, SECOND_SIZE = 8, 12
 QUICK_SECONDS = 3.0
+# Images that are read of a set that is not in memory.
+READ = 200
 
 
 @attrs.define
@@ -88,19 +92,36 @@ def loads(case: DatasetCase) -> str:
     return f"{len(found)} images in {case._seconds:.1f} s"
 
 
+def sample(images: Tensor | ImageSource) -> Tensor:
+    """Return the images: all of a tensor; of a source, the first, the last and some between."""
+    if isinstance(images, Tensor):
+        return images
+    count = images.shape[0]
+    return images[torch.linspace(0, count - 1, min(count, READ), dtype=torch.float64).long()]
+
+
 def check_images(found: ImageSet, size: int) -> None:
     images = found.images
-    require(isinstance(images, torch.Tensor), f"images: expected a tensor, got {type(images).__name__}")
-    require(images.dtype == torch.uint8, f"images: expected uint8, got {images.dtype}")
+    if not isinstance(images, Tensor):
+        is_source = hasattr(images, "shape") and hasattr(images, "__getitem__")
+        require(is_source, f"images: expected a tensor or an ImageSource, got {type(images).__name__}")
+        require(isinstance(images.shape, tuple), f"images.shape: expected a tuple, got {type(images.shape).__name__}")
     shape = tuple(images.shape)
     require(len(shape) == 4 and shape[0] > 0, f"images: expected shape (N, D, R, R), N > 0, got {shape}")
     require(shape[1] > 0 and shape[2:] == (size, size), f"images: expected {size}x{size} pixels, got shape {shape}")
-    require(images.device.type == "cpu", f"images: expected the CPU, got {images.device}")
+    read = sample(images)
+    require(isinstance(read, Tensor), f"images: expected to read a tensor, got {type(read).__name__}")
+    require(read.dtype == torch.uint8, f"images: expected uint8, got {read.dtype}")
+    require(read.device.type == "cpu", f"images: expected the CPU, got {read.device}")
+    expected = (min(shape[0], READ) if read is not images else shape[0], *shape[1:])
+    require(tuple(read.shape) == expected, f"images: expected to read shape {expected}, got {tuple(read.shape)}")
 
 
 @law("images are uint8, (N, D, R, R), of the size asked for")
 def images_fit(case: DatasetCase) -> str:
     check_images(case.first(), FIRST_SIZE)
+    channels, declared = case.first().images.shape[1], case.cls(case.options).channels
+    require(declared in (None, channels), f"channels: it declares {declared} but its images have {channels}")
     if not case.quick:
         return f"R = {FIRST_SIZE}; loading took {case._seconds:.0f} s, so that no other was tried"
     other = case.load(SECOND_SIZE)
@@ -112,7 +133,7 @@ def images_fit(case: DatasetCase) -> str:
 
 @law("images are not all alike")
 def images_vary(case: DatasetCase) -> str:
-    images = case.first().images
+    images = sample(case.first().images)
     low, high = int(images.min()), int(images.max())
     require(low < high, f"every pixel is {low}")
     if len(images) > 1:
@@ -122,16 +143,39 @@ def images_vary(case: DatasetCase) -> str:
     return f"grey levels {low}..{high}"
 
 
+@law("an image is the same whenever, in whatever company and by whichever process it is read")
+def reading(case: DatasetCase) -> str:
+    images = case.first().images
+    if isinstance(images, Tensor):
+        return "all are in memory"
+    count = images.shape[0]
+    chosen = torch.randperm(count, generator=torch.Generator().manual_seed(0))[:READ]
+    first = images[chosen]
+    require(torch.equal(first, images[chosen]), "reading the same images again gives others")
+    require(torch.equal(first.flip(0), images[chosen.flip(0)]), "the images depend on the order of reading")
+    alone = torch.cat([images[index.reshape(1)] for index in chosen[:5]])
+    require(torch.equal(first[:5], alone), "an image depends on the others that are read with it")
+    try:
+        copy: ImageSource = pickle.loads(pickle.dumps(images))
+    except Exception as error:  # whatever an object may say that cannot be pickled
+        broken(f"it cannot be sent to worker processes: {type(error).__name__}: {error}")
+    same = tuple(copy.shape) == tuple(images.shape) and torch.equal(first, copy[chosen])
+    require(same, "a copy in another process reads other images")
+    return f"{len(chosen)} of {count}, read when needed"
+
+
 @law("labels, names and paths fit the images")
 def companions(case: DatasetCase) -> str:
     found = case.first()
-    count, names, paths = len(found.images), list(found.class_names), list(found.paths)
+    count, names, paths = found.images.shape[0], list(found.class_names), list(found.paths)
     for what, values in (("class_names", names), ("paths", paths)):
         require(all(isinstance(value, str) for value in values), f"{what}: expected texts")
     require(len(paths) in (0, count), f"paths: expected {count}, one an image, or none, got {len(paths)}")
     require(
         isinstance(found.description, str) and "\n" not in found.description, "description: expected one line of text"
     )
+    for line in found.skipped:
+        require(isinstance(line, str) and "\n" not in line, f"skipped: expected lines of text, got {line!r}")
     if found.labels is None:
         require(not names, f"class_names without labels: {names[:3]}")
         return f"no labels, {len(paths)} paths; {found.description!r}"
@@ -162,12 +206,14 @@ def deterministic(case: DatasetCase) -> str:
     require(torch.equal(before[0], torch.get_rng_state()), "it draws from torch's global random state")
     require(before[1] == numpy_state(), "it draws from numpy's global random state")
     require(before[2] == random.getstate(), "it draws from Python's global random state")
-    same = first.images.shape == second.images.shape and torch.equal(first.images, second.images)
+    same = tuple(first.images.shape) == tuple(second.images.shape)
+    same = same and torch.equal(sample(first.images), sample(second.images))
     require(same, "the images differ from load to load")
     if first.labels is not None and second.labels is not None:
         require(torch.equal(first.labels, second.labels), "the labels differ from load to load")
     require((first.labels is None) == (second.labels is None), "there are labels in one load only")
     require(list(first.paths) == list(second.paths), "the paths differ from load to load")
+    require(list(first.skipped) == list(second.skipped), "what is skipped differs from load to load")
     return "images, labels and paths"
 
 
@@ -176,6 +222,7 @@ DATASET_LAWS: tuple[Law[DatasetCase], ...] = (
     loads,
     images_fit,
     images_vary,
+    reading,
     companions,
     deterministic,
 )

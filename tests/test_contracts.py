@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 import shutil
 import struct
 from collections.abc import Callable
@@ -107,15 +108,73 @@ def write_folder(root: Path) -> None:
             Image.fromarray(random.integers(0, 256, (9, 12, 3), dtype=np.uint8)).save(root / name / f"{index}.png")
 
 
-FILES: dict[str, tuple[Callable[[Path], None], dict[str, Any]]] = {
-    "mnist": (write_mnist, {}),
-    "omniglot": (write_omniglot, {"classes": 2, "copies": 3}),
-    "folder": (write_folder, {}),
+def write_fashion(root: Path) -> None:
+    write_mnist(root)
+    (root / "MNIST").rename(root / "FashionMNIST")
+
+
+def write_cifar(root: Path) -> None:
+    """Both sets, as Python 3 writes them; tests of their own have the files of Python 2."""
+    random = np.random.default_rng(3)
+
+    def batch(labels: str, classes: int) -> dict[str, Any]:
+        data = random.integers(0, 256, (classes, 3072), dtype=np.uint8)
+        return {"data": data, labels: list(range(classes))}
+
+    contents = {
+        "cifar-10-batches-py/batches.meta": {"label_names": [f"class {label}" for label in range(10)]},
+        "cifar-10-batches-py/test_batch": batch("labels", 10),
+        "cifar-100-python/meta": {"coarse_label_names": [f"class {label}" for label in range(20)]},
+        "cifar-100-python/train": batch("coarse_labels", 20),
+        "cifar-100-python/test": batch("coarse_labels", 20),
+    }
+    for number in range(1, 6):
+        contents[f"cifar-10-batches-py/data_batch_{number}"] = batch("labels", 10)
+    for name, content in contents.items():
+        (root / name).parent.mkdir(exist_ok=True)
+        (root / name).write_bytes(pickle.dumps(content, protocol=2))
+
+
+def write_arrays(root: Path) -> None:
+    random = np.random.default_rng(4)
+    np.save(root / "images.npy", random.integers(0, 256, (11, 9, 12, 3), dtype=np.uint8))
+    np.save(root / "labels.npy", np.arange(11) % 3 + 5)
+
+
+def write_messy_folder(root: Path) -> None:
+    write_folder(root)
+    (root / "cats" / "broken.png").write_bytes(b"")
+    Image.new("L", (7, 7), 90).save(root / "dogs" / "grey.png")
+
+
+# How the files of each data set are written, and the options to load them with; "{root}" is the folder.
+FILES: dict[str, tuple[Callable[[Path], None], list[dict[str, Any]]]] = {
+    "mnist": (write_mnist, [{}, {"split": "test"}]),
+    "fashion-mnist": (write_fashion, [{}, {"split": "train"}]),
+    "omniglot": (write_omniglot, [{"classes": 2, "copies": 3}]),
+    "cifar10": (write_cifar, [{}, {"split": "train"}]),
+    "cifar20": (write_cifar, [{}, {"split": "test"}]),
+    "folder": (
+        write_messy_folder,
+        [
+            {"unreadable": "skip", "channels": "3"},
+            {"unreadable": "skip", "channels": "1", "labels": "none", "memory": "stream"},
+        ],
+    ),
+    "arrays": (
+        write_arrays,
+        [
+            {"path": "{root}/images.npy"},
+            {"path": "{root}/images.npy", "labels": "{root}/labels.npy", "memory": "stream"},
+        ],
+    ),
 }
 
 
 @pytest.mark.parametrize("name", REGISTRY.names("dataset"))
 def test_every_data_set_fulfils_its_contract(name: str, tmp_path: Path) -> None:
-    write, values = FILES.get(name, (write_nothing, {}))
+    write, variants = FILES.get(name, (write_nothing, [{}]))
     write(tmp_path)
-    check_dataset(name, options_of("dataset", name, **values), root=tmp_path)
+    for values in variants:
+        filled = {key: str(value).format(root=tmp_path) for key, value in values.items()}
+        check_dataset(name, options_of("dataset", name, **filled), root=tmp_path)

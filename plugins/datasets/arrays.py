@@ -152,8 +152,9 @@ def _description(source: ArrayImages, described: str, class_names: Sequence[str]
     count, channels, size, _ = source.shape
     shape = source.opened().shape
     height, width = (shape[source.layout.index(axis)] for axis in "HW")
+    kind = "grey" if channels == 1 else "colour"
     return (
-        f"arrays {printable(described)}: {count} {'grey' if channels == 1 else 'colour'} images, {source.layout}, values "
+        f"arrays {printable(described)}: {count} {kind} images, {source.layout}, values "
         f"{source.values}, {f'{len(class_names)} classes' if class_names else 'no labels'}, central squares of "
         f"{height} x {width} pixels, resized to {size} pixels"
     )

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import copy
 import math
+import re
+from typing import Any
 
 import numpy as np
 import pytest
@@ -11,9 +13,11 @@ import torch
 from scipy import special, stats
 from torch import Tensor, nn
 
-from mpcc.core.contracts import Evaluation, ImageSet, Metric
+from mpcc.core import evaluated_images
+from mpcc.core.contracts import Evaluation, FeatureRequest, ImageSet, Metric
 from mpcc.core.errors import PluginError
-from mpcc.core.evaluation import Pictures, choose_images, draw_pictures, evaluate, own_randomness, score
+from mpcc.core.evaluated_images import ModelImages
+from mpcc.core.evaluation import Pictures, choose_images, draw_pictures, evaluate, left_out, own_randomness, score
 from mpcc.core.model import Model, standing_generator, to_pixels, to_unit_range
 from mpcc.plugins.architectures.biggan import BigGAN8
 from mpcc.plugins.architectures.options import BigGANOptions
@@ -38,8 +42,15 @@ def image_set(labelled: bool = True, count: int = N) -> ImageSet:
 
 
 def pictures(made: Model, data: ImageSet, seed: int = 7, count: int = 80) -> Pictures:
+    return draw_pictures(*images(made, data, seed, count))
+
+
+def images(made: Model, data: ImageSet, seed: int = 7, count: int = 80) -> tuple[ModelImages, Evaluation]:
+    """The images of an evaluation, and the evaluation."""
     indices = choose_images(len(data), count, seed=0)
-    return draw_pictures(made, data, indices, evaluate(made, data, indices), passes=2, batch=8, seed=seed)
+    found = evaluate(made, data, indices)
+    request = FeatureRequest()
+    return ModelImages(made, data, indices, found, request=request, passes=2, batch=8, seed=seed), found
 
 
 # Which images
@@ -128,10 +139,10 @@ def test_pixels_beyond_the_range_are_clipped_and_others_rounded() -> None:
 class Constant(Metric):
     """A metric that returns what it is told."""
 
-    def __init__(self, value: float, needs_labels: bool) -> None:
-        self.value, self.needs_labels = value, needs_labels
+    def __init__(self, value: Any, needs_labels: bool = False, needs_images: bool = False) -> None:
+        self.value, self.needs_labels, self.needs_images = value, needs_labels, needs_images
 
-    def compute(self, evaluation: Evaluation) -> float:
+    def compute(self, evaluation: Evaluation) -> Any:
         return self.value
 
 
@@ -145,6 +156,7 @@ def test_metrics_of_labels_are_left_out_where_there_are_none(labelled: bool, exp
     metrics = {"a": Constant(0.25, needs_labels=True), "b": Constant(np.float32(1), needs_labels=False)}
     found = score(metrics, evaluation(labelled))
     assert found == expected
+    assert left_out(metrics, evaluation(labelled)) == ({} if labelled else {"a": "the data set has no labels"})
     assert all(type(value) is float for value in found.values())
 
 
@@ -152,6 +164,32 @@ def test_metrics_of_labels_are_left_out_where_there_are_none(labelled: bool, exp
 def test_a_score_that_is_not_finite_is_refused_with_the_name_of_its_metric(value: float) -> None:
     with pytest.raises(PluginError, match=rf"metric 'odd' returned {value}: expected a finite number"):
         score({"odd": Constant(value, needs_labels=False)}, evaluation(labelled=False))
+
+
+def test_a_metric_may_give_several_scores_by_names_of_its_own() -> None:
+    metrics = {"a": Constant(1.0), "few": Constant({"low": 0.5, "high": np.float64(2)}), "none": Constant({})}
+    assert score(metrics, evaluation(labelled=False)) == {"a": 1.0, "low": 0.5, "high": 2.0}
+
+
+@pytest.mark.parametrize(
+    ("value", "message"),
+    [
+        ({"x": math.nan}, "metric 'odd': 'x' is nan: expected a finite number"),
+        ({3: 1.0}, "metric 'odd' named a score 3: expected a text"),
+        ({"": 1.0}, "metric 'odd' named a score '': expected a text"),
+        ({"acc": 1.0}, "metric 'odd' gives the score 'acc', which another metric gives, too"),
+        ({"x": "much"}, "metric 'odd' returned 'much' for 'x': expected a finite number"),
+        (None, "metric 'odd' returned None for 'odd': expected a finite number"),
+    ],
+)
+def test_scores_that_cannot_be_are_refused_with_the_name_of_their_metric(value: Any, message: str) -> None:
+    with pytest.raises(PluginError, match=re.escape(message)):
+        score({"acc": Constant(0.5), "odd": Constant(value)}, evaluation(labelled=False))
+
+
+def test_a_metric_of_images_is_refused_where_there_are_latents_only() -> None:
+    with pytest.raises(PluginError, match="metric 'sharp' needs images: expected an evaluation with them"):
+        score({"sharp": Constant(1.0, needs_images=True)}, evaluation(labelled=True))
 
 
 # Pictures
@@ -214,6 +252,84 @@ def test_fewer_images_than_places_are_all_shown() -> None:
     assert len(pictures(model(), data, count=12).originals) == 12
 
 
+# Images for metrics
+
+
+def test_real_images_come_in_their_order() -> None:
+    data = image_set()
+    found, _ = images(model(), data, count=300)
+    batches = list(found.real())
+    assert [len(batch) for batch in batches] == [256, 44]
+    assert torch.equal(torch.cat(batches), data.images[choose_images(N, 300, seed=0)])
+
+
+@torch.no_grad()
+def test_errors_are_those_of_the_averaged_generator_at_location_and_cluster() -> None:
+    made, data = model(), image_set()
+    for parameter in made.networks.generator.parameters():
+        parameter.zero_()  # the live generator must not be asked
+    found, seen = images(made, data, count=300)
+    assert found.known_errors() is None
+    with own_randomness(7, CPU):
+        generator = standing_generator(made.averaged, made.prior, passes=2, batch=8)
+    x = data.images[choose_images(N, 300, seed=0)].double() / 127.5 - 1
+    difference = (x - generator(seen.locations, seen.assignments).double()).numpy()
+    squared = (difference**2).mean(axis=(1, 2, 3))
+    np.testing.assert_allclose(found.reconstruction_errors().numpy(), squared, rtol=1e-5)
+    np.testing.assert_allclose(found.mean_errors().numpy(), difference.mean(axis=(1, 2, 3)), rtol=1e-4, atol=1e-6)
+    known = found.known_errors()
+    assert known is not None
+    assert known.dtype == torch.float32
+    assert known.shape == (300,)
+
+
+def test_generated_images_are_fresh_ones_and_the_same_each_time() -> None:
+    made, data = model(), image_set()
+    found, _ = images(made, data)
+    first = list(found.generated(300))
+    assert [len(batch) for batch in first] == [256, 44]
+    assert first[0].dtype == torch.uint8
+    torch.manual_seed(5)
+    again = []
+    for batch in images(made, data)[0].generated(300):
+        again.append(batch)
+        torch.rand(3)  # whoever reads them may draw in between
+    assert torch.equal(torch.cat(first), torch.cat(again))
+    everything = torch.cat(first)
+    assert len(everything.flatten(1).unique(dim=0)) > 290
+    other = torch.cat([*images(made, data, seed=8)[0].generated(300)])
+    assert not torch.equal(everything, other)
+    # p(x) has all clusters in it: the mean image is that of the samples of all of them.
+    samples = torch.cat([*found.generated(4000)]).double().mean(0)
+    with torch.no_grad(), own_randomness(7, CPU):
+        generator = standing_generator(made.averaged, made.prior, passes=2, batch=8)
+        expected = to_pixels(generator(*made.prior.sample(4000))).double().mean(0)
+    assert (samples - expected).abs().max() < 8
+
+
+def test_standing_statistics_are_computed_once_and_the_order_of_questions_does_not_matter(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    made, data = model(), image_set()
+    calls = []
+
+    def counted(*arguments: Any) -> nn.Module:
+        calls.append(1)
+        return standing_generator(*arguments)
+
+    monkeypatch.setattr(evaluated_images, "standing_generator", counted)
+    found, seen = images(made, data)
+    drawn = draw_pictures(found, seen)
+    errors, generated = found.reconstruction_errors(), list(found.generated(10))
+    assert len(calls) == 1
+    found, seen = images(made, data)
+    assert torch.equal(torch.cat(generated), torch.cat([*found.generated(10)]))
+    assert torch.equal(errors, found.reconstruction_errors())
+    again = draw_pictures(found, seen)
+    for name in ("samples", "originals", "reconstructions"):
+        assert torch.equal(getattr(drawn, name), getattr(again, name))
+
+
 # No trace
 
 
@@ -234,7 +350,13 @@ def test_evaluation_changes_neither_parameters_nor_buffers_nor_modes_nor_random_
     torch.manual_seed(3)
     random = torch.get_rng_state()
     shown = pictures(made, data)
+    found, _ = images(made, data)
+    generating = found.generated(300)
+    next(generating)
     assert torch.equal(torch.get_rng_state(), random)
+    used = [found.reconstruction_errors(), found.mean_errors(), *generating, *found.real()]
+    assert torch.equal(torch.get_rng_state(), random)
+    assert not any(value.requires_grad for value in used)
     assert modes(made) == before[0]
     torch.testing.assert_close(states(made), before[1], atol=0, rtol=0)
     assert not any(p.requires_grad for part in made.parts().values() for p in part.parameters())

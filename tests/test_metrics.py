@@ -9,15 +9,20 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 import torch
+from scipy import stats
 from sklearn.metrics import adjusted_rand_score, normalized_mutual_info_score
 from sklearn.metrics.cluster import contingency_matrix
 
-from mpcc.core.contracts import Evaluation, Metric
-from mpcc.plugins.metrics.accuracy import Accuracy, accuracy
 from mpcc.core.contingency import contingency
+from mpcc.core.contracts import Evaluation, Metric
+from mpcc.core.metric_checks import MadeUpImages
+from mpcc.plugins.metrics.accuracy import Accuracy, accuracy
 from mpcc.plugins.metrics.mutual_information import NormalizedMutualInformation, normalized_mutual_information
+from mpcc.plugins.metrics.occupancy import Occupancy, occupancy
 from mpcc.plugins.metrics.purity import Purity, purity
 from mpcc.plugins.metrics.rand_index import AdjustedRandIndex, adjusted_rand_index
+from mpcc.plugins.metrics.reconstruction import Reconstruction, SquaredMeanError
+from mpcc.plugins.metrics.silhouette import Silhouette, silhouette
 
 FUNCTIONS = [accuracy, purity, normalized_mutual_information, adjusted_rand_index]
 ADAPTERS = [
@@ -266,3 +271,86 @@ def test_one_cluster_and_all_singletons(score: Score, one_cluster: float, all_si
         entropy = -sum(p * math.log(p) for p in (0.5, 0.3, 0.2))
         all_singletons = 2 * entropy / (entropy + math.log(10))
     assert score(np.arange(10), labels) == pytest.approx(all_singletons, abs=1e-12)
+
+
+# Without labels: silhouette, occupancy, reconstructions
+
+
+def slow_silhouette(points: np.ndarray, clusters: np.ndarray) -> float:
+    """The definition, point by point."""
+    found = []
+    for index, point in enumerate(points):
+        distances = np.linalg.norm(points - point, axis=1)
+        own = (clusters == clusters[index]) & (np.arange(len(points)) != index)
+        if not own.any():
+            found.append(0.0)
+            continue
+        a = distances[own].mean()
+        b = min(distances[clusters == k].mean() for k in np.unique(clusters) if k != clusters[index])
+        found.append((b - a) / max(a, b))
+    return float(np.mean(found))
+
+
+@pytest.mark.parametrize("clusters", [2, 5, 30])
+def test_the_silhouette_is_its_definition(clusters: int) -> None:
+    random = np.random.default_rng(clusters)
+    points, assigned = random.normal(size=(40, 3)), random.integers(clusters, size=40)
+    points[:, 0] += assigned
+    assert silhouette(points, assigned) == pytest.approx(slow_silhouette(points, assigned), abs=1e-12)
+    assert -1 <= silhouette(points, assigned) <= 1
+
+
+@pytest.mark.parametrize("count", [1, 2, 7])
+def test_a_silhouette_with_nothing_to_compare_is_zero(count: int) -> None:
+    points = np.random.default_rng(0).normal(size=(count, 3))
+    assert silhouette(points, np.zeros(count, dtype=int)) == 0.0
+    assert silhouette(points, np.arange(count)) == 0.0
+    assert silhouette(np.zeros((6, 3)), [0, 0, 0, 1, 1, 1]) == 0.0
+
+
+def test_of_many_points_a_fixed_sample_is_compared() -> None:
+    random = np.random.default_rng(1)
+    points, assigned = random.normal(size=(400, 2)), random.integers(3, size=400)
+    points[:, 0] += 4 * assigned
+    everything, sampled = silhouette(points, assigned), silhouette(points, assigned, sample=150)
+    assert sampled == silhouette(points, assigned, sample=150) != everything
+    assert sampled == pytest.approx(everything, abs=0.05)
+    # One image of the second cluster will not be in a sample of two.
+    assert silhouette(points, [1] + [0] * 399, sample=2) == 0.0
+
+
+def test_a_silhouette_needs_a_location_for_each_cluster() -> None:
+    with pytest.raises(ValueError, match=r"locations must have shape \(3, J\), got \(2, 5\)"):
+        silhouette(np.zeros((2, 5)), [0, 1, 1])
+
+
+@pytest.mark.parametrize("counts", [[5], [3, 3], [1, 2, 3, 4], [1] * 6])
+def test_occupancy_counts_clusters_and_gives_the_entropy_of_their_shares(counts: list[int]) -> None:
+    assigned = np.random.default_rng(2).permutation(np.repeat(3 * np.arange(len(counts)), counts))
+    used, entropy = occupancy(assigned)
+    assert used == len(counts)
+    assert entropy == pytest.approx(stats.entropy(counts), abs=1e-12)
+    assert 0 <= entropy <= math.log(used) + 1e-12
+
+
+def test_metrics_without_labels_need_none() -> None:
+    assigned, labels = noisy(4, 3, seed=11)
+    posterior = torch.eye(4)[torch.from_numpy(assigned)]
+    locations = torch.randn(60, 5, generator=torch.Generator().manual_seed(0))
+    images = MadeUpImages.of(torch.from_numpy(labels))
+    blind = Evaluation(posterior, locations, None, images)
+    assert Silhouette().compute(blind) == silhouette(locations, assigned)
+    used, entropy = occupancy(assigned)
+    assert Occupancy().compute(blind) == {"occupancy_used": float(used), "occupancy_entropy": entropy}
+    # The made-up reconstruction of x is -x.
+    differences = 2 * (images.images.numpy().reshape(60, -1) / 127.5 - 1)
+    assert Reconstruction().compute(blind) == pytest.approx((differences**2).mean(), rel=1e-6)
+    expected = (differences.mean(axis=1) ** 2).mean()
+    assert SquaredMeanError().compute(blind) == pytest.approx(expected, rel=1e-6)
+    assert SquaredMeanError().compute(blind) < Reconstruction().compute(blind)
+    for metric in (Silhouette, Occupancy, Reconstruction, SquaredMeanError):
+        assert not metric.needs_labels
+    assert [metric.on_request for metric in (Silhouette, Occupancy, Reconstruction, SquaredMeanError)] == [
+        *(False, False, False, True)
+    ]
+    assert not Reconstruction.higher_is_better

@@ -82,7 +82,7 @@ class Extractor:
             raise InvalidInput(
                 f"{self.described}: it raised {type(error).__name__}: {text} (for uint8 images {tuple(images.shape)})"
             ) from error
-        parts = tuple(output) if isinstance(output, tuple | list) else (output,)
+        parts = output if isinstance(output, tuple) else (output,)
         if len(parts) not in (1, 2):
             raise InvalidInput(f"{self.described}: expected features, or (features, logits), got {len(parts)} values")
         checked: list[Tensor | None] = []

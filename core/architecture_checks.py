@@ -18,7 +18,7 @@ from mpcc.core.module_state import require_same, require_state_complete, require
 __all__ = ["ARCHITECTURE_LAWS", "ArchitectureCase"]
 
 # K and J; an architecture may refuse some with an InvalidInput, such as J that it cannot divide.
-SIZES = ((3, 8), (1, 1), (7, 5), (10, 128))
+SIZES = ((3, 8), (1, 1), (7, 5), (4, 60), (10, 128))
 # Differences of one image computed alone and in a batch: rounding only.
 COMPANY = 1e-4
 
@@ -126,7 +126,7 @@ def builds(case: ArchitectureCase) -> str:
 
 def check_outputs(case: ArchitectureCase, device: torch.device) -> None:
     made = case.make()
-    for clusters, latent_dim in SIZES[:3]:
+    for clusters, latent_dim in SIZES[:4]:
         for channels in case.depths():
             try:
                 networks = case.build(clusters, latent_dim, channels)

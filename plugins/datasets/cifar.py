@@ -23,6 +23,7 @@ __all__ = ["CIFAR", "CIFAR10", "CIFAR20"]
 
 _PIXELS = 32
 _VALUES = 3 * _PIXELS * _PIXELS
+_PUBLISHED = {"all": 60_000, "train": 50_000, "test": 10_000}
 _REMEDY = "delete it and pass --download"
 
 
@@ -87,6 +88,8 @@ class CIFAR(Dataset, abc.ABC):
         class_names = self._read_names(files[0])
         batches = [self._read_batch(file) for file in files[1:]]
         pixels = np.concatenate([images for images, _ in batches]).reshape(-1, 3, _PIXELS, _PIXELS)
+        published = _PUBLISHED[self.options.split]
+        fewer = "" if len(pixels) == published else f" (not the published {published})"
         resized = "" if image_size == _PIXELS else f", resized from {_PIXELS} to {image_size} pixels"
         return ImageSet(
             images=resize_images(torch.from_numpy(pixels), image_size),
@@ -97,7 +100,7 @@ class CIFAR(Dataset, abc.ABC):
                 for part, (_, labels) in zip(parts, batches, strict=True)
                 for index in range(len(labels))
             ],
-            description=f"{self.name}: {len(pixels)} images, split {self.options.split}{resized}",
+            description=f"{self.name}: {len(pixels)} images, split {self.options.split}{fewer}{resized}",
         )
 
     def _read_names(self, file: Path) -> list[str]:

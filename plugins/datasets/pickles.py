@@ -127,8 +127,9 @@ class _Machine:
         for name, argument in _operations(data):
             if name == "STOP":
                 result = self._stack.pop()
-                if self._stack or result is _MARK or isinstance(result, (_Global, _Type, _EmptyArray)):
+                if self._stack:
                     raise ValueError("its end comes too early")
+                _check_complete(result)
                 return result
             self._step(name, argument)
         raise ValueError("it ends without an end mark")
@@ -254,6 +255,8 @@ _VALUES = {
     *("INT", "BININT", "BININT1", "BININT2", "LONG", "LONG1", "LONG4", "FLOAT", "BINFLOAT"),
     *("UNICODE", "BINUNICODE", "SHORT_BINUNICODE", "BINUNICODE8", "BINBYTES", "SHORT_BINBYTES", "BINBYTES8"),
 }
+_ESCAPE = rb"""\\(?:x[0-9a-fA-F]{2}|[\\'"abfnrtv])"""
+_LITERAL = re.compile(rb"""'(?:[^\\\n']|%b)*+'\n|"(?:[^\\\n"]|%b)*+"\n""" % (_ESCAPE, _ESCAPE))
 
 
 def _operations(data: bytes) -> Iterator[tuple[str, Any]]:
@@ -264,13 +267,28 @@ def _operations(data: bytes) -> Iterator[tuple[str, Any]]:
         if operation is None:
             raise ValueError(f"unknown operation {code!r} at byte {file.tell() - 1}")
         if operation.name == "STRING":
-            line = file.readline()
             # pickletools reads ASCII only. What Python 2 wrote is a literal of bytes.
-            if not re.fullmatch(rb"'.*'\n|\".*\"\n", line, re.DOTALL):
+            if not _LITERAL.fullmatch(line := file.readline()):
                 raise ValueError("a text without quotes")
             yield operation.name, codecs.escape_decode(line[1:-2])[0].decode("latin-1")  # type: ignore[attr-defined]
+        elif operation.name == "GLOBAL":
+            # pickletools takes a backslash in a name for an escape.
+            lines = [file.readline().decode("utf-8") for _ in range(2)]
+            yield operation.name, " ".join(line.removesuffix("\n") for line in lines)
         else:
             yield operation.name, None if operation.arg is None else operation.arg.reader(file)
+
+
+def _check_complete(result: object) -> None:
+    """Check that nothing is left of what only goes into values; without recursion, as nesting has no limit."""
+    waiting, seen = [result], set()
+    while waiting:
+        value = waiting.pop()
+        if value is _MARK or isinstance(value, (_Global, _Type, _EmptyArray)):
+            raise ValueError("a type or a function stands where a value should be")
+        if isinstance(value, (list, tuple, dict)) and id(value) not in seen:
+            seen.add(id(value))
+            waiting.extend(value.values() if isinstance(value, dict) else value)
 
 
 def _is(kind: type[Any], value: Any) -> Any:

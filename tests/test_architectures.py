@@ -11,6 +11,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mpcc.core.contracts import Architecture, Networks
+from mpcc.core.errors import InvalidInput
+from mpcc.core.options import convert, fields
 from mpcc.core.registry import load_registry
 from mpcc.core.spectral_norm import SpectralConv2d, SpectralLayer, SpectralLinear
 from mpcc.plugins.architectures.biggan import BigGAN8, BigGAN16, BigGAN32, BigGAN64
@@ -163,23 +165,24 @@ def size(part: nn.Module) -> int:
     return sum(parameter.numel() for parameter in part.parameters())
 
 
+def letters(part: nn.Module) -> tuple[str, list[nn.Module]]:
+    """The blocks of a discriminator or encoder: "a" for each that goes down, "o" for each plain one."""
+    found = [module for module in part.modules() if isinstance(module, (DownBlock, PlainBlock))]
+    return "".join("a" if isinstance(module, DownBlock) else "o" for module in found), found
+
+
 @every_member
 def test_blocks_stand_as_in_the_tables_and_the_trunk_is_all_that_is_shared(name: str) -> None:
     networks = member(name)
     ups, d, e, shared = TABLES[name]
     assert sum(isinstance(module, UpBlock) for module in networks.generator.modules()) == ups
 
-    def letters(part: nn.Module) -> list[tuple[str, nn.Module]]:
-        found = [module for module in part.modules() if isinstance(module, (DownBlock, PlainBlock))]
-        return [("a" if isinstance(module, DownBlock) else "o", module) for module in found]
-
-    of_d, of_e = letters(networks.discriminator), letters(networks.encoder)
-    assert "".join(letter for letter, _ in of_d) == d
-    assert "".join(letter for letter, _ in of_e) == e
-    assert [one is two for (_, one), (_, two) in zip(of_d, of_e, strict=False)] == [i < shared for i in range(len(d))]
+    (found_d, of_d), (found_e, of_e) = letters(networks.discriminator), letters(networks.encoder)
+    assert (found_d, found_e) == (d, e)
+    assert [one is two for one, two in zip(of_d, of_e, strict=False)] == [i < shared for i in range(len(d))]
     both = {id(p) for p in networks.discriminator.parameters()} & {id(p) for p in networks.encoder.parameters()}
-    assert both == {id(p) for _, block in of_d[:shared] for p in block.parameters()}
-    downs = [module.first for _, module in of_e if isinstance(module, DownBlock)]
+    assert both == {id(p) for block in of_d[:shared] for p in block.parameters()}
+    downs = [module.first for module in of_e if isinstance(module, DownBlock)]
     assert downs == [True] + [False] * (len(downs) - 1)
 
 
@@ -435,3 +438,72 @@ def test_both_heads_of_the_encoder_see_the_flat_features_with_their_negative_val
         close(flat, h.reshape(3, 16))
         assert flat.min() < 0
     assert [type(layer) for layer in encoder.loc] == [SpectralLinear, nn.ReLU, SpectralLinear]
+
+
+# How many blocks are shared, and the encoder of the paper
+
+
+# All that is allowed: the blocks that both have in common from the start, at most three.
+MOST_SHARED = {
+    "reference": dict.fromkeys(FAMILY, 3),
+    "paper": {"biggan8": 2, "biggan16": 2, "biggan32": 3, "biggan64": 3},
+}
+
+
+@every_member
+@pytest.mark.parametrize("blocks", MOST_SHARED)
+@pytest.mark.parametrize("shared", range(4))
+def test_as_many_first_blocks_are_shared_as_asked_for(name: str, blocks: Any, shared: int) -> None:
+    options = BigGANOptions(width=1, encoder_blocks=blocks, shared_blocks=shared)
+    most = MOST_SHARED[blocks][name]
+    if shared > most:
+        expected = rf"--arch.shared-blocks {shared}: .* {most} first blocks in common .*--arch.shared-blocks {most}\)$"
+        with pytest.raises(InvalidInput, match=expected):
+            FAMILY[name](options)
+        return
+    networks = FAMILY[name](options).build(K, J, 1)
+    _, d, e, _ = TABLES[name]
+    (found_d, of_d), (found_e, of_e) = letters(networks.discriminator), letters(networks.encoder)
+    assert found_d == d
+    assert found_e == (e if blocks == "reference" else e.replace("oo", "o"))
+    assert [one is two for one, two in zip(of_d, of_e, strict=False)] == [at < shared for at in range(len(of_d))]
+    both = {id(p) for p in networks.discriminator.parameters()} & {id(p) for p in networks.encoder.parameters()}
+    assert both == {id(p) for block in of_d[:shared] for p in block.parameters()}
+    # Either chain starts at the image, whether or not they share their first block.
+    for chain in (of_d, of_e):
+        assert [block.first for block in chain if isinstance(block, DownBlock)].index(True) == 0
+        assert sum(block.first for block in chain if isinstance(block, DownBlock)) == 1
+
+
+@every_member
+def test_shared_blocks_none_is_three_from_32_pixels_and_two_below(name: str) -> None:
+    networks = member(name)
+    assert len(networks.discriminator.trunk) == (3 if FAMILY[name].image_size >= 32 else 2) == TABLES[name][3]
+
+
+def test_the_papers_encoder_at_32_pixels_goes_down_twice_after_the_shared_three() -> None:
+    networks = BigGAN32(BigGANOptions(width=1, encoder_blocks="paper")).build(K, J, 1)
+    assert letters(networks.encoder.trunk)[0] == "aao"
+    assert letters(networks.encoder.blocks)[0] == "aa"
+
+
+@pytest.mark.parametrize("given", [-1, 4])
+def test_more_than_three_shared_blocks_or_fewer_than_none_are_refused(given: int) -> None:
+    with pytest.raises(InvalidInput, match=r"--arch\.shared-blocks: the value must be"):
+        convert(given, fields(BigGANOptions)["shared_blocks"], "--arch.shared-blocks")
+
+
+@every_member
+def test_a_separate_encoder_scores_and_encodes_like_a_shared_one_with_equal_weights(name: str) -> None:
+    shared = member(name)
+    separate = FAMILY[name](BigGANOptions(width=1, shared_blocks=0)).build(K, J, 1)
+    # The same blocks under other names: what was trunk.0, ..., blocks.0, ... is blocks.0, ... throughout.
+    for part, other in (
+        (shared.discriminator, separate.discriminator),
+        (shared.encoder, separate.encoder),
+    ):
+        state = dict(zip(other.state_dict(), part.state_dict().values(), strict=True))
+        other.load_state_dict(state)
+    x = torch.rand(3, 1, *[FAMILY[name].image_size] * 2)
+    assert torch.equal(shared.discriminator(x), separate.discriminator(x))
+    assert torch.equal(shared.encoder(x)[0], separate.encoder(x)[0])

@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import os
+import pickle
+import subprocess
+import sys
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +16,9 @@ from PIL import Image
 
 from mpcc.core.contracts import ImageSet
 from mpcc.core.errors import InvalidInput
+from mpcc.plugins.datasets import memory as memory_module
 from mpcc.plugins.datasets.folder import EXTENSIONS, Folder
+from mpcc.plugins.datasets.image_decoding import decode, mode_of
 from mpcc.plugins.datasets.options import FolderOptions
 
 GREY = Image.new("L", (6, 6), 90)
@@ -186,8 +192,17 @@ def test_a_mixture_of_grey_and_colour_names_both_files_and_the_option(tmp_path: 
 def test_images_both_in_the_folder_and_in_subfolders_are_refused(tmp_path: Path) -> None:
     save(tmp_path / "a.png")
     save(tmp_path / "cats" / "b.png")
-    with pytest.raises(InvalidInput, match=r"such as a\.png.*such as cats/b\.png.*--data\.path$"):
+    with pytest.raises(InvalidInput, match=r"such as a\.png.*such as cats/b\.png.*--data\.labels none.*--data\.path$"):
         load(tmp_path)
+    with pytest.raises(InvalidInput, match=r"^a\.png is right in .*expected every image in the subfolder of its class"):
+        load(tmp_path, labels="folders")
+    loaded = load(tmp_path, labels="none")
+    assert list(loaded.paths) == ["a.png", "cats/b.png"]
+    assert loaded.labels is None
+    assert len(loaded.class_names) == 0
+    (tmp_path / "a.png").unlink()
+    assert load(tmp_path, labels="none").labels is None
+    assert load(tmp_path, labels="folders").labels.tolist() == [0]
 
 
 def test_a_missing_folder_is_named_with_the_nearest_one(tmp_path: Path) -> None:
@@ -244,9 +259,12 @@ def test_grey_levels_without_a_known_range_are_refused(image: Image.Image, tmp_p
 def test_a_text_file_called_an_image_is_named_in_one_line(tmp_path: Path) -> None:
     path = tmp_path / "notes.png"
     path.write_text("no image")
-    with pytest.raises(InvalidInput, match=r"repair or remove it$") as caught:
+    with pytest.raises(InvalidInput) as caught:
         load(tmp_path)
-    assert str(path) in str(caught.value)
+    assert str(caught.value) == (
+        f"cannot read {path}: expected an image file, got one whose contents are of no known format; repair or remove "
+        "it, or pass --data.unreadable skip to go without"
+    )
 
 
 @pytest.mark.parametrize("limit", [60, 20])
@@ -267,7 +285,7 @@ def test_a_dangling_link_and_a_pipe_are_errors_that_do_not_wait(tmp_path: Path) 
     for path in (link, pipe):
         with pytest.raises(InvalidInput) as caught:
             load(path.parent)
-        assert str(caught.value) == f"cannot read {path}: expected an image file"
+        assert str(caught.value).startswith(f"cannot read {path}: expected an image file, got ")
 
 
 def test_names_that_are_not_utf_8_can_be_written_to_a_file(tmp_path: Path) -> None:
@@ -280,3 +298,228 @@ def test_names_that_are_not_utf_8_can_be_written_to_a_file(tmp_path: Path) -> No
     loaded = load(tmp_path)
     for text in (*loaded.paths, *loaded.class_names, load(folder).description):
         text.encode("utf-8")
+
+
+def names(lines: Sequence[str]) -> list[str]:
+    return [line.partition(": ")[0] for line in lines]
+
+
+def test_unreadable_files_are_skipped_and_listed_with_their_reasons(tmp_path: Path) -> None:
+    for name in ("ants/a.png", "bees/c.png", "cows/e.png"):
+        save(tmp_path / name)
+    for name in ("ants/0.png", "bees/d.jpg", "dogs/only.png"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_bytes(b"")
+    (tmp_path / "cows" / "a\nb.png").write_text("text")
+    with pytest.raises(InvalidInput, match=r"^cannot read .*/ants/0\.png: .*--data\.unreadable skip"):
+        load(tmp_path)
+    loaded = load(tmp_path, unreadable="skip")
+    assert list(loaded.paths) == ["ants/a.png", "bees/c.png", "cows/e.png"]
+    assert (loaded.images == 90).all()
+    assert loaded.images.shape == (3, 1, 4, 4)
+    assert list(loaded.class_names) == ["ants", "bees", "cows"]  # no class without an image
+    assert loaded.labels.tolist() == [0, 1, 2]
+    empty = "expected an image file, got an empty one"
+    assert list(loaded.skipped) == [
+        f"ants/0.png: {empty}",
+        f"bees/d.jpg: {empty}",
+        "cows/a\\nb.png: expected an image file, got one whose contents are of no known format",
+        f"dogs/only.png: {empty}",
+    ]
+    assert "; 4 skipped: ants/0.png: " in loaded.description
+    assert loaded.description.endswith(", and 1 more")
+    assert list(load(tmp_path / "cows", unreadable="skip").paths) == ["e.png"]
+    assert load(tmp_path / "cows", unreadable="skip").description.endswith("no known format")
+
+
+def test_of_a_folder_where_nothing_can_be_read_the_first_reason_is_told(tmp_path: Path) -> None:
+    for name in ("a.png", "b.png"):
+        (tmp_path / name).write_bytes(b"")
+    for memory in ("load", "stream"):
+        with pytest.raises(InvalidInput) as caught:
+            load(tmp_path, unreadable="skip", memory=memory)
+        assert str(caught.value) == (
+            f"no image in {tmp_path} can be read: expected at least one, all 2 were skipped, such as a.png: expected "
+            "an image file, got an empty one"
+        )
+
+
+def test_a_subfolder_that_cannot_be_entered_is_an_error_or_listed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    save(tmp_path / "cats" / "a.png")
+    (tmp_path / "locked").mkdir()
+    enter = Path.iterdir
+
+    def refuse(folder: Path) -> Iterator[Path]:  # the superuser, as whom tests may run, may enter any folder
+        if folder.name == "locked":
+            raise PermissionError(13, "Permission denied", str(folder))
+        return enter(folder)
+
+    monkeypatch.setattr(Path, "iterdir", refuse)
+    with pytest.raises(InvalidInput, match=r"^cannot read the folder .*/locked: Permission denied$"):
+        load(tmp_path)
+    assert list(load(tmp_path, unreadable="skip").skipped) == ["locked: Permission denied"]
+    (tmp_path / "cats" / "a.png").unlink()
+    with pytest.raises(InvalidInput, match=r"^no images in .*1 subfolders cannot be read, such as locked: Permission"):
+        load(tmp_path, unreadable="skip")
+
+
+def test_what_is_skipped_does_not_decide_between_grey_and_colour(tmp_path: Path) -> None:
+    noise = Image.fromarray(np.random.default_rng(0).integers(0, 256, (60, 60), dtype=np.uint8))
+    path = save(tmp_path / "a.png", noise)
+    path.write_bytes(path.read_bytes()[:-100])  # a grey header, but no grey image
+    save(tmp_path / "b.png", COLOUR)
+    for memory in ("load", "stream"):
+        loaded = load(tmp_path, unreadable="skip", memory=memory)
+        assert tuple(loaded.images.shape) == (1, 3, 4, 4)
+        assert names(loaded.skipped) == ["a.png"]
+
+
+def test_without_labels_no_folder_is_entered_twice_at_all(tmp_path: Path) -> None:
+    save(tmp_path / "data" / "cats" / "a.png")
+    save(tmp_path / "elsewhere" / "b.png")
+    (tmp_path / "data" / "cats" / "up").symlink_to(tmp_path / "data", target_is_directory=True)
+    for name in ("dogs", "wolves"):
+        (tmp_path / "data" / name).symlink_to(tmp_path / "elsewhere", target_is_directory=True)
+    assert list(load(tmp_path / "data", labels="none").paths) == ["cats/a.png", "dogs/b.png"]
+
+
+def assorted(folder: Path) -> None:
+    """Write images of many kinds, some of them in subfolders."""
+    random = np.random.default_rng(0)
+    for index in range(12):
+        shape = (int(random.integers(1, 40)), int(random.integers(1, 40)), 3)
+        save(folder / "ab"[index % 2] / f"{index}.png", Image.fromarray(random.integers(0, 256, shape, dtype=np.uint8)))
+    save(folder / "a" / "grey.png")
+    save(folder / "b" / "photo.jpg", COLOUR.resize((50, 30)))
+    save(folder / "b" / "transparent.png", Image.new("RGBA", (4, 4), (54, 54, 54, 128)))
+
+
+@pytest.mark.parametrize("options", [{"channels": "3"}, {"channels": "1", "labels": "none", "unreadable": "skip"}])
+def test_images_read_when_needed_are_those_in_memory(options: dict[str, str], tmp_path: Path) -> None:
+    assorted(tmp_path)
+    if "unreadable" in options:
+        (tmp_path / "a" / "broken.png").write_bytes(b"")
+    loaded, streamed = (load(tmp_path, 16, memory=memory, **options) for memory in ("load", "stream"))
+    assert isinstance(loaded.images, torch.Tensor)
+    assert not isinstance(streamed.images, torch.Tensor)
+    assert tuple(streamed.images.shape) == tuple(loaded.images.shape)
+    assert len(streamed) == 15
+    assert list(streamed.paths) == list(loaded.paths)
+    assert list(streamed.skipped) == list(loaded.skipped)
+    assert (loaded.labels is None) == (streamed.labels is None)
+    assert loaded.labels is None or torch.equal(loaded.labels, streamed.labels)
+    order = torch.randperm(15, generator=torch.Generator().manual_seed(0))
+    assert torch.equal(streamed.images[order], loaded.images[order])
+    copy = pickle.loads(pickle.dumps(streamed.images))
+    assert torch.equal(copy[torch.arange(15)], loaded.images)
+    assert "; read when needed" in streamed.description
+
+
+def test_the_working_directory_may_change_while_images_are_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assorted(tmp_path / "mine")
+    monkeypatch.chdir(tmp_path)
+    images = Folder(FolderOptions(path=Path("mine"), channels="3", memory="stream")).load(8, None, False).images
+    monkeypatch.chdir(tmp_path / "mine")
+    assert images[torch.tensor([3])].shape == (1, 3, 8, 8)
+
+
+def test_an_image_that_goes_wrong_while_streaming_is_named(tmp_path: Path) -> None:
+    assorted(tmp_path)
+    path = tmp_path / "a" / "0.png"
+    whole = path.read_bytes()
+    path.write_bytes(whole[: len(whole) // 2])  # the header is right
+    with pytest.raises(InvalidInput, match=r"a/0\.png"):
+        load(tmp_path, channels="3", memory="load")
+    streamed = load(tmp_path, channels="3", memory="stream")
+    index = torch.tensor([list(streamed.paths).index("a/0.png")])
+    with pytest.raises(InvalidInput, match=rf"^cannot read {path}: "):
+        streamed.images[index]
+    path.write_bytes(whole)
+    assert streamed.images[index].shape == (1, 3, 4, 4)
+    path.unlink()
+    with pytest.raises(InvalidInput, match=r"got nothing; repair") as caught:
+        streamed.images[index]
+    # It comes out of a worker process as it is.
+    assert str(pickle.loads(pickle.dumps(caught.value))) == str(caught.value)
+    assert isinstance(pickle.loads(pickle.dumps(caught.value)), InvalidInput)
+
+
+def test_streaming_refuses_a_mixture_and_a_broken_header_before_training(tmp_path: Path) -> None:
+    grey, colour = save(tmp_path / "a.png", GREY), save(tmp_path / "b.png", COLOUR)
+    with pytest.raises(InvalidInput, match=rf"^{grey} is grey but {colour} is colour"):
+        load(tmp_path, memory="stream")
+    for content in (Image.new("F", (4, 4)), b"", b"text"):
+        if isinstance(content, bytes):
+            (tmp_path / "c.tif").write_bytes(content)
+        else:
+            save(tmp_path / "c.tif", content)
+        with pytest.raises(InvalidInput, match=r"^cannot read .*c\.tif: "):
+            load(tmp_path, channels="1", memory="stream")
+
+
+@pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "PA", "RGB", "RGBA", "CMYK", "YCbCr", "I;16", "I"])
+@pytest.mark.parametrize("extension", ["png", "tif", "gif", "webp", "bmp", "jpg"])
+def test_a_header_tells_whether_an_image_is_grey_as_reading_it_does(mode: str, extension: str, tmp_path: Path) -> None:
+    path = tmp_path / f"a.{extension}"
+    try:
+        Image.new(mode, (4, 4)).save(path)
+    except (OSError, ValueError):
+        return  # there are no such files
+    for wanted in (None, "L", "RGB"):
+        assert mode_of(path, wanted) == decode(path, 255, wanted).mode
+
+
+def test_what_does_not_fit_into_half_of_the_memory_is_streamed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assorted(tmp_path)
+    needed = 15 * 3 * 8 * 8
+    for available, streaming in ((2 * needed, False), (2 * needed - 1, True)):
+        monkeypatch.setattr(memory_module, "available_memory", lambda available=available: available)
+        images = load(tmp_path, 8, channels="3").images
+        assert isinstance(images, torch.Tensor) is not streaming
+    monkeypatch.setattr(memory_module, "available_memory", lambda: needed - 1)
+    with pytest.raises(InvalidInput, match=r"^the folder's 15 images take .* pass --data\.memory stream$"):
+        load(tmp_path, 8, channels="3", memory="load")
+
+
+def test_the_available_memory_is_less_than_there_is_and_more_than_nothing() -> None:
+    physical = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    assert 2**20 < memory_module.available_memory() <= physical
+
+
+@pytest.mark.parametrize("memory", ["load", "stream"])
+def test_a_folder_where_everything_is_wrong_that_can_be_is_read_or_accounted_for(memory: str, tmp_path: Path) -> None:
+    script = Path(__file__).resolve().parents[1] / "benchmarks" / "messy_folder.py"
+    command = [sys.executable, str(script), str(tmp_path / "messy"), "--memory", memory]
+    done = subprocess.run(command, capture_output=True, text=True, encoding="utf-8")
+    assert done.returncode == 0, done.stderr
+    assert done.stderr == ""
+    rows = [line.split(" | ") for line in done.stdout.splitlines() if line.startswith("| ")]
+    happened = {row[1]: row[2].removesuffix(" |") for row in rows}
+    read = {what for what, text in happened.items() if text == "read"}
+    assert {
+        "CMYK JPEG",
+        "16-bit grey",
+        "1 x 1",
+        "name of 255 bytes",
+        "name in Unicode",
+        "name with a line break",
+    } <= read
+    assert len(read) == 18
+    reasons = {
+        "JPEG cut in half": "truncated",
+        "0 bytes": "got an empty one",
+        "text called .png": "no known format",
+        "decompression bomb, 400 megapixels": "decompression bomb",
+        "link to nothing": "a link to what does not exist",
+        "link to itself": "symbolic links",
+        "named pipe": "not a file",
+    }
+    for what, reason in reasons.items():
+        assert happened[what].startswith("skipped: ")
+        assert reason in happened[what]
+    assert "18 images, 10 skipped." in done.stdout
+    assert done.stdout.count("error: ") == 4

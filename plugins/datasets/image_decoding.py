@@ -29,7 +29,7 @@ class UnreadableImage(InvalidInput):
     """
 
     def __init__(self, file: Path, reason: str) -> None:
-        self.reason = " ".join(reason.split())[:300]
+        self.reason = " ".join(reason.split()).rstrip(".")[:300]
         super().__init__(
             f"cannot read {printable(str(file))}: {self.reason}; repair or remove it, or pass --data.unreadable skip "
             "to go without"

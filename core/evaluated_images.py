@@ -106,7 +106,7 @@ class ModelImages(EvaluatedImages):
 
     def real(self) -> Iterator[Tensor]:
         """Yield batches of the evaluated images, as the contract says."""
-        for chosen in torch.arange(len(self._indices)).split(EVALUATION_BATCH):
+        for chosen in torch.split(torch.arange(len(self._indices)), EVALUATION_BATCH):
             yield self.pixels(chosen)
 
     def generated(self, count: int) -> Iterator[Tensor]:
@@ -137,7 +137,7 @@ class ModelImages(EvaluatedImages):
         if self._errors is None:
             squared, mean = [], []
             with self.standing() as generator:
-                for chosen in torch.arange(len(self._indices)).split(EVALUATION_BATCH):
+                for chosen in torch.split(torch.arange(len(self._indices)), EVALUATION_BATCH):
                     original = to_unit_range(self.pixels(chosen), self.device)
                     difference = (original - self.reconstruct(generator, chosen)).flatten(1)
                     squared.append(difference.square().mean(1))

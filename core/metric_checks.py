@@ -61,13 +61,13 @@ class MadeUpImages(EvaluatedImages):
 
     def real(self) -> Iterator[Tensor]:
         """Yield the images."""
-        yield from self.images.split(BATCH)
+        yield from torch.split(self.images, BATCH)
 
     def generated(self, count: int) -> Iterator[Tensor]:
         """Yield noise, the same each time."""
         shape = (count, *self.images.shape[1:])
         noise = torch.randint(256, shape, dtype=torch.uint8, generator=torch.Generator().manual_seed(1))
-        yield from noise.split(BATCH)
+        yield from torch.split(noise, BATCH)
 
     def reconstruction_errors(self) -> Tensor:
         """Return the mean squared difference between each image in [-1, 1] and its negative."""

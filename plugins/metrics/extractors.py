@@ -63,7 +63,7 @@ class Extractor:
         Raises:
             InvalidInput: If the extractor fails, or returns something else than its contract says.
         """
-        found = [self._checked(images) for batch in batches for images in batch.split(FEATURE_BATCH)]
+        found = [self._checked(images) for batch in batches for images in torch.split(batch, FEATURE_BATCH)]
         widths = {(values.shape[1], None if logits is None else logits.shape[1]) for values, logits in found}
         if len(widths) > 1:
             raise InvalidInput(
@@ -178,7 +178,7 @@ def weights_file(request: FeatureRequest) -> Path:
         return request.weights
     from torch_fidelity.feature_extractor_inceptionv3 import URL_INCEPTION_V3
 
-    name = URL_INCEPTION_V3.rpartition("/")[2]
+    name = str(URL_INCEPTION_V3).rpartition("/")[2]
     path = Path(torch.hub.get_dir()) / "checkpoints" / name
     if path.is_file():
         return path

@@ -42,7 +42,7 @@ def silhouette(locations: ArrayLike | Tensor, clusters: ArrayLike | Tensor, samp
 
     Example:
         >>> round(silhouette([[0.0], [1.0], [9.0], [10.0]], [0, 0, 1, 1]), 4)
-        0.8889
+        0.8885
         >>> silhouette([[0.0], [1.0]], [0, 0])
         0.0
     """

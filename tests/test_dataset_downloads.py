@@ -19,9 +19,11 @@ from PIL import Image
 
 from mpcc.core.errors import InvalidInput
 from mpcc.plugins.datasets import omniglot
+from mpcc.plugins.datasets.fashion_mnist import FashionMNIST
+from mpcc.plugins.datasets.idx import IdxSet
 from mpcc.plugins.datasets.mnist import MNIST
 from mpcc.plugins.datasets.omniglot import Omniglot
-from mpcc.plugins.datasets.options import MNISTOptions, OmniglotOptions
+from mpcc.plugins.datasets.options import FashionMNISTOptions, MNISTOptions, OmniglotOptions
 
 MISSING = "http://127.0.0.1:9/"  # the discard port: nothing answers there
 
@@ -48,7 +50,7 @@ def served(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[Pa
 
 @pytest.fixture
 def mnist_mirror(served: tuple[Path, str], monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A mirror of a set of five blank digits, and the only one that torchvision knows."""
+    """A mirror of a set of five blank images, and the only one that torchvision knows, of digits and of clothes."""
     folder, address = served
     resources = []
     for part in ("train", "t10k"):
@@ -60,8 +62,9 @@ def mnist_mirror(served: tuple[Path, str], monkeypatch: pytest.MonkeyPatch) -> P
             packed = gzip.compress(content)
             (folder / name).write_bytes(packed)
             resources.append((name, hashlib.md5(packed).hexdigest()))
-    monkeypatch.setattr(torchvision.datasets.MNIST, "mirrors", [address])
-    monkeypatch.setattr(torchvision.datasets.MNIST, "resources", resources)
+    for known in (torchvision.datasets.MNIST, torchvision.datasets.FashionMNIST):
+        monkeypatch.setattr(known, "mirrors", [address])
+        monkeypatch.setattr(known, "resources", resources)
     return folder
 
 
@@ -82,10 +85,12 @@ def omniglot_mirror(served: tuple[Path, str], tmp_path: Path, monkeypatch: pytes
     return folder
 
 
-def test_mnist_is_fetched_and_unpacked_once(mnist_mirror: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("data", [MNIST(MNISTOptions()), FashionMNIST(FashionMNISTOptions())])
+def test_mnist_and_its_like_are_fetched_and_unpacked_once(data: IdxSet, mnist_mirror: Path, tmp_path: Path) -> None:
     root = tmp_path / "root"
     for _ in range(2):
-        loaded = MNIST(MNISTOptions()).load(28, root, download=True)
+        loaded = data.load(28, root, download=True)
+        assert [path.name for path in root.iterdir()] == [data.folder]
         assert loaded.images.shape == (10, 1, 28, 28)
         assert loaded.labels is not None
         assert loaded.labels.tolist() == [0, 1, 2, 3, 4] * 2

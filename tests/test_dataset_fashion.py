@@ -1,9 +1,7 @@
-"""Fashion-MNIST: its own folder, names and mirror; the format is MNIST's, which has its tests."""
+"""Fashion-MNIST: its own folder and names; the format is MNIST's, and test_datasets.py and the like try that."""
 
 from __future__ import annotations
 
-import gzip
-import hashlib
 import struct
 from pathlib import Path
 
@@ -46,20 +44,6 @@ def test_without_its_files_the_error_names_them(tmp_path: Path) -> None:
         data.load(32, None, download=False)
     with pytest.raises(InvalidInput, match=r"^missing file .*/FashionMNIST/raw/train-images.*pass --download"):
         data.load(32, tmp_path, download=False)
-
-
-def test_torchvision_fetches_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    mirror = tmp_path / "mirror"
-    write(mirror, {"train": 3, "t10k": 3})
-    resources = []
-    for file in sorted(mirror.iterdir()):
-        packed = gzip.compress(file.read_bytes())
-        file.with_name(f"{file.name}.gz").write_bytes(packed)
-        resources.append((f"{file.name}.gz", hashlib.md5(packed).hexdigest()))
-    monkeypatch.setattr(torchvision.datasets.FashionMNIST, "mirrors", [f"{mirror.as_uri()}/"])
-    monkeypatch.setattr(torchvision.datasets.FashionMNIST, "resources", resources)
-    loaded = FashionMNIST(FashionMNISTOptions()).load(28, tmp_path / "root", download=True)
-    assert len(loaded) == 6
 
 
 def test_it_has_the_published_counts_and_is_what_torchvision_reads(data_root: Path) -> None:

@@ -313,7 +313,8 @@ def saved(case: ArchitectureCase) -> str:
 def copied(case: ArchitectureCase) -> str:
     networks, inputs = case.networks(), case.inputs(4)
     expected = outputs(networks, *inputs)
-    twin = attrs.evolve(networks, **{name: copy.deepcopy(part) for name, part in parts(networks).items()})
+    generator, discriminator, encoder = (copy.deepcopy(part) for part in parts(networks).values())
+    twin = Networks(generator, discriminator, encoder, networks.conditional)
     require_same(expected, outputs(twin, *inputs), "copy")
     for part in parts(twin).values():
         for parameter in part.parameters():

@@ -208,7 +208,7 @@ class Carry(torch.autograd.Function):
 
 def carry(value: Tensor, device: str) -> Tensor:
     """Return zeros in the shape of a tensor on another device, in the same graph."""
-    carried: Tensor = Carry.apply(value, device)  # type: ignore[no-untyped-call]
+    carried: Tensor = Carry.apply(value, device)
     return carried
 
 
@@ -357,8 +357,9 @@ def summarise(
         networks, own_prior = build()
         told = describe(networks)
         try:
-            wrapped = {name: ShapesOnly(part) for name, part in parts(networks).items()}
-            operations = count(model(attrs.evolve(networks, **wrapped), own_prior), shape, batch)
+            generator, discriminator, encoder = (ShapesOnly(part) for part in parts(networks).values())
+            shapes_only = Networks(generator, discriminator, encoder, networks.conditional)
+            operations = count(model(shapes_only, own_prior), shape, batch)
             counted = FROM_SHAPES
         except Exception:
             # A plugin may look at values, which the meta device has not. If it is broken, it fails once more below.

@@ -133,9 +133,10 @@ class SplitConditioning(HierarchicalConditioning):
                 f"generator and one for each of its {blocks} blocks (nearest valid choice: --latent-dim {nearest})"
             )
         super().__init__(clusters, latent_dim, latent_dim // chunks)
+        self.chunks = chunks
 
     def forward(self, z: Tensor, y: Tensor) -> tuple[Tensor, list[Tensor]]:
         """Return the first J/(B+1) of z, and (Embed(y), chunk) for each block."""
-        entry, *chunks = z.split(self.entry_size, dim=1)
+        entry, *chunks = z.chunk(self.chunks, dim=1)
         label = self.label(y)
         return entry, [torch.cat([label, chunk], dim=1) for chunk in chunks]

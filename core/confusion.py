@@ -21,6 +21,7 @@ AIM, SMALLEST, LARGEST, NUMBERED, NAMED = 1000, 4, 48, 26, 13
 TEXT_SIZE = 12
 LONGEST_NAME = 24
 INK = np.array([8.0, 48.0, 107.0])
+GRID, FRAME = (225, 225, 225), (200, 60, 30)
 
 
 @attrs.frozen(eq=False)
@@ -100,29 +101,33 @@ def confusion_sheet(confusion: Confusion) -> Tensor:
     left = 12 + max(int(font.getlength(name)) for name in [*names, "class"])
     top = 40
     width = max(left + columns * cell + 12, 240)
+    shares = confusion.counts / confusion.counts.sum(axis=1, keepdims=True)
+    shades = np.rint(255 + (INK - 255) * np.sqrt(shares)[..., None]).astype(np.uint8)
     picture = Image.new("RGB", (width, top + count * cell + 12), "white")
+    picture.paste(Image.fromarray(shades.repeat(cell, axis=0).repeat(cell, axis=1)), (left, top))
     draw = ImageDraw.Draw(picture)
     draw.text((left, 4), "cluster", "black", font)
     draw.text((6, top - 16), "class", "black", font)
-    step = -(-NAMED // cell)
-    for row in range(0, count, step):
+    for row in range(0, count, -(-NAMED // cell)):
         draw.text((left - 6, top + (row + 0.5) * cell), names[row], "black", font, anchor="rm")
-    step = -(-max(int(font.getlength(str(number))) for number in confusion.clusters) // cell) if cell < NUMBERED else 1
-    for column in range(0, columns, max(step, 1)):
+    room = 4 + max(int(font.getlength(str(number))) for number in confusion.clusters)
+    for column in range(0, columns, -(-room // cell)):
         draw.text((left + (column + 0.5) * cell, top - 10), str(confusion.clusters[column]), "black", font, anchor="mm")
-    shares = confusion.counts / confusion.counts.sum(axis=1, keepdims=True)
-    for row in range(count):
-        for column in range(columns):
-            share = float(shares[row, column])
-            x, y = left + column * cell, top + row * cell
-            shade = tuple(int(value) for value in np.rint(255 + (INK - 255) * share**0.5))
-            matched = row == column and row < confusion.pairs
-            edge = (200, 60, 30) if matched else (225, 225, 225)
-            draw.rectangle((x, y, x + cell, y + cell), shade, edge if cell >= NAMED else None)
+    if cell >= NAMED:
+        for row in range(count + 1):
+            draw.line((left, top + row * cell, left + columns * cell, top + row * cell), GRID)
+        for column in range(columns + 1):
+            draw.line((left + column * cell, top, left + column * cell, top + count * cell), GRID)
+        for pair in range(confusion.pairs):
+            x, y = left + pair * cell, top + pair * cell
+            draw.rectangle((x, y, x + cell, y + cell), outline=FRAME)
+    if cell >= NUMBERED:
+        for row, column in np.argwhere(confusion.counts).tolist():
             number = str(confusion.counts[row, column])
-            if cell >= NUMBERED and number != "0" and font.getlength(number) <= cell - 2:
-                ink = "white" if share > 0.25 else "black"
-                draw.text((x + cell / 2 + 0.5, y + cell / 2 + 0.5), number, ink, font, anchor="mm")
+            if font.getlength(number) <= cell - 2:
+                ink = "white" if shares[row, column] > 0.25 else "black"
+                place = left + (column + 0.5) * cell + 0.5, top + (row + 0.5) * cell + 0.5
+                draw.text(place, number, ink, font, anchor="mm")
     return torch.from_numpy(np.array(picture)).permute(2, 0, 1).contiguous()
 
 

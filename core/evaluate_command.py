@@ -120,7 +120,10 @@ def run_layer(run: Path) -> Layer:
             raise InvalidInput(f"{run}: expected a run folder, with config.toml and checkpoints/last.pt")
     except OSError as error:
         raise InvalidInput(f"{run}: cannot be read: {error.strerror}") from error
-    return read_config(path)
+    try:
+        return read_config(path)
+    except InvalidInput as error:
+        raise InvalidInput(f"run folder {run}: {str(error).removeprefix('--config ')}") from error
 
 
 def check_checkpoint(state: dict[str, Any], source: Path, tables: Mapping[str, Mapping[str, Any]]) -> None:

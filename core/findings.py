@@ -12,6 +12,7 @@ from torch import Tensor
 from mpcc.core.config import RunSettings
 from mpcc.core.confusion import Confusion, confusion_sheet
 from mpcc.core.contracts import Evaluation, FeatureRequest, ImageSet, Metric, Prior
+from mpcc.core.errors import TrainingDiverged
 from mpcc.core.evaluated_images import ModelImages, own_randomness
 from mpcc.core.evaluation import Pictures, draw_pictures, evaluate, left_out, score
 from mpcc.core.model import Model
@@ -100,9 +101,16 @@ def find(
         indices: Those to be evaluated, shape (N,).
         metrics: By name, prepared.
         settings: Seed, standing statistics, feature scores.
+
+    Raises:
+        TrainingDiverged: If latents or posteriors are not finite.
+        PluginError: If a metric returns something else than finite numbers.
+        InvalidInput: If a metric lacks what it needs.
     """
     with own_randomness(settings.seed, model.device):
         latents = evaluate(model, data, indices)
+    if not bool(torch.isfinite(latents.locations).all() and torch.isfinite(latents.posterior).all()):
+        raise TrainingDiverged("the encoder's locations or their posteriors are not finite: training has diverged")
     images = ModelImages(
         model,
         data,

@@ -314,6 +314,8 @@ def report(run: Run, folder: RunFolder, events: EventLog, display: ProgressDispl
     """Evaluate; write scores, pictures and assignments; return the contents of ``results.json``."""
     settings, trainer = run.config.run, run.trainer
     training_seconds = run.seconds - run.evaluation_seconds
+    # Scores of a model that has diverged would be laid at the door of a metric.
+    check_parameters(trainer.model, trainer.iteration, folder.checkpoint)
     findings = find(trainer.model, run.data, run.indices, run.metrics, settings)
     scores = dict(findings.scores)
     folder.append_metrics({"iteration": trainer.iteration, "evaluated": len(run.indices), "metrics": scores})

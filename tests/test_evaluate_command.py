@@ -262,6 +262,9 @@ def test_a_folder_that_is_no_run_is_refused(tmp_path: Path, capsys: pytest.Captu
     for folder, part in expected.items():
         assert evaluate(folder) == 2
         assert f"{folder}: {part}" in one_line(capsys)
+    (tmp_path / "config.toml").write_text("[run", encoding="utf-8")
+    assert evaluate(tmp_path) == 2
+    assert f"run folder {tmp_path}: {tmp_path / 'config.toml'}: not valid TOML" in one_line(capsys)
 
 
 def spoil(copy: Path, how: str) -> None:
@@ -304,6 +307,28 @@ def test_a_checkpoint_that_does_not_belong_is_one_line(
     assert evaluate(copy) == 2
     assert part in one_line(capsys)
     assert contents(copy) == before
+
+
+def test_a_model_that_has_diverged_is_told_as_such(copy: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = copy / "checkpoints" / "last.pt"
+    saved = torch.load(path, weights_only=True)
+    name = next(iter(saved["parts"]["encoder"]))
+    saved["parts"]["encoder"][name].fill_(float("nan"))
+    torch.save(saved, path)
+    assert evaluate(copy) == 3
+    assert "not finite: training has diverged" in one_line(capsys)
+    assert not list(copy.glob("evaluation*"))
+
+
+def test_weights_that_are_not_there_stop_a_run_before_it_starts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path / "hub"))
+    assert command(cli.run_main, "--metrics", "all,fid", "--out", str(tmp_path / "run")) == 2
+    err = capsys.readouterr().err
+    assert err.count("\n") == 1
+    assert "weights of the standard feature extractor are not there" in err
+    assert not (tmp_path / "run").exists()
 
 
 def test_plugins_that_have_changed_since_are_warned_of(copy: Path, capsys: pytest.CaptureFixture[str]) -> None:

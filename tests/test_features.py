@@ -5,6 +5,7 @@ from __future__ import annotations
 import builtins
 import importlib.util
 import math
+import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -17,10 +18,14 @@ import torch_fidelity.feature_extractor_inceptionv3 as inception
 from scipy import linalg, special
 from torch import Tensor, nn
 
+from mpcc.core.assembly import choose_metrics
+from mpcc.core.config import RunSettings
 from mpcc.core.contracts import EvaluatedImages, Evaluation, FeatureRequest, Metric
 from mpcc.core.errors import InvalidInput
 from mpcc.core.evaluation import score
+from mpcc.core.findings import feature_request
 from mpcc.core.metric_checks import MadeUpImages
+from mpcc.core.registry import load_registry
 from mpcc.plugins.metrics.extractors import load_extractor
 from mpcc.plugins.metrics.frechet_distance import FrechetInceptionDistance, frechet_distance
 from mpcc.plugins.metrics.inception_score import InceptionScore, classifier_score
@@ -271,6 +276,45 @@ def test_features_are_extracted_once_an_evaluation_in_evaluation_mode(name: str)
     Network.seen = 0
     score({"inception_score": InceptionScore()}, evaluation(own(name)))
     assert Network.seen == 40
+
+
+@pytest.mark.parametrize(
+    ("names", "expected"),
+    [
+        ("all", ["acc", "purity", "nmi", "ari", "silhouette", "reconstruction", "occupancy"]),
+        (
+            "kid, all,fid,kid",
+            ["kid", "acc", "purity", "nmi", "ari", "silhouette", "reconstruction", "occupancy", "fid"],
+        ),
+        ("squared_mean_error,acc", ["squared_mean_error", "acc"]),
+    ],
+)
+def test_all_stands_for_the_metrics_that_are_not_on_request(names: str, expected: list[str]) -> None:
+    assert list(choose_metrics(load_registry([]), names, own("plain"))) == expected
+
+
+def test_metrics_are_prepared_before_they_are_used(tmp_path: Path) -> None:
+    with pytest.raises(InvalidInput, match=r"gone\.pth: no such file"):
+        choose_metrics(load_registry([]), "acc,fid", FeatureRequest(weights=tmp_path / "gone.pth"))
+    with pytest.raises(InvalidInput, match=r"unknown metric 'fidd': expected one of acc, all, ari, fid"):
+        choose_metrics(load_registry([]), "all,fidd")
+
+
+def test_settings_become_a_request() -> None:
+    settings = RunSettings(features="a:b", feature_weights=Path("w"), generated_images=7, download=True)
+    assert feature_request(settings) == FeatureRequest("a:b", Path("w"), 7, True)
+    assert feature_request(RunSettings()) == FeatureRequest()
+
+
+@pytest.mark.slow
+def test_the_benchmark_prints_differences_below_a_millionth(repository: Path) -> None:
+    command = [sys.executable, str(repository / "benchmarks" / "feature_scores.py")]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in done.stdout.splitlines()[2:]]
+    assert {row[0] for row in rows} == {"Fréchet distance", "kernel distance", "classifier score"}
+    assert len(rows) == 9
+    assert all(float(row[5]) < 1e-6 for row in rows)
 
 
 def test_metrics_of_features_are_on_request_and_need_images_but_no_labels() -> None:

@@ -11,7 +11,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import attrs
+import numpy as np
 import pytest
+from PIL import Image
+from sklearn.datasets import load_digits
 
 from mpcc.core import hookspecs
 from mpcc.core.cli import main, run_main
@@ -83,6 +86,29 @@ def test_every_block_on_writing_a_prior_runs_in_order(workplace: Path) -> None:
     assert (workplace / "mpcc-heavy" / "pyproject.toml").is_file()
     assert 'entropy = "lower-bound"' in (workplace / "runs/humps/config.toml").read_text()
     assert '"kind": "monte-carlo"' in (workplace / "runs/estimated/results.json").read_text()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("page", ["architectures.md", "compatibility.md", "data.md", "scores.md"])
+def test_every_command_on_the_other_pages_runs_for_one_step(page: str, workplace: Path) -> None:
+    digits = (load_digits().images[:60] * 15).astype(np.uint8)
+    (workplace / "my-images").mkdir()
+    for index, digit in enumerate(digits):
+        Image.fromarray(digit).save(workplace / "my-images" / f"{index}.png")
+    np.savez(workplace / "scans.npz", images=digits)
+    lines = [line for block in blocks(page) for line in block.text.splitlines()]
+    assert lines
+    for line in lines:
+        run(line)
+
+
+@pytest.mark.parametrize(
+    ("page", "kind"), [("architectures.md", "architecture"), ("data.md", "dataset"), ("scores.md", "metric")]
+)
+def test_the_table_of_a_page_has_every_plugin_of_its_kind(page: str, kind: str) -> None:
+    text = (DOCS / page).read_text(encoding="utf-8")
+    rows = re.findall(r"^\| `([\w-]+)` \|", text, re.MULTILINE)
+    assert sorted(rows) == sorted(load_registry().names(kind))
 
 
 def test_every_hook_has_a_section_with_its_arguments_and_there_is_no_other() -> None:

@@ -40,11 +40,12 @@ def one_step(words: list[str]) -> list[str]:
 
 @pytest.fixture
 def workplace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A folder with some images of one's own in ``my-images``."""
+    """A folder with some images of one's own, in ``my-images`` and in ``scans.npz``."""
     images = tmp_path / "my-images"
     images.mkdir()
     for index, digit in enumerate(load_digits().images[:60]):
         Image.fromarray((digit * 15).astype(np.uint8)).save(images / f"{index}.png")
+    np.savez(tmp_path / "scans.npz", images=(load_digits().images[:60] * 15).astype(np.uint8))
     monkeypatch.chdir(tmp_path)
     return tmp_path
 
@@ -70,7 +71,7 @@ def test_every_command_that_needs_no_downloaded_data_runs_for_one_step(workplace
 def test_every_command_on_downloaded_data_runs_for_one_step(workplace: Path, data_root: Path) -> None:
     (workplace / "data").symlink_to(data_root)
     found = [words for words in use_commands() if "--data-root" in words]
-    assert len(found) == 2
+    assert len(found) == 3
     for words in found:
         assert run(words) == 0, words
 
@@ -80,7 +81,7 @@ def test_other_commands_exist() -> None:
 
 
 def test_the_table_of_plugins_is_the_registry() -> None:
-    rows = re.findall(r"^\| `(\w+)` \| (prior|architecture|dataset|metric) \| (.*) \|$", README, re.MULTILINE)
+    rows = re.findall(r"^\| `([\w-]+)` \| (prior|architecture|dataset|metric) \| (.*) \|$", README, re.MULTILINE)
     assert rows == [(entry.name, entry.kind, entry.summary) for entry in load_registry(()).all_entries()]
 
 
@@ -91,6 +92,6 @@ def test_every_linked_file_exists_and_nothing_is_left_to_be_filled_in() -> None:
 
 
 def test_the_named_presets_are_those_of_the_registry() -> None:
-    line = re.search(r"^Presets: (.*), in ", README, re.MULTILINE)
+    line = re.search(r"^Presets: (.*?), in\s", README, re.MULTILINE | re.DOTALL)
     assert line is not None
-    assert re.findall(r"`(\w+)`", line[1]) == list(load_registry(()).presets)
+    assert re.findall(r"`([\w-]+)`", line[1]) == list(load_registry(()).presets)

@@ -94,9 +94,7 @@ def confusion_sheet(confusion: Confusion) -> Tensor:
     """
     count, columns = confusion.counts.shape
     cell = min(LARGEST, max(SMALLEST, AIM // max(count, columns)))
-    font = ImageFont.load_default()
-    if isinstance(font, ImageFont.FreeTypeFont):
-        font = font.font_variant(size=TEXT_SIZE)
+    font = ImageFont.load_default(TEXT_SIZE)
     names = [shown(name) for name in confusion.classes]
     left = 12 + max(int(font.getlength(name)) for name in [*names, "class"])
     top = 40

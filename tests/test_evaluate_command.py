@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import shutil
+import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -185,6 +186,17 @@ def test_scores_of_features_of_ones_own_are_computed_on_request(
     assert found["evaluated"]["features"] == {"extractor": "my_features:pixels", "generated_images": 60}
 
 
+def test_metrics_of_other_plugin_files_can_be_asked_for(finished: Path, tmp_path: Path) -> None:
+    file = tmp_path / "smallest_cluster.py"
+    text = PLUGIN.replace("largest", "smallest").replace("Largest", "Smallest").replace("max()", "min()")
+    file.write_text(text.replace('"failing", ', '"failing2", '), encoding="utf-8")
+    assert evaluate(finished, "--plugin", file, "--metrics", "smallest,largest", "--out", tmp_path / "out") == 0
+    found = results(tmp_path / "out")
+    sizes = torch.tensor([int(row["cluster"]) for row in rows(tmp_path / "out" / "assignments.csv")]).bincount()
+    assert found["metrics"] == {"smallest": float(sizes.min()), "largest": float(sizes.max())}
+    assert found["plugins"]["metric smallest"].startswith("local file ")
+
+
 def test_a_run_may_compute_scores_of_features_and_its_curves_have_legal_names(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -347,3 +359,18 @@ def test_help_names_the_flags(capsys: pytest.CaptureFixture[str]) -> None:
         assert flag in out
     for flag in ("--download", "--device", "--checkpoint", "--out", "--plugin", "--registry"):
         assert flag in out
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["nowhere"], ["{run}", "--device", "gpu"], ["{run}", "--out", "/"]])
+def test_help_and_what_can_be_checked_without_torch_never_import_it(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], arguments: list[str]
+) -> None:
+    assert command(cli.run_main, "--dry-run") == 0
+    (tmp_path / "config.toml").write_text(capsys.readouterr().out, encoding="utf-8")
+    given = [argument.format(run=tmp_path) for argument in ["evaluate", *arguments]]
+    code = (
+        f"import sys\nfrom mpcc.core import cli\ntry: cli.main({given!r})\nexcept SystemExit: pass\n"
+        "print([name for name in ('torch', 'numpy', 'sklearn', 'PIL') if name in sys.modules], file=sys.stderr)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stderr.splitlines()[-1] == "[]"

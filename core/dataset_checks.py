@@ -89,6 +89,9 @@ def loads(case: DatasetCase) -> str:
     except InvalidInput as error:
         broken(f"cannot be checked without its files: {error}")
     require(isinstance(found, ImageSet), f"expected an ImageSet, got {type(found).__name__}")
+    images = found.images
+    is_source = hasattr(images, "shape") and hasattr(images, "__getitem__")
+    require(is_source, f"images: expected a tensor or an ImageSource, got {type(images).__name__}")
     return f"{len(found)} images in {case._seconds:.1f} s"
 
 
@@ -103,8 +106,6 @@ def sample(images: Tensor | ImageSource) -> Tensor:
 def check_images(found: ImageSet, size: int) -> None:
     images = found.images
     if not isinstance(images, Tensor):
-        is_source = hasattr(images, "shape") and hasattr(images, "__getitem__")
-        require(is_source, f"images: expected a tensor or an ImageSource, got {type(images).__name__}")
         require(isinstance(images.shape, tuple), f"images.shape: expected a tuple, got {type(images.shape).__name__}")
     shape = tuple(images.shape)
     require(len(shape) == 4 and shape[0] > 0, f"images: expected shape (N, D, R, R), N > 0, got {shape}")

@@ -1,8 +1,9 @@
-"""Data sets: laws over all of them first, then digits and MNIST. Omniglot and folders have files of their own."""
+"""Data sets: laws over all of them first, then digits and MNIST. most others have files of their own."""
 
 from __future__ import annotations
 
 import gzip
+import pickle
 import shutil
 import struct
 from collections.abc import Callable
@@ -17,12 +18,25 @@ from sklearn.datasets import load_digits
 
 from mpcc.core.contracts import Dataset, ImageSet
 from mpcc.core.errors import InvalidInput
+from mpcc.plugins.datasets.arrays import Arrays
+from mpcc.plugins.datasets.cifar import CIFAR10, CIFAR20
 from mpcc.plugins.datasets.digits import Digits
+from mpcc.plugins.datasets.fashion_mnist import FashionMNIST
 from mpcc.plugins.datasets.folder import Folder
 from mpcc.plugins.datasets.mnist import MNIST
 from mpcc.plugins.datasets.omniglot import Omniglot
-from mpcc.plugins.datasets.options import DigitsOptions, FolderOptions, MNISTOptions, OmniglotOptions
+from mpcc.plugins.datasets.options import (
+    ArraysOptions,
+    CIFAR10Options,
+    CIFAR20Options,
+    DigitsOptions,
+    FashionMNISTOptions,
+    FolderOptions,
+    MNISTOptions,
+    OmniglotOptions,
+)
 from mpcc.plugins.datasets.resizing import resize_images
+from mpcc.plugins.datasets.splits import parts_of
 
 TRAIN_COUNTS = [5923, 6742, 5958, 6131, 5842, 5421, 5918, 6265, 5851, 5949]
 TEST_COUNTS = [980, 1135, 1032, 1010, 982, 892, 958, 1028, 974, 1009]
@@ -88,10 +102,45 @@ def _class_folders(root: Path) -> Dataset:
     return Folder(FolderOptions())
 
 
+def _fashion_mnist(root: Path) -> Dataset:
+    write_mnist(root)
+    (root / "MNIST").rename(root / "FashionMNIST")
+    return FashionMNIST(FashionMNISTOptions())
+
+
+def write_cifar(root: Path, meta: str, names: str, labels: str, classes: int, files: tuple[str, ...]) -> None:
+    """Write a random image of each class a file, in the format of the CIFAR sets."""
+    random = np.random.default_rng(3)
+    root.mkdir()
+    (root / meta).write_bytes(pickle.dumps({names: [f"class {label}" for label in range(classes)]}))
+    for file in files:
+        data = random.integers(0, 256, (classes, 3072), dtype=np.uint8)
+        (root / file).write_bytes(pickle.dumps({"data": data, labels: list(range(classes))}))
+
+
+def _cifar10(root: Path) -> Dataset:
+    files = (*CIFAR10.train, *CIFAR10.test)
+    write_cifar(root / "cifar-10-batches-py", "batches.meta", "label_names", "labels", 10, files)
+    return CIFAR10(CIFAR10Options())
+
+
+def _cifar20(root: Path) -> Dataset:
+    write_cifar(root / "cifar-100-python", "meta", "coarse_label_names", "coarse_labels", 20, ("train", "test"))
+    return CIFAR20(CIFAR20Options())
+
+
+def _arrays(root: Path) -> Dataset:
+    np.save(root / "x.npy", np.random.default_rng(4).integers(0, 256, (6, 9, 12, 3), dtype=np.uint8))
+    np.save(root / "y.npy", np.array([5, 2, 5, 5, 9, 2]))
+    return Arrays(ArraysOptions(path=root / "x.npy", labels=root / "y.npy"))
+
+
 Make = Callable[[Path], Dataset]
-every_set = pytest.mark.parametrize(
-    "make", [_digits, _mnist, _omniglot, _flat_folder, _class_folders], ids=lambda make: make.__name__.strip("_")
-)
+MAKERS = [
+    *(_digits, _mnist, _fashion_mnist, _omniglot, _cifar10, _cifar20),
+    *(_flat_folder, _class_folders, _arrays),
+]
+every_set = pytest.mark.parametrize("make", MAKERS, ids=lambda make: make.__name__.strip("_"))
 
 
 @every_set
@@ -133,7 +182,20 @@ def test_loading_twice_gives_the_same_and_leaves_the_random_state_alone(make: Ma
     assert np.array_equal(np.random.get_state()[1], before_numpy)
 
 
-@pytest.mark.parametrize("data", [MNIST(MNISTOptions()), Omniglot(OmniglotOptions()), Folder(FolderOptions())])
+@every_set
+def test_the_channels_that_are_known_beforehand_are_those_of_the_images(make: Make, tmp_path: Path) -> None:
+    data = make(tmp_path)
+    images = data.load(8, tmp_path, download=False).images
+    assert data.channels == (None if isinstance(data, (Folder, Arrays)) else images.shape[1])
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        *(MNIST(MNISTOptions()), FashionMNIST(FashionMNISTOptions()), Omniglot(OmniglotOptions())),
+        *(CIFAR10(CIFAR10Options()), CIFAR20(CIFAR20Options()), Folder(FolderOptions())),
+    ],
+)
 def test_without_a_data_folder_the_error_says_how_to_give_one(data: Dataset) -> None:
     with pytest.raises(InvalidInput, match=r"pass --data(-root DIR or set MPCC_DATA|\.path DIR)"):
         data.load(32, None, download=False)
@@ -274,3 +336,20 @@ def test_mnist_at_28_pixels_is_what_torchvision_reads(data_root: Path) -> None:
     assert torch.equal(loaded.images[:, 0], expected.data)
     assert loaded.labels is not None
     assert torch.equal(loaded.labels, expected.targets)
+
+
+@pytest.mark.parametrize("shape", [(3, 9, 12), (1, 12, 9), (3, 5, 40)])
+def test_of_images_that_are_not_square_the_centre_is_kept(shape: tuple[int, int, int]) -> None:
+    images = torch.from_numpy(np.random.default_rng(0).integers(0, 256, (2, *shape), dtype=np.uint8))
+    side = min(shape[1:])
+    top, left = (shape[1] - side) // 2, (shape[2] - side) // 2
+    centre = images[..., top : top + side, left : left + side]
+    assert torch.equal(resize_images(images, side), centre)
+    # Pillow looks a little beyond the cut, as it would if it cut afterwards: inside, that makes no difference.
+    inside = (slice(None), slice(None), slice(2, -2), slice(2, -2))
+    assert torch.equal(resize_images(images, 2 * side)[inside], resize_images(centre.contiguous(), 2 * side)[inside])
+
+
+def test_a_split_is_one_part_or_both_in_order() -> None:
+    found = {split: parts_of(split, train=["a", "b"], test=["c"]) for split in ("all", "train", "test")}
+    assert found == {"all": ["a", "b", "c"], "train": ["a", "b"], "test": ["c"]}

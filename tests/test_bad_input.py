@@ -66,7 +66,7 @@ def fails(capsys: pytest.CaptureFixture[str]) -> Fail:
     ("flags", "parts"),
     [
         ("--prior gmn", ["'gmn'", "did you mean 'gmm'?"]),
-        ("--arch bigan8", ["'bigan8'", "biggan16, biggan32, biggan8", "did you mean 'biggan8'?"]),
+        ("--arch bigan8", ["'bigan8'", "biggan16, biggan32, biggan64, biggan8", "did you mean 'biggan8'?"]),
         ("--data mnits", ["'mnits'", "did you mean 'mnist'?"]),
         ("--metrics acc,nmj", ["'nmj'", "did you mean 'nmi'?"]),
         ("--metrics=", ["''", "expected one of acc, all"]),

@@ -340,6 +340,21 @@ def test_every_option_trains_all_its_parameters(variant: dict[str, Any]) -> None
             assert not torch.equal(now, old), f"{name}.{key}"
 
 
+@every_conditioning
+def test_at_the_sizes_of_mnist_gradients_reach_every_parameter_and_every_dimension_of_z(conditioning: Any) -> None:
+    torch.manual_seed(0)
+    made = BigGAN32(BigGANOptions(width=2, conditioning=conditioning)).build(10, 24, 1).generator.eval()
+    z, y = torch.randn(20, 24, requires_grad=True), torch.arange(20) % 10
+    images = made(z, y)
+    (images * torch.randn_like(images)).sum().backward()
+    assert z.grad is not None
+    assert (z.grad.abs().amax(0) > 0).all()
+    for name, parameter in made.named_parameters():
+        assert parameter.grad is not None, name
+        assert bool(torch.isfinite(parameter.grad).all()), name
+        assert parameter.grad.abs().max() > 0, name
+
+
 @pytest.mark.parametrize(
     ("cls", "given", "chunks", "nearest"),
     [

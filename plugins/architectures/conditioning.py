@@ -130,7 +130,7 @@ class SplitConditioning(HierarchicalConditioning):
             nearest = max(1, (latent_dim + chunks // 2) // chunks) * chunks
             raise InvalidInput(
                 f"--latent-dim {latent_dim} cannot be split into {chunks} equal chunks, one for the entry of the "
-                f"generator and one for each of its {blocks} blocks (nearest valid choice: --latent-dim {nearest})"
+                f"generator and one for each up-block (nearest valid choice: --latent-dim {nearest})"
             )
         super().__init__(clusters, latent_dim, latent_dim // chunks)
         self.chunks = chunks

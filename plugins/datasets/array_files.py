@@ -85,7 +85,7 @@ def _numbers(path: Path, what: str, found: Array | Tensor) -> Array:
     """See a tensor as an array, and refuse what is not numbers."""
     if isinstance(found, Tensor):
         try:
-            return found.detach().numpy()  # type: ignore[no-any-return]
+            return found.detach().numpy()
         except (TypeError, RuntimeError) as error:  # bfloat16, sparse, quantized
             raise InvalidInput(
                 f"{path}: expected {what} as a dense tensor of uint8, bool or floating point up to 64 bits, got "

@@ -11,7 +11,7 @@ from pathlib import Path
 import attrs
 import numpy as np
 import torch
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
 from mpcc.core.errors import InvalidInput
@@ -56,7 +56,7 @@ def _opened(file: Path) -> Iterator[Image.Image]:
     except FileNotFoundError as error:
         what = "a link to what does not exist" if file.is_symlink() else "nothing"
         raise UnreadableImage(file, f"expected an image file, got {what}") from error
-    except Image.UnidentifiedImageError as error:
+    except UnidentifiedImageError as error:
         what = "an empty one" if file.stat().st_size == 0 else "one whose contents are of no known format"
         raise UnreadableImage(file, f"expected an image file, got {what}") from error
     except Exception as error:  # broken files make Pillow's decoders raise anything

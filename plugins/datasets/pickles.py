@@ -227,10 +227,11 @@ class _Machine:
             # version, byte order, subarray, names, fields, ...: those of a structured type are not None.
             if any(part is not None for part in state[2:5]):
                 raise ValueError("expected arrays of numbers, got structured ones")
-            order = state[1].decode("ascii") if isinstance(state[1], bytes) else state[1]
-            if _is(str, order) not in ("<", ">", "=", "|"):
+            order = _is(str, state[1].decode("ascii") if isinstance(state[1], bytes) else state[1])
+            if order == "<" or order == ">":
+                value.dtype = value.dtype.newbyteorder(order)
+            elif order not in ("=", "|"):
                 raise ValueError("a type of numbers has no such byte order")
-            value.dtype = value.dtype.newbyteorder(order)
             return value
         if isinstance(value, _EmptyArray):
             _, shape, kind, fortran, raw = state
@@ -250,6 +251,7 @@ class _Machine:
         return text.encode("latin-1")
 
 
+_OPERATIONS = {operation.code: operation for operation in pickletools.opcodes}
 # Operations that stand for a value, which pickletools reads.
 _VALUES = {
     *("INT", "BININT", "BININT1", "BININT2", "LONG", "LONG1", "LONG4", "FLOAT", "BINFLOAT"),
@@ -263,14 +265,14 @@ def _operations(data: bytes) -> Iterator[tuple[str, Any]]:
     """Yield the name and the argument of each operation; arguments end where the file does."""
     file = io.BytesIO(data)
     while code := file.read(1):
-        operation = pickletools.code2op.get(code.decode("latin-1"))
+        operation = _OPERATIONS.get(code.decode("latin-1"))
         if operation is None:
             raise ValueError(f"unknown operation {code!r} at byte {file.tell() - 1}")
         if operation.name == "STRING":
             # pickletools reads ASCII only. What Python 2 wrote is a literal of bytes.
             if not _LITERAL.fullmatch(line := file.readline()):
                 raise ValueError("a text without quotes")
-            yield operation.name, codecs.escape_decode(line[1:-2])[0].decode("latin-1")  # type: ignore[attr-defined]
+            yield operation.name, codecs.escape_decode(line[1:-2])[0].decode("latin-1")
         elif operation.name == "GLOBAL":
             # pickletools takes a backslash in a name for an escape.
             lines = [file.readline().decode("utf-8") for _ in range(2)]

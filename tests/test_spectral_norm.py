@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+from collections import Counter
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,6 +14,10 @@ from torch.autograd import gradcheck
 from torch.func import functional_call
 from torch.nn.utils.parametrizations import spectral_norm
 
+from mpcc.core.contracts import ImageSet
+from mpcc.core.evaluation import evaluate
+from mpcc.core.matching import TermWeights
+from mpcc.core.model import Model, standing_generator
 from mpcc.core.spectral_norm import (
     SpectralConv2d,
     SpectralEmbedding,
@@ -20,6 +26,12 @@ from mpcc.core.spectral_norm import (
     iterate_in_forward,
     power_iteration,
 )
+from mpcc.core.stream import ImageStream
+from mpcc.core.training import Schedule, Trainer
+from mpcc.plugins.architectures.biggan import BigGAN8
+from mpcc.plugins.architectures.options import BigGANOptions
+from mpcc.plugins.priors.gmm import GaussianMixture
+from mpcc.plugins.priors.options import GaussianMixtureOptions
 
 LAYERS = {
     "linear": (lambda: SpectralLinear(7, 5), (3, 7)),
@@ -289,3 +301,52 @@ def test_advancing_in_forwards_is_a_property_of_every_layer_of_a_network_and_of_
     assert [each.in_forward for each in layers] == [True, True]
     assert not other.in_forward
     assert not any("in_forward" in key for key in network.state_dict())
+
+
+def run_of(**options: Any) -> Trainer:
+    """A tiny training whose networks advance in forwards."""
+    torch.manual_seed(8)
+    networks = BigGAN8(BigGANOptions(width=1, power_iterations="forward", **options)).build(3, 4, 1)
+    model = Model.assemble(GaussianMixture(3, 4, GaussianMixtureOptions()), networks, torch.device("cpu"))
+    stream = ImageStream(torch.randint(256, (40, 1, 8, 8), dtype=torch.uint8), 5, seed=0)
+    schedule = Schedule(batch=5, d_steps=2, e_steps=3, lr=1e-3, prior_lr=1e-3, ema_decay=0.9, ema_start=0)
+    return Trainer(model, stream, schedule, TermWeights())
+
+
+@pytest.mark.parametrize("projection", ["none", "posterior"])
+def test_in_an_iteration_each_network_advances_as_often_as_it_is_called(
+    projection: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trainer = run_of(projection=projection)
+    counts: Counter[int] = Counter()
+    advance = SpectralLayer.power_iteration
+
+    def counted(layer: SpectralLayer) -> None:
+        counts[id(layer)] += 1
+        advance(layer)
+
+    monkeypatch.setattr(SpectralLayer, "power_iteration", counted)
+    trainer.iterate()
+    networks = trainer.model.networks
+    # The discriminator's steps infer the labels of real images with the encoder.
+    inferring = 2 if projection == "posterior" else 0
+    calls = {"G": 2 + 1 + 3, "D": 2 + 1, "E": 3 + inferring}
+    parts = {"G": networks.generator, "D": networks.discriminator.blocks, "E": networks.encoder.blocks}
+    for name, part in parts.items():
+        assert {counts[id(layer)] for layer in part.modules() if isinstance(layer, SpectralLayer)} == {calls[name]}
+    trunk = {counts[id(layer)] for layer in networks.discriminator.trunk.modules() if isinstance(layer, SpectralLayer)}
+    assert trunk == {calls["D"] + calls["E"]}
+
+
+def test_evaluation_leaves_the_vectors_of_layers_that_advance_in_forwards_as_they_were() -> None:
+    model = run_of().model
+    before = {name: copy.deepcopy(part.state_dict()) for name, part in model.parts().items()}
+    data = ImageSet(torch.randint(256, (6, 1, 8, 8), dtype=torch.uint8))
+    evaluate(model, data, torch.arange(6))
+    standing = standing_generator(model.averaged, model.prior, passes=3, batch=5)
+    for name, part in model.parts().items():
+        assert all(torch.equal(before[name][key], value) for key, value in part.state_dict().items())
+    # The copy that is evaluated advances in its passes, and is a pure function then.
+    assert not torch.equal(standing.entry.u, model.averaged.entry.u)
+    z, y = model.prior.sample(4)
+    assert torch.equal(standing(z, y), standing(z, y))

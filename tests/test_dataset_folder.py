@@ -523,3 +523,29 @@ def test_a_folder_where_everything_is_wrong_that_can_be_is_read_or_accounted_for
         assert reason in happened[what]
     assert "18 images, 10 skipped." in done.stdout
     assert done.stdout.count("error: ") == 4
+
+
+def test_folders_nested_more_deeply_than_pythons_stack_are_gone_through(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # As deep as a path may be long; made from within, as the path to the last one is nearly too long.
+    monkeypatch.chdir(tmp_path)
+    depth = (4000 - len(str(tmp_path))) // 2
+    for _ in range(depth):
+        Path("d").mkdir()
+        os.chdir("d")
+    GREY.save("a.png")
+    loaded = load(tmp_path)
+    assert list(loaded.paths) == ["d/" * depth + "a.png"]
+    assert list(loaded.class_names) == ["d"]
+    # The rest is beyond what a path can name: told, not passed over in silence.
+    for _ in range(100):
+        Path("d").mkdir()
+        os.chdir("d")
+    with pytest.raises(InvalidInput, match=r"^cannot read the folder .*: File name too long$"):
+        load(tmp_path)
+    skipped = load(tmp_path, unreadable="skip").skipped
+    assert len(skipped) == 1
+    assert skipped[0].endswith(": File name too long")
+    monkeypatch.undo()
+    subprocess.run(["rm", "-r", str(tmp_path / "d")], check=True)  # Python's own way to remove it is recursive

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import errno
+import stat
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TypeAlias
 
 import attrs
 
@@ -12,6 +15,9 @@ from mpcc.core.errors import InvalidInput
 __all__ = ["EXTENSIONS", "ImageFile", "list_images", "printable"]
 
 EXTENSIONS = ("png", "jpg", "jpeg", "bmp", "gif", "tif", "tiff", "webp")
+
+
+_Identity: TypeAlias = tuple[int, int] | None
 
 
 @attrs.frozen
@@ -43,29 +49,47 @@ class _Walk:
     files: list[ImageFile] = attrs.field(factory=list)
     skipped: list[str] = attrs.field(factory=list)
 
-    def enter(self, folder: Path, parts: tuple[str, ...], seen: set[Path]) -> None:
-        """Go through a folder; ``seen`` are the folders that this class has entered, so that links may loop."""
-        try:
-            # Sorted, so that it is the same one of two links to a folder that is followed.
-            entries = sorted(folder.iterdir())
-            kinds = [entry.is_dir() for entry in entries]
-        except OSError as error:
-            if not self.skip:
-                raise InvalidInput(f"cannot read the folder {folder}: {error.strerror or error}") from error
-            self.skipped.append(f"{printable('/'.join(parts) or str(folder))}: {error.strerror or error}")
-            return
-        for entry, is_folder in zip(entries, kinds, strict=True):
-            if entry.name.startswith("."):
+    def through(self, folder: Path) -> None:
+        """Go through a folder and all below it."""
+        # Not by recursion: folders may be nested more deeply than Python's stack. With each folder, those that its
+        # class has entered so far, so that links may loop.
+        waiting: list[tuple[Path, tuple[str, ...], set[_Identity]]] = [(folder, (), {_identity(folder)})]
+        while waiting:
+            inside, parts, seen = waiting.pop()
+            try:
+                # Sorted, so that it is the same one of two links to a folder that is followed.
+                entries = [(entry, _identity(entry)) for entry in sorted(inside.iterdir())]
+            except OSError as error:
+                self._cannot_enter(inside, parts, error)
                 continue
-            below = (*parts, entry.name)
-            if is_folder:
-                real = entry.resolve()
-                entered = set(seen) if self.by_class and not parts else seen
-                if real not in entered:
-                    entered.add(real)
-                    self.enter(entry, below, entered)
-            elif entry.suffix.lower().removeprefix(".") in EXTENSIONS:
-                self.files.append(ImageFile(entry, below))
+            for entry, identity in entries:
+                below = (*parts, entry.name)
+                if entry.name.startswith("."):
+                    continue
+                if identity is not None:
+                    entered = set(seen) if self.by_class and not parts else seen
+                    if identity not in entered:
+                        entered.add(identity)
+                        waiting.append((entry, below, entered))
+                elif entry.suffix.lower().removeprefix(".") in EXTENSIONS:
+                    self.files.append(ImageFile(entry, below))
+
+    def _cannot_enter(self, folder: Path, parts: tuple[str, ...], error: OSError) -> None:
+        reason = error.strerror or str(error)
+        if not self.skip or not parts:
+            raise InvalidInput(f"cannot read the folder {printable(str(folder))}: {reason}") from error
+        self.skipped.append(f"{printable('/'.join(parts))}: {reason}")
+
+
+def _identity(entry: Path) -> _Identity:
+    """Return what a folder is the same by, whatever path leads to it; None for what is no folder."""
+    try:
+        found = entry.stat()
+    except OSError as error:
+        if error.errno in (errno.ENOENT, errno.ENOTDIR, errno.ELOOP):  # links that lead nowhere
+            return None
+        raise
+    return (found.st_dev, found.st_ino) if stat.S_ISDIR(found.st_mode) else None
 
 
 def list_images(folder: Path, labels: str, *, skip: bool) -> tuple[list[ImageFile], bool, list[str]]:
@@ -86,7 +110,7 @@ def list_images(folder: Path, labels: str, *, skip: bool) -> tuple[list[ImageFil
         InvalidInput: If there are none, or they are not where ``labels`` says.
     """
     walk = _Walk(by_class=labels != "none", skip=skip)
-    walk.enter(folder, (), {folder.resolve()})
+    walk.through(folder)
     files = sorted(walk.files, key=lambda each: each.parts)
     if not files:
         raise InvalidInput(

@@ -54,7 +54,7 @@ class Augmentation:
         Example:
             >>> row = torch.arange(4, dtype=torch.uint8).expand(1, 1, 4, 4)
             >>> Augmentation(crop=2)(row, torch.Generator().manual_seed(0))[0, 0, 0].tolist()
-            [2, 1, 0, 1]
+            [2, 3, 2, 1]
         """
         if self.identity:
             return images

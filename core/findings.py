@@ -76,7 +76,12 @@ class Findings:
     def summary(self) -> dict[str, Any]:
         """Return what ``results.json`` says of the evaluation and of the model that was evaluated."""
         model = self.images.model
-        evaluated = {"images": len(self.indices), "of": len(self.data), "data": self.data.description}
+        evaluated = {
+            "images": len(self.indices),
+            "of": len(self.data),
+            "skipped": len(self.data.skipped),
+            "data": self.data.description,
+        }
         return {
             "metrics": dict(self.scores),
             "not_computed": dict(self.left_out),

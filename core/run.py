@@ -248,6 +248,8 @@ def execute(run: Run, folder: RunFolder, *, resumed: bool) -> dict[str, Any]:
     start = trainer.iteration
     folder.cut_metrics(start)
     folder.write_config(run.config)
+    if run.data.skipped:
+        folder.write_skipped(run.data.skipped)
     events = EventLog(folder.path, trainer.weights, purge_step=start + 1 if resumed else None)
     results: dict[str, Any] = {}
     observers, ended = Observers.of(run.observers, trainer.model.device), "interrupted"

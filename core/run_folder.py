@@ -151,6 +151,13 @@ class RunFolder:
         """Write ``config.toml``."""
         write_whole(self.config, config.to_toml().encode())
 
+    def write_skipped(self, lines: Sequence[str]) -> None:
+        """Write ``skipped.txt``: a line for each image that could not be read and was left out."""
+        # File names need not be valid text; what isn't is written as the bytes that it was.
+        write_whole(
+            self.path / "skipped.txt", "".join(f"{line}\n" for line in lines).encode("utf-8", "surrogateescape")
+        )
+
     def write_results(self, results: Mapping[str, Any]) -> None:
         """Write ``results.json``."""
         write_whole(self.path / "results.json", (json.dumps(results, indent=2, allow_nan=False) + "\n").encode())

@@ -158,7 +158,7 @@ def test_a_dry_run_prints_origins_writes_nothing_and_can_be_run_again(
     lines = {line.split(" = ")[0]: line.partition("#")[2].strip() for line in out.splitlines() if "#" in line}
     assert lines["lr"] == "flag"
     assert lines["latent_dim"] == "preset digits"
-    assert lines["d_steps"] == "default"
+    assert lines["standing_passes"] == "default"
     (tmp_path / "dry.toml").write_text(out, encoding="utf-8")
     again = run(capsys, "--dry-run", "--config", "dry.toml")[1]
     assert tomllib.loads(again) == tomllib.loads(out)

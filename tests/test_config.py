@@ -27,7 +27,7 @@ def test_later_layers_win_and_every_value_knows_its_origin(registry: Registry, t
     file.write_text("[run]\nlr = 0.25\nbatch = 20\n", encoding="utf-8")
     config = resolve(registry, [read_config(file), flags(run={"batch": "30"}, prior={"scale_floor": "0.7"})])
     preset = registry.presets["digits"]["run"]
-    assert (config.run.d_steps, config.origins["run.d_steps"]) == (4, "default")
+    assert (config.run.standing_passes, config.origins["run.standing_passes"]) == (16, "default")
     assert (config.run.latent_dim, config.origins["run.latent_dim"]) == (preset["latent_dim"], "preset digits")
     assert (config.run.lr, config.origins["run.lr"]) == (0.25, str(file))
     assert (config.run.batch, config.origins["run.batch"]) == (30, "flag")

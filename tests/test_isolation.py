@@ -220,7 +220,7 @@ def test_a_working_plugin_of_the_same_file_runs(capsys: pytest.CaptureFixture[st
 def test_an_exception_of_our_own_code_is_not_laid_at_a_plugins_door(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("mpcc.core.run.score", lambda *_: 1 / 0)
+    monkeypatch.setattr("mpcc.core.findings.score", lambda *_: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         cli.run_main([*TINY, "--out", "run"])
     assert not Path("run").exists()

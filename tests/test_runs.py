@@ -31,6 +31,8 @@ TINY = {
     **{"eval-every": 3, "eval-images": 60, "standing-passes": 2, "log-every": 2, "checkpoint-every": 2, "seed": 0},
     **{"device": "cpu", "prior-lr": 0.0016, "prior.scale-floor": 0.2},
 }
+BLIND = {"silhouette", "reconstruction", "occupancy_used", "occupancy_entropy"}
+SCORES = {"acc", "purity", "nmi", "ari", *BLIND}
 TERMS = {"data_discriminator", "data_generator", "latent", "membership", "entropy", "label"}
 
 
@@ -114,8 +116,8 @@ def stop_at(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
 def test_the_run_folder_has_exactly_the_documented_files(finished: Path) -> None:
     found = {str(path.relative_to(finished)) for path in finished.rglob("*") if path.is_file()}
     (events,) = (name for name in found if name.startswith("events.out.tfevents"))
-    pictures = {"samples.png", "reconstructions.png"}
-    tables = {"config.toml", "results.json", "metrics.jsonl", "assignments.csv"}
+    pictures = {"samples.png", "reconstructions.png", "confusion.png"}
+    tables = {"config.toml", "results.json", "metrics.jsonl", "assignments.csv", "confusion.csv", "posterior.npy"}
     assert found == {events, *pictures, *tables, "checkpoints/last.pt"}
     for name in pictures:
         with Image.open(finished / name) as picture:
@@ -129,7 +131,7 @@ def test_results_metrics_and_assignments_say_what_was_found(finished: Path) -> N
         *("iterations_per_second", "evaluated", "entropy", "prior", "clusters"),
         *("seed", "device", "threads", "plugins", "versions"),
     }
-    assert set(results["metrics"]) == {"acc", "purity", "nmi", "ari"}
+    assert set(results["metrics"]) == SCORES
     assert (results["iterations"], results["seed"], results["not_computed"]) == (6, 0, {})
     assert (results["evaluated"]["images"], results["evaluated"]["of"]) == (60, 1797)
     assert sum(results["clusters"]["sizes"]) == 60
@@ -141,7 +143,7 @@ def test_results_metrics_and_assignments_say_what_was_found(finished: Path) -> N
     assert lines(finished)[-1] == {"iteration": 6, "evaluated": 60, "metrics": results["metrics"]}
     table = rows(finished)
     assert len(table) == 60
-    assert set(table[0]) == {"index", "path", "cluster", "confidence", "label"}
+    assert set(table[0]) == {"index", "path", "cluster", "confidence", "reconstruction_error", "label"}
     for row in table:
         assert row["path"] == f"digits#{row['index']}"
         assert 0 <= int(row["cluster"]) < 10
@@ -261,7 +263,7 @@ def test_a_finished_run_goes_on_with_more_iterations(copy: Path, tmp_path: Path)
         ("--arch biggan16", "--arch cannot change"),
         ("--prior.scale-floor 0.3", "--prior.scale-floor cannot change"),
         ("--out x", "leave out --out"),
-        ("--preset none", "leave out --config and --preset"),
+        ("--preset none", "leave out --config, --preset and --compat"),
     ],
 )
 def test_flags_that_a_resumed_run_cannot_follow_are_refused(
@@ -327,7 +329,7 @@ def test_a_folder_of_images_without_labels_is_clustered_with_its_paths(tmp_path:
     assert [row["path"] for row in rows(folder)] == [f"{index:02}.png" for index in range(30)]
     assert "label" not in rows(folder)[0]
     results = json.loads((folder / "results.json").read_text(encoding="utf-8"))
-    assert results["metrics"] == {}
+    assert set(results["metrics"]) == BLIND
     assert results["not_computed"] == dict.fromkeys(["acc", "purity", "nmi", "ari"], "the data set has no labels")
 
 
@@ -355,11 +357,11 @@ def test_every_term_metric_rate_picture_and_histogram_is_in_the_events(finished:
     parts = {"discriminator", "generator", "encoder", "prior"}
     assert set(tags["scalars"]) == {
         *(f"{kind}/{term}" for kind in ("terms", "weighted") for term in TERMS),
-        *(f"metrics/{metric}" for metric in ("acc", "purity", "nmi", "ari")),
+        *(f"metrics/{score}" for score in SCORES),
         *(f"learning_rate/{part}" for part in parts),
         "clusters/used",
     }
-    assert set(tags["images"]) == {"samples", "reconstructions"}
+    assert set(tags["images"]) == {"samples", "reconstructions", "confusion"}
     assert tags["histograms"] == ["prior/scales", "prior/weights"]
     assert [event.step for event in events.Scalars("terms/latent")] == [2, 4, 6]
     assert [event.step for event in events.Scalars("metrics/acc")] == [3, 6]

@@ -44,11 +44,13 @@ class ReferenceNormal(Normal):
 
     def log_prob(self, value: Tensor) -> Tensor:
         """Return the density of variance f^2 + exp(r)."""
-        return self._density.log_prob(value)
+        density: Tensor = self._density.log_prob(value)  # type: ignore[no-untyped-call]
+        return density
 
     def entropy(self) -> Tensor:
         """Return the entropy for the scale exp(r / 2)."""
-        return self._unfloored.entropy()
+        entropy: Tensor = self._unfloored.entropy()  # type: ignore[no-untyped-call]
+        return entropy
 
 
 class GaussianMixture(LocationScaleMixture):

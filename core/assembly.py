@@ -13,7 +13,7 @@ from mpcc.core.contracts import Architecture, Dataset, FeatureRequest, ImageSet,
 from mpcc.core.errors import InvalidInput, PluginError, unknown_name
 from mpcc.core.registry import Registry
 
-__all__ = ["check_images", "choose_device", "choose_metrics", "differences", "load_data"]
+__all__ = ["check_images", "choose_device", "choose_metrics", "differences", "known_metrics", "load_data"]
 
 
 def choose_device(name: str) -> torch.device:
@@ -28,6 +28,20 @@ def choose_device(name: str) -> torch.device:
     return torch.device("cuda", torch.cuda.current_device()) if name != "cpu" and available else torch.device("cpu")
 
 
+def known_metrics(registry: Registry, names: str) -> list[str]:
+    """Return the names in a list separated by commas, ``all`` left as it is.
+
+    Raises:
+        InvalidInput: If one does not exist.
+    """
+    known = registry.names("metric")
+    wanted = [name.strip() for name in names.split(",")]
+    for name in wanted:
+        if name not in ("all", *known):
+            raise unknown_name("metric", name, ["all", *known])
+    return wanted
+
+
 def choose_metrics(registry: Registry, names: str, request: FeatureRequest | None = None) -> dict[str, Metric]:
     """Return metrics by name, each prepared.
 
@@ -39,11 +53,7 @@ def choose_metrics(registry: Registry, names: str, request: FeatureRequest | Non
     Raises:
         InvalidInput: If one does not exist, or lacks what it needs.
     """
-    known = registry.names("metric")
-    wanted = [name.strip() for name in names.split(",")]
-    for name in wanted:
-        if name not in ("all", *known):
-            raise unknown_name("metric", name, ["all", *known])
+    known, wanted = registry.names("metric"), known_metrics(registry, names)
     chosen: dict[str, Metric] = {}
     meant = [each for word in wanted for each in (known if word == "all" else [word])]
     for name in dict.fromkeys(meant):

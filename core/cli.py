@@ -14,6 +14,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+import attrs
 import cyclopts
 
 from mpcc.core.config import RESUMABLE, SECTIONS, Layer, RunConfig, compat_layer, flag, read_config, resolve
@@ -121,22 +122,39 @@ def run_command(arguments: list[str]) -> int:
 
 
 def describe(registry: Registry, config: RunConfig) -> None:
-    """Print the networks layer by layer, as comments below a configuration; reads the data only to count channels."""
-    from mpcc.core.assembly import load_data
+    """Print the networks layer by layer, as comments below a configuration; reads the data only to count channels.
+
+    Raises:
+        InvalidInput: If the parts don't fit each other.
+    """
+    from mpcc.core.assembly import known_metrics, load_data
     from mpcc.core.attribution import attributed
+    from mpcc.core.augmentation import Augmentation
+    from mpcc.core.entropy import EntropyPolicy
     from mpcc.core.summary import summarise
 
     entries = {section: registry.entry(kind, getattr(config, section).name) for section, kind in SECTIONS.items()}
     settings = config.run
     with attributed(used(registry, config)):
+        known_metrics(registry, settings.metrics)
         architecture = entries["arch"].load()(config.arch.options)
+        Augmentation(settings.augment_crop, settings.augment_flip).check(architecture.image_size)
+        prior = entries["prior"].load()(settings.clusters, settings.latent_dim, config.prior.options)
+        entropy = EntropyPolicy.of(prior, settings.entropy, settings.entropy_samples)
         dataset = entries["data"].load()(config.data.options)
         channels = dataset.channels
         if channels is None:
-            channels = load_data(dataset, architecture, entries["data"].described(), config).images.shape[1]
+            # Nothing is fetched for a dry run, and one without data still shows the configuration.
+            offline = attrs.evolve(config, run=attrs.evolve(settings, download=False))
+            try:
+                channels = load_data(dataset, architecture, entries["data"].described(), offline).images.shape[1]
+            except InvalidInput as error:
+                print(f"\n# networks not described: {error}")
+                return
         summary = summarise(
             architecture,
-            entries["prior"].load()(settings.clusters, settings.latent_dim, config.prior.options),
+            prior,
+            entropy=entropy,
             channels=channels,
             batch=settings.batch,
             d_steps=settings.d_steps,

@@ -88,6 +88,8 @@ def evaluate_run(
     folder.create()
     try:
         findings.write(folder)
+        if assembled.data.skipped:
+            folder.write_skipped(assembled.data.skipped)
         folder.write_results(
             {
                 **findings.summary(),

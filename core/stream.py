@@ -95,7 +95,14 @@ class ImageStream:
                     generator=torch.Generator().manual_seed(0),
                 )
             )
-        read: Tensor | InvalidInput = next(self._ahead)
+        try:
+            read: Tensor | InvalidInput = next(self._ahead)
+        except RuntimeError as error:
+            # A worker that was killed, by the system for want of memory for example.
+            raise InvalidInput(
+                f"a process that reads images ahead has ended: {' '.join(str(error).split())[:200]}; "
+                "nearest valid choice: --workers 0"
+            ) from error
         if isinstance(read, InvalidInput):
             raise read
         return read
@@ -151,15 +158,15 @@ class BatchOrder:
         return made
 
 
-class EndlessOrder(Sampler[Tensor]):
-    """The indices of one batch after another, for a DataLoader."""
+class EndlessOrder(Sampler[list[int]]):
+    """The indices of one batch after another, for a DataLoader; as lists, since a tensor would take its epoch along."""
 
     def __init__(self, order: BatchOrder) -> None:
         self._order = order
 
-    def __iter__(self) -> Iterator[Tensor]:
+    def __iter__(self) -> Iterator[list[int]]:
         while True:
-            yield self._order.next()
+            yield self._order.next().tolist()
 
 
 class BatchReader(Dataset[Any]):
@@ -168,11 +175,14 @@ class BatchReader(Dataset[Any]):
     def __init__(self, images: Tensor | ImageSource) -> None:
         self._images = images
 
-    def __getitem__(self, indices: Tensor) -> Tensor | InvalidInput:
+    def __getitem__(self, indices: list[int]) -> Tensor | InvalidInput:
         try:
-            return self._images[indices]
+            return self._images[torch.tensor(indices)]
         except InvalidInput as error:
             return InvalidInput(str(error))
+        except OSError as error:
+            named = f" {error.filename}" if error.filename else ""
+            return InvalidInput(f"cannot read{named}: {error.strerror or error}")
 
 
 def leave_signals_to_the_run(worker: int) -> None:

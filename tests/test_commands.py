@@ -218,3 +218,29 @@ def test_default_names_of_runs_started_in_the_same_second_differ() -> None:
         folder.path = Path("runs/same")
         folder.create()
     assert {folder.path.name for folder in planned} == {"same", "same-2", "same-3"}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "part"),
+    [
+        (["--metrics", "acc,foo"], "foo"),
+        (["--entropy", "monte-carlo"], "--entropy-samples"),
+        (["--augment-crop", "9"], "--augment-crop 7"),
+    ],
+)
+def test_a_dry_run_refuses_what_a_run_would(
+    capsys: pytest.CaptureFixture[str], arguments: list[str], part: str
+) -> None:
+    status, _, err = run(capsys, "--dry-run", *arguments)
+    assert status == 2
+    assert part in err
+    assert err.count("\n") == 1
+
+
+def test_a_dry_run_without_data_shows_the_configuration_and_why_there_is_no_more(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    status, out, err = run(capsys, "--data", "folder", "--dry-run")
+    assert (status, err) == (0, "")
+    assert tomllib.loads(out)["data"]["name"] == "folder"
+    assert out.splitlines()[-1].startswith("# networks not described: data set folder needs a data folder")

@@ -168,3 +168,31 @@ def test_workers_end_with_the_stream_and_ignore_signals_to_the_group() -> None:
     assert first + draw(stream, 20) == draw(ImageStream(numbered(10), 2, seed=0), 21)
     stream.close()
     assert not multiprocessing.active_children()
+
+
+class Dying(Source):
+    """A source whose reader is killed."""
+
+    def __getitem__(self, indices: torch.Tensor) -> torch.Tensor:
+        os._exit(1)
+
+
+class Unplugged(Source):
+    """A source on a disk that has gone."""
+
+    def __getitem__(self, indices: torch.Tensor) -> torch.Tensor:
+        raise OSError(5, "Input/output error", "scan.png")
+
+
+@pytest.mark.parametrize(
+    ("source", "message"),
+    [
+        (Dying(6), r"^a process that reads images ahead has ended: .*--workers 0$"),
+        (Unplugged(6), r"^cannot read scan.png: Input/output error$"),
+    ],
+)
+def test_workers_that_die_or_lose_their_disk_end_in_one_line(source: Source, message: str) -> None:
+    stream = ImageStream(source, 6, seed=0, workers=1)
+    with pytest.raises(InvalidInput, match=message):
+        stream.next()
+    stream.close()

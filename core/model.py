@@ -93,8 +93,7 @@ class Model:
         averaged: list[Tensor] = list(self.averaged.parameters())
         live: list[Tensor] = list(self.networks.generator.parameters())
         torch._foreach_lerp_(averaged, live, 1 - decay)
-        for target, source in zip(self.averaged.buffers(), self.networks.generator.buffers(), strict=True):
-            target.copy_(source)
+        torch._foreach_copy_(list(self.averaged.buffers()), list(self.networks.generator.buffers()))
 
 
 @contextlib.contextmanager

@@ -1,7 +1,7 @@
 """Which terms of the joint divergence make the loss of each phase of MPCC (method: supplement, A.2; order: training).
 
-Each function draws its own (z, y), returns the objective to be minimised and the raw terms for the log, and neither
-takes gradients nor steps.
+Each function returns the objective to be minimised and the raw terms for the log, and neither takes gradients nor
+steps. Losses are computed in single precision at least, whatever the networks compute in.
 """
 
 from __future__ import annotations
@@ -14,7 +14,33 @@ from mpcc.core import matching
 from mpcc.core.matching import TermWeights
 from mpcc.core.model import Model
 
-__all__ = ["Loss", "discriminator_loss", "encoder_loss", "generator_loss"]
+__all__ = ["Generated", "Loss", "discriminator_loss", "encoder_loss", "generate", "generator_loss"]
+
+
+@attrs.frozen(eq=False)
+class Generated:
+    """A batch of the generation joint, (z, y) ~ p(z, y) and x~ = G(z, y).
+
+    Attributes:
+        z: Latents, shape (N, J); they may carry gradients to the prior.
+        y: Labels, int64, shape (N,).
+        images: In [-1, 1], shape (N, D, R, R), without gradients.
+    """
+
+    z: Tensor
+    y: Tensor
+    images: Tensor
+
+
+@torch.no_grad()
+def generate(model: Model, z: Tensor, y: Tensor) -> Tensor:
+    """Return x~ = G(z, y), (N, D, R, R), without gradients, for z, (N, J), and y, (N,)."""
+    return single(model.generate(z, y))
+
+
+def single(values: Tensor) -> Tensor:
+    """Return values in single precision if they are in half precision."""
+    return values.to(torch.promote_types(values.dtype, torch.float32))
 
 
 @attrs.frozen(eq=False)
@@ -43,7 +69,7 @@ def inferred_labels(model: Model, images: Tensor, dtype: torch.dtype) -> Tensor:
     return model.prior.log_responsibilities(loc.to(dtype)).argmax(dim=1)
 
 
-def discriminator_loss(model: Model, real: Tensor, weights: TermWeights) -> Loss:
+def discriminator_loss(model: Model, real: Tensor, generated: Generated, weights: TermWeights) -> Loss:
     """Data term, the discriminator's side. Generator and prior are held fixed.
 
     A conditional discriminator gets the labels that generated images were made with, and the inferred ones of real
@@ -51,16 +77,15 @@ def discriminator_loss(model: Model, real: Tensor, weights: TermWeights) -> Loss
 
     Arguments:
         model: Prior and networks.
-        real: Real images in [-1, 1], shape (N, D, R, R); as many are generated.
+        real: Real images in [-1, 1], shape (N, D, R, R).
+        generated: As many.
         weights: Of the terms.
     """
-    with torch.no_grad():
-        z, y = model.prior.sample(len(real))
-        fake = model.generate(z, y)
-    networks = model.networks
+    networks, z, y = model.networks, generated.z, generated.y
     labels = (torch.cat([inferred_labels(model, real, z.dtype), y]),) if networks.conditional else ()
     # One call for both: the discriminator has no batch statistics, so that its scores don't depend on the company.
-    real_scores, fake_scores = networks.discriminator(torch.cat([real, fake]), *labels).split(len(real))
+    scores = single(networks.discriminator(torch.cat([real, generated.images]), *labels))
+    real_scores, fake_scores = scores.split(len(real))
     data = matching.data_discriminator(real_scores, fake_scores)
     return Loss(weights.data * data, {"data_discriminator": data.detach()})
 
@@ -70,17 +95,17 @@ def generator_loss(model: Model, batch: int, weights: TermWeights) -> Loss:
 
     Arguments:
         model: Prior and networks.
-        batch: How many images to generate.
+        batch: How many (z, y) to draw.
         weights: Of the terms.
     """
     z, y = model.prior.sample(batch)
     networks = model.networks
-    scores = networks.discriminator(model.generate(z, y), *((y,) if networks.conditional else ()))
+    scores = single(networks.discriminator(model.generate(z, y), *((y,) if networks.conditional else ())))
     data = matching.data_generator(scores, model.prior.label_ratio(y))
     return Loss(weights.data * data, {"data_generator": data.detach()})
 
 
-def encoder_loss(model: Model, batch: int, weights: TermWeights, train_prior: bool) -> Loss:
+def encoder_loss(model: Model, generated: Generated, weights: TermWeights, train_prior: bool) -> Loss:
     """Latent term; and, where the prior takes part, the membership, entropy and label terms.
 
     The generator is held fixed: no gradient enters it through the generated images. z is not detached, so that the
@@ -88,17 +113,13 @@ def encoder_loss(model: Model, batch: int, weights: TermWeights, train_prior: bo
 
     Arguments:
         model: Prior and networks.
-        batch: How many images to generate.
+        generated: With a z that carries gradients if the prior takes part.
         weights: Of the terms.
         train_prior: Whether the prior's terms and gradients are wanted.
     """
-    prior = model.prior
-    with torch.set_grad_enabled(train_prior):
-        z, y = prior.sample(batch)
-    with torch.no_grad():
-        fake = model.generate(z, y)
+    prior, z, y = model.prior, generated.z, generated.y
     ratio = prior.label_ratio(y)
-    loc, raw_scale = model.networks.encoder(fake)
+    loc, raw_scale = model.networks.encoder(generated.images)
     with prior.full_precision():
         q = prior.encoder_distribution(loc.to(z.dtype), raw_scale.to(z.dtype))
         latent = matching.latent(q, z, ratio)

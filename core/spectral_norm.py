@@ -13,6 +13,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from mpcc.core.fusion import Fusable, channels_last, pooled_convolution
+
 __all__ = [
     "SpectralConv2d",
     "SpectralEmbedding",
@@ -20,6 +22,7 @@ __all__ = [
     "SpectralLinear",
     "iterate_in_forward",
     "power_iteration",
+    "power_iterations",
 ]
 
 EPS = 1e-8
@@ -27,7 +30,7 @@ EPS = 1e-8
 WARM_UP = 15
 
 
-class SpectralLayer(nn.Module):
+class SpectralLayer(Fusable):
     """A weight of shape (out, ...) that is used divided by its spectral norm, and a bias of shape (out,).
 
     The weight starts from a normal with standard deviation 0.02 (supplement, C), the bias from torch's uniform.
@@ -68,12 +71,13 @@ class SpectralLayer(nn.Module):
         self.u.div_(torch.linalg.vector_norm(self.u).clamp_min_(EPS))
 
     def spectral_norm(self) -> Tensor:
-        """Return sigma = u^T W v, a scalar."""
+        """Return sigma = u^T W v, a scalar, in the precision of the weight, under mixed precision too."""
         u, v = self.u, self.v
         if self.in_forward:
             # The graph keeps what it needs: another forward may come before the backward and change u and v in place.
             u, v = u.clone(), v.clone()
-        return torch.dot(u, torch.mv(self.weight.flatten(1), v))
+        with torch.autocast(self.weight.device.type, enabled=False):
+            return torch.dot(u, torch.mv(self.weight.flatten(1), v))
 
     def normalised_weight(self) -> Tensor:
         """Return W / sigma, in the shape of the weight."""
@@ -105,7 +109,16 @@ class SpectralConv2d(SpectralLayer):
 
     def forward(self, x: Tensor) -> Tensor:
         """Map (N, in, R, R) to (N, out, R, R)."""
-        return F.conv2d(x, self.weight_in_forward(), self.bias, padding=self.padding)
+        weight = self.weight_in_forward()
+        if self.fused:
+            x, weight = channels_last(x), channels_last(weight)
+        return F.conv2d(x, weight, self.bias, padding=self.padding)
+
+    def pooled(self, x: Tensor) -> Tensor:
+        """Return the average of each 2x2 pixels of `forward`, (N, out, R/2, R/2)."""
+        if not self.fused or self.padding != 1:
+            return F.avg_pool2d(self(x), 2)
+        return pooled_convolution(channels_last(x), channels_last(self.weight_in_forward()), self.bias)
 
 
 class SpectralLinear(SpectralLayer):
@@ -156,6 +169,30 @@ def power_iteration(network: nn.Module, steps: int = 1) -> None:
         if isinstance(layer, SpectralLayer) and not layer.in_forward:
             for _ in range(steps):
                 layer.power_iteration()
+
+
+@torch.no_grad()
+def power_iterations(network: nn.Module) -> None:
+    """Advance every spectrally normalised layer of a network as `power_iteration` does, all of one shape at once."""
+    by_shape: dict[torch.Size, list[SpectralLayer]] = {}
+    for layer in network.modules():
+        if isinstance(layer, SpectralLayer) and not layer.in_forward:
+            by_shape.setdefault(layer.weight.flatten(1).shape, []).append(layer)
+    for layers in by_shape.values():
+        if len(layers) == 1:
+            layers[0].power_iteration()
+            continue
+        matrices = torch.stack([layer.weight.flatten(1) for layer in layers])
+        u = torch.stack([layer.u for layer in layers])
+        v = unit(torch.bmm(u[:, None], matrices)[:, 0])
+        u = unit(torch.bmm(matrices, v[:, :, None])[:, :, 0])
+        torch._foreach_copy_([layer.u for layer in layers], list(u.unbind()))
+        torch._foreach_copy_([layer.v for layer in layers], list(v.unbind()))
+
+
+def unit(vectors: Tensor) -> Tensor:
+    """Return vectors, (n, m), divided by their lengths, in place."""
+    return vectors.div_(torch.linalg.vector_norm(vectors, dim=1, keepdim=True).clamp_min_(EPS))
 
 
 def iterate_in_forward(network: nn.Module) -> None:

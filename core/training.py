@@ -10,13 +10,14 @@ from collections.abc import Iterable
 from typing import Any
 
 import attrs
+import torch
 from torch import Tensor, nn
 from torch.optim import Adam
 
+from mpcc.core.engine import Engine, PlainEngine
 from mpcc.core.matching import TermWeights
 from mpcc.core.model import Model, to_unit_range, trainable
-from mpcc.core.objectives import Loss, discriminator_loss, encoder_loss, generator_loss
-from mpcc.core.spectral_norm import power_iteration
+from mpcc.core.objectives import Generated, Loss, discriminator_loss, encoder_loss, generator_loss
 from mpcc.core.stream import ImageStream
 
 __all__ = ["Schedule", "Trainer"]
@@ -58,16 +59,26 @@ class Trainer:
         stream: Real images; an iteration takes ``d_steps`` batches.
         schedule: Numbers of updates and step sizes.
         weights: Of the terms.
+        engine: What executes the iterations; the plain one if it is None.
 
     Attributes:
         iteration: How many iterations are done.
     """
 
-    def __init__(self, model: Model, stream: ImageStream, schedule: Schedule, weights: TermWeights) -> None:
+    def __init__(
+        self,
+        model: Model,
+        stream: ImageStream,
+        schedule: Schedule,
+        weights: TermWeights,
+        engine: Engine | None = None,
+    ) -> None:
         self.model = model
         self.stream = stream
         self.schedule = schedule
         self.weights = weights
+        self.engine = engine or PlainEngine()
+        self.engine.prepare(model)
         self.iteration = 0
         networks = model.networks
         # The shared trunk is in two optimizers, with moments of its own in each.
@@ -86,39 +97,54 @@ class Trainer:
         Returns:
             The raw terms of the last update of each kind, detached scalars on the device.
         """
-        for _ in range(self.schedule.d_steps):
-            terms = self._discriminator_step()
-        terms |= self._generator_step()
-        terms |= self._encoder_step(train_prior=True)
-        for _ in range(self.schedule.e_steps - 1):
-            terms |= self._encoder_step(train_prior=False)
+        real = torch.stack([self.stream.next() for _ in range(self.schedule.d_steps)])
+        terms = self.engine.run(self.updates, real)
         self.iteration += 1
         self.model.average(self.schedule.ema_decay if self.iteration >= self.schedule.ema_start else 0.0)
         return terms
 
-    def _discriminator_step(self) -> dict[str, Tensor]:
+    def updates(self, real: Tensor) -> dict[str, Tensor]:
+        """Update everything as often as the schedule says, in its order.
+
+        Arguments:
+            real: Real images, uint8, a batch for each discriminator update, shape (d_steps, N, D, R, R).
+        """
+        model, batch, generated = self.model, self.schedule.batch, self.engine.generated
+        for images, fakes in zip(real, generated(model, batch, self.schedule.d_steps), strict=True):
+            terms = self._discriminator_step(images, fakes)
+        terms |= self._generator_step()
+        (fakes,) = generated(model, batch, 1, train_prior=True)
+        terms |= self._encoder_step(fakes, train_prior=True)
+        # The prior has changed: the images for the encoder alone are drawn from the new one.
+        for fakes in generated(model, batch, self.schedule.e_steps - 1):
+            terms |= self._encoder_step(fakes, train_prior=False)
+        return terms
+
+    def _discriminator_step(self, images: Tensor, fakes: Generated) -> dict[str, Tensor]:
         discriminator = self.model.networks.discriminator
-        real = to_unit_range(self.stream.next(), self.model.device)
         with trainable(discriminator):
-            loss = discriminator_loss(self.model, real, self.weights)
+            with self.engine.precision():
+                loss = discriminator_loss(self.model, to_unit_range(images, self.model.device), fakes, self.weights)
             self._update(loss, "discriminator")
-        power_iteration(discriminator)
+        self.engine.advance(discriminator)
         return loss.terms
 
     def _generator_step(self) -> dict[str, Tensor]:
         generator = self.model.networks.generator
         with trainable(generator, self.model.prior):
-            loss = generator_loss(self.model, self.schedule.batch, self.weights)
+            with self.engine.precision():
+                loss = generator_loss(self.model, self.schedule.batch, self.weights)
             self._update(loss, "generator", "prior")
-        power_iteration(generator)
+        self.engine.advance(generator)
         return loss.terms
 
-    def _encoder_step(self, train_prior: bool) -> dict[str, Tensor]:
+    def _encoder_step(self, fakes: Generated, train_prior: bool) -> dict[str, Tensor]:
         encoder, prior = self.model.networks.encoder, self.model.prior
         with trainable(encoder, *([prior] if train_prior else [])):
-            loss = encoder_loss(self.model, self.schedule.batch, self.weights, train_prior)
+            with self.engine.precision():
+                loss = encoder_loss(self.model, fakes, self.weights, train_prior)
             self._update(loss, "encoder", *(["prior"] if train_prior else []))
-        power_iteration(encoder)
+        self.engine.advance(encoder)
         return loss.terms
 
     def _update(self, loss: Loss, *names: str) -> None:
@@ -146,3 +172,4 @@ class Trainer:
             part.load_state_dict(state["parts"][name])
         for name, optimizer in self.optimizers.items():
             optimizer.load_state_dict(state["optimizers"][name])
+        self.engine.reset()

@@ -11,6 +11,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
+from mpcc.core.batch_norm import GroupedBatchNorm2d
 from mpcc.core.contracts import Architecture, Networks
 from mpcc.core.errors import InvalidInput
 from mpcc.core.spectral_norm import SpectralConv2d, SpectralEmbedding, SpectralLinear, iterate_in_forward
@@ -70,7 +71,7 @@ class Generator(nn.Module):
         self.conditioning = conditioning
         self.entry = SpectralLinear(conditioning.entry_size, GENERATOR_START**2 * self.features)
         self.blocks = nn.ModuleList(UpBlock(self.features, conditioning, upsampling) for _ in range(up_blocks))
-        self.norm = nn.BatchNorm2d(self.features, eps=1e-5, momentum=0.1)
+        self.norm = GroupedBatchNorm2d(self.features, eps=1e-5, momentum=0.1)
         self.output = SpectralConv2d(self.features, channels, 3)
 
     def forward(self, z: Tensor, y: Tensor) -> Tensor:
@@ -79,7 +80,7 @@ class Generator(nn.Module):
         h = self.entry(entry).view(-1, self.features, GENERATOR_START, GENERATOR_START)
         for block, condition in zip(self.blocks, conditions, strict=True):
             h = block(h, condition)
-        return torch.tanh(self.output(torch.relu(self.norm(h))))
+        return torch.tanh(self.output(self.norm.normalised_relu(h)))
 
 
 class Discriminator(nn.Module):
@@ -212,7 +213,7 @@ class BigGAN(Architecture):
         if options.power_iterations == "forward":
             for network in (generator, discriminator, encoder):
                 iterate_in_forward(network)
-        return Networks(generator, discriminator, encoder, conditional)
+        return Networks(generator, discriminator, encoder, conditional, grouped=True)
 
     def _blocks(self, kinds: Sequence[str], start: int, stop: int, channels: int) -> nn.Sequential:
         """Make the blocks start, ..., stop - 1 of a chain that begins at an image of D channels."""

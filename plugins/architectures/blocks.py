@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from mpcc.core.batch_norm import GroupedBatchNorm2d
 from mpcc.core.spectral_norm import SpectralConv2d
 from mpcc.plugins.architectures.conditioning import Conditioning
 
@@ -18,7 +19,7 @@ __all__ = ["ConditionalBatchNorm", "DownBlock", "PlainBlock", "UpBlock"]
 
 
 class ConditionalBatchNorm(nn.Module):
-    """Batch normalisation whose gain and bias are maps of what the block knows of (z, y).
+    """Batch normalisation whose gain and bias are maps of what the block knows of (z, y), and a ReLU.
 
     The gain is 1 + g: with g alone and a start at 0.02 the residual branch would be dead.
 
@@ -29,14 +30,14 @@ class ConditionalBatchNorm(nn.Module):
 
     def __init__(self, channels: int, conditioning: Conditioning) -> None:
         super().__init__()
-        self.normalisation = nn.BatchNorm2d(channels, eps=1e-5, momentum=0.1, affine=False)
+        self.normalisation = GroupedBatchNorm2d(channels, eps=1e-5, momentum=0.1, affine=False)
         self.gain, self.bias = conditioning.maps(channels)
 
     def forward(self, x: Tensor, condition: Tensor) -> Tensor:
-        """Normalise x, (N, W, S, S), over the batch; then scale and shift by the condition, N rows."""
+        """Normalise x, (N, W, S, S), over the batch; scale and shift by the condition, N rows; then take the ReLU."""
         gain = 1 + self.gain(condition)[:, :, None, None]
         bias = self.bias(condition)[:, :, None, None]
-        return torch.addcmul(bias, self.normalisation(x), gain)
+        return self.normalisation.normalised_relu(x, gain, bias)
 
 
 class UpBlock(nn.Module):
@@ -64,8 +65,8 @@ class UpBlock(nn.Module):
 
     def forward(self, x: Tensor, condition: Tensor) -> Tensor:
         """Return the block's output for x, (N, W, S, S), and what the conditioning gives the block, N rows."""
-        h = self.conv1(self.upsample(torch.relu(self.norm1(x, condition))))
-        h = self.conv2(torch.relu(self.norm2(h, condition)))
+        h = self.conv1(self.upsample(self.norm1(x, condition)))
+        h = self.conv2(self.norm2(h, condition))
         out: Tensor = h + self.upsample(self.shortcut(x))
         return out
 
@@ -96,7 +97,7 @@ class DownBlock(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Return the block's output for x, (N, in, S, S)."""
         h = self.conv1(x if self.first else torch.relu(x))
-        h = F.avg_pool2d(self.conv2(torch.relu(h)), 2)
+        h = self.conv2.pooled(torch.relu_(h))
         # An average commutes with a 1x1 convolution, bias included: pooling first is the same and cheaper.
         out: Tensor = h + self.shortcut(F.avg_pool2d(x, 2))
         return out
@@ -112,5 +113,5 @@ class PlainBlock(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Return the block's output for x, (N, W, S, S)."""
-        out: Tensor = x + self.conv2(torch.relu(self.conv1(torch.relu(x))))
+        out: Tensor = x + self.conv2(torch.relu_(self.conv1(torch.relu(x))))
         return out

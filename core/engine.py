@@ -1,0 +1,194 @@
+"""How an iteration is executed: ``plain``, step by step as the method reads, or ``fast``, the same with less work.
+
+Both draw the same random numbers in the same order and compute the same mathematics: in double precision their terms
+agree to rounding. The plain engine is the oracle that the fast one is tested against.
+"""
+
+from __future__ import annotations
+
+import abc
+import contextlib
+from collections.abc import Callable, Iterator
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from mpcc.core import allocator
+from mpcc.core.batch_norm import batch_groups
+from mpcc.core.errors import InvalidInput
+from mpcc.core.fusion import fuse
+from mpcc.core.model import Model
+from mpcc.core.objectives import Generated, generate
+from mpcc.core.spectral_norm import SpectralLayer, power_iteration, power_iterations
+
+__all__ = ["ENGINES", "Engine", "FastEngine", "PlainEngine"]
+
+Precision = Literal["float32", "bf16"]
+# An iteration: from the real images of its discriminator steps, uint8, to the terms.
+Iteration = Callable[[Tensor], dict[str, Tensor]]
+
+
+class Engine(abc.ABC):
+    """What a trainer leaves to the engine; the order of updates is the trainer's own.
+
+    Attributes:
+        name: As users type it.
+        notes: What the engine could not do for this model, and why, a line each.
+    """
+
+    name: str
+
+    def __init__(self) -> None:
+        self.notes: list[str] = []
+
+    @abc.abstractmethod
+    def prepare(self, model: Model) -> None:
+        """Get the parts of a model ready, once, before the first iteration."""
+
+    @abc.abstractmethod
+    def generated(self, model: Model, batch: int, count: int, train_prior: bool = False) -> Iterator[Generated]:
+        """Yield batches of generated images, without gradients into the generator.
+
+        Arguments:
+            model: Prior and generator; neither may change until the last batch has been taken.
+            batch: Samples in each.
+            count: How many batches.
+            train_prior: Whether z carries gradients to the prior.
+        """
+
+    @abc.abstractmethod
+    def precision(self) -> contextlib.AbstractContextManager[Any]:
+        """Return a context for forward passes of the networks."""
+
+    @abc.abstractmethod
+    def advance(self, network: nn.Module) -> None:
+        """Advance the power iteration of a network, after a step of its optimizer."""
+
+    def active(self) -> contextlib.AbstractContextManager[Any]:
+        """Return a context for everything that is executed, evaluations included."""
+        return contextlib.nullcontext()
+
+    def run(self, iteration: Iteration, real: Tensor) -> dict[str, Tensor]:
+        """Execute an iteration."""
+        return iteration(real)
+
+    def reset(self) -> None:
+        """Forget what was recorded of earlier iterations: the trainer's state has been replaced."""
+
+    def record(self) -> dict[str, Any]:
+        """Return what the engine is and did, plain values for ``results.json``."""
+        return {"name": self.name, **({"notes": self.notes} if self.notes else {})}
+
+
+class PlainEngine(Engine):
+    """Each sub-step by itself, in the precision of the parameters."""
+
+    name = "plain"
+
+    def prepare(self, model: Model) -> None:
+        """Switch fused layers off."""
+        for part in model.parts().values():
+            fuse(part, on=False)
+
+    def generated(self, model: Model, batch: int, count: int, train_prior: bool = False) -> Iterator[Generated]:
+        """Draw and generate each batch when it is asked for."""
+        for _ in range(count):
+            with torch.set_grad_enabled(train_prior):
+                z, y = model.prior.sample(batch)
+            yield Generated(z, y, generate(model, z, y))
+
+    def precision(self) -> contextlib.AbstractContextManager[Any]:
+        """Return a context that changes nothing."""
+        return contextlib.nullcontext()
+
+    def advance(self, network: nn.Module) -> None:
+        """Advance layer by layer."""
+        power_iteration(network)
+
+
+class FastEngine(Engine):
+    """The same with less work.
+
+    Networks compute with channels innermost and with fused layers; images for several updates between which the
+    generator stays as it is are generated in one call, with batch moments of each batch; power iterations of layers of one
+    shape are one product; the C library keeps freed memory.
+
+    Arguments:
+        precision: Of the networks' forward and backward passes: ``float32``, or ``bf16`` by autocast, with parameters,
+            prior and losses in float32.
+
+    Raises:
+        InvalidInput: If the processor has no bf16 arithmetic.
+    """
+
+    name = "fast"
+
+    def __init__(self, precision: Precision = "float32") -> None:
+        super().__init__()
+        self._precision = precision
+        self._grouped = False
+        self._device = torch.device("cpu")
+
+    def prepare(self, model: Model) -> None:
+        """Switch fused layers on and see what the generator allows."""
+        self._device = model.device
+        if self._precision == "bf16":
+            require_bf16(self._device)
+        for part in model.parts().values():
+            fuse(part)
+        generator = model.networks.generator
+        in_forward = any(isinstance(layer, SpectralLayer) and layer.in_forward for layer in generator.modules())
+        self._grouped = model.networks.grouped and not in_forward
+        if in_forward:
+            self.notes.append("images are generated batch by batch: spectral norms advance in every forward pass")
+        elif not self._grouped:
+            self.notes.append("images are generated batch by batch: the architecture does not declare grouped batches")
+
+    def generated(self, model: Model, batch: int, count: int, train_prior: bool = False) -> Iterator[Generated]:
+        """Draw all batches, in order, generate their images in one call, and yield them one by one."""
+        with torch.set_grad_enabled(train_prior):
+            drawn = [model.prior.sample(batch) for _ in range(count)]
+        if count > 1 and self._grouped:
+            z, y = (torch.cat(each) for each in zip(*drawn, strict=True))
+            with self.precision(), batch_groups(model.networks.generator, count):
+                images = generate(model, z, y).split(batch)
+        else:
+            with self.precision():
+                images = tuple(generate(model, z, y) for z, y in drawn)
+        yield from (Generated(z, y, each) for (z, y), each in zip(drawn, images, strict=True))
+
+    def precision(self) -> contextlib.AbstractContextManager[Any]:
+        """Return an autocast context in bf16, or one that changes nothing."""
+        if self._precision == "bf16":
+            # A weight is normalised anew for every forward pass: there is nothing that a cache could give back.
+            return torch.autocast(self._device.type, dtype=torch.bfloat16, cache_enabled=False)
+        return contextlib.nullcontext()
+
+    def advance(self, network: nn.Module) -> None:
+        """Advance all layers of one shape at once."""
+        power_iterations(network)
+
+    def active(self) -> contextlib.AbstractContextManager[Any]:
+        """Return a context in which the C library keeps freed memory."""
+        return allocator.kept_memory(self._device.type == "cpu")
+
+    def record(self) -> dict[str, Any]:
+        """Return name, precision and notes."""
+        return {**super().record(), "precision": self._precision}
+
+
+def require_bf16(device: torch.device) -> None:
+    """Check that a device computes in bf16 itself.
+
+    Raises:
+        InvalidInput: If it does not.
+    """
+    known = torch.cuda.is_bf16_supported(False) if device.type == "cuda" else torch.ops.mkldnn._is_mkldnn_bf16_supported()
+    if not known:
+        raise InvalidInput(
+            f"--precision bf16: this {device.type} has no bf16 arithmetic (nearest valid choice: --precision float32)"
+        )
+
+
+ENGINES: dict[str, type[Engine]] = {"plain": PlainEngine, "fast": FastEngine}

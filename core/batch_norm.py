@@ -74,26 +74,29 @@ class GroupedBatchNorm2d(nn.BatchNorm2d, Fusable):
             self.running_var.lerp_((variance * (count / (count - 1))).to(self.running_var.dtype), factor)
         return mean, variance
 
-    def normalised_relu(self, x: Tensor, gain: Tensor | None = None, bias: Tensor | None = None) -> Tensor:
+    def normalised_relu(
+        self, x: Tensor, gain: Tensor | None = None, bias: Tensor | None = None, *, overwrite: bool = False
+    ) -> Tensor:
         """Return relu(forward(x) * gain + bias); without gradients, and fused, in two passes over x.
 
         Arguments:
             x: Shape (N, W, S, S).
             gain: Shape (N, W, 1, 1), or None for 1.
-            bias: Shape (N, W, 1, 1), or None for 0.
+            bias: Shape (N, W, 1, 1), or None for 0; given if the gain is.
+            overwrite: Whether nobody needs x any more, so that the result may take its place in memory.
         """
-        half = x.dtype in (torch.bfloat16, torch.float16)
-        # In half precision scale and shift would be rounded before the mean is taken away.
-        if self.fused and not half and not torch.is_grad_enabled():
+        if self.fused and not torch.is_grad_enabled():
             scale, shift = self.scale_and_shift(x)
-            if gain is not None:
-                scale, shift = scale * gain, shift * gain
-            if bias is not None:
-                shift = shift + bias
-            return torch.addcmul(shift, x, scale).relu_()
+            if gain is not None and bias is not None:
+                scale, shift = scale * gain, shift * gain + bias
+            # Under mixed precision both are rounded like the features, by no more than these are.
+            scale, shift = scale.to(x.dtype), shift.to(x.dtype)
+            h = torch.addcmul(shift, x, scale, out=x) if overwrite else torch.addcmul(shift, x, scale)
+            return h.relu_()
         h = self(x)
         if gain is not None and bias is not None:
-            h = torch.addcmul(bias, h, gain)
+            # Under mixed precision the embeddings of the condition are wider than the features.
+            h = torch.addcmul(bias.to(h.dtype), h, gain.to(h.dtype))
         return F.relu(h, inplace=self.fused)
 
 

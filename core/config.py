@@ -98,6 +98,12 @@ class RunSettings:
     workers: int = _setting(
         2, "processes that read ahead when a set does not fit into memory; 0 for none", validator=not_negative
     )
+    engine: Literal["fast", "plain"] = _setting(
+        "fast", "how iterations are executed: fast, or plain, step by step; the same mathematics"
+    )
+    precision: Literal["float32", "bf16", "auto"] = _setting(
+        "float32", "of the networks in the fast engine; auto takes bf16 where the hardware computes in it"
+    )
     threads: int | None = _setting(
         None, "threads on the CPU, torch's own choice if not given", validator=attrs.validators.optional(at_least_one)
     )
@@ -118,7 +124,7 @@ RESUMABLE = frozenset(
             "data_root",
             "download",
         ),
-        *("features", "feature_weights", "generated_images", "workers"),
+        *("features", "feature_weights", "generated_images", "workers", "engine"),
     }
 )
 

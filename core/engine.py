@@ -16,13 +16,14 @@ from torch import Tensor, nn
 
 from mpcc.core import allocator
 from mpcc.core.batch_norm import batch_groups
+from mpcc.core.config import RunSettings
 from mpcc.core.errors import InvalidInput
 from mpcc.core.fusion import fuse
 from mpcc.core.model import Model
-from mpcc.core.objectives import Generated, generate
+from mpcc.core.objectives import Generated, draw, generate
 from mpcc.core.spectral_norm import SpectralLayer, power_iteration, power_iterations
 
-__all__ = ["ENGINES", "Engine", "FastEngine", "PlainEngine"]
+__all__ = ["Engine", "FastEngine", "PlainEngine", "choose_engine"]
 
 Precision = Literal["float32", "bf16"]
 # An iteration: from the real images of its discriminator steps, uint8, to the terms.
@@ -34,10 +35,12 @@ class Engine(abc.ABC):
 
     Attributes:
         name: As users type it.
+        precision_name: Of the networks.
         notes: What the engine could not do for this model, and why, a line each.
     """
 
     name: str
+    precision_name: Precision = "float32"
 
     def __init__(self) -> None:
         self.notes: list[str] = []
@@ -78,7 +81,8 @@ class Engine(abc.ABC):
 
     def record(self) -> dict[str, Any]:
         """Return what the engine is and did, plain values for ``results.json``."""
-        return {"name": self.name, **({"notes": self.notes} if self.notes else {})}
+        notes = {"notes": list(self.notes)} if self.notes else {}
+        return {"name": self.name, "precision": self.precision_name, **notes}
 
 
 class PlainEngine(Engine):
@@ -94,9 +98,7 @@ class PlainEngine(Engine):
     def generated(self, model: Model, batch: int, count: int, train_prior: bool = False) -> Iterator[Generated]:
         """Draw and generate each batch when it is asked for."""
         for _ in range(count):
-            with torch.set_grad_enabled(train_prior):
-                z, y = model.prior.sample(batch)
-            yield Generated(z, y, generate(model, z, y))
+            yield draw(model, batch, train_prior)
 
     def precision(self) -> contextlib.AbstractContextManager[Any]:
         """Return a context that changes nothing."""
@@ -117,24 +119,19 @@ class FastEngine(Engine):
     Arguments:
         precision: Of the networks' forward and backward passes: ``float32``, or ``bf16`` by autocast, with parameters,
             prior and losses in float32.
-
-    Raises:
-        InvalidInput: If the processor has no bf16 arithmetic.
     """
 
     name = "fast"
 
     def __init__(self, precision: Precision = "float32") -> None:
         super().__init__()
-        self._precision = precision
+        self.precision_name = precision
         self._grouped = False
         self._device = torch.device("cpu")
 
     def prepare(self, model: Model) -> None:
         """Switch fused layers on and see what the generator allows."""
         self._device = model.device
-        if self._precision == "bf16":
-            require_bf16(self._device)
         for part in model.parts().values():
             fuse(part)
         generator = model.networks.generator
@@ -152,7 +149,7 @@ class FastEngine(Engine):
         if count > 1 and self._grouped:
             z, y = (torch.cat(each) for each in zip(*drawn, strict=True))
             with self.precision(), batch_groups(model.networks.generator, count):
-                images = generate(model, z, y).split(batch)
+                images = torch.split(generate(model, z, y), batch)
         else:
             with self.precision():
                 images = tuple(generate(model, z, y) for z, y in drawn)
@@ -160,7 +157,7 @@ class FastEngine(Engine):
 
     def precision(self) -> contextlib.AbstractContextManager[Any]:
         """Return an autocast context in bf16, or one that changes nothing."""
-        if self._precision == "bf16":
+        if self.precision_name == "bf16":
             # A weight is normalised anew for every forward pass: there is nothing that a cache could give back.
             return torch.autocast(self._device.type, dtype=torch.bfloat16, cache_enabled=False)
         return contextlib.nullcontext()
@@ -173,22 +170,32 @@ class FastEngine(Engine):
         """Return a context in which the C library keeps freed memory."""
         return allocator.kept_memory(self._device.type == "cpu")
 
-    def record(self) -> dict[str, Any]:
-        """Return name, precision and notes."""
-        return {**super().record(), "precision": self._precision}
+
+def computes_bf16(device: torch.device) -> bool:
+    """Return whether a device has arithmetic in bf16, rather than imitating it."""
+    if device.type == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    known: bool = torch.ops.mkldnn._is_mkldnn_bf16_supported()
+    return known
 
 
-def require_bf16(device: torch.device) -> None:
-    """Check that a device computes in bf16 itself.
+def choose_engine(settings: RunSettings, device: torch.device) -> Engine:
+    """Return the engine that a run asks for.
 
     Raises:
-        InvalidInput: If it does not.
+        InvalidInput: If the device does not have the precision, or the plain engine is to have another than float32.
     """
-    known = torch.cuda.is_bf16_supported(False) if device.type == "cuda" else torch.ops.mkldnn._is_mkldnn_bf16_supported()
-    if not known:
+    precision = settings.precision
+    if settings.engine == "plain":
+        if precision == "bf16":
+            raise InvalidInput(
+                "--precision bf16: the plain engine computes in the precision of the parameters "
+                "(nearest valid choice: --engine fast, or --precision float32)"
+            )
+        return PlainEngine()
+    known = computes_bf16(device)
+    if precision == "bf16" and not known:
         raise InvalidInput(
             f"--precision bf16: this {device.type} has no bf16 arithmetic (nearest valid choice: --precision float32)"
         )
-
-
-ENGINES: dict[str, type[Engine]] = {"plain": PlainEngine, "fast": FastEngine}
+    return FastEngine("bf16" if precision == "bf16" or (precision == "auto" and known) else "float32")

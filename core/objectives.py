@@ -14,7 +14,7 @@ from mpcc.core import matching
 from mpcc.core.matching import TermWeights
 from mpcc.core.model import Model
 
-__all__ = ["Generated", "Loss", "discriminator_loss", "encoder_loss", "generate", "generator_loss"]
+__all__ = ["Generated", "Loss", "discriminator_loss", "draw", "encoder_loss", "generate", "generator_loss"]
 
 
 @attrs.frozen(eq=False)
@@ -35,7 +35,20 @@ class Generated:
 @torch.no_grad()
 def generate(model: Model, z: Tensor, y: Tensor) -> Tensor:
     """Return x~ = G(z, y), (N, D, R, R), without gradients, for z, (N, J), and y, (N,)."""
-    return single(model.generate(z, y))
+    return single(model.generate(z.detach(), y))
+
+
+def draw(model: Model, count: int, train_prior: bool) -> Generated:
+    """Draw (z, y) ~ p and generate images.
+
+    Arguments:
+        model: Prior and generator.
+        count: N.
+        train_prior: Whether z carries gradients to the prior.
+    """
+    with torch.set_grad_enabled(train_prior):
+        z, y = model.prior.sample(count)
+    return Generated(z, y, generate(model, z, y))
 
 
 def single(values: Tensor) -> Tensor:
@@ -85,7 +98,7 @@ def discriminator_loss(model: Model, real: Tensor, generated: Generated, weights
     labels = (torch.cat([inferred_labels(model, real, z.dtype), y]),) if networks.conditional else ()
     # One call for both: the discriminator has no batch statistics, so that its scores don't depend on the company.
     scores = single(networks.discriminator(torch.cat([real, generated.images]), *labels))
-    real_scores, fake_scores = scores.split(len(real))
+    real_scores, fake_scores = torch.split(scores, len(real))
     data = matching.data_discriminator(real_scores, fake_scores)
     return Loss(weights.data * data, {"data_discriminator": data.detach()})
 

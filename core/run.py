@@ -24,6 +24,7 @@ from mpcc.core.augmentation import Augmentation
 from mpcc.core.checkpoint import load_checkpoint, random_states, restore_random_states, save_checkpoint
 from mpcc.core.config import SECTIONS, RunConfig
 from mpcc.core.contracts import ImageSet, Metric
+from mpcc.core.engine import choose_engine
 from mpcc.core.entropy import EntropyPolicy
 from mpcc.core.errors import InvalidInput, TrainingDiverged
 from mpcc.core.evaluation import choose_images
@@ -125,12 +126,14 @@ class Run:
             workers=settings.workers,
             pinned=device.type == "cuda",
         )
-        trainer = Trainer(model, stream, schedule, weights)
+        trainer = Trainer(model, stream, schedule, weights, choose_engine(settings, device))
         indices = choose_images(len(data), settings.eval_images, settings.seed)
         used = [*entries.values(), *(registry.entry("metric", name) for name in metrics)]
         plugins = {f"{entry.kind} {entry.name}": f"{entry.distribution} {entry.version}" for entry in used}
         # What "auto" came to is part of the record.
-        resolved = attrs.evolve(config, run=attrs.evolve(settings, entropy=entropy.kind))
+        resolved = attrs.evolve(
+            config, run=attrs.evolve(settings, entropy=entropy.kind, precision=trainer.engine.precision_name)
+        )
         return cls(resolved, data, trainer, metrics, indices, plugins, registry.observers)
 
     def resume(self, folder: RunFolder) -> None:
@@ -211,6 +214,7 @@ class Run:
             "seed": self.config.run.seed,
             "device": str(self.trainer.model.device),
             "threads": torch.get_num_threads(),
+            "engine": self.trainer.engine.record(),
             "plugins": self.plugins,
             "versions": versions(),
         }
@@ -252,6 +256,8 @@ def execute(run: Run, folder: RunFolder, *, resumed: bool) -> dict[str, Any]:
         folder.write_skipped(run.data.skipped)
     events = EventLog(folder.path, trainer.weights, purge_step=start + 1 if resumed else None)
     results: dict[str, Any] = {}
+    for note in trainer.engine.notes:
+        print(f"engine {trainer.engine.name}: {note}", file=sys.stderr)
     observers, ended = Observers.of(run.observers, trainer.model.device), "interrupted"
     warning = trainer.model.entropy.warning()
     if warning is not None:
@@ -259,7 +265,11 @@ def execute(run: Run, folder: RunFolder, *, resumed: bool) -> dict[str, Any]:
         events.note("entropy", warning)
     try:
         observers.notify("run_started", run=RunInfo(folder.path, run.config.to_tables(), start, settings.iterations))
-        with stop_requests() as stop, ProgressDisplay(settings.iterations, start) as display:
+        with (
+            trainer.engine.active(),
+            stop_requests() as stop,
+            ProgressDisplay(settings.iterations, start) as display,
+        ):
             while trainer.iteration < settings.iterations:
                 try:
                     terms = trainer.iterate()

@@ -9,9 +9,12 @@ forward instead, so that the result depends on how often a network is called: `i
 
 from __future__ import annotations
 
+import contextlib
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.amp.autocast_mode import is_autocast_available
 
 from mpcc.core.fusion import Fusable, channels_last, pooled_convolution
 
@@ -76,7 +79,9 @@ class SpectralLayer(Fusable):
         if self.in_forward:
             # The graph keeps what it needs: another forward may come before the backward and change u and v in place.
             u, v = u.clone(), v.clone()
-        with torch.autocast(self.weight.device.type, enabled=False):
+        kind = self.weight.device.type
+        # The meta device, on which operations are counted, has no autocast to be switched off.
+        with torch.autocast(kind, enabled=False) if is_autocast_available(kind) else contextlib.nullcontext():
             return torch.dot(u, torch.mv(self.weight.flatten(1), v))
 
     def normalised_weight(self) -> Tensor:

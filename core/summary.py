@@ -23,7 +23,7 @@ from mpcc.core.contracts import Architecture, Networks, Prior
 from mpcc.core.entropy import EntropyPolicy
 from mpcc.core.matching import TermWeights
 from mpcc.core.model import Model, trainable
-from mpcc.core.objectives import Loss, discriminator_loss, encoder_loss, generator_loss
+from mpcc.core.objectives import Loss, discriminator_loss, draw, encoder_loss, generator_loss
 
 __all__ = ["LayerSummary", "NetworkSummary", "Operations", "Summary", "summarise"]
 
@@ -288,13 +288,16 @@ def count(model: Model, shape: tuple[int, int, int], batch: int) -> Operations:
     """
     networks, prior, weights = model.networks, model.prior, TermWeights()
     phases: list[tuple[tuple[nn.Module, ...], Callable[[], Loss]]] = [
-        ((networks.discriminator,), lambda: discriminator_loss(model, torch.zeros(batch, *shape), weights)),
+        (
+            (networks.discriminator,),
+            lambda: discriminator_loss(model, torch.zeros(batch, *shape), draw(model, batch, train_prior=False), weights),
+        ),
         ((networks.generator, prior), lambda: generator_loss(model, batch, weights)),
-        ((networks.encoder, prior), lambda: encoder_loss(model, batch, weights, train_prior=True)),
-        ((networks.encoder,), lambda: encoder_loss(model, batch, weights, train_prior=False)),
+        ((networks.encoder, prior), lambda: encoder_loss(model, draw(model, batch, True), weights, train_prior=True)),
+        ((networks.encoder,), lambda: encoder_loss(model, draw(model, batch, False), weights, train_prior=False)),
     ]
     found = []
-    for modules, loss in phases:
+    for modules, loss in phases:  # counted in the plain way: what the fast engine saves is not work
         with trainable(*modules), FlopCounterMode(display=False) as counter:
             loss().objective.backward()  # type: ignore[no-untyped-call]
         found.append(counter.get_total_flops())

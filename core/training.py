@@ -113,7 +113,8 @@ class Trainer:
         for images, fakes in zip(real, generated(model, batch, self.schedule.d_steps), strict=True):
             terms = self._discriminator_step(images, fakes)
         terms |= self._generator_step()
-        (fakes,) = generated(model, batch, 1, train_prior=True)
+        with trainable(model.prior):
+            (fakes,) = generated(model, batch, 1, train_prior=True)
         terms |= self._encoder_step(fakes, train_prior=True)
         # The prior has changed: the images for the encoder alone are drawn from the new one.
         for fakes in generated(model, batch, self.schedule.e_steps - 1):

@@ -83,7 +83,7 @@ def test_the_layers_are_the_modules_with_parameters_and_the_shapes_are_those_of_
         ("blocks.0.norm2.bias", "Embedding", (8,), 24),
         ("blocks.0.conv2", "SpectralConv2d", (8, 8, 8), 584),
         ("blocks.0.shortcut", "SpectralConv2d", (8, 4, 4), 72),
-        ("norm", "BatchNorm2d", (8, 8, 8), 16),
+        ("norm", "GroupedBatchNorm2d", (8, 8, 8), 16),
         ("output", "SpectralConv2d", (1, 8, 8), 73),
     ]
     found = [(layer.name, layer.kind, layer.output_shape, layer.parameters) for layer in generator.layers]

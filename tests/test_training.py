@@ -18,6 +18,7 @@ from mpcc.core import objectives
 from mpcc.core.evaluation import own_randomness
 from mpcc.core.matching import TermWeights
 from mpcc.core.model import Model, standing_generator, trainable
+from mpcc.core.objectives import Generated
 from mpcc.core.spectral_norm import SpectralLayer
 from mpcc.core.stream import ImageStream
 from mpcc.core.training import Schedule, Trainer
@@ -60,11 +61,17 @@ def groups(model: Model) -> dict[str, list[nn.Parameter]]:
     }
 
 
+def fakes(t: Trainer, train_prior: bool = False) -> Generated:
+    with trainable(*([t.model.prior] if train_prior else [])):
+        (made,) = t.engine.generated(t.model, BATCH, 1, train_prior)
+    return made
+
+
 PHASES: dict[str, tuple[Callable[[Trainer], Any], set[str]]] = {
-    "discriminator": (lambda t: t._discriminator_step(), {"discriminator", "trunk"}),
+    "discriminator": (lambda t: t._discriminator_step(t.stream.next(), fakes(t)), {"discriminator", "trunk"}),
     "generator": (lambda t: t._generator_step(), {"generator", "prior"}),
-    "first encoder": (lambda t: t._encoder_step(train_prior=True), {"encoder", "trunk", "prior"}),
-    "later encoder": (lambda t: t._encoder_step(train_prior=False), {"encoder", "trunk"}),
+    "first encoder": (lambda t: t._encoder_step(fakes(t, True), train_prior=True), {"encoder", "trunk", "prior"}),
+    "later encoder": (lambda t: t._encoder_step(fakes(t), train_prior=False), {"encoder", "trunk"}),
 }
 every_phase = pytest.mark.parametrize("phase", PHASES)
 
@@ -165,10 +172,10 @@ def test_each_objective_is_the_weighted_sum_of_its_terms() -> None:
     made = trainer(torch.float64)
     real = torch.rand(BATCH, 1, 8, 8, dtype=torch.float64)
     losses = [
-        objectives.discriminator_loss(made.model, real, weights),
+        objectives.discriminator_loss(made.model, real, fakes(made), weights),
         objectives.generator_loss(made.model, BATCH, weights),
-        objectives.encoder_loss(made.model, BATCH, weights, train_prior=True),
-        objectives.encoder_loss(made.model, BATCH, weights, train_prior=False),
+        objectives.encoder_loss(made.model, fakes(made, True), weights, train_prior=True),
+        objectives.encoder_loss(made.model, fakes(made), weights, train_prior=False),
     ]
     factors = {"data_discriminator": 2, "data_generator": 2, "latent": 3, "membership": 5, "entropy": 7, "label": 11}
     for loss in losses:
@@ -280,7 +287,7 @@ def test_the_prior_sees_the_written_out_terms_alone_in_the_encoder_phase() -> No
     objective = written.encoder_objective(*written.draw(), with_prior=True)
     expected = torch.autograd.grad(objective, [written.mu, written.raw])
     torch.manual_seed(3)
-    made._encoder_step(train_prior=True)
+    made._encoder_step(fakes(made, True), train_prior=True)
     prior = made.model.prior
     torch.testing.assert_close((prior.loc.grad, prior.raw_scale.grad), expected, atol=1e-12, rtol=1e-10)
 

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from mpcc.core.batch_norm import GroupedBatchNorm2d
 from mpcc.core.contracts import Architecture, Networks
 from mpcc.core.errors import InvalidInput
+from mpcc.core.fusion import channels_last
 from mpcc.core.spectral_norm import SpectralConv2d, SpectralEmbedding, SpectralLinear, iterate_in_forward
 from mpcc.plugins.architectures.blocks import DownBlock, PlainBlock, UpBlock
 from mpcc.plugins.architectures.conditioning import (
@@ -78,9 +79,11 @@ class Generator(nn.Module):
         """Return images in [-1, 1], (N, D, R, R), for z, (N, J), and labels y, (N,)."""
         entry, conditions = self.conditioning(z, y)
         h = self.entry(entry).view(-1, self.features, GENERATOR_START, GENERATOR_START)
+        if self.output.fused:
+            h = channels_last(h)
         for block, condition in zip(self.blocks, conditions, strict=True):
             h = block(h, condition)
-        return torch.tanh(self.output(self.norm.normalised_relu(h)))
+        return torch.tanh(self.output(self.norm.normalised_relu(h, overwrite=True)))
 
 
 class Discriminator(nn.Module):

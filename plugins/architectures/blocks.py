@@ -33,11 +33,17 @@ class ConditionalBatchNorm(nn.Module):
         self.normalisation = GroupedBatchNorm2d(channels, eps=1e-5, momentum=0.1, affine=False)
         self.gain, self.bias = conditioning.maps(channels)
 
-    def forward(self, x: Tensor, condition: Tensor) -> Tensor:
-        """Normalise x, (N, W, S, S), over the batch; scale and shift by the condition, N rows; then take the ReLU."""
+    def forward(self, x: Tensor, condition: Tensor, overwrite: bool = False) -> Tensor:
+        """Normalise x, (N, W, S, S), over the batch; scale and shift by the condition, N rows; then take the ReLU.
+
+        Arguments:
+            x: What is normalised.
+            condition: What the conditioning gives the block.
+            overwrite: Whether nobody needs x any more.
+        """
         gain = 1 + self.gain(condition)[:, :, None, None]
         bias = self.bias(condition)[:, :, None, None]
-        return self.normalisation.normalised_relu(x, gain, bias)
+        return self.normalisation.normalised_relu(x, gain, bias, overwrite=overwrite)
 
 
 class UpBlock(nn.Module):
@@ -66,9 +72,9 @@ class UpBlock(nn.Module):
     def forward(self, x: Tensor, condition: Tensor) -> Tensor:
         """Return the block's output for x, (N, W, S, S), and what the conditioning gives the block, N rows."""
         h = self.conv1(self.upsample(self.norm1(x, condition)))
-        h = self.conv2(self.norm2(h, condition))
-        out: Tensor = h + self.upsample(self.shortcut(x))
-        return out
+        out: Tensor = self.conv2(self.norm2(h, condition, overwrite=True))
+        # No backward pass needs what a convolution gave: sums and ReLUs of it may be in place.
+        return out.add_(self.upsample(self.shortcut(x)))
 
     def upsample(self, x: Tensor) -> Tensor:
         """Double the image size, (N, W, S, S) to (N, W, 2S, 2S)."""
@@ -99,8 +105,7 @@ class DownBlock(nn.Module):
         h = self.conv1(x if self.first else torch.relu(x))
         h = self.conv2.pooled(torch.relu_(h))
         # An average commutes with a 1x1 convolution, bias included: pooling first is the same and cheaper.
-        out: Tensor = h + self.shortcut(F.avg_pool2d(x, 2))
-        return out
+        return h.add_(self.shortcut(F.avg_pool2d(x, 2)))
 
 
 class PlainBlock(nn.Module):
@@ -113,5 +118,5 @@ class PlainBlock(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Return the block's output for x, (N, W, S, S)."""
-        out: Tensor = x + self.conv2(torch.relu_(self.conv1(torch.relu(x))))
-        return out
+        h: Tensor = self.conv2(torch.relu_(self.conv1(torch.relu(x))))
+        return h.add_(x)

@@ -10,6 +10,7 @@ forward instead, so that the result depends on how often a network is called: `i
 from __future__ import annotations
 
 import contextlib
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -75,24 +76,59 @@ class SpectralLayer(Fusable):
 
     def spectral_norm(self) -> Tensor:
         """Return sigma = u^T W v, a scalar, in the precision of the weight, under mixed precision too."""
-        u, v = self.u, self.v
-        if self.in_forward:
-            # The graph keeps what it needs: another forward may come before the backward and change u and v in place.
-            u, v = u.clone(), v.clone()
-        kind = self.weight.device.type
-        # The meta device, on which operations are counted, has no autocast to be switched off.
-        with torch.autocast(kind, enabled=False) if is_autocast_available(kind) else contextlib.nullcontext():
+        u, v = self._vectors()
+        with full_precision(self.weight.device):
             return torch.dot(u, torch.mv(self.weight.flatten(1), v))
 
     def normalised_weight(self) -> Tensor:
         """Return W / sigma, in the shape of the weight."""
+        if self.fused:
+            normalised: Tensor = NormalisedWeight.apply(self.weight, *self._vectors())
+            return normalised
         return self.weight / self.spectral_norm()
+
+    def _vectors(self) -> tuple[Tensor, Tensor]:
+        # In forward mode the graph keeps what it needs: another forward may come before the backward and change both in
+        # place. Elsewhere they stay until the update that the backward pass belongs to.
+        return (self.u.clone(), self.v.clone()) if self.in_forward else (self.u, self.v)
 
     def weight_in_forward(self) -> Tensor:
         """Return W / sigma for a forward pass, after a power iteration if this layer advances in training forwards."""
         if self.in_forward and self.training:
             self.power_iteration()
         return self.normalised_weight()
+
+
+class NormalisedWeight(torch.autograd.Function):
+    r"""W / sigma with sigma = u^T W v, its gradient in four operations instead of a dozen.
+
+    .. math:: \frac{\partial L}{\partial W} = \frac1\sigma \left( G - \langle G, W / \sigma \rangle \, u v^T \right),
+        \qquad G = \frac{\partial L}{\partial (W / \sigma)}
+    """
+
+    @staticmethod
+    def forward(ctx: Any, weight: Tensor, u: Tensor, v: Tensor) -> Tensor:
+        """Return W / sigma in the shape of the weight."""
+        with full_precision(weight.device):
+            sigma = torch.dot(u, torch.mv(weight.flatten(1), v))
+        normalised = weight / sigma
+        ctx.save_for_backward(normalised, sigma, u, v)
+        return normalised
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None]:
+        """Return the gradient of the weight; u and v are constants."""
+        normalised, sigma, u, v = ctx.saved_tensors
+        gradient = gradients[0].reshape(len(u), -1)
+        along = torch.dot(gradient.flatten(), normalised.flatten())
+        return torch.addr(gradient, u * -along, v).div_(sigma).view_as(normalised), None, None
+
+
+def full_precision(device: torch.device) -> contextlib.AbstractContextManager[Any]:
+    """Return a context without mixed precision, where there is any to be switched off."""
+    # The meta device, on which operations are counted, knows none.
+    mixed = is_autocast_available(device.type) and torch.is_autocast_enabled(device.type)
+    return torch.autocast(device.type, enabled=False) if mixed else contextlib.nullcontext()
 
 
 class SpectralConv2d(SpectralLayer):

@@ -15,7 +15,8 @@ from torch import Tensor
 from mpcc.core.contracts import Evaluation, ImageSet, Metric
 from mpcc.core.errors import PluginError
 from mpcc.core.evaluated_images import EVALUATION_BATCH, ModelImages, own_randomness
-from mpcc.core.model import Model, to_pixels, to_unit_range
+from mpcc.core.inference import predictions
+from mpcc.core.model import Model, to_pixels
 
 __all__ = ["Pictures", "choose_images", "draw_pictures", "evaluate", "left_out", "own_randomness", "score"]
 
@@ -39,7 +40,6 @@ def choose_images(count: int, wanted: int | str, seed: int) -> Tensor:
     return torch.randperm(count, generator=generator)[:wanted].sort().values
 
 
-@torch.no_grad()
 def evaluate(model: Model, data: ImageSet, indices: Tensor) -> Evaluation:
     """Encode images and compute the posterior over clusters, q(y|z) at z = location of q(z|x).
 
@@ -48,20 +48,13 @@ def evaluate(model: Model, data: ImageSet, indices: Tensor) -> Evaluation:
         data: The images.
         indices: Which of them, shape (N,).
     """
-    encoder = model.networks.encoder
-    training = encoder.training
-    encoder.eval()
-    locations = []
-    try:
-        for chosen in torch.split(indices, EVALUATION_BATCH):
-            loc, _ = encoder(to_unit_range(data.images[chosen], model.device))
-            locations.append(loc)
-    finally:
-        encoder.train(training)
-    location = torch.cat(locations)
-    posterior = torch.cat([model.prior.log_responsibilities(z).exp() for z in torch.split(location, EVALUATION_BATCH)])
+    chosen = (data.images[some] for some in torch.split(indices, EVALUATION_BATCH))
+    found = list(predictions(model, chosen, batch=EVALUATION_BATCH))
     labels = None if data.labels is None else data.labels[indices]
-    return Evaluation(posterior.cpu(), location.cpu(), labels)
+    posterior, locations = (
+        torch.cat(parts) for parts in zip(*((p.posterior, p.locations) for p in found), strict=True)
+    )
+    return Evaluation(posterior, locations, labels)
 
 
 def left_out(metrics: Mapping[str, Metric], evaluation: Evaluation) -> dict[str, str]:

@@ -51,8 +51,8 @@ def predictions(
     """Predict images in their order, a batch at a time; nothing is kept of those that have been yielded.
 
     The networks compute in evaluation mode, without gradients and in the precision of their parameters, whatever the
-    caller's autocast says. Modes are put back after every batch: the model is as it was whenever a prediction is yielded,
-    and after an error.
+    caller's autocast says. Modes are put back after every batch: whenever a prediction is yielded, and after an error,
+    the model is as it was.
 
     Arguments:
         model: Encoder and prior; with fused layers if `mpcc.core.fusion.fuse` has switched them on.

@@ -13,7 +13,10 @@ from mpcc.core.contracts import Architecture, Dataset, FeatureRequest, ImageSet,
 from mpcc.core.errors import InvalidInput, PluginError, unknown_name
 from mpcc.core.registry import Registry
 
-__all__ = ["check_images", "choose_device", "choose_metrics", "differences", "known_metrics", "load_data"]
+__all__ = [
+    *("check_fit", "check_images", "choose_device", "choose_metrics"),
+    *("differences", "known_metrics", "load_data", "read_data"),
+]
 
 
 def choose_device(name: str) -> torch.device:
@@ -99,13 +102,22 @@ def load_data(dataset: Dataset, architecture: Architecture, described: str, conf
         InvalidInput: If they cannot be read or don't fit.
         PluginError: If the data set breaks its contract.
     """
+    data = read_data(dataset, architecture, described, config)
+    check_images(data, architecture, described, config)
+    return data
+
+
+def read_data(dataset: Dataset, architecture: Architecture, described: str, config: RunConfig) -> ImageSet:
+    """Read images, unchecked.
+
+    Raises:
+        InvalidInput: If they cannot be read.
+    """
     try:
-        data = dataset.load(architecture.image_size, config.run.data_root, config.run.download)
+        return dataset.load(architecture.image_size, config.run.data_root, config.run.download)
     except OSError as error:
         named = f" {error.filename}" if error.filename else ""
         raise InvalidInput(f"{described}: cannot read{named}: {error.strerror or error}") from error
-    check_images(data, architecture, described, config)
-    return data
 
 
 def check_images(data: ImageSet, architecture: Architecture, described: str, config: RunConfig) -> None:
@@ -114,6 +126,21 @@ def check_images(data: ImageSet, architecture: Architecture, described: str, con
     Raises:
         PluginError: If the data set breaks its contract.
         InvalidInput: If there are too few images or the channels don't fit.
+    """
+    check_fit(data, architecture, described, config)
+    if config.run.clusters > len(data):
+        raise InvalidInput(
+            f"--clusters {config.run.clusters} is more than the {len(data)} images of the data set "
+            f"(nearest valid choice: --clusters {len(data)})"
+        )
+
+
+def check_fit(data: ImageSet, architecture: Architecture, described: str, config: RunConfig) -> None:
+    """Check that a data set, of any number of images, gives what the architecture takes.
+
+    Raises:
+        PluginError: If the data set breaks its contract.
+        InvalidInput: If size or channels don't fit.
     """
     images, size = data.images, architecture.image_size
     # Of a source, one image is read: it shows the type.
@@ -142,11 +169,6 @@ def check_images(data: ImageSet, architecture: Architecture, described: str, con
             raise PluginError(
                 f"{described}: expected int64 labels {expected}, got {data.labels.dtype} in {found[0]}..{found[1]}"
             )
-    if config.run.clusters > count:
-        raise InvalidInput(
-            f"--clusters {config.run.clusters} is more than the {count} images of the data set "
-            f"(nearest valid choice: --clusters {count})"
-        )
 
 
 def differences(saved: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:

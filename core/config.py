@@ -101,8 +101,8 @@ class RunSettings:
     engine: Literal["fast", "plain"] = _setting(
         "fast", "how iterations are executed: fast, or plain, step by step; the same mathematics"
     )
-    precision: Literal["float32", "bf16", "auto"] = _setting(
-        "float32", "of the networks in the fast engine; auto takes bf16 where the hardware computes in it"
+    precision: Literal["float32", "tf32", "bf16", "auto"] = _setting(
+        "float32", "of the networks in the fast engine: tf32 on CUDA only; auto takes bf16 where the hardware has it"
     )
     threads: int | None = _setting(
         None, "threads on the CPU, torch's own choice if not given", validator=attrs.validators.optional(at_least_one)

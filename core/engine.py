@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import abc
 import contextlib
+import sys
 from collections.abc import Callable, Iterator
 from typing import Any, Literal
 
@@ -17,6 +18,7 @@ from torch import Tensor, nn
 from mpcc.core import allocator
 from mpcc.core.batch_norm import batch_groups
 from mpcc.core.config import RunSettings
+from mpcc.core.cuda_graph import GraphedIteration, kernel_settings, warmed_up
 from mpcc.core.errors import InvalidInput
 from mpcc.core.fusion import fuse
 from mpcc.core.model import Model
@@ -25,7 +27,9 @@ from mpcc.core.spectral_norm import SpectralLayer, power_iteration, power_iterat
 
 __all__ = ["Engine", "FastEngine", "PlainEngine", "choose_engine"]
 
-Precision = Literal["float32", "bf16"]
+Precision = Literal["float32", "tf32", "bf16"]
+# Iterations before one is recorded as a CUDA graph: libraries choose kernels, optimizers make their moments.
+WARM_UP = 3
 # An iteration: from the real images of its discriminator steps, uint8, to the terms.
 Iteration = Callable[[Tensor], dict[str, Tensor]]
 
@@ -36,11 +40,13 @@ class Engine(abc.ABC):
     Attributes:
         name: As users type it.
         precision_name: Of the networks.
+        capturable: Whether optimizers must keep everything that they count on the device.
         notes: What the engine could not do for this model, and why, a line each.
     """
 
     name: str
     precision_name: Precision = "float32"
+    capturable: bool = False
 
     def __init__(self) -> None:
         self.notes: list[str] = []
@@ -114,11 +120,11 @@ class FastEngine(Engine):
 
     Networks compute with channels innermost and with fused layers; images for several updates between which the
     generator stays as it is are generated in one call, with batch moments of each batch; power iterations of layers of one
-    shape are one product; the C library keeps freed memory.
+    shape are one product; the C library keeps freed memory. On CUDA the whole iteration is one graph.
 
     Arguments:
-        precision: Of the networks' forward and backward passes: ``float32``, or ``bf16`` by autocast, with parameters,
-            prior and losses in float32.
+        precision: Of the networks' forward and backward passes: ``float32``; ``tf32``, whose products are rounded inside,
+            on CUDA; or ``bf16`` by autocast, with parameters, prior and losses in float32.
     """
 
     name = "fast"
@@ -128,10 +134,13 @@ class FastEngine(Engine):
         self.precision_name = precision
         self._grouped = False
         self._device = torch.device("cpu")
+        self._graph: GraphedIteration | None = None
+        self._warm_up = WARM_UP
 
     def prepare(self, model: Model) -> None:
         """Switch fused layers on and see what the generator allows."""
         self._device = model.device
+        self.capturable = self._device.type == "cuda"
         for part in model.parts().values():
             fuse(part)
         generator = model.networks.generator
@@ -167,14 +176,38 @@ class FastEngine(Engine):
         power_iterations(network)
 
     def active(self) -> contextlib.AbstractContextManager[Any]:
-        """Return a context in which the C library keeps freed memory."""
-        return allocator.kept_memory(self._device.type == "cpu")
+        """Return a context in which the C library keeps freed memory, or CUDA's libraries are set up for speed."""
+        if self._device.type == "cuda":
+            return kernel_settings(tf32=self.precision_name != "float32")
+        return allocator.kept_memory()
+
+    def run(self, iteration: Iteration, real: Tensor) -> dict[str, Tensor]:
+        """Execute an iteration; on CUDA, replay it, or record it first if enough have been executed one by one."""
+        if not self.capturable:
+            return iteration(real)
+        if self._graph is None:
+            if self._warm_up > 0:
+                self._warm_up -= 1
+                return warmed_up(iteration, real)
+            try:
+                self._graph = GraphedIteration(iteration, real, self._device)
+            except (RuntimeError, torch.linalg.LinAlgError) as error:  # type: ignore[attr-defined]
+                # Nothing has been executed, so that the iteration can still be. The optimizers go on as they are.
+                self.capturable = False
+                self.notes.append(f"no CUDA graph: {' '.join(str(error).split())[:120]}")
+                print(f"engine fast: {self.notes[-1]}", file=sys.stderr)
+                return iteration(real)
+        return self._graph.replay(real)
+
+    def reset(self) -> None:
+        """Forget the recorded iteration: it works on the memory of a state that is no longer the trainer's."""
+        self._graph, self._warm_up = None, WARM_UP
 
 
 def computes_bf16(device: torch.device) -> bool:
     """Return whether a device has arithmetic in bf16, rather than imitating it."""
     if device.type == "cuda":
-        return torch.cuda.is_bf16_supported(including_emulation=False)
+        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
     known: bool = torch.ops.mkldnn._is_mkldnn_bf16_supported()
     return known
 
@@ -187,15 +220,19 @@ def choose_engine(settings: RunSettings, device: torch.device) -> Engine:
     """
     precision = settings.precision
     if settings.engine == "plain":
-        if precision == "bf16":
+        if precision not in ("float32", "auto"):
             raise InvalidInput(
-                "--precision bf16: the plain engine computes in the precision of the parameters "
+                f"--precision {precision}: the plain engine computes in the precision of the parameters "
                 "(nearest valid choice: --engine fast, or --precision float32)"
             )
         return PlainEngine()
+    if precision == "tf32" and device.type != "cuda":
+        raise InvalidInput("--precision tf32: only CUDA devices have it (nearest valid choice: --precision float32)")
     known = computes_bf16(device)
     if precision == "bf16" and not known:
         raise InvalidInput(
             f"--precision bf16: this {device.type} has no bf16 arithmetic (nearest valid choice: --precision float32)"
         )
-    return FastEngine("bf16" if precision == "bf16" or (precision == "auto" and known) else "float32")
+    if precision == "auto":
+        precision = "bf16" if known else "float32"
+    return FastEngine(precision)

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import time
-import tomllib
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 from cyclopts import Parameter
 
-from mpcc.core.config import Layer, read_config, resolve
+from mpcc.core.config import Layer, resolve
 from mpcc.core.errors import InvalidInput
 from mpcc.core.registry import load_registry
+from mpcc.core.saved_run import check_checkpoint, run_layer
 
 __all__ = ["evaluate_run"]
 
@@ -106,39 +105,3 @@ def evaluate_run(
     scores = " ".join(f"{name} {value:.3f}" for name, value in findings.scores.items())
     print(f"{folder.path}: iteration {state['iteration']}, {len(findings.indices)} images {scores}".rstrip())
     return 0
-
-
-def run_layer(run: Path) -> Layer:
-    """Read the configuration of a run folder.
-
-    Raises:
-        InvalidInput: If the folder is none of a run.
-    """
-    path = run / "config.toml"
-    try:
-        if not run.is_dir():
-            raise InvalidInput(f"{run}: no such run folder")
-        if not path.is_file():
-            raise InvalidInput(f"{run}: expected a run folder, with config.toml and checkpoints/last.pt")
-    except OSError as error:
-        raise InvalidInput(f"{run}: cannot be read: {error.strerror}") from error
-    try:
-        return read_config(path)
-    except InvalidInput as error:
-        raise InvalidInput(f"run folder {run}: {str(error).removeprefix('--config ')}") from error
-
-
-def check_checkpoint(state: dict[str, Any], source: Path, tables: Mapping[str, Mapping[str, Any]]) -> None:
-    """Check that a checkpoint is one of the run.
-
-    Raises:
-        InvalidInput: If something is missing, or it was saved with other options than config.toml says.
-    """
-    from mpcc.core.assembly import differences
-
-    missing = [key for key in ("iteration", "parts", "images", "config", "plugins") if key not in state]
-    if missing:
-        raise InvalidInput(f"checkpoint {source}: expected a run's full state, {missing[0]!r} is missing")
-    changed = differences(tomllib.loads(state["config"]), tables)
-    if changed:
-        raise InvalidInput(f"checkpoint {source} is not one of the run's config.toml: {'; '.join(changed)}")

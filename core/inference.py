@@ -44,6 +44,11 @@ class Prediction:
         """The posterior probability of that cluster, shape (n,)."""
         return self.posterior.max(dim=1).values
 
+    @property
+    def finite(self) -> bool:
+        """Whether all locations and posteriors are finite numbers."""
+        return bool(torch.isfinite(self.locations).all() and torch.isfinite(self.posterior).all())
+
 
 def predictions(
     model: Model, images: Tensor | ImageSource | Iterable[Tensor], *, batch: int = EVALUATION_BATCH

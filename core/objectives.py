@@ -95,6 +95,7 @@ def discriminator_loss(model: Model, real: Tensor, generated: Generated, weights
         weights: Of the terms.
     """
     networks, z, y = model.networks, generated.z, generated.y
+    real = real.to(generated.images.dtype)
     labels = (torch.cat([inferred_labels(model, real, z.dtype), y]),) if networks.conditional else ()
     # One call for both: the discriminator has no batch statistics, so that its scores don't depend on the company.
     scores = single(networks.discriminator(torch.cat([real, generated.images]), *labels))

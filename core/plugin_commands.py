@@ -13,8 +13,10 @@ from cyclopts import Parameter
 from rich.console import Console
 from rich.table import Table
 
+from mpcc.core.bench_command import bench
 from mpcc.core.errors import InvalidInput, PluginError, unknown_name
 from mpcc.core.evaluate_command import evaluate_run
+from mpcc.core.predict_command import predict_run, with_named_data
 from mpcc.core.registry import KINDS, Entry, Registry, load_registry
 
 __all__ = ["mpcc_command", "print_plugins"]
@@ -44,7 +46,9 @@ def mpcc_command(arguments: list[str]) -> int:
     plugins.command(new_plugin, name="new")
     app.command(plugins)
     app.command(evaluate_run, name="evaluate")
-    given = [word for word in arguments if word != "--traceback"]
+    app.command(predict_run, name="predict")
+    app.command(bench, name="bench")
+    given = with_named_data([word for word in arguments if word != "--traceback"])
     result = app(given, exit_on_error=False, print_error=False, result_action="return_value")
     return int(result or 0)
 

@@ -124,7 +124,7 @@ class Run:
             settings.seed,
             augmentation=Augmentation(settings.augment_crop, settings.augment_flip),
             workers=settings.workers,
-            pinned=device.type == "cuda",
+            device=device,
         )
         trainer = Trainer(model, stream, schedule, weights, choose_engine(settings, device))
         indices = choose_images(len(data), settings.eval_images, settings.seed)

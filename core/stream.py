@@ -30,7 +30,7 @@ class ImageStream:
         augmentation: Of every batch; none by default.
         workers: Processes that read ahead if the images are an `ImageSource`; 0 reads when a batch is asked for. A
             tensor needs none.
-        pinned: Whether what workers read lies in page-locked memory, from where a GPU copies it while it computes.
+        device: Where batches are wanted. Images that fit into a quarter of a GPU's free memory live there.
 
     Raises:
         InvalidInput: If the batch is larger than the set, or the images too small for the augmentation.
@@ -49,7 +49,7 @@ class ImageStream:
         *,
         augmentation: Augmentation | None = None,
         workers: int = 0,
-        pinned: bool = False,
+        device: torch.device | None = None,
     ) -> None:
         count = images.shape[0]
         if batch > count:
@@ -63,21 +63,36 @@ class ImageStream:
         self._seed = seed
         self._order = BatchOrder(count, batch, seed)
         self._workers = 0 if isinstance(images, Tensor) else workers
-        self._pinned = pinned and self._workers > 0
+        self._pinned = device is not None and device.type == "cuda"
+        if self._pinned and isinstance(images, Tensor) and self._augmentation.identity and fits(images, device):
+            self._images = images.to(device)
         self._ahead: Iterator[Any] | None = None
 
     def next(self) -> Tensor:
-        """Return the next batch, uint8, shape (batch, D, R, R).
+        """Return the next batch, uint8, shape (batch, D, R, R), on the CPU or on the device.
 
         Raises:
             InvalidInput: If an image cannot be read.
         """
         chosen = self._order.next()
+        if isinstance(self._images, Tensor) and self._images.device.type == "cuda":
+            # A copy from pageable memory would make the host wait.
+            return self._images.index_select(0, chosen.pin_memory().to(self._images.device, non_blocking=True))
         batch = self._images[chosen] if self._workers == 0 else self._read_ahead()
-        if self._augmentation.identity:
-            return batch
-        epoch, end = self._order.epoch, self._order.position
-        return self._augmentation(batch, seeded(self._seed, epoch, end))
+        if not self._augmentation.identity:
+            epoch, end = self._order.epoch, self._order.position
+            batch = self._augmentation(batch, seeded(self._seed, epoch, end))
+        return batch
+
+    def take(self, count: int) -> Tensor:
+        """Return the next batches in one tensor, (count, batch, D, R, R), from where the device copies at once.
+
+        Raises:
+            InvalidInput: If an image cannot be read.
+        """
+        batches = torch.stack([self.next() for _ in range(count)])
+        # The device copies from page-locked memory while the host goes on.
+        return batches.pin_memory() if self._pinned and batches.device.type == "cpu" else batches
 
     def _read_ahead(self) -> Tensor:
         if self._ahead is None:
@@ -183,6 +198,12 @@ class BatchReader(Dataset[Any]):
         except OSError as error:
             named = f" {error.filename}" if error.filename else ""
             return InvalidInput(f"cannot read{named}: {error.strerror or error}")
+
+
+def fits(images: Tensor, device: torch.device | None) -> bool:
+    """Return whether images may live on a CUDA device: networks, activations and graphs need the most of it."""
+    free, _ = torch.cuda.mem_get_info(device)
+    return images.numel() * images.element_size() <= free // 4
 
 
 def leave_signals_to_the_run(worker: int) -> None:

@@ -10,7 +10,6 @@ from collections.abc import Iterable
 from typing import Any
 
 import attrs
-import torch
 from torch import Tensor, nn
 from torch.optim import Adam
 
@@ -46,9 +45,15 @@ class Schedule:
     ema_start: int
 
 
-def adam(parameters: Iterable[nn.Parameter], lr: float) -> Adam:
-    """Return Adam as in the paper: beta1 0, beta2 0.999, eps 1e-8, no weight decay (supplement, C)."""
-    return Adam(parameters, lr=lr, betas=(0.0, 0.999), eps=1e-8, fused=True)
+def adam(parameters: Iterable[nn.Parameter], lr: float, capturable: bool = False) -> Adam:
+    """Return Adam as in the paper: beta1 0, beta2 0.999, eps 1e-8, no weight decay (supplement, C).
+
+    Arguments:
+        parameters: To be updated.
+        lr: Step size.
+        capturable: Whether updates can be recorded in a CUDA graph.
+    """
+    return Adam(parameters, lr=lr, betas=(0.0, 0.999), eps=1e-8, fused=True, capturable=capturable)
 
 
 class Trainer:
@@ -80,16 +85,16 @@ class Trainer:
         self.engine = engine or PlainEngine()
         self.engine.prepare(model)
         self.iteration = 0
-        networks = model.networks
+        networks, capturable = model.networks, self.engine.capturable
         # The shared trunk is in two optimizers, with moments of its own in each.
         self.optimizers = {
-            "discriminator": adam(networks.discriminator.parameters(), schedule.lr),
-            "generator": adam(networks.generator.parameters(), schedule.lr),
-            "encoder": adam(networks.encoder.parameters(), schedule.lr),
+            "discriminator": adam(networks.discriminator.parameters(), schedule.lr, capturable),
+            "generator": adam(networks.generator.parameters(), schedule.lr, capturable),
+            "encoder": adam(networks.encoder.parameters(), schedule.lr, capturable),
         }
         # A fixed prior has buffers only, and Adam refuses an empty list.
         if any(True for _ in model.prior.parameters()):
-            self.optimizers["prior"] = adam(model.prior.parameters(), schedule.prior_lr)
+            self.optimizers["prior"] = adam(model.prior.parameters(), schedule.prior_lr, capturable)
 
     def iterate(self) -> dict[str, Tensor]:
         """Carry out one iteration.
@@ -97,7 +102,7 @@ class Trainer:
         Returns:
             The raw terms of the last update of each kind, detached scalars on the device.
         """
-        real = torch.stack([self.stream.next() for _ in range(self.schedule.d_steps)])
+        real = self.stream.take(self.schedule.d_steps)
         terms = self.engine.run(self.updates, real)
         self.iteration += 1
         self.model.average(self.schedule.ema_decay if self.iteration >= self.schedule.ema_start else 0.0)
@@ -173,4 +178,7 @@ class Trainer:
             part.load_state_dict(state["parts"][name])
         for name, optimizer in self.optimizers.items():
             optimizer.load_state_dict(state["optimizers"][name])
+            for group in optimizer.param_groups:
+                # The state may come from another engine or device.
+                group["capturable"] = self.engine.capturable
         self.engine.reset()

@@ -175,11 +175,12 @@ def data_asked_for(registry: Registry, given: Mapping[str, str], path: str | Non
         raise InvalidInput("--data-path and --data.path say the same: expected one of them")
     try:
         place = Path(path).expanduser()
-        if not path or not place.exists():
-            raise InvalidInput(f"--data-path {path}: expected a folder of images or a file of arrays, there is none")
-        reader = registry.defaults["data_folder" if place.is_dir() else "data_file"]
+        exists, folder = bool(path) and place.exists(), place.is_dir()
     except (OSError, RuntimeError, ValueError) as error:
-        raise InvalidInput(f"--data-path {path}: cannot be read: {error}") from error
+        raise InvalidInput(f"--data-path {path!r}: cannot be read: {error}") from error
+    if not exists:
+        raise InvalidInput(f"--data-path {path!r}: expected a folder of images or a file of arrays, there is none")
+    reader = registry.defaults["data_folder" if folder else "data_file"]
     return {"name": reader, **asked, "path": path}
 
 

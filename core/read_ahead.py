@@ -22,8 +22,8 @@ def in_order(images: Tensor | ImageSource, batch: int, *, workers: int = 0) -> I
     Arguments:
         images: uint8, shape (N, D, R, R).
         batch: Images in a batch.
-        workers: Processes that read ahead, two batches each, if the images are an `ImageSource`; 0 reads when a batch
-            is asked for. A tensor needs none.
+        workers: The most processes that read ahead, two batches each, if the images are an `ImageSource`; 0 reads when
+            a batch is asked for. A tensor needs none.
 
     Raises:
         InvalidInput: If an image cannot be read.
@@ -35,6 +35,8 @@ def in_order(images: Tensor | ImageSource, batch: int, *, workers: int = 0) -> I
     if isinstance(images, Tensor):
         yield from torch.split(images, batch)
         return
+    # One batch is not worth a process.
+    workers = min(workers, (images.shape[0] - 1) // batch)
     loader: DataLoader[Any] = DataLoader(
         BatchReader(images),
         sampler=Ranges(images.shape[0], batch),

@@ -18,7 +18,7 @@ __all__ = ["GroupedBatchNorm2d", "batch_groups"]
 
 
 class GroupedBatchNorm2d(nn.BatchNorm2d, Fusable):
-    """torch's batch normalisation of (N, W, S, S) which, inside `batch_groups`, treats each group as a batch of its own.
+    """torch's batch normalisation of (N, W, S, S); inside `batch_groups`, each group is a batch of its own.
 
     Outputs, running statistics and the count of batches are those of one call for each group, in order.
 
@@ -47,7 +47,8 @@ class GroupedBatchNorm2d(nn.BatchNorm2d, Fusable):
         The running statistics are updated as in `forward`; an affine layer's own gain and bias are in the two.
         """
         if not self.training:
-            assert self.running_mean is not None and self.running_var is not None
+            assert self.running_mean is not None
+            assert self.running_var is not None
             moments = [(self.running_mean, self.running_var)]
         else:
             moments = [self._moments(group) for group in x.chunk(self.groups)]
@@ -65,7 +66,8 @@ class GroupedBatchNorm2d(nn.BatchNorm2d, Fusable):
         """Return mean and biased variance of each channel, (W,), after an update of the running statistics."""
         mean, variance = batch_moments(group)
         if self.track_running_stats:
-            assert self.running_mean is not None and self.running_var is not None
+            assert self.running_mean is not None
+            assert self.running_var is not None
             assert self.num_batches_tracked is not None
             self.num_batches_tracked.add_(1)
             count = group.numel() // group.shape[1]

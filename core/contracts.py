@@ -189,7 +189,7 @@ class Networks:
         conditional: Whether the discriminator takes labels: the sampled ones with generated images, and with real ones
             argmax q(y|z) at the encoder's location. Labels of a data set never reach it.
         grouped: Whether one call of the generator inside `mpcc.core.batch_norm.batch_groups` gives what a call for each
-            group would give: its images of a batch depend on each other through `GroupedBatchNorm2d` alone.
+            group would give: images of a batch depend on each other through its `GroupedBatchNorm2d` layers alone.
 
     The discriminator and the encoder may share parameters: each then updates them with Adam moments of its own.
     """

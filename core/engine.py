@@ -82,7 +82,7 @@ class Engine(abc.ABC):
         """Execute an iteration."""
         return iteration(real)
 
-    def reset(self) -> None:
+    def reset(self) -> None:  # noqa: B027 - most engines record nothing
         """Forget what was recorded of earlier iterations: the trainer's state has been replaced."""
 
     def record(self) -> dict[str, Any]:
@@ -119,12 +119,12 @@ class FastEngine(Engine):
     """The same with less work.
 
     Networks compute with channels innermost and with fused layers; images for several updates between which the
-    generator stays as it is are generated in one call, with batch moments of each batch; power iterations of layers of one
-    shape are one product; the C library keeps freed memory. On CUDA the whole iteration is one graph.
+    generator stays as it is are generated in one call, with batch moments of each batch; power iterations of layers of
+    one shape are one product; the C library keeps freed memory. On CUDA the whole iteration is one graph.
 
     Arguments:
-        precision: Of the networks' forward and backward passes: ``float32``; ``tf32``, whose products are rounded inside,
-            on CUDA; or ``bf16`` by autocast, with parameters, prior and losses in float32.
+        precision: Of the networks' forward and backward passes: ``float32``; ``tf32``, on CUDA, whose products are
+            rounded inside; or ``bf16`` by autocast, with parameters, prior and losses in float32.
     """
 
     name = "fast"

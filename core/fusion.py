@@ -43,8 +43,8 @@ def channels_last(x: Tensor) -> Tensor:
         >>> channels_last(torch.zeros(2, 3, 4, 4)).stride()
         (48, 1, 12, 3)
     """
-    # With a single channel both layouts have the same strides, so that `contiguous` would leave the tensor as it is, and
-    # a convolution would take it for channels-first.
+    # With a single channel `contiguous` would leave the tensor as it is, and a convolution would take it for
+    # channels-first.
     if x.shape[1] == 1:
         return x.to(memory_format=torch.channels_last)
     return x.contiguous(memory_format=torch.channels_last)
@@ -58,9 +58,9 @@ def pooled_convolution(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor
     .. math:: \mathrm{pool}(w * x) = (w * \mathrm{blur}(x))_{\downarrow 2}, \qquad
         \mathrm{blur}(x)_{ij} = \tfrac14 (x_{ij} + x_{i+1,j} + x_{i,j+1} + x_{i+1,j+1}),
 
-    a convolution with stride 2 on the blurred, padded input (9/36 of the operations); or of the kernel, which becomes a
-    4x4 kernel with stride 2 (16/36, but no pass over the input). In float32 the first is never slower, in half precision
-    the second from 16 pixels, and neither pays below.
+    a convolution with stride 2 on the blurred, padded input (9/36 of the operations); or of the kernel, which becomes
+    4x4 with stride 2 (16/36, but no pass over the input). In float32 the first is never slower (docs/performance.md);
+    in half precision the second is faster from 16 pixels, and neither pays below.
 
     Arguments:
         x: Shape (N, in, S, S), S even.

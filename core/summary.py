@@ -287,10 +287,11 @@ def count(model: Model, shape: tuple[int, int, int], batch: int) -> Operations:
         batch: N.
     """
     networks, prior, weights = model.networks, model.prior, TermWeights()
+    real = torch.zeros(batch, *shape)
     phases: list[tuple[tuple[nn.Module, ...], Callable[[], Loss]]] = [
         (
             (networks.discriminator,),
-            lambda: discriminator_loss(model, torch.zeros(batch, *shape), draw(model, batch, train_prior=False), weights),
+            lambda: discriminator_loss(model, real, draw(model, batch, train_prior=False), weights),
         ),
         ((networks.generator, prior), lambda: generator_loss(model, batch, weights)),
         ((networks.encoder, prior), lambda: encoder_loss(model, draw(model, batch, True), weights, train_prior=True)),

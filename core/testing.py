@@ -24,6 +24,7 @@ from mpcc.core.architecture_checks import ARCHITECTURE_LAWS, ArchitectureCase
 from mpcc.core.contract_report import ContractViolation, Finding, Report, examine_laws
 from mpcc.core.contracts import Architecture, Dataset, Metric, Prior
 from mpcc.core.dataset_checks import DATASET_LAWS, DatasetCase
+from mpcc.core.fast_checks import FAST_LAWS
 from mpcc.core.metric_checks import METRIC_LAWS, MetricCase
 from mpcc.core.prior_cases import PriorCase
 from mpcc.core.prior_checks import PRIOR_LAWS
@@ -170,7 +171,9 @@ def examine_class(
     if kind == "prior":
         report = examine_laws(kind, name, cls, PriorCase(cls, options, seed), PRIOR_LAWS, seed)
     elif kind == "architecture":
-        report = examine_laws(kind, name, cls, ArchitectureCase(cls, options, seed), ARCHITECTURE_LAWS, seed)
+        report = examine_laws(
+            kind, name, cls, ArchitectureCase(cls, options, seed), (*ARCHITECTURE_LAWS, *FAST_LAWS), seed
+        )
     elif kind == "dataset":
         folder = None if root is None else Path(root)
         report = examine_laws(kind, name, cls, DatasetCase(cls, options, folder, download), DATASET_LAWS, seed)

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from mpcc.core.contracts import Architecture, Dataset, Evaluation, ImageSet, Metric, Networks
 from mpcc.core.errors import InvalidInput
+from mpcc.core.fusion import Fusable
 from mpcc.core.registry import Entry, Registry, load_registry
 from mpcc.core.testing import (
     ContractViolation,
@@ -44,6 +45,8 @@ A_COMPANY = "scores and encodings of an image do not depend on its company"
 A_REACTS = "the generator reacts to the latent and to the cluster"
 A_SAVED = "saving and loading its state gives the same networks"
 A_SEEDED = "building is a function of the seed"
+A_GROUPED = "a generator that declares grouped batches gives in one call what it gives in a call for each group"
+A_FUSED = "fused layers give the same values and gradients"
 A_SEPARATE = "the generator shares no parameter with the other networks"
 
 
@@ -109,7 +112,53 @@ class Small(Architecture):
 def test_a_right_architecture_passes() -> None:
     report = check_architecture(Small)
     assert report.passed
-    assert "discriminator and encoder share 2" in report.lines()[-1]
+    assert any("discriminator and encoder share 2" in line for line in report.lines())
+    assert "not declared" in next(line for line in report.lines() if "grouped batches" in line)
+
+
+class CompanyGenerator(Generator):
+    """Its images depend on the whole batch."""
+
+    def forward(self, z: Tensor, y: Tensor) -> Tensor:
+        return super().forward(z - z.mean(0), y)
+
+
+class OtherFusedGenerator(Generator, Fusable):
+    """Something else where it is fused."""
+
+    def forward(self, z: Tensor, y: Tensor) -> Tensor:
+        return super().forward(z * (1 + 0.1 * self.fused), y)
+
+
+class Declared(Small):
+    """Declares grouped batches."""
+
+    generator: type[Generator] = Generator
+
+    def build(self, clusters: int, latent_dim: int, channels: int) -> Networks:
+        networks = super().build(clusters, latent_dim, channels)
+        return attrs.evolve(networks, generator=self.generator(clusters, latent_dim, channels), grouped=True)
+
+
+class DependsOnTheWholeBatch(Declared):
+    generator = CompanyGenerator
+
+
+class FusesSomethingElse(Declared):
+    generator = OtherFusedGenerator
+
+
+def test_an_architecture_that_declares_grouped_batches_is_held_to_it() -> None:
+    assert "3 batches of 4" in next(line for line in check_architecture(Declared).lines() if "grouped" in line)
+    broken = failures(check_architecture, DependsOnTheWholeBatch)
+    assert set(broken) == {A_GROUPED}
+    assert "3 batches of 4 in one call: images differs by" in broken[A_GROUPED]
+
+
+def test_fused_layers_that_compute_something_else_are_found() -> None:
+    broken = failures(check_architecture, FusesSomethingElse)
+    assert A_FUSED in broken
+    assert "fused: images differs by" in broken[A_FUSED]
 
 
 def test_an_architecture_that_refuses_some_sizes_passes_and_the_report_says_which() -> None:

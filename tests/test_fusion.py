@@ -1,0 +1,208 @@
+"""Fused layers, grouped batch moments and batched power iterations against what they replace, in double precision."""
+
+from __future__ import annotations
+
+import copy
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from mpcc.core import allocator
+from mpcc.core.batch_norm import GroupedBatchNorm2d, batch_groups
+from mpcc.core.fusion import Fusable, channels_last, fuse, pooled_convolution
+from mpcc.core.spectral_norm import (
+    SpectralConv2d,
+    SpectralLinear,
+    iterate_in_forward,
+    power_iteration,
+    power_iterations,
+)
+
+
+def close(found: Tensor, expected: Tensor) -> None:
+    torch.testing.assert_close(found, expected, atol=1e-11, rtol=1e-11)
+
+
+@pytest.mark.parametrize("size", [2, 4, 8, 32])
+@pytest.mark.parametrize("channels", [1, 3])
+def test_a_pooled_convolution_is_the_pooling_of_a_convolution_with_its_gradients(size: int, channels: int) -> None:
+    torch.manual_seed(0)
+    x = torch.randn(3, channels, size, size, dtype=torch.float64, requires_grad=True)
+    weight = torch.randn(5, channels, 3, 3, dtype=torch.float64, requires_grad=True)
+    bias = torch.randn(5, dtype=torch.float64, requires_grad=True)
+    expected = F.avg_pool2d(F.conv2d(x, weight, bias, padding=1), 2)
+    found = pooled_convolution(x, weight, bias)
+    close(found, expected)
+    direction = torch.randn_like(expected)
+    for ours, theirs in zip(
+        torch.autograd.grad(found, (x, weight, bias), direction),
+        torch.autograd.grad(expected, (x, weight, bias), direction),
+        strict=True,
+    ):
+        close(ours, theirs)
+
+
+@pytest.mark.parametrize("size", [4, 8, 16, 32])
+def test_in_half_precision_it_is_the_same_up_to_the_rounding_of_half_precision(size: int) -> None:
+    torch.manual_seed(0)
+    x, weight, bias = torch.randn(3, 4, size, size), torch.randn(5, 4, 3, 3) / 6, torch.randn(5)
+    expected = F.avg_pool2d(F.conv2d(x, weight, bias, padding=1), 2)
+    found = pooled_convolution(x.bfloat16(), weight.bfloat16(), bias.bfloat16())
+    assert found.dtype == torch.bfloat16
+    torch.testing.assert_close(found.float(), expected, atol=0.05, rtol=0.02)
+
+
+@pytest.mark.parametrize("kernel", [1, 3])
+@pytest.mark.parametrize("pooled", [False, True])
+def test_a_fused_spectral_convolution_is_the_plain_one_with_its_gradients(kernel: int, pooled: bool) -> None:
+    torch.manual_seed(0)
+    plain = SpectralConv2d(3, 6, kernel).double()
+    fused = copy.deepcopy(plain)
+    fuse(fused)
+    x = torch.randn(2, 3, 8, 8, dtype=torch.float64)
+    outputs, gradients = [], []
+    for layer in (plain, fused):
+        out = layer.pooled(x) if pooled else layer(x)
+        outputs.append(out)
+        gradients.append(torch.autograd.grad(out.square().sum(), list(layer.parameters())))
+    close(outputs[1], outputs[0])
+    for ours, theirs in zip(gradients[1], gradients[0], strict=True):
+        close(ours, theirs)
+
+
+def test_the_gradient_of_a_normalised_weight_is_that_of_finite_differences() -> None:
+    torch.manual_seed(0)
+    layer = SpectralLinear(4, 3).double()
+    fuse(layer)
+
+    def normalised(weight: Tensor) -> Tensor:
+        layer.weight.data = weight
+        return torch.func.functional_call(Normalised(layer), {"layer.weight": weight}, ())
+
+    assert torch.autograd.gradcheck(normalised, (layer.weight.detach().clone().requires_grad_(),))
+
+
+class Normalised(nn.Module):
+    """Gives the normalised weight of a layer as its output."""
+
+    def __init__(self, layer: SpectralLinear) -> None:
+        super().__init__()
+        self.layer = layer
+
+    def forward(self) -> Tensor:
+        return self.layer.normalised_weight()
+
+
+def test_channels_are_innermost_even_where_there_is_only_one() -> None:
+    for channels in (1, 3):
+        x = torch.randn(2, channels, 4, 4)
+        found = channels_last(x)
+        assert torch.equal(found, x)
+        assert found.stride() == (16 * channels, 1, 4 * channels, channels)
+        if channels > 1:
+            assert channels_last(found).data_ptr() == found.data_ptr()
+
+
+GROUPS, GROUP = 3, 5
+
+
+@pytest.mark.parametrize("affine", [False, True])
+@pytest.mark.parametrize("momentum", [0.1, None])
+@pytest.mark.parametrize("fused", [False, True])
+def test_groups_of_a_batch_are_normalised_like_batches(affine: bool, momentum: float | None, fused: bool) -> None:
+    torch.manual_seed(0)
+    theirs = nn.BatchNorm2d(4, affine=affine, momentum=momentum).double()
+    ours = GroupedBatchNorm2d(4, affine=affine, momentum=momentum).double()
+    if affine:
+        nn.init.normal_(theirs.weight)
+        nn.init.normal_(theirs.bias)
+    ours.load_state_dict(theirs.state_dict())
+    fuse(ours, fused)
+    x = torch.randn(GROUPS * GROUP, 4, 6, 6, dtype=torch.float64) * 3 + 2
+    gain, bias = (torch.randn(GROUPS * GROUP, 4, 1, 1, dtype=torch.float64) for _ in range(2))
+    with torch.no_grad():
+        expected = torch.cat([theirs(group) for group in x.split(GROUP)])
+        with batch_groups(ours, GROUPS):
+            found = ours.normalised_relu(channels_last(x), gain, bias)
+    close(found, torch.relu(expected * gain + bias))
+    for key, value in theirs.state_dict().items():
+        close(ours.state_dict()[key], value)
+    # Outside of the block the whole input is one batch again; and in evaluation mode the running moments count.
+    with torch.no_grad():
+        close(ours.normalised_relu(x), torch.relu(theirs(x)))
+        close(ours.eval().normalised_relu(x, gain, bias), torch.relu(theirs.eval()(x) * gain + bias))
+
+
+def test_groups_have_gradients_like_batches() -> None:
+    torch.manual_seed(0)
+    theirs, ours = nn.BatchNorm2d(2).double(), GroupedBatchNorm2d(2).double()
+    fuse(ours)
+    x = torch.randn(6, 2, 3, 3, dtype=torch.float64, requires_grad=True)
+    direction = torch.randn(6, 2, 3, 3, dtype=torch.float64)
+    expected = torch.cat([torch.relu(theirs(group)) for group in x.split(3)])
+    with batch_groups(ours, 2):
+        found = ours.normalised_relu(x)
+    ours_gradients = torch.autograd.grad(found, (x, ours.weight, ours.bias), direction)
+    their_gradients = torch.autograd.grad(expected, (x, theirs.weight, theirs.bias), direction)
+    for one, other in zip(ours_gradients, their_gradients, strict=True):
+        close(one, other)
+
+
+def test_only_what_nobody_needs_any_more_is_overwritten() -> None:
+    layer = GroupedBatchNorm2d(2)
+    fuse(layer)
+    x = torch.randn(6, 2, 3, 3)
+    kept = x.clone()
+    with torch.no_grad():
+        expected = layer.normalised_relu(x)
+        assert torch.equal(x, kept)
+        found = layer.normalised_relu(x, overwrite=True)
+    assert found.data_ptr() == x.data_ptr()
+    torch.testing.assert_close(found, expected)
+
+
+def test_the_groups_end_with_the_block_even_after_an_error() -> None:
+    layer = GroupedBatchNorm2d(2)
+    with pytest.raises(RuntimeError), batch_groups(layer, 2):
+        layer(torch.zeros(4, 3, 2, 2))
+    assert layer.groups == 1
+
+
+def test_batched_power_iterations_are_those_of_each_layer() -> None:
+    torch.manual_seed(0)
+    shapes = [(3, 5), (3, 5), (4, 4), (3, 5), (2, 7)]
+    plain = nn.ModuleList(SpectralLinear(inputs, outputs) for outputs, inputs in shapes).double()
+    iterate_in_forward(plain[3])
+    batched = copy.deepcopy(plain)
+    for _ in range(3):
+        power_iteration(plain)
+        power_iterations(batched)
+    for one, other in zip(plain, batched, strict=True):
+        close(other.u, one.u)
+        close(other.v, one.v)
+    assert not torch.equal(batched[0].u, batched[1].u)
+
+
+def test_every_layer_that_can_be_fused_is_switched_on_and_off() -> None:
+    network = nn.Sequential(SpectralConv2d(1, 2, 3), nn.Sequential(GroupedBatchNorm2d(2), nn.ReLU()))
+    fuse(network)
+    assert [module.fused for module in network.modules() if isinstance(module, Fusable)] == [True, True]
+    fuse(network, on=False)
+    assert not any(module.fused for module in network.modules() if isinstance(module, Fusable))
+
+
+def test_kept_memory_sets_the_allocator_once_and_puts_it_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    calls: list[dict[int, int]] = []
+    monkeypatch.setattr(allocator, "set_options", lambda library, options: calls.append(options))
+    monkeypatch.setattr(allocator.platform, "libc_ver", lambda: ("glibc", "2.36"))
+    with allocator.kept_memory(), allocator.kept_memory():
+        assert calls == [allocator.KEPT]
+    assert calls == [allocator.KEPT, allocator.SETTLED]
+    with allocator.kept_memory(wanted=False):
+        pass
+    monkeypatch.setattr(allocator.platform, "libc_ver", lambda: ("", ""))
+    with allocator.kept_memory():
+        pass
+    assert len(calls) == 2

@@ -24,14 +24,16 @@ PHASES = (
     *("discriminator", "generator", "encoder_and_prior", "generated_images", "real_images", "average"),
     "rest",
 )
+# The methods of the trainer that carry out the first three.
+STEPS = ("_discriminator_step", "_generator_step", "_encoder_step")
 FORMULAS = {
     "median, quartiles": "of the seconds of all timed iterations of all rounds; the spread is their difference",
     "speedup": "median over rounds of (median of plain / median of the engine) in the same round",
     "images_per_second": "real images: d_steps * batch / median",
-    "operations_per_iteration": "counted by torch.utils.flop_counter before anything is fused or saved; multiplications "
-    "and additions in convolutions and matrix products, forward and backward",
+    "operations_per_iteration": "counted by torch.utils.flop_counter before anything is fused or saved: "
+    "multiplications and additions in convolutions and matrix products, forward and backward",
     "rate": "operations_per_iteration / median, FLOP/s",
-    "rate of a reference": "its operations / the median of its seconds, FLOP/s",
+    "rate of a reference": "its operations / the median of its seconds, FLOP/s; float32 is not rounded to tf32",
     "of_matmul": "rate / rate of the matmul in the engine's precision",
     "of_best": "rate / the highest rate among matmul and convolutions in the engine's precision",
     "shares": "seconds of a phase / seconds of all phases, over iterations of their own, one in each round",
@@ -146,19 +148,15 @@ def replaced(owner: object, name: str, value: object) -> Iterator[None]:
 def phase_seconds(trainer: Trainer, wait: Callable[[], None] = lambda: None) -> dict[str, float]:
     """Carry out one iteration and return the seconds of each of `PHASES`.
 
-    The device is waited for after each phase. An engine that records an iteration and replays it as one is asked for the
-    phases one by one all the same on CUDA, where a record has none.
+    The device is waited for after each phase. On CUDA an engine may replay a recorded iteration, which has no phases:
+    there they are carried out one by one whatever the engine does otherwise.
 
     Arguments:
         trainer: It does one iteration more.
         wait: Returns when the device has finished.
     """
     engine, seconds, ended = trainer.engine, dict.fromkeys(PHASES, 0.0), 0.0
-    steps = {
-        "_discriminator_step": "discriminator",
-        "_generator_step": "generator",
-        "_encoder_step": "encoder_and_prior",
-    }
+    steps = dict(zip(STEPS, PHASES[:3], strict=True))
 
     def timed(phase: str, function: Callable[..., Any]) -> Callable[..., Any]:
         def call(*given: Any, **named: Any) -> Any:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import datetime
 import shlex
-import sys
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -53,8 +52,8 @@ def bench(
     engines: Annotated[
         str | None,
         Parameter(
-            help=f"engines to compare, separated by commas: {', '.join(ENGINES)}; by default plain, fast, and fast-bf16 "
-            "where the hardware computes in bf16"
+            help=f"engines to compare, separated by commas: {', '.join(ENGINES)}; by default plain, fast, and "
+            "fast-bf16 where the hardware computes in bf16"
         ),
     ] = None,
     parts: Annotated[
@@ -104,7 +103,8 @@ def bench(
     folder.create()
     try:
         report = measured(found, configs, wanted, chosen_parts, settings, where)
-        report["command"] = shlex.join(["mpcc", *sys.argv[1:]])
+        given = {"presets": ",".join(configs), "engines": ",".join(wanted), "parts": ",".join(chosen_parts)}
+        report["command"] = command({**given, **attrs.asdict(settings)})
         write_whole(folder.path / "bench.json", as_json(report))
     except BaseException:
         folder.discard()
@@ -120,6 +120,17 @@ def as_json(report: dict[str, Any]) -> bytes:
     import json
 
     return (json.dumps(report, indent=1, allow_nan=False) + "\n").encode()
+
+
+def command(values: dict[str, Any]) -> str:
+    """Return a command line that says every value.
+
+    Example:
+        >>> command({"presets": "digits", "threads": None, "predict_images": 100})
+        'mpcc bench --presets digits --predict-images 100'
+    """
+    words = [(f"--{name.replace('_', '-')}", str(value)) for name, value in values.items() if value is not None]
+    return shlex.join(["mpcc", "bench", *(word for pair in words for word in pair)])
 
 
 def chosen(flag: str, given: str, known: Any) -> list[str]:

@@ -16,9 +16,9 @@ from mpcc.core.augmentation import Augmentation
 from mpcc.core.bench import Measured, Spread, interleaved
 from mpcc.core.bench_memory import memory_of
 from mpcc.core.bench_subject import SYNTHETIC_IMAGES, ImagesOnDemand, Subject, random_images, synchroniser
-from mpcc.core.contracts import ImageSet, ImageSource, Prior
+from mpcc.core.contracts import ImageSource, Prior
 from mpcc.core.errors import InvalidInput
-from mpcc.core.evaluation import evaluate
+from mpcc.core.inference import predictions
 from mpcc.core.model import Model, to_unit_range
 from mpcc.core.run import Run
 from mpcc.core.stream import ImageStream
@@ -38,14 +38,14 @@ __all__ = [
 CLUSTERS = (10, 32, 100, 320, 1000, 3200, 10_000)
 BATCHES = (50, 160, 500, 1600, 5000)
 FIXED_CLUSTERS, FIXED_BATCH = 100, 50
-REPEATS = 5
+REPEATS = 7
 BATCHES_AT_ONCE = 20
 FEW_IMAGES = 10_000
 # Memory that rises by less than this while there are ten times as many images does not depend on them.
 FLAT_BELOW = 1.1
 FORMULAS = {
     "loading": f"images of {BATCHES_AT_ONCE} batches / the seconds until they are float32 in [-1, 1] on the device",
-    "predict": f"images / seconds of all of `mpcc.core.evaluation.evaluate`: encoder, then q(y|z); the fewer of "
+    "predict": f"images / seconds of all of `mpcc.core.inference.predictions`: encoder, then q(y|z); the fewer of "
     f"{SYNTHETIC_IMAGES} and --predict-images",
     "predict memory": f"flat if the peak for the most images is below {FLAT_BELOW} times that for the fewest; bytes an "
     "image are the difference of these peaks / that of the numbers of images",
@@ -68,7 +68,9 @@ def loading_figures(subject: Subject, rounds: int, device: torch.device) -> dict
 
     def stream_of(images: torch.Tensor | ImageSource) -> ImageStream:
         augmentation = Augmentation(settings.augment_crop, settings.augment_flip)
-        return ImageStream(images, settings.batch, settings.seed, augmentation=augmentation, workers=settings.workers)
+        return ImageStream(
+            images, settings.batch, settings.seed, augmentation=augmentation, workers=settings.workers, device=device
+        )
 
     images: torch.Tensor | ImageSource = random_images(max(SYNTHETIC_IMAGES, settings.batch), channels, size)
     stream, data = stream_of(images), "synthetic"
@@ -99,7 +101,8 @@ def loading_figures(subject: Subject, rounds: int, device: torch.device) -> dict
 
 def predict(model: Model, source: ImageSource) -> None:
     """Find the clusters of all images of a source, and forget them."""
-    evaluate(model, ImageSet(source), torch.arange(source.shape[0]))
+    for _ in predictions(model, source):
+        pass
 
 
 def predict_figures(subject: Subject, runs: Mapping[str, Run], images: int, rounds: int) -> dict[str, Any]:
@@ -195,7 +198,7 @@ def growth(sizes: Sequence[float], seconds: Sequence[float]) -> dict[str, float]
         seconds: As many, positive.
 
     Returns:
-        Slopes over the ``whole`` range, the ``upper_half`` of it, from the geometric middle on, and the ``last_decade``.
+        Slopes over the ``whole`` range, its ``upper_half``, from the geometric middle on, and the ``last_decade``.
 
     Example:
         >>> found = growth([10, 100, 1000, 10_000], [1.0, 1.0, 1.0, 10.0])

@@ -35,8 +35,8 @@ def memory_of(
         images: how many to predict.
 
     Returns:
-        Bytes: ``after_setup``, ``peak``, ``increase``, and ``device_peak`` on CUDA; or ``error``, a line, if the process
-        failed, for want of memory perhaps.
+        Bytes: ``after_setup``, ``peak``, ``increase``, and ``device_peak`` on CUDA; or ``error``, a line, if the
+        process failed, for want of memory perhaps.
     """
     request = {
         "tables": config.to_tables(),
@@ -64,7 +64,7 @@ def measure(request: dict[str, Any]) -> dict[str, Any]:
     import torch
 
     from mpcc.core.bench_inference import predict
-    from mpcc.core.bench_subject import ImagesOnDemand, Subject
+    from mpcc.core.bench_subject import ImagesOnDemand, Subject, settling_iterations
 
     registry = load_registry(
         plugins=[Path(each) for each in request["plugins"]], registries=[Path(each) for each in request["registries"]]
@@ -80,7 +80,7 @@ def measure(request: dict[str, Any]) -> dict[str, Any]:
     before = resident("VmRSS")
     with trainer.engine.active():
         if source is None:
-            for _ in range(request["iterations"]):
+            for _ in range(request["iterations"] + settling_iterations(device)):
                 trainer.iterate()
         else:
             predict(trainer.model, source)

@@ -10,15 +10,14 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import attrs
 import torch
 
-from mpcc.core import bench_inference
+from mpcc.core import bench_inference, options
 from mpcc.core.attribution import attributed
 from mpcc.core.bench import FORMULAS, Measured, Spread, interleaved, phase_seconds, training_figures
 from mpcc.core.bench_memory import RULE, memory_of
 from mpcc.core.bench_reference import references
-from mpcc.core.bench_subject import Subject, synchroniser
+from mpcc.core.bench_subject import Subject, settling_iterations, synchroniser
 from mpcc.core.config import RunConfig
 from mpcc.core.registry import Registry
 from mpcc.core.run import Run, versions
@@ -74,9 +73,7 @@ def measured(
             "system": platform.platform(),
         },
         "versions": versions(),
-        "settings": {
-            key: str(value) if isinstance(value, Path) else value for key, value in attrs.asdict(settings).items()
-        },
+        "settings": options.plain(settings),
         "engines": list(engines),
         "parts": list(parts),
         "formulas": FORMULAS | bench_inference.FORMULAS | {"memory": RULE},
@@ -138,14 +135,16 @@ def training(
             lambda: phases[engine].append(phase_seconds(trainer, wait)),
         )
 
+    for run in runs.values():
+        with run.trainer.engine.active():
+            for _ in range(settling_iterations(device)):
+                run.trainer.iterate()
     turns = [each.measured(device) for each in machine.values()] + [turn(*each) for each in runs.items()]
-    seconds = interleaved(
-        turns,
-        settings.rounds,
-        settings.iterations,
-        wait,
-        lambda at: tell(subject.name, f"round {at} of {settings.rounds}"),
-    )
+
+    def told_round(at: int) -> None:
+        tell(subject.name, f"round {at} of {settings.rounds}")
+
+    seconds = interleaved(turns, settings.rounds, settings.iterations, wait, told_round)
     told: dict[str, dict[str, Any]] = {}
     for name, reference in machine.items():
         spread = Spread.of([each for one in seconds[name] for each in one])

@@ -19,6 +19,10 @@ if TYPE_CHECKING:
 __all__ = ["print_report", "write_plot"]
 
 MIB = 2**20
+HEADS = (
+    *("s / iteration", "spread", "x plain", "images/s", "GFLOP/s"),
+    *("of matmul", "of best", "peak memory", "above set-up"),
+)
 CURVES = {
     "responsibilities_by_clusters": "q(y|z)",
     "entropies_by_clusters": "entropies",
@@ -32,35 +36,26 @@ def print_report(report: Mapping[str, Any]) -> None:
     Arguments:
         report: Contents of ``bench.json``.
     """
-    console = Console(width=None if sys.stdout.isatty() else 140, highlight=False)
+    console = Console(width=None if sys.stdout.isatty() else 140, highlight=False, markup=False)
     for name, found in report["presets"].items():
         shape = "x".join(map(str, found["image_shape"]))
-        console.print(f"{name}: images {shape}, {found['threads']} threads, {report['machine']['device']}")
+        console.print(
+            f"{name}: images {shape}, threads {found['threads']}, {report['machine']['device']}", soft_wrap=True
+        )
         if "training" in found:
             training = found["training"]
             console.print(training_table(training))
             console.print(phase_table(training))
-            console.print("\n".join(training_lines(training)))
-        console.print("\n".join(other_lines(found)))
+            console.print("\n".join(training_lines(training)), soft_wrap=True)
+        console.print("\n".join(other_lines(found)), soft_wrap=True)
 
 
 def training_table(training: Mapping[str, Any]) -> Table:
     """Return a row for each engine."""
     table = Table(box=None, pad_edge=False)
-    heads = (
-        "engine",
-        "s / iteration",
-        "spread",
-        "x plain",
-        "images/s",
-        "GFLOP/s",
-        "of matmul",
-        "of best",
-        "peak",
-        "above set-up",
-    )
-    for head in heads:
-        table.add_column(head, justify="left" if head == "engine" else "right")
+    table.add_column("engine")
+    for head in HEADS:
+        table.add_column(head, justify="right")
     for name, found in training["engines"].items():
         memory = found["memory"]
         peaks = ["-", "-"]
@@ -114,18 +109,18 @@ def other_lines(found: Mapping[str, Any]) -> list[str]:
     if "loading" in found:
         loading = found["loading"]
         missing = f" ({loading['missing']})" if loading["missing"] else ""
-        lines.append(
-            f"loading: {loading['images_per_second']:,.0f} images/s from {loading['from']}; data: {loading['data']}{missing}"
-        )
+        rate = f"{loading['images_per_second']:,.0f} images/s from {loading['from']}"
+        lines.append(f"loading: {rate}; data: {loading['data']}{missing}")
     if "predict" in found:
         predict = found["predict"]
         rates = ", ".join(f"{name} {each['images_per_second']:,.0f}" for name, each in predict["engines"].items())
         lines.append(f"predicting, images/s: {rates}; images: {predict['data']}")
         memory = predict["memory"]
-        peaks = ", ".join(
-            f"{int(images):,} images {'- (' + each['error'] + ')' if 'error' in each else format(each['peak'] / MIB, ',.0f') + ' MiB'}"
+        told = {
+            images: f"{each['peak'] / MIB:,.0f} MiB" if "peak" in each else f"- ({each['error']})"
             for images, each in memory["by_images"].items()
-        )
+        }
+        peaks = ", ".join(f"{int(images):,} images {peak}" for images, peak in told.items())
         verdict = ""
         if "ratio" in memory:
             verdict = f": {'flat' if memory['flat'] else 'not flat'}, {memory['bytes_per_image']:,.0f} bytes an image"
@@ -147,8 +142,8 @@ def curve_words(curve: Mapping[str, Any]) -> str:
     sizes, medians, slopes = curve["sizes"], curve["median"], curve["growth"]
     ends = f"{medians[0] * 1e3:.3g} ms at {sizes[0]:,} to {medians[-1] * 1e3:.3g} ms at {sizes[-1]:,}"
     return (
-        f"{ends}; grows with the power {slopes['upper_half']:.2f} in the upper half, {slopes['last_decade']:.2f} in the "
-        f"last decade, {slopes['whole']:.2f} over all"
+        f"{ends}; grows with the power {slopes['upper_half']:.2f} in the upper half of the range, "
+        f"{slopes['last_decade']:.2f} in its last decade, {slopes['whole']:.2f} over all of it"
     )
 
 
@@ -195,9 +190,8 @@ def draw_seconds(axes: Axes, trained: Mapping[str, Any]) -> None:
     for at, (_, each) in enumerate(labelled(trained)):
         low, high = each["quartiles"]
         axes.bar(at, each["median"], color=f"C{at % 10}", alpha=0.6)
-        axes.errorbar(
-            at, each["median"], yerr=[[each["median"] - low], [high - each["median"]]], color="black", capsize=4
-        )
+        around = [[each["median"] - low], [high - each["median"]]]
+        axes.errorbar(at, each["median"], yerr=around, color="black", capsize=4)
         raw = [one for each_round in each["seconds"] for one in each_round]
         axes.plot([at] * len(raw), raw, ".", color="black", alpha=0.4)
     ticks(axes, [label for label, _ in labelled(trained)])

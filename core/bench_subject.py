@@ -22,9 +22,13 @@ from mpcc.core.registry import Entry, Registry
 from mpcc.core.run import Run
 from mpcc.core.summary import Summary, summarise
 
-__all__ = ["ImagesOnDemand", "Subject", "SyntheticImages", "SyntheticOptions", "random_images", "synchroniser"]
+__all__ = [
+    *("ImagesOnDemand", "Subject", "SyntheticImages", "SyntheticOptions"),
+    *("random_images", "settling_iterations", "synchroniser"),
+]
 
 SYNTHETIC_IMAGES = 2000
+SETTLING_ON_CUDA = 6
 SYNTHETIC = "synthetic"
 
 
@@ -58,7 +62,7 @@ def random_images(count: int, channels: int, size: int) -> Tensor:
 
 
 class ImagesOnDemand:
-    """An `ImageSource` of any length that holds one image's worth of pixels: what it gives is made when it is asked for.
+    """An `ImageSource` of any length that holds nothing: what it gives is made when it is asked for.
 
     Arguments:
         count: N.
@@ -83,6 +87,11 @@ class ImagesOnDemand:
 def synchroniser(device: torch.device) -> Callable[[], None]:
     """Return what waits until a device has done everything that it was told to; on a CPU that is nothing."""
     return torch.cuda.synchronize if device.type == "cuda" else lambda: None
+
+
+def settling_iterations(device: torch.device) -> int:
+    """Return how many iterations come before any that counts: on CUDA engines choose kernels and record them first."""
+    return SETTLING_ON_CUDA if device.type == "cuda" else 0
 
 
 @attrs.frozen(eq=False)

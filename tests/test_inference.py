@@ -221,7 +221,7 @@ def test_a_source_is_read_in_order_once(workers: int) -> None:
 
 @pytest.mark.parametrize("workers", [0, 1])
 def test_an_image_that_cannot_be_read_is_named(workers: int) -> None:
-    with pytest.raises(InvalidInput, match="cannot read 300.png"):
+    with pytest.raises(InvalidInput, match=r"cannot read 300\.png"):
         list(in_order(Counting(random_images(), broken_from=300), 100, workers=workers))
 
 

@@ -76,3 +76,16 @@ def test_contamination_adds_noise_or_spoils_digits_and_says_which(monkeypatch: p
         clean = plugin.ContaminatedDigits(plugin.ContaminatedDigitsOptions(fraction=0.0)).load(8, None, False)
         same = [torch.equal(data.images[index], clean.images[index]) for index in range(1797)]
         assert sum(same) == (1797 if kind == "noise" else 1797 - 180)
+
+
+@pytest.mark.slow
+def test_the_learning_curve_of_a_run_is_drawn_and_its_last_scores_are_printed(tmp_path: Path) -> None:
+    command = [str(Path(sys.executable).parent / "mpcc-run"), "--iterations", "2", "--eval-every", "1"]
+    command += ["--eval-images", "100", "--metrics", "acc,nmi", "--out", str(tmp_path / "run")]
+    subprocess.run(command, cwd=tmp_path, check=True, capture_output=True)
+    command = [sys.executable, str(BENCHMARKS / "learning_curve.py"), str(tmp_path / "run"), "--out", "curve.png"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "curve.png").read_bytes().startswith(b"\x89PNG")
+    assert [line.split(":")[0] for line in done.stdout.splitlines()] == ["acc", "nmi"]
+    assert "at iteration 2, minute" in done.stdout

@@ -37,6 +37,8 @@ FLAGS = {
         "--augment-flip",
         "--workers",
         "--threads",
+        "--engine",
+        "--precision",
         "--resume",
         "--device",
         "--seed",

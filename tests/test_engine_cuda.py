@@ -1,0 +1,107 @@
+"""The fast engine on a GPU: a recorded iteration, no waiting for the device, the plain engine's results."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from mpcc.core.engine import WARM_UP, Engine, FastEngine, PlainEngine
+from mpcc.core.entropy import EntropyPolicy
+from mpcc.core.matching import TermWeights
+from mpcc.core.model import Model
+from mpcc.core.registry import load_registry
+from mpcc.core.stream import ImageStream
+from mpcc.core.training import Schedule, Trainer
+from mpcc.plugins.architectures.biggan import BigGAN8
+from mpcc.plugins.architectures.options import BigGANOptions
+
+pytestmark = [
+    pytest.mark.gpu,
+    pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device"),
+]
+
+K, J, BATCH = 3, 8, 6
+SCHEDULE = Schedule(batch=BATCH, d_steps=3, e_steps=4, lr=1e-3, prior_lr=5e-3, ema_decay=0.9, ema_start=2)
+REGISTRY = load_registry()
+
+
+def trainer(engine: Engine, prior: str = "gmm", dtype: torch.dtype = torch.float64) -> Trainer:
+    device = torch.device("cuda", torch.cuda.current_device())
+    torch.manual_seed(0)
+    entry = REGISTRY.entry("prior", prior)
+    cls = entry.options_class()
+    assert cls is not None
+    made = entry.load()(K, J, cls(**entry.defaults)).to(dtype)
+    networks = BigGAN8(BigGANOptions(width=2)).build(K, J, channels=1)
+    for network in (networks.generator, networks.discriminator, networks.encoder):
+        network.to(dtype)
+    images = torch.randint(256, (31, 1, 8, 8), dtype=torch.uint8)
+    weights = TermWeights.published(channels=1, image_size=8, latent_dim=J)
+    model = Model.assemble(made, networks, device, EntropyPolicy.of(made))
+    stream = ImageStream(images, BATCH, seed=1, device=device)
+    return Trainer(model, stream, SCHEDULE, weights, engine)
+
+
+# A factorised covariance is checked on the host.
+@pytest.mark.parametrize("prior", [name for name in REGISTRY.names("prior") if name != "lowrank_gmm"])
+def test_replayed_iterations_are_those_of_the_plain_engine(prior: str) -> None:
+    plain, fast = trainer(PlainEngine(), prior), trainer(FastEngine(), prior)
+    found: dict[str, list[dict[str, float]]] = {"plain": [], "fast": []}
+    for made in (plain, fast):
+        torch.manual_seed(7)
+        for _ in range(WARM_UP + 7):
+            terms = made.iterate()
+            found[made.engine.name].append({name: float(value) for name, value in terms.items()})
+    assert fast.engine.notes == []
+    for expected, terms in zip(found["plain"], found["fast"], strict=True):
+        # A recorded term is kept in single precision.
+        assert terms == pytest.approx(expected, rel=1e-5, abs=1e-6)
+
+
+def test_a_prior_that_cannot_be_recorded_is_trained_eagerly_with_a_reason() -> None:
+    made = trainer(FastEngine(), "lowrank_gmm")
+    for _ in range(WARM_UP + 3):
+        terms = made.iterate()
+    assert all(bool(term.isfinite()) for term in terms.values())
+    for note in made.engine.notes:
+        assert note.startswith("no CUDA graph: ")
+
+
+@pytest.mark.parametrize("precision", ["float32", "tf32", "bf16"])
+def test_the_host_never_waits_for_the_device_in_the_steady_state(precision: str) -> None:
+    made = trainer(FastEngine(precision), dtype=torch.float32)  # type: ignore[arg-type]
+    with made.engine.active():
+        for _ in range(WARM_UP + 2):
+            made.iterate()
+        torch.cuda.set_sync_debug_mode("error")
+        try:
+            for _ in range(20):
+                made.iterate()
+        finally:
+            torch.cuda.set_sync_debug_mode("default")
+    assert made.engine.notes == []
+
+
+def test_images_that_fit_live_on_the_device_and_come_in_the_same_order() -> None:
+    images = torch.randint(256, (31, 1, 8, 8), dtype=torch.uint8)
+    there = ImageStream(images, BATCH, seed=1, device=torch.device("cuda"))
+    here = ImageStream(images, BATCH, seed=1)
+    for _ in range(12):
+        found = there.take(2)
+        assert found.device.type == "cuda"
+        assert torch.equal(found.cpu(), here.take(2))
+
+
+def test_a_restored_state_is_recorded_anew() -> None:
+    made = trainer(FastEngine())
+    for _ in range(WARM_UP + 2):
+        made.iterate()
+    state, random = made.state(), torch.cuda.get_rng_state()
+    state = {**state, "parts": {name: {k: v.clone() for k, v in part.items()} for name, part in state["parts"].items()}}
+    state["optimizers"] = torch.utils._pytree.tree_map(
+        lambda value: value.clone() if isinstance(value, torch.Tensor) else value, state["optimizers"]
+    )
+    expected = {name: float(value) for name, value in made.iterate().items()}
+    made.restore(state)
+    torch.cuda.set_rng_state(random)
+    assert {name: float(value) for name, value in made.iterate().items()} == pytest.approx(expected, rel=1e-5)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterable, Iterator
+from typing import cast
 
 import attrs
 import torch
@@ -13,6 +14,7 @@ from mpcc.core.contracts import ImageSource
 from mpcc.core.errors import InvalidInput
 from mpcc.core.evaluated_images import EVALUATION_BATCH
 from mpcc.core.model import Model, to_unit_range
+from mpcc.core.read_ahead import in_order
 
 __all__ = ["Prediction", "predictions"]
 
@@ -79,12 +81,8 @@ def predictions(
 
 def batches(images: Tensor | ImageSource | Iterable[Tensor], batch: int) -> Iterator[Tensor]:
     """Yield images, uint8, in batches of at most ``batch``."""
-    if isinstance(images, Tensor):
-        yield from torch.split(images, batch)
-    elif hasattr(images, "shape"):
-        count = images.shape[0]
-        for start in range(0, count, batch):
-            yield images[torch.arange(start, min(start + batch, count))]
+    if isinstance(images, Tensor) or hasattr(images, "shape"):
+        yield from in_order(cast("Tensor | ImageSource", images), batch)
     else:
         for given in images:
             yield from torch.split(given, batch)

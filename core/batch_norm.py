@@ -36,7 +36,7 @@ class GroupedBatchNorm2d(nn.BatchNorm2d, Fusable):
 
     def forward(self, input: Tensor) -> Tensor:
         """Normalise the input, group by group in training mode."""
-        if self.groups == 1 or not self.training:
+        if self.groups == 1 or not (self.training or self.running_mean is None):
             return super().forward(input)
         return torch.cat([super(GroupedBatchNorm2d, self).forward(group) for group in input.chunk(self.groups)])
 
@@ -46,12 +46,10 @@ class GroupedBatchNorm2d(nn.BatchNorm2d, Fusable):
 
         The running statistics are updated as in `forward`; an affine layer's own gain and bias are in the two.
         """
-        if not self.training:
-            assert self.running_mean is not None
-            assert self.running_var is not None
-            moments = [(self.running_mean, self.running_var)]
-        else:
+        if self.training or self.running_mean is None or self.running_var is None:
             moments = [self._moments(group) for group in x.chunk(self.groups)]
+        else:
+            moments = [(self.running_mean, self.running_var)]
         means, variances = (torch.stack(each) for each in zip(*moments, strict=True))
         scale = torch.rsqrt(variances + self.eps)
         if self.affine:
@@ -64,16 +62,22 @@ class GroupedBatchNorm2d(nn.BatchNorm2d, Fusable):
 
     def _moments(self, group: Tensor) -> tuple[Tensor, Tensor]:
         """Return mean and biased variance of each channel, (W,), after an update of the running statistics."""
-        mean, variance = batch_moments(group)
-        if self.track_running_stats:
-            assert self.running_mean is not None
-            assert self.running_var is not None
-            assert self.num_batches_tracked is not None
-            self.num_batches_tracked.add_(1)
-            count = group.numel() // group.shape[1]
-            factor = 1 / float(self.num_batches_tracked) if self.momentum is None else self.momentum
-            self.running_mean.lerp_(mean.to(self.running_mean.dtype), factor)
-            self.running_var.lerp_((variance * (count / (count - 1))).to(self.running_var.dtype), factor)
+        if self.running_mean is None or self.running_var is None or self.num_batches_tracked is None:
+            variance, mean = torch.var_mean(
+                group.to(torch.promote_types(group.dtype, torch.float32)), (0, 2, 3), correction=0
+            )
+            return mean, variance
+        self.num_batches_tracked.add_(1)
+        factor = 1 / float(self.num_batches_tracked) if self.momentum is None else self.momentum
+        if group.device.type == "cpu":
+            # One pass in either layout; var_mean takes ten times as long where channels are innermost.
+            mean, variance = torch.batch_norm_update_stats(group, self.running_mean, self.running_var, factor)
+            return mean, variance
+        wide = group.to(self.running_mean.dtype)
+        variance, mean = torch.var_mean(wide, (0, 2, 3), correction=0)
+        count = group.numel() // group.shape[1]
+        self.running_mean.lerp_(mean, factor)
+        self.running_var.lerp_(variance * (count / (count - 1)), factor)
         return mean, variance
 
     def normalised_relu(
@@ -100,16 +104,6 @@ class GroupedBatchNorm2d(nn.BatchNorm2d, Fusable):
             # Under mixed precision the embeddings of the condition are wider than the features.
             h = torch.addcmul(bias.to(h.dtype), h, gain.to(h.dtype))
         return F.relu(h, inplace=self.fused)
-
-
-def batch_moments(x: Tensor) -> tuple[Tensor, Tensor]:
-    """Return mean and biased variance of each channel of x, (N, W, S, S), each of shape (W,)."""
-    if x.device.type == "cpu":
-        # One pass in either layout; var_mean takes ten times as long where channels are innermost.
-        mean, variance = torch.batch_norm_update_stats(x, None, None, 0.0)
-        return mean, variance
-    variance, mean = torch.var_mean(x, (0, 2, 3), correction=0)
-    return mean, variance
 
 
 @contextlib.contextmanager

@@ -135,6 +135,18 @@ def test_groups_of_a_batch_are_normalised_like_batches(affine: bool, momentum: f
         close(ours.eval().normalised_relu(x, gain, bias), torch.relu(theirs.eval()(x) * gain + bias))
 
 
+@pytest.mark.parametrize("training", [False, True])
+def test_a_layer_without_running_statistics_always_takes_those_of_the_batch(training: bool) -> None:
+    torch.manual_seed(0)
+    theirs = nn.BatchNorm2d(2, track_running_stats=False).double().train(training)
+    ours = GroupedBatchNorm2d(2, track_running_stats=False).double().train(training)
+    x = torch.randn(6, 2, 3, 3, dtype=torch.float64)
+    for fused in (False, True):
+        fuse(ours, fused)
+        with torch.no_grad(), batch_groups(ours, 2):
+            close(ours.normalised_relu(x), torch.cat([torch.relu(theirs(group)) for group in x.split(3)]))
+
+
 def test_groups_have_gradients_like_batches() -> None:
     torch.manual_seed(0)
     theirs, ours = nn.BatchNorm2d(2).double(), GroupedBatchNorm2d(2).double()

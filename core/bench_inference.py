@@ -6,7 +6,8 @@ Letters in shapes: N images in a batch or data set, K clusters, J latent dimensi
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -118,7 +119,7 @@ def predict_figures(subject: Subject, runs: Mapping[str, Run], images: int, roun
     channels, size, _ = subject.shape
     source = ImagesOnDemand(min(SYNTHETIC_IMAGES, images), channels, size)
     measured = [
-        Measured(name, lambda model=trainer.model: predict(model, source), trainer.engine.active)  # type: ignore[misc]
+        Measured(name, partial(predict, trainer.model, source), trainer.engine.active)
         for name, trainer in chosen.items()
     ]
     wait = synchroniser(next(iter(chosen.values())).model.device) if chosen else lambda: None
@@ -167,11 +168,9 @@ def posterior_figures(subject: Subject, device: torch.device) -> dict[str, Any]:
         z = torch.randn(max(BATCHES), latent_dim, device=device)
         entropic = config.run.entropy != "monte-carlo" and priors[FIXED_CLUSTERS].entropy_kind != "none"
         few, fixed = z[:FIXED_BATCH], priors[FIXED_CLUSTERS]
-        curves = {
-            "responsibilities_by_clusters": {
-                K: lambda p=prior: p.log_responsibilities(few) for K, prior in priors.items()
-            },
-            "responsibilities_by_batch": {n: lambda n=n: fixed.log_responsibilities(z[:n]) for n in BATCHES},
+        curves: dict[str, dict[int, Callable[[], object]]] = {
+            "responsibilities_by_clusters": {K: partial(p.log_responsibilities, few) for K, p in priors.items()},
+            "responsibilities_by_batch": {n: partial(fixed.log_responsibilities, z[:n]) for n in BATCHES},
         }
         if entropic:
             curves["entropies_by_clusters"] = {K: prior.entropies for K, prior in priors.items()}

@@ -61,15 +61,16 @@ def main() -> None:
 
 def measure(request: dict[str, Any]) -> dict[str, Any]:
     """Set up, note the memory, do what is asked for, and return the peak."""
+    registry = load_registry(
+        plugins=[Path(each) for each in request["plugins"]], registries=[Path(each) for each in request["registries"]]
+    )
+    config = resolve(registry, [Layer("mpcc bench", request["tables"])], "none")
+    # torch takes seconds; what is above has been checked without it.
     import torch
 
     from mpcc.core.bench_inference import predict
     from mpcc.core.bench_subject import ImagesOnDemand, Subject, settling_iterations
 
-    registry = load_registry(
-        plugins=[Path(each) for each in request["plugins"]], registries=[Path(each) for each in request["registries"]]
-    )
-    config = resolve(registry, [Layer("mpcc bench", request["tables"])], "none")
     subject = Subject(config.data.name, registry, config, request["channels"])
     trainer = subject.assemble(request["engine"]).trainer
     device, images = trainer.model.device, request["images"]

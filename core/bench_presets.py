@@ -152,7 +152,7 @@ def training(
             **{"kind": reference.kind, "precision": reference.precision, "operations": reference.operations},
             **{"seconds": seconds[name], **spread.plain(), "rate": reference.operations / spread.median},
         }
-    rates = {}
+    rates: dict[str, dict[str, float]] = {}
     for precision in precisions:
         of_precision = [each for each in told.values() if each["precision"] == precision]
         matmul = next(each["rate"] for each in of_precision if each["kind"] == "matmul")

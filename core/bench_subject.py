@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import attrs
 import torch
@@ -157,9 +158,8 @@ class Subject:
         )
         datasets = {**self.registry.entries["dataset"], SYNTHETIC: (entry,)}
         registry = attrs.evolve(self.registry, entries={**self.registry.entries, "dataset": datasets})
-        settings = attrs.evolve(
-            self.config.run, engine=name, precision=precision or "float32", metrics="all", workers=0
-        )
+        values: dict[str, Any] = {"engine": name, "precision": precision or "float32", "metrics": "all", "workers": 0}
+        settings = attrs.evolve(self.config.run, **values)
         count = max(SYNTHETIC_IMAGES, settings.batch)
         choice = PluginChoice(SYNTHETIC, SyntheticOptions(count, self.channels))
         return Run.assemble(registry, attrs.evolve(self.config, run=settings, data=choice))

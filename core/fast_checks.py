@@ -6,7 +6,7 @@ import copy
 from collections.abc import Mapping
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from mpcc.core.architecture_checks import ArchitectureCase, outputs, parts
 from mpcc.core.batch_norm import batch_groups
@@ -41,7 +41,9 @@ def grouped(case: ArchitectureCase) -> str:
         return "not declared: its images are generated batch by batch"
     z, y, _ = case.inputs(GROUPS * GROUP)
     separate = copy.deepcopy(networks.generator)
-    expected = torch.cat([separate(*batch) for batch in zip(z.split(GROUP), y.split(GROUP), strict=True)])
+    expected = torch.cat(
+        [separate(*batch) for batch in zip(*(torch.split(each, GROUP) for each in (z, y)), strict=True)]
+    )
     worst = 0.0
     for fused in (False, True):
         together = copy.deepcopy(networks.generator)
@@ -61,17 +63,17 @@ def fused(case: ArchitectureCase) -> str:
     count = sum(isinstance(module, Fusable) for part in parts(networks).values() for module in part.modules())
     if not count:
         return "it has no fused layers"
-    expected, worst = values_and_gradients(networks, inputs, on=False), 0.0
+    expected = values_and_gradients(networks, inputs, on=False)
     worst = largest_difference(expected, values_and_gradients(networks, inputs, on=True), "fused")
     return f"{count} layers, largest difference {worst:.1g}"
 
 
 def values_and_gradients(networks: Networks, inputs: tuple[Tensor, Tensor, Tensor], on: bool) -> dict[str, Tensor]:
     """Return what copies of the networks give, and the gradient of each network's parameters in one vector."""
-    copied: list[nn.Module] = [copy.deepcopy(part) for part in parts(networks).values()]
+    generator, discriminator, encoder = copied = [copy.deepcopy(part) for part in parts(networks).values()]
     for part in copied:
         fuse(part, on)
-    found = outputs(Networks(*copied, conditional=networks.conditional), *inputs)
+    found = outputs(Networks(generator, discriminator, encoder, networks.conditional), *inputs)
     weights = torch.Generator().manual_seed(0)
     total = sum((value * torch.randn(value.shape, generator=weights)).sum() for value in found.values())
     assert isinstance(total, Tensor)

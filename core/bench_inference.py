@@ -19,6 +19,7 @@ from mpcc.core.bench_memory import memory_of
 from mpcc.core.bench_subject import SYNTHETIC_IMAGES, ImagesOnDemand, Subject, random_images, synchroniser
 from mpcc.core.contracts import ImageSource, Prior
 from mpcc.core.errors import InvalidInput
+from mpcc.core.evaluated_images import EVALUATION_BATCH
 from mpcc.core.inference import predictions
 from mpcc.core.model import Model, to_unit_range
 from mpcc.core.run import Run
@@ -44,11 +45,14 @@ BATCHES_AT_ONCE = 20
 FEW_IMAGES = 10_000
 # Memory that rises by less than this while there are ten times as many images does not depend on them.
 FLAT_BELOW = 1.1
+# Fewer do not fill the memory of a batch and of the next one that is read meanwhile.
+ENOUGH_IMAGES = 4 * EVALUATION_BATCH
 FORMULAS = {
     "loading": f"images of {BATCHES_AT_ONCE} batches / the seconds until they are float32 in [-1, 1] on the device",
     "predict": f"images / seconds of all of `mpcc.core.inference.predictions`: encoder, then q(y|z); the fewer of "
     f"{SYNTHETIC_IMAGES} and --predict-images",
-    "predict memory": f"flat if the peak for the most images is below {FLAT_BELOW} times that for the fewest; bytes an "
+    "predict memory": f"flat if the peak for the most images is below {FLAT_BELOW} times that for the fewest, "
+    f"null if those are fewer than {ENOUGH_IMAGES}; bytes an "
     "image are the difference of these peaks / that of the numbers of images",
     "posterior": f"seconds of q(y|z) and of all entropies, without gradients: by K for a batch of {FIXED_BATCH}, by "
     f"batch for K = {FIXED_CLUSTERS}; median of {REPEATS}",
@@ -136,7 +140,11 @@ def predict_figures(subject: Subject, runs: Mapping[str, Run], images: int, roun
         few, many = min(peaks), max(peaks)
         ratio = peaks[many] / peaks[few]
         per_image = (peaks[many] - peaks[few]) / (many - few)
-        memory |= {"ratio": ratio, "flat": ratio < FLAT_BELOW, "bytes_per_image": per_image}
+        memory |= {
+            "ratio": ratio,
+            "flat": ratio < FLAT_BELOW if few >= ENOUGH_IMAGES else None,
+            "bytes_per_image": per_image,
+        }
     return {"images": source.shape[0], "data": "synthetic", "engines": engines, "memory": memory}
 
 

@@ -123,7 +123,8 @@ def other_lines(found: Mapping[str, Any]) -> list[str]:
         peaks = ", ".join(f"{int(images):,} images {peak}" for images, peak in told.items())
         verdict = ""
         if "ratio" in memory:
-            verdict = f": {'flat' if memory['flat'] else 'not flat'}, {memory['bytes_per_image']:,.0f} bytes an image"
+            flat = {True: "flat", False: "not flat", None: "too few images to tell"}[memory["flat"]]
+            verdict = f": {flat}, {memory['bytes_per_image']:,.0f} bytes more for each image"
         lines.append(f"peak memory of predicting ({memory['engine']}): {peaks}{verdict}")
     if "posterior" in found:
         for name, label in CURVES.items():

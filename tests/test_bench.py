@@ -18,7 +18,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from mpcc.core import bench_inference, bench_presets, bench_report, cli
 from mpcc.core.bench import PHASES, Measured, Spread, interleaved, phase_seconds, training_figures
-from mpcc.core.bench_inference import growth, predict_sizes
+from mpcc.core.bench_inference import growth, predict_figures, predict_sizes
 from mpcc.core.bench_memory import memory_of, resident
 from mpcc.core.bench_reference import convolution, matmul
 from mpcc.core.bench_subject import ImagesOnDemand, Subject
@@ -108,7 +108,7 @@ def test_a_bench_of_everything_writes_table_figures_and_picture(
     assert set(digits["predict"]["engines"]) == {"plain", "fast"}
     assert set(digits["predict"]["memory"]["by_images"]) == {"10", "100"}
     assert digits["predict"]["memory"]["engine"] == "fast"
-    assert digits["predict"]["memory"]["flat"] is True
+    assert digits["predict"]["memory"]["flat"] is None
     for name in ("responsibilities_by_clusters", "entropies_by_clusters", "responsibilities_by_batch"):
         curve = digits["posterior"][name]
         assert len(curve["sizes"]) == len(curve["median"]) == len(curve["seconds"]) == 3
@@ -306,6 +306,15 @@ def test_a_process_that_fails_to_measure_memory_says_why(subject: Subject) -> No
     error = memory_of(gone, 1, "fast", iterations=1)["error"]
     assert error.startswith("status 1: mpcc.core.errors.InvalidInput: ")
     assert "gone.py" in error
+
+
+@pytest.mark.parametrize(("per_image", "flat"), [(0, True), (10_000, False)])
+def test_memory_of_predicting_is_flat_or_not(
+    subject: Subject, monkeypatch: pytest.MonkeyPatch, per_image: int, flat: bool
+) -> None:
+    monkeypatch.setattr(bench_inference, "memory_of", lambda *_, images: {"peak": 10**8 + per_image * images})
+    memory = predict_figures(subject, {}, images=100_000, rounds=1)["memory"]
+    assert (memory["flat"], memory["bytes_per_image"]) == (flat, per_image)
 
 
 def test_a_report_without_memory_is_printed(capsys: pytest.CaptureFixture[str]) -> None:

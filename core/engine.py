@@ -95,9 +95,11 @@ class PlainEngine(Engine):
     """Each sub-step by itself, in the precision of the parameters."""
 
     name = "plain"
+    _device = torch.device("cpu")
 
     def prepare(self, model: Model) -> None:
         """Switch fused layers off."""
+        self._device = model.device
         for part in model.parts().values():
             fuse(part, on=False)
 
@@ -109,6 +111,10 @@ class PlainEngine(Engine):
     def precision(self) -> contextlib.AbstractContextManager[Any]:
         """Return a context that changes nothing."""
         return contextlib.nullcontext()
+
+    def active(self) -> contextlib.AbstractContextManager[Any]:
+        """Return a context in which CUDA does not round float32 products to TF32, as it would by default."""
+        return kernel_settings(tf32=False) if self._device.type == "cuda" else contextlib.nullcontext()
 
     def advance(self, network: nn.Module) -> None:
         """Advance layer by layer."""

@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import os
 import platform
+import threading
 from collections.abc import Iterator
 
-__all__ = ["kept_memory"]
+__all__ = ["give_back", "kept_memory"]
 
 # mallopt's names for numbers (malloc.h).
 TRIM_THRESHOLD, MMAP_THRESHOLD, MMAP_MAX = -1, -3, -4
@@ -21,32 +23,50 @@ SETTLED = {MMAP_MAX: 65536, MMAP_THRESHOLD: 32 * 2**20, TRIM_THRESHOLD: 64 * 2**
 KEPT = {MMAP_MAX: 0, TRIM_THRESHOLD: NEVER}
 
 _keeping = 0
+_lock = threading.Lock()
 
 
 @contextlib.contextmanager
 def kept_memory(wanted: bool = True) -> Iterator[None]:
     """Keep freed memory for the next allocation instead of giving it back, for the length of a ``with`` block.
 
-    Only on Linux with glibc; elsewhere nothing changes. Blocks may be nested. What was kept is given back at the end.
+    Only on Linux with glibc, and not where the environment has set its allocator already; elsewhere nothing changes.
+    Blocks may be nested. At the end what was kept is given back, and the allocator keeps the thresholds at which a
+    process that frees large blocks arrives anyway.
 
     Arguments:
         wanted: Nothing happens if this is false.
     """
     global _keeping
-    if not wanted or platform.libc_ver()[0] != "glibc":
+    if not wanted or not adjustable():
         yield
         return
     library = ctypes.CDLL(None)
-    if _keeping == 0:
-        set_options(library, KEPT)
-    _keeping += 1
+    with _lock:
+        if _keeping == 0:
+            set_options(library, KEPT)
+        _keeping += 1
     try:
         yield
     finally:
-        _keeping -= 1
-        if _keeping == 0:
-            set_options(library, SETTLED)
-            library.malloc_trim(0)
+        with _lock:
+            _keeping -= 1
+            if _keeping == 0:
+                set_options(library, SETTLED)
+                library.malloc_trim(0)
+
+
+def give_back() -> None:
+    """Let this process, such as one that was forked inside `kept_memory`, give freed memory back."""
+    if adjustable():
+        set_options(ctypes.CDLL(None), SETTLED)
+
+
+def adjustable() -> bool:
+    """Return whether the allocator is glibc's and the user has left it as it is."""
+    chosen = any(name.startswith("MALLOC_") and name.endswith("_") for name in os.environ)
+    chosen = chosen or "glibc.malloc" in os.environ.get("GLIBC_TUNABLES", "")
+    return platform.libc_ver()[0] == "glibc" and not chosen
 
 
 def set_options(library: ctypes.CDLL, options: dict[int, int]) -> None:

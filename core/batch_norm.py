@@ -23,7 +23,8 @@ class GroupedBatchNorm2d(nn.BatchNorm2d, Fusable):
     Outputs, running statistics and the count of batches are those of one call for each group, in order.
 
     Attributes:
-        groups: Into how many batches of equal size the input is divided, 1 outside of `batch_groups`.
+        groups: Into how many batches of equal size the input is divided, 1 outside of `batch_groups`. The number of
+            images is a multiple of it.
 
     Example:
         >>> layer, x = GroupedBatchNorm2d(1), torch.arange(4.0).view(4, 1, 1, 1)

@@ -32,11 +32,13 @@ FORMULAS = {
     "images_per_second": "real images: d_steps * batch / median",
     "operations_per_iteration": "counted by torch.utils.flop_counter before anything is fused or saved: "
     "multiplications and additions in convolutions and matrix products, forward and backward",
-    "rate": "operations_per_iteration / median, FLOP/s",
+    "rate": "operations_per_iteration / median, FLOP/s: nominal, of the operations before fusion, also where an engine "
+    "gets the same result with fewer of them",
     "rate of a reference": "its operations / the median of its seconds, FLOP/s; float32 is not rounded to tf32",
     "of_matmul": "rate / rate of the matmul in the engine's precision",
     "of_best": "rate / the highest rate among matmul and convolutions in the engine's precision",
-    "shares": "seconds of a phase / seconds of all phases, over iterations of their own, one in each round",
+    "shares": "seconds of a phase / seconds of all phases, over iterations of their own, one in each round; on CUDA "
+    "executed one by one, while the fast engine replays a whole iteration as one graph",
 }
 
 

@@ -20,7 +20,7 @@ __all__ = ["print_report", "write_plot"]
 
 MIB = 2**20
 HEADS = (
-    *("s / iteration", "spread", "x plain", "images/s", "GFLOP/s"),
+    *("s / iteration", "spread", "x plain", "images/s", "nominal GFLOP/s"),
     *("of matmul", "of best", "peak memory", "above set-up"),
 )
 CURVES = {

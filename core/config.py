@@ -124,7 +124,7 @@ RESUMABLE = frozenset(
             "data_root",
             "download",
         ),
-        *("features", "feature_weights", "generated_images", "workers", "engine"),
+        *("features", "feature_weights", "generated_images", "workers", "engine", "precision"),
     }
 )
 

@@ -12,9 +12,13 @@ from collections.abc import Callable, Iterator
 import torch
 from torch import Tensor
 
-__all__ = ["GraphedIteration", "kernel_settings", "warmed_up"]
+__all__ = ["CannotRecord", "GraphedIteration", "kernel_settings", "record", "warmed_up"]
 
 Iteration = Callable[[Tensor], dict[str, Tensor]]
+
+
+class CannotRecord(Exception):
+    """An iteration does something that a graph cannot hold; the message says what, in one line."""
 
 
 class GraphedIteration:
@@ -36,7 +40,8 @@ class GraphedIteration:
     def __init__(self, iteration: Iteration, real: Tensor, device: torch.device) -> None:
         self._real = real.to(device, copy=True)
         self._graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(self._graph):
+        # Other threads, such as one that reads images ahead, may call CUDA meanwhile.
+        with torch.cuda.graph(self._graph, capture_error_mode="thread_local"):
             terms = iteration(self._real)
             self._names = list(terms)
             self._terms = torch.stack([terms[name].float() for name in self._names])
@@ -51,6 +56,46 @@ class GraphedIteration:
         self._graph.replay()
         # The next replay writes over the recorded terms.
         return dict(zip(self._names, self._terms.clone().unbind(), strict=True))
+
+
+def record(iteration: Iteration, real: Tensor, device: torch.device) -> GraphedIteration:
+    """Record an iteration; if that fails, leave random generator and streams as if it had not been tried.
+
+    Arguments:
+        iteration: As `GraphedIteration` takes it.
+        real: Images like those of every replay.
+        device: Where to compute.
+
+    Raises:
+        CannotRecord: If something in the iteration cannot be recorded.
+    """
+    generator = torch.cuda.default_generators[device.index or 0]
+    state, stream = generator.clone_state(), torch.cuda.current_stream(device)
+    try:
+        return GraphedIteration(iteration, real, device)
+    except (RuntimeError, torch.linalg.LinAlgError) as error:  # type: ignore[attr-defined]
+        # A capture that fails leaves the generator counting for a graph that does not exist.
+        generator.graphsafe_set_state(state)
+        torch.cuda.set_stream(stream)
+        raise CannotRecord(reason(error)) from error
+
+
+def reason(error: BaseException) -> str:
+    """Return what went wrong first: the end of a broken capture raises an error of its own on top of it.
+
+    Example:
+        >>> try:
+        ...     try:
+        ...         raise ValueError("a copy to the host")
+        ...     finally:
+        ...         raise RuntimeError("capture failed")
+        ... except RuntimeError as error:
+        ...     print(reason(error))
+        a copy to the host
+    """
+    while error.__context__ is not None:
+        error = error.__context__
+    return " ".join(str(error).split())[:120] or type(error).__name__
 
 
 def warmed_up(iteration: Iteration, real: Tensor) -> dict[str, Tensor]:

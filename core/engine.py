@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import abc
 import contextlib
-import sys
+import platform
 from collections.abc import Callable, Iterator
 from typing import Any, Literal
 
@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from mpcc.core import allocator
 from mpcc.core.batch_norm import batch_groups
 from mpcc.core.config import RunSettings
-from mpcc.core.cuda_graph import GraphedIteration, kernel_settings, warmed_up
+from mpcc.core.cuda_graph import CannotRecord, GraphedIteration, kernel_settings, record, warmed_up
 from mpcc.core.errors import InvalidInput
 from mpcc.core.fusion import fuse
 from mpcc.core.model import Model
@@ -158,16 +158,24 @@ class FastEngine(Engine):
             self.notes.append("images are generated batch by batch: the architecture does not declare grouped batches")
 
     def generated(self, model: Model, batch: int, count: int, train_prior: bool = False) -> Iterator[Generated]:
-        """Draw all batches, in order, generate their images in one call, and yield them one by one."""
+        """Draw all batches, in order, generate their images in one call, and yield them one by one.
+
+        Where a call stands for one batch only, a batch is drawn and generated when it is asked for, as in the plain
+        engine: such a generator may draw numbers of its own.
+        """
+        if count == 1 or not self._grouped:
+            for _ in range(count):
+                with self.precision():
+                    made = draw(model, batch, train_prior)
+                yield made
+            return
         with torch.set_grad_enabled(train_prior):
             drawn = [model.prior.sample(batch) for _ in range(count)]
-        if count > 1 and self._grouped:
-            z, y = (torch.cat(each) for each in zip(*drawn, strict=True))
-            with self.precision(), batch_groups(model.networks.generator, count):
-                images = torch.split(generate(model, z, y), batch)
-        else:
-            with self.precision():
-                images = tuple(generate(model, z, y) for z, y in drawn)
+        if not drawn:
+            return
+        z, y = (torch.cat(each) for each in zip(*drawn, strict=True))
+        with self.precision(), batch_groups(model.networks.generator, count):
+            images = torch.split(generate(model, z, y), batch)
         yield from (Generated(z, y, each) for (z, y), each in zip(drawn, images, strict=True))
 
     def precision(self) -> contextlib.AbstractContextManager[Any]:
@@ -196,12 +204,11 @@ class FastEngine(Engine):
                 self._warm_up -= 1
                 return warmed_up(iteration, real)
             try:
-                self._graph = GraphedIteration(iteration, real, self._device)
-            except (RuntimeError, torch.linalg.LinAlgError) as error:  # type: ignore[attr-defined]
+                self._graph = record(iteration, real, self._device)
+            except CannotRecord as error:
                 # Nothing has been executed, so that the iteration can still be. The optimizers go on as they are.
                 self.capturable = False
-                self.notes.append(f"no CUDA graph: {' '.join(str(error).split())[:120]}")
-                print(f"engine fast: {self.notes[-1]}", file=sys.stderr)
+                self.notes.append(f"no CUDA graph: {error}")
                 return iteration(real)
         return self._graph.replay(real)
 
@@ -214,6 +221,9 @@ def computes_bf16(device: torch.device) -> bool:
     """Return whether a device has arithmetic in bf16, rather than imitating it."""
     if device.type == "cuda":
         return bool(torch.cuda.is_bf16_supported(including_emulation=False))
+    if platform.machine() in ("x86_64", "AMD64"):
+        # oneDNN takes bf16 from AVX-512 on and computes in float32 where the instructions are missing.
+        return bool(torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())
     known: bool = torch.ops.mkldnn._is_mkldnn_bf16_supported()
     return known
 

@@ -6,6 +6,7 @@ import time
 from pathlib import Path
 from typing import Annotated
 
+import attrs
 from cyclopts import Parameter
 
 from mpcc.core.config import Layer, resolve
@@ -80,7 +81,9 @@ def evaluate_run(
     check_checkpoint(state, source, layer.tables)
     started = time.monotonic()
     with attributed(used(found, config)):
-        assembled = Run.assemble(found, config)
+        # An evaluation computes in float32, whatever the run was trained in and wherever it is evaluated.
+        exact = attrs.evolve(config, run=attrs.evolve(config.run, precision="float32"))
+        assembled = Run.assemble(found, exact)
         assembled.restore_model(state, source)
         findings = find(assembled.trainer.model, assembled.data, assembled.indices, assembled.metrics, config.run)
     folder = RunFolder(out or run / f"evaluation-{state['iteration']}", named=out is not None)

@@ -14,7 +14,7 @@ __all__ = ["Fusable", "channels_last", "fuse", "pooled_convolution"]
 
 # In half precision a matrix unit makes the convolution so cheap that memory traffic decides: below this size of the map
 # the kernel that is four times as large, or one more pass over the map, costs more than it saves.
-MERGED_FROM = 16
+MERGED_FROM = 32
 
 
 class Fusable(nn.Module):
@@ -60,7 +60,7 @@ def pooled_convolution(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor
 
     a convolution with stride 2 on the blurred, padded input (9/36 of the operations); or of the kernel, which becomes
     4x4 with stride 2 (16/36, but no pass over the input). In float32 the first is never slower (docs/performance.md);
-    in half precision the second is faster from 16 pixels, and neither pays below.
+    in half precision the second is faster from 32 pixels, and neither pays below.
 
     Arguments:
         x: Shape (N, in, S, S), S even.

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from mpcc.core.contracts import ImageSource
+from mpcc.core.cuda_graph import kernel_settings
 from mpcc.core.errors import InvalidInput
 from mpcc.core.evaluated_images import EVALUATION_BATCH
 from mpcc.core.model import Model, to_unit_range
@@ -58,8 +59,8 @@ def predictions(
     """Predict images in their order, a batch at a time; nothing is kept of those that have been yielded.
 
     The networks compute in evaluation mode, without gradients and in the precision of their parameters, whatever the
-    caller's autocast says. Modes are put back after every batch: whenever a prediction is yielded, and after an error,
-    the model is as it was.
+    caller's autocast and TF32 settings say. Modes are put back after every batch: whenever a prediction is yielded, and
+    after an error, the model is as it was.
 
     Arguments:
         model: Encoder and prior; with fused layers if `mpcc.core.fusion.fuse` has switched them on.
@@ -93,7 +94,8 @@ def predict(model: Model, images: Tensor) -> Prediction:
     """Predict one batch, uint8, shape (n, D, R, R)."""
     encoder, device = model.networks.encoder, model.device
     precision = next((each.dtype for each in encoder.parameters() if each.is_floating_point()), torch.float32)
-    with evaluating(encoder), torch.autocast(device.type, enabled=False):
+    exact = kernel_settings(tf32=False) if device.type == "cuda" else contextlib.nullcontext()
+    with evaluating(encoder), torch.autocast(device.type, enabled=False), exact:
         location, _ = encoder(to_unit_range(images, device).to(precision))
         posterior = model.prior.log_responsibilities(location).exp()
     return Prediction(location.cpu(), posterior.cpu())

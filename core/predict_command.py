@@ -86,7 +86,7 @@ def predict_run(
     plugin: PluginFiles = None,
     registry: RegistryFiles = None,
 ) -> int:
-    """Assign clusters to images with a trained run; memory does not grow with their number."""
+    """Assign clusters to images with a trained run, a batch at a time."""
     given = {"workers": workers, "device": device, "data_root": data_root, "download": download or None}
     layer = run_layer(run)
     found = load_registry(plugins=[*layer.plugins, *(plugin or ())], registries=[*layer.registries, *(registry or ())])

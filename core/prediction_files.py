@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import csv
+import errno
 import io
+import os
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import IO, Any
@@ -26,16 +28,20 @@ def new_file(path: Path) -> Iterator[IO[bytes]]:
     Raises:
         InvalidInput: If it cannot be written.
     """
-    part = path.with_name(path.name + ".part")
+    part = path.with_name(f"{path.name}.{os.getpid()}.part")
     try:
-        try:
-            with part.open("wb") as file:
-                yield file
-            part.replace(path)
-        finally:
-            part.unlink(missing_ok=True)
+        with part.open("xb") as file:
+            yield file
+        if path.exists():
+            raise InvalidInput(f"{path} has appeared meanwhile: expected a new file")
+        part.replace(path)
     except OSError as error:
-        raise InvalidInput(f"{path} cannot be written: {error.strerror or error}") from error
+        # What is read meanwhile may fail, too; that is not the file's fault.
+        if error.filename == str(part) or error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+            raise InvalidInput(f"{path} cannot be written: {error.strerror or error}") from error
+        raise
+    finally:
+        part.unlink(missing_ok=True)
 
 
 class AssignmentTable:

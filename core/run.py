@@ -24,7 +24,7 @@ from mpcc.core.augmentation import Augmentation
 from mpcc.core.checkpoint import load_checkpoint, random_states, restore_random_states, save_checkpoint
 from mpcc.core.config import SECTIONS, RunConfig
 from mpcc.core.contracts import ImageSet, Metric
-from mpcc.core.engine import choose_engine
+from mpcc.core.engine import Engine, choose_engine
 from mpcc.core.entropy import EntropyPolicy
 from mpcc.core.errors import InvalidInput, TrainingDiverged
 from mpcc.core.evaluation import choose_images
@@ -256,8 +256,7 @@ def execute(run: Run, folder: RunFolder, *, resumed: bool) -> dict[str, Any]:
         folder.write_skipped(run.data.skipped)
     events = EventLog(folder.path, trainer.weights, purge_step=start + 1 if resumed else None)
     results: dict[str, Any] = {}
-    for note in trainer.engine.notes:
-        print(f"engine {trainer.engine.name}: {note}", file=sys.stderr)
+    told = tell(trainer.engine, 0)
     observers, ended = Observers.of(run.observers, trainer.model.device), "interrupted"
     warning = trainer.model.entropy.warning()
     if warning is not None:
@@ -279,6 +278,7 @@ def execute(run: Run, folder: RunFolder, *, resumed: bool) -> dict[str, Any]:
                     raise TrainingDiverged(
                         f"{error} at iteration {trainer.iteration}: training has diverged"
                     ) from error
+                told = tell(trainer.engine, told)
                 done = trainer.iteration
                 last = done == settings.iterations
                 display.advance()
@@ -314,6 +314,13 @@ def execute(run: Run, folder: RunFolder, *, resumed: bool) -> dict[str, Any]:
             "run_ended", iteration=trainer.iteration, results=None if ended else results, reason=ended or None
         )
     return results
+
+
+def tell(engine: Engine, told: int) -> int:
+    """Print the notes of an engine that have not been told yet; return how many there are now."""
+    for note in engine.notes[told:]:
+        print(f"engine {engine.name}: {note}", file=sys.stderr)
+    return len(engine.notes)
 
 
 def log_losses(events: EventLog, trainer: Trainer, values: Mapping[str, float]) -> None:

@@ -16,6 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.amp.autocast_mode import is_autocast_available
+from torch.autograd.function import once_differentiable
 
 from mpcc.core.fusion import Fusable, channels_last, pooled_convolution
 
@@ -116,8 +117,9 @@ class NormalisedWeight(torch.autograd.Function):
         return normalised
 
     @staticmethod
+    @once_differentiable  # type: ignore[untyped-decorator]  # sigma is a constant here: second derivatives would be wrong
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None]:
-        """Return the gradient of the weight; u and v are constants."""
+        """Return the gradient of the weight; u and v are constants. It cannot be differentiated again."""
         normalised, sigma, u, v = ctx.saved_tensors
         gradient = gradients[0].reshape(len(u), -1)
         along = torch.dot(gradient.flatten(), normalised.flatten())

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
+from mpcc.core.allocator import give_back
 from mpcc.core.augmentation import Augmentation
 from mpcc.core.contracts import ImageSource
 from mpcc.core.errors import InvalidInput
@@ -104,7 +105,6 @@ class ImageStream:
                     sampler=EndlessOrder(ahead),
                     batch_size=None,
                     num_workers=self._workers,
-                    pin_memory=self._pinned,
                     worker_init_fn=leave_signals_to_the_run,
                     # Its seeds for workers would come out of the run's random state.
                     generator=torch.Generator().manual_seed(0),
@@ -210,6 +210,7 @@ def leave_signals_to_the_run(worker: int) -> None:
     """Ignore what a terminal or a scheduler sends to the whole group of processes: the run decides when workers end."""
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)
+    give_back()
 
 
 def seeded(seed: int, epoch: int, position: int | None = None) -> torch.Generator:

@@ -228,6 +228,45 @@ def test_an_architecture_that_does_not_declare_grouped_batches_is_called_batch_b
     again.iterate()
 
 
+class Noisy(nn.Module):
+    """A generator that draws numbers of its own."""
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, z: Tensor, y: Tensor) -> Tensor:
+        return (self.network(z, y) + 0.1 * torch.randn(len(z), 1, 1, 1, dtype=z.dtype)).clamp(-1, 1)
+
+
+def test_a_generator_that_draws_draws_the_same_in_both_engines() -> None:
+    made = []
+    for engine in (PlainEngine(), FastEngine()):
+        original = trainer(engine)
+        networks = original.model.networks
+        noisy = Networks(Noisy(networks.generator), networks.discriminator, networks.encoder)
+        model = Model.assemble(original.model.prior.requires_grad_(True), trainable_again(noisy), CPU)
+        made.append(Trainer(model, original.stream, SCHEDULE, original.weights, engine))
+    assert compare(*made, 2) < 1e-8
+
+
+def trainable_again(networks: Networks) -> Networks:
+    for part in (networks.generator, networks.discriminator, networks.encoder):
+        part.requires_grad_(True)
+    return networks
+
+
+def test_a_fused_weight_refuses_second_derivatives_instead_of_getting_them_wrong() -> None:
+    made = trainer(FastEngine())
+    discriminator = made.model.networks.discriminator.requires_grad_(True)
+    images = torch.rand(2, 1, 8, 8, dtype=torch.float64, requires_grad=True)
+    (gradient,) = torch.autograd.grad(
+        discriminator(images).sum(), [next(iter(discriminator.parameters()))], create_graph=True
+    )
+    with pytest.raises(RuntimeError, match="once_differentiable"):
+        gradient.square().sum().backward()
+
+
 def test_a_state_moves_from_one_engine_to_the_other() -> None:
     plain, fast, straight = trainer(PlainEngine()), trainer(FastEngine()), trainer(PlainEngine())
     torch.manual_seed(5)

@@ -117,7 +117,7 @@ class NormalisedWeight(torch.autograd.Function):
         return normalised
 
     @staticmethod
-    @once_differentiable  # type: ignore[untyped-decorator]  # sigma is a constant here: second derivatives would be wrong
+    @once_differentiable  # sigma is a constant here: second derivatives would be wrong
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None]:
         """Return the gradient of the weight; u and v are constants. It cannot be differentiated again."""
         normalised, sigma, u, v = ctx.saved_tensors

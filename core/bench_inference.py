@@ -87,8 +87,8 @@ def loading_figures(subject: Subject, rounds: int, device: torch.device) -> dict
             missing = str(error)
 
     def some() -> None:
-        for _ in range(BATCHES_AT_ONCE):
-            to_unit_range(stream.next(), device)
+        # As an iteration takes them: several batches in one piece.
+        to_unit_range(stream.take(BATCHES_AT_ONCE), device)
 
     try:
         seconds = interleaved([Measured("stream", some)], rounds, 1, synchroniser(device))["stream"]

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+import ctypes
+import os
 
 import pytest
 import torch
@@ -203,6 +205,26 @@ def test_every_layer_that_can_be_fused_is_switched_on_and_off() -> None:
     assert [module.fused for module in network.modules() if isinstance(module, Fusable)] == [True, True]
     fuse(network, on=False)
     assert not any(module.fused for module in network.modules() if isinstance(module, Fusable))
+
+
+@pytest.mark.skipif(not allocator.adjustable(), reason="not glibc, or its allocator has been set from outside")
+def test_the_c_library_takes_the_options() -> None:
+    library = ctypes.CDLL(None)
+    # KEPT first: what is set last stays.
+    for options in (allocator.KEPT, allocator.SETTLED):
+        assert [library.mallopt(name, value) for name, value in options.items()] == [1] * len(options)
+
+
+def test_kept_memory_leaves_an_allocator_alone_that_the_user_has_set(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(allocator.platform, "libc_ver", lambda: ("glibc", "2.36"))
+    for name in [each for each in os.environ if each.startswith("MALLOC_")] + ["GLIBC_TUNABLES"]:
+        monkeypatch.delenv(name, raising=False)
+    assert allocator.adjustable()
+    monkeypatch.setenv("MALLOC_ARENA_MAX_", "1")
+    assert not allocator.adjustable()
+    monkeypatch.delenv("MALLOC_ARENA_MAX_")
+    monkeypatch.setenv("GLIBC_TUNABLES", "glibc.malloc.hugetlb=1")
+    assert not allocator.adjustable()
 
 
 def test_kept_memory_sets_the_allocator_once_and_puts_it_back(monkeypatch: pytest.MonkeyPatch) -> None:

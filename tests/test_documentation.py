@@ -90,7 +90,7 @@ def test_every_block_on_writing_a_prior_runs_in_order(workplace: Path) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("page", ["architectures.md", "compatibility.md", "data.md", "scores.md"])
+@pytest.mark.parametrize("page", ["architectures.md", "compatibility.md", "data.md", "performance.md", "scores.md"])
 def test_every_command_on_the_other_pages_runs_for_one_step(page: str, workplace: Path) -> None:
     digits = (load_digits().images[:60] * 15).astype(np.uint8)
     (workplace / "my-images").mkdir()

@@ -16,6 +16,8 @@ import torch
 from torch import Tensor, nn
 from torch.distributions import Distribution, Independent, constraints
 
+from mpcc.core.feature_request import FeatureRequest
+
 __all__ = [
     "Architecture",
     "Dataset",
@@ -28,6 +30,10 @@ __all__ = [
     "Networks",
     "Prior",
 ]
+
+
+# Numbers (images by clusters by dimensions) whose densities are computed at once.
+BLOCK = 2**18
 
 
 class Prior(nn.Module, abc.ABC):
@@ -112,9 +118,12 @@ class Prior(nn.Module, abc.ABC):
     def log_density(self, z: Tensor) -> Tensor:
         """Return log p(z|k) for every cluster, shape (N, K), for z of shape (N, J)."""
         labels = torch.arange(self.clusters, device=z.device)
+        # In blocks that fit into a cache: with many clusters the time would grow faster than their number.
+        rows = max(1, BLOCK // (self.clusters * self.latent_dim))
         with self.full_precision():
-            density: Tensor = self.component(labels).log_prob(z.unsqueeze(-2))
-        return density
+            components = self.component(labels)
+            blocks: list[Tensor] = [components.log_prob(part.unsqueeze(-2)) for part in torch.split(z, rows)]
+        return blocks[0] if len(blocks) == 1 else torch.cat(blocks)
 
     def log_responsibilities(self, z: Tensor) -> Tensor:
         """Return log q(y|z) by Bayes' rule, shape (N, K), for z of shape (N, J)."""
@@ -285,23 +294,6 @@ class Dataset(abc.ABC):
         Raises:
             InvalidInput: If files are missing or broken; the message names the file and the remedy.
         """
-
-
-@attrs.frozen
-class FeatureRequest:
-    """What the user said about scores that compare features of real and generated images.
-
-    Attributes:
-        extractor: ``module:name`` of a feature extractor; None for the standard Inception network.
-        weights: File of the standard network's weights; None for the cached one.
-        samples: How many images to generate.
-        download: Whether missing weights may be fetched.
-    """
-
-    extractor: str | None = None
-    weights: Path | None = None
-    samples: int = 10_000
-    download: bool = False
 
 
 class EvaluatedImages(abc.ABC):

@@ -234,12 +234,14 @@ def write_predictions(
         InvalidInput: If an image cannot be read, or a file cannot be written.
         TrainingDiverged: If locations or posteriors are not finite.
     """
+    from mpcc.core.allocator import kept_memory
     from mpcc.core.inference import predictions
     from mpcc.core.prediction_files import AssignmentTable, PosteriorRows, new_file
     from mpcc.core.read_ahead import in_order
 
     started = time.monotonic()
     with contextlib.ExitStack() as files:
+        files.enter_context(kept_memory(model.device.type == "cpu"))
         writers: list[AssignmentTable | PosteriorRows] = [AssignmentTable(files.enter_context(new_file(table)), data)]
         if posterior is not None:
             shape = (len(data), model.prior.clusters)

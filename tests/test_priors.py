@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.autograd import gradcheck
 from torch.func import functional_call
 
+from mpcc.core import contracts
 from mpcc.core.contracts import Prior
 from mpcc.core.errors import InvalidInput
 from mpcc.core.options import convert, fields
@@ -375,3 +376,16 @@ def test_a_floor_that_is_no_width_is_refused_by_name_and_value(value: object, fr
 @pytest.mark.parametrize(("value", "number"), [("0", 0.0), ("0.25", 0.25), (1, 1.0)])
 def test_a_floor_that_is_a_width_is_taken(value: object, number: float) -> None:
     assert convert(value, fields(GaussianMixtureOptions)["scale_floor"], "--prior.scale-floor") == number
+
+
+def test_densities_of_many_clusters_are_computed_in_blocks_that_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    torch.manual_seed(0)
+    prior = GaussianMixture(7, 3, GaussianMixtureOptions()).double()
+    z = torch.randn(11, 3, dtype=torch.float64, requires_grad=True)
+    whole = prior.log_density(z)
+    monkeypatch.setattr(contracts, "BLOCK", 2 * 7 * 3)
+    blocks = prior.log_density(z)
+    assert torch.equal(blocks, whole)
+    gradients = [torch.autograd.grad(each.sin().sum(), [z, *prior.parameters()]) for each in (blocks, whole)]
+    for ours, theirs in zip(*gradients, strict=True):
+        torch.testing.assert_close(ours, theirs, atol=1e-12, rtol=1e-12)

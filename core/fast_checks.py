@@ -17,17 +17,17 @@ from mpcc.core.fusion import Fusable, fuse
 __all__ = ["FAST_LAWS"]
 
 GROUPS, GROUP = 3, 4
-# Two ways to compute the same in single precision, relative to the largest value.
-ROUNDING = 1e-3
+# Two ways to compute the same, relative to the norm.
+ROUNDING = {torch.float32: 1e-3, torch.float64: 1e-9}
 
 
 def largest_difference(expected: Mapping[str, Tensor], found: Mapping[str, Tensor], what: str) -> float:
-    """Return the largest difference relative to the largest value of each tensor; require that it is rounding."""
+    """Return the largest norm of a difference, relative to the norm of each tensor; require that it is rounding."""
     worst = 0.0
     for name, value in expected.items():
-        scale = float(value.abs().max()) if value.is_floating_point() else 1.0
-        off = float((found[name].double() - value.double()).abs().max()) / max(scale, 1e-6)
-        require(off < ROUNDING, f"{what}: {name} differs by {off:.3g} of its size, allowed {ROUNDING:g}")
+        off = float((found[name].double() - value.double()).norm()) / max(float(value.double().norm()), 1e-6)
+        allowed = ROUNDING.get(value.dtype, 0.0)
+        require(off <= allowed, f"{what}: {name} differs by {off:.3g} of its size, allowed {allowed:g}")
         worst = max(worst, off)
     return worst
 
@@ -63,9 +63,14 @@ def fused(case: ArchitectureCase) -> str:
     count = sum(isinstance(module, Fusable) for part in parts(networks).values() for module in part.modules())
     if not count:
         return "it has no fused layers"
+    for part in parts(networks).values():
+        # In single precision, batch norms over few pixels make rounding as large as an error.
+        part.double()
+    z, y, images = inputs
+    inputs = z.double(), y, images.double()
     expected = values_and_gradients(networks, inputs, on=False)
     worst = largest_difference(expected, values_and_gradients(networks, inputs, on=True), "fused")
-    return f"{count} layers, largest difference {worst:.1g}"
+    return f"{count} layers, in double precision, largest difference {worst:.1g}"
 
 
 def values_and_gradients(networks: Networks, inputs: tuple[Tensor, Tensor, Tensor], on: bool) -> dict[str, Tensor]:
@@ -75,7 +80,7 @@ def values_and_gradients(networks: Networks, inputs: tuple[Tensor, Tensor, Tenso
         fuse(part, on)
     found = outputs(Networks(generator, discriminator, encoder, networks.conditional), *inputs)
     weights = torch.Generator().manual_seed(0)
-    total = sum((value * torch.randn(value.shape, generator=weights)).sum() for value in found.values())
+    total = sum((value * torch.randn(value.shape, generator=weights, dtype=value.dtype)).sum() for value in found.values())
     assert isinstance(total, Tensor)
     total.backward()  # type: ignore[no-untyped-call]
     gradients = {

@@ -18,7 +18,7 @@ from mpcc.core.contracts import Networks
 from mpcc.core.errors import InvalidInput
 from mpcc.core.matching import TermWeights
 from mpcc.core.model import Model, trainable
-from mpcc.core.objectives import discriminator_loss, generator_loss
+from mpcc.core.objectives import discriminator_loss, draw, generator_loss
 from mpcc.core.options import convert, fields
 from mpcc.core.testing import ContractViolation, check_architecture
 from mpcc.plugins.architectures.biggan import BigGAN8, ProjectionDiscriminator
@@ -119,7 +119,7 @@ def test_generated_images_come_with_their_own_labels_and_real_ones_with_the_most
     torch.manual_seed(2)
     z, y = made.prior.sample(N)
     torch.manual_seed(2)
-    discriminator_loss(made, real(), WEIGHTS)
+    discriminator_loss(made, real(), draw(made, N, train_prior=False), WEIGHTS)
     ((images, labels),) = spy.calls
     expected = most_probable(made, real())
     assert set(expected.tolist()) == set(range(K))
@@ -138,7 +138,7 @@ def test_the_discriminators_loss_is_the_hinge_of_its_conditional_scores() -> Non
     on_fake = D(made.generate(z, y), y).numpy()
     expected = np.maximum(1 - on_real, 0).mean() + np.maximum(1 + on_fake, 0).mean()
     torch.manual_seed(2)
-    loss = discriminator_loss(made, real(), WEIGHTS)
+    loss = discriminator_loss(made, real(), draw(made, N, train_prior=False), WEIGHTS)
     assert loss.terms["data_discriminator"].item() == pytest.approx(expected, rel=1e-9)
     assert loss.objective.item() == pytest.approx(3 * expected, rel=1e-9)
 
@@ -159,7 +159,7 @@ def test_inferred_labels_give_no_gradient_to_the_encoder_or_the_prior() -> None:
     networks = made.networks
     trunk = {id(parameter) for parameter in networks.discriminator.parameters()}
     with trainable(networks.discriminator, networks.encoder, made.prior):
-        discriminator_loss(made, real(), WEIGHTS).objective.backward()  # type: ignore[no-untyped-call]
+        discriminator_loss(made, real(), draw(made, N, train_prior=False), WEIGHTS).objective.backward()  # type: ignore[no-untyped-call]
     assert networks.discriminator.label.weight.grad.abs().max() > 0
     own = [parameter for parameter in networks.encoder.parameters() if id(parameter) not in trunk]
     assert own
@@ -179,7 +179,7 @@ def test_an_unconditional_discriminator_is_called_with_images_alone_and_the_enco
     called: list[int] = []
     made.networks.encoder.register_forward_hook(lambda *_: called.append(1))
     torch.manual_seed(4)
-    loss = discriminator_loss(made, real(), WEIGHTS)
+    loss = discriminator_loss(made, real(), draw(made, N, train_prior=False), WEIGHTS)
     after = torch.rand(1)
     generator_loss(made, N, WEIGHTS)
     assert [len(inputs) for inputs in spy.calls] == [1, 1]

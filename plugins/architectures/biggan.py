@@ -216,7 +216,9 @@ class BigGAN(Architecture):
         if options.power_iterations == "forward":
             for network in (generator, discriminator, encoder):
                 iterate_in_forward(network)
-        return Networks(generator, discriminator, encoder, conditional, grouped=True)
+        # Vectors that advance in every forward pass make a call for several batches another thing than several calls.
+        grouped = options.power_iterations == "step"
+        return Networks(generator, discriminator, encoder, conditional, grouped)
 
     def _blocks(self, kinds: Sequence[str], start: int, stop: int, channels: int) -> nn.Sequential:
         """Make the blocks start, ..., stop - 1 of a chain that begins at an image of D channels."""

@@ -80,7 +80,9 @@ def values_and_gradients(networks: Networks, inputs: tuple[Tensor, Tensor, Tenso
         fuse(part, on)
     found = outputs(Networks(generator, discriminator, encoder, networks.conditional), *inputs)
     weights = torch.Generator().manual_seed(0)
-    total = sum((value * torch.randn(value.shape, generator=weights, dtype=value.dtype)).sum() for value in found.values())
+    total = sum(
+        (value * torch.randn(value.shape, generator=weights, dtype=value.dtype)).sum() for value in found.values()
+    )
     assert isinstance(total, Tensor)
     total.backward()  # type: ignore[no-untyped-call]
     gradients = {

@@ -158,14 +158,15 @@ def test_an_image_that_cannot_be_read_is_named_in_one_line(workers: int) -> None
 
 def test_workers_end_with_the_stream_and_ignore_signals_to_the_group() -> None:
     stream = ImageStream(Source(10), 2, seed=0, workers=2)
-    first = draw(stream, 1)
+    # One batch from each of the two: both have set themselves up then.
+    first = draw(stream, 2)
     children = multiprocessing.active_children()
     assert len(children) == 2
     for child in children:
         assert child.pid is not None
         for number in (signal.SIGINT, signal.SIGTERM):
             os.kill(child.pid, number)
-    assert first + draw(stream, 20) == draw(ImageStream(numbered(10), 2, seed=0), 21)
+    assert first + draw(stream, 20) == draw(ImageStream(numbered(10), 2, seed=0), 22)
     stream.close()
     assert not multiprocessing.active_children()
 

@@ -13,6 +13,7 @@ from cyclopts import Parameter
 from mpcc.core import options
 from mpcc.core.config import Layer, RunConfig, resolve
 from mpcc.core.errors import InvalidInput, unknown_name
+from mpcc.core.plugin_flags import PluginFiles, RegistryFiles
 from mpcc.core.registry import Registry, load_registry
 
 __all__ = ["ENGINES", "PARTS", "BenchSettings", "bench"]
@@ -36,14 +37,6 @@ class BenchSettings:
     threads: int | None = _setting(None, attrs.validators.optional(at_least_one))
     data_root: Path | None = _setting(None)
     predict_images: int = _setting(100_000, attrs.validators.ge(10))
-
-
-PluginFiles = Annotated[
-    list[Path] | None, Parameter(name="--plugin", negative="", help="load a one-file plugin; may be repeated")
-]
-RegistryFiles = Annotated[
-    list[Path] | None, Parameter(name="--registry", negative="", help="load a registry file; may be repeated")
-]
 
 
 def bench(

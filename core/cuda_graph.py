@@ -12,8 +12,9 @@ from collections.abc import Callable, Iterator
 import torch
 from torch import Tensor
 
-__all__ = ["CannotRecord", "GraphedIteration", "kernel_settings", "record", "warmed_up"]
+__all__ = ["CannotRecord", "GraphedIteration", "Iteration", "kernel_settings", "record", "warmed_up"]
 
+# From the real images of an iteration's discriminator steps, uint8, to the terms.
 Iteration = Callable[[Tensor], dict[str, Tensor]]
 
 
@@ -77,10 +78,10 @@ def record(iteration: Iteration, real: Tensor, device: torch.device) -> GraphedI
         # A capture that fails leaves the generator counting for a graph that does not exist.
         generator.graphsafe_set_state(state)
         torch.cuda.set_stream(stream)
-        raise CannotRecord(reason(error)) from error
+        raise CannotRecord(first_cause(error)) from error
 
 
-def reason(error: BaseException) -> str:
+def first_cause(error: BaseException) -> str:
     """Return what went wrong first: the end of a broken capture raises an error of its own on top of it.
 
     Example:
@@ -90,7 +91,7 @@ def reason(error: BaseException) -> str:
         ...     finally:
         ...         raise RuntimeError("capture failed")
         ... except RuntimeError as error:
-        ...     print(reason(error))
+        ...     print(first_cause(error))
         a copy to the host
     """
     while error.__context__ is not None:

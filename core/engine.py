@@ -9,7 +9,7 @@ from __future__ import annotations
 import abc
 import contextlib
 import platform
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any, Literal
 
 import torch
@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from mpcc.core import allocator
 from mpcc.core.batch_norm import batch_groups
 from mpcc.core.config import RunSettings
-from mpcc.core.cuda_graph import CannotRecord, GraphedIteration, kernel_settings, record, warmed_up
+from mpcc.core.cuda_graph import CannotRecord, GraphedIteration, Iteration, kernel_settings, record, warmed_up
 from mpcc.core.errors import InvalidInput
 from mpcc.core.fusion import fuse
 from mpcc.core.model import Model
@@ -30,8 +30,6 @@ __all__ = ["Engine", "FastEngine", "PlainEngine", "choose_engine"]
 Precision = Literal["float32", "tf32", "bf16"]
 # Iterations before one is recorded as a CUDA graph: libraries choose kernels, optimizers make their moments.
 WARM_UP = 3
-# An iteration: from the real images of its discriminator steps, uint8, to the terms.
-Iteration = Callable[[Tensor], dict[str, Tensor]]
 
 
 class Engine(abc.ABC):
@@ -163,7 +161,7 @@ class FastEngine(Engine):
         Where a call stands for one batch only, a batch is drawn and generated when it is asked for, as in the plain
         engine: such a generator may draw numbers of its own.
         """
-        if count == 1 or not self._grouped:
+        if count <= 1 or not self._grouped:
             for _ in range(count):
                 with self.precision():
                     made = draw(model, batch, train_prior)
@@ -171,8 +169,6 @@ class FastEngine(Engine):
             return
         with torch.set_grad_enabled(train_prior):
             drawn = [model.prior.sample(batch) for _ in range(count)]
-        if not drawn:
-            return
         z, y = (torch.cat(each) for each in zip(*drawn, strict=True))
         with self.precision(), batch_groups(model.networks.generator, count):
             images = torch.split(generate(model, z, y), batch)

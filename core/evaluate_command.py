@@ -11,17 +11,11 @@ from cyclopts import Parameter
 
 from mpcc.core.config import Layer, resolve
 from mpcc.core.errors import InvalidInput
+from mpcc.core.plugin_flags import PluginFiles, RegistryFiles
 from mpcc.core.registry import load_registry
 from mpcc.core.saved_run import check_checkpoint, run_layer
 
 __all__ = ["evaluate_run"]
-
-PluginFiles = Annotated[
-    list[Path] | None, Parameter(name="--plugin", negative="", help="load a one-file plugin; may be repeated")
-]
-RegistryFiles = Annotated[
-    list[Path] | None, Parameter(name="--registry", negative="", help="load a registry file; may be repeated")
-]
 
 
 def evaluate_run(

@@ -16,19 +16,13 @@ from rich.table import Table
 from mpcc.core.bench_command import bench
 from mpcc.core.errors import InvalidInput, PluginError, unknown_name
 from mpcc.core.evaluate_command import evaluate_run
+from mpcc.core.plugin_flags import PluginFiles, RegistryFiles
 from mpcc.core.predict_command import predict_run, with_named_data
 from mpcc.core.registry import KINDS, Entry, Registry, load_registry
 
 __all__ = ["mpcc_command", "print_plugins"]
 
 EXIT_LAW_BROKEN = 1
-
-PluginFiles = Annotated[
-    list[Path] | None, Parameter(name="--plugin", negative="", help="load a one-file plugin; may be repeated")
-]
-RegistryFiles = Annotated[
-    list[Path] | None, Parameter(name="--registry", negative="", help="load a registry file; may be repeated")
-]
 
 
 def mpcc_command(arguments: list[str]) -> int:

@@ -15,6 +15,7 @@ from cyclopts import Parameter
 from mpcc.core import options
 from mpcc.core.config import Layer, resolve
 from mpcc.core.errors import InvalidInput, TrainingDiverged
+from mpcc.core.plugin_flags import PluginFiles, RegistryFiles
 from mpcc.core.registry import Registry, load_registry
 from mpcc.core.saved_run import check_checkpoint, run_layer
 
@@ -23,13 +24,6 @@ if TYPE_CHECKING:
     from mpcc.core.model import Model
 
 __all__ = ["predict_run", "with_named_data"]
-
-PluginFiles = Annotated[
-    list[Path] | None, Parameter(name="--plugin", negative="", help="load a one-file plugin; may be repeated")
-]
-RegistryFiles = Annotated[
-    list[Path] | None, Parameter(name="--registry", negative="", help="load a registry file; may be repeated")
-]
 
 
 @attrs.frozen

@@ -102,7 +102,8 @@ class RunSettings:
         "fast", "how iterations are executed: fast, or plain, step by step; the same mathematics"
     )
     precision: Literal["float32", "tf32", "bf16", "auto"] = _setting(
-        "float32", "of the networks in the fast engine: tf32 on CUDA only; auto takes bf16 where the hardware has it"
+        "float32",
+        "of the networks in the fast engine: tf32 on CUDA only; auto takes bf16 where a matrix unit computes in it",
     )
     threads: int | None = _setting(
         None, "threads on the CPU, torch's own choice if not given", validator=attrs.validators.optional(at_least_one)

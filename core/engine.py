@@ -224,6 +224,16 @@ def computes_bf16(device: torch.device) -> bool:
     return known
 
 
+def bf16_pays(device: torch.device) -> bool:
+    """Return whether bf16 is faster than float32 there: where a matrix unit computes in it.
+
+    An x86 processor that has bf16 as vector instructions only may be slower with it (docs/performance.md).
+    """
+    if device.type == "cpu" and platform.machine() in ("x86_64", "AMD64"):
+        return bool(torch.cpu._is_amx_tile_supported())
+    return computes_bf16(device)
+
+
 def choose_engine(settings: RunSettings, device: torch.device) -> Engine:
     """Return the engine that a run asks for.
 
@@ -246,5 +256,5 @@ def choose_engine(settings: RunSettings, device: torch.device) -> Engine:
             f"--precision bf16: this {device.type} has no bf16 arithmetic (nearest valid choice: --precision float32)"
         )
     if precision == "auto":
-        precision = "bf16" if known else "float32"
+        precision = "bf16" if bf16_pays(device) else "float32"
     return FastEngine(precision)

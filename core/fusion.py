@@ -6,15 +6,24 @@ Letters in shapes: N images, W channels, S image size.
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-__all__ = ["Fusable", "channels_last", "fuse", "pooled_convolution"]
+__all__ = [
+    *("Fusable", "channels_last", "convolution", "fuse"),
+    *("narrow_convolution", "pooled", "pooled_convolution"),
+]
 
 # In half precision a matrix unit makes the convolution so cheap that memory traffic decides: below this size of the map
 # the kernel that is four times as large, or one more pass over the map, costs more than it saves.
 MERGED_FROM = 32
+# Kernels of convolutions compute at least so many output channels at a time; what nobody asked for is lost.
+CHANNELS_AT_A_TIME = 16
+# On smaller maps a matrix product and nine sums cost as much as what they replace.
+NARROW_FROM = 16
 
 
 class Fusable(nn.Module):
@@ -72,8 +81,94 @@ def pooled_convolution(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor
     """
     half = torch.is_autocast_enabled(x.device.type) or x.dtype in (torch.bfloat16, torch.float16)
     if not half:
-        return F.conv2d(F.avg_pool2d(x, 2, stride=1, padding=1), weight, bias, stride=2)
+        blurred: Tensor = Blur.apply(x)  # type: ignore[no-untyped-call]
+        return F.conv2d(blurred, weight, bias, stride=2)
     if x.shape[-1] >= MERGED_FROM:
         shifted = [F.pad(weight, (left, 1 - left, top, 1 - top)) for left in (0, 1) for top in (0, 1)]
         return F.conv2d(x, channels_last(torch.stack(shifted).mean(0)), bias, padding=1, stride=2)
     return F.avg_pool2d(F.conv2d(x, weight, bias, padding=1), 2)
+
+
+class Blur(torch.autograd.Function):
+    """Means of 2x2 pixels around each corner of a pixel, (N, W, S, S) to (N, W, S + 1, S + 1), zeros around the edge.
+
+    Its transpose is the same without the zeros. torch's own gradient of a pooling adds up pixel by pixel what windows
+    that overlap contribute, for twice the time.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        """Return the means."""
+        return F.avg_pool2d(x, 2, stride=1, padding=1)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> Tensor:
+        """Return the gradient of x."""
+        return F.avg_pool2d(gradients[0], 2, stride=1)
+
+
+class Pooling(torch.autograd.Function):
+    """Means of each 2x2 pixels, (N, W, S, S) to (N, W, S/2, S/2); its transpose repeats a quarter of each."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        """Return the means."""
+        return F.avg_pool2d(x, 2)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> Tensor:
+        """Return the gradient of x."""
+        return F.interpolate(gradients[0] / 4, scale_factor=2, mode="nearest")
+
+
+def pooled(x: Tensor) -> Tensor:
+    """Return the mean of each 2x2 pixels of (N, W, S, S), S even, with a gradient that is one pass over the memory."""
+    means: Tensor = Pooling.apply(x)  # type: ignore[no-untyped-call]
+    return means
+
+
+def convolution(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """Return a convolution that keeps the image size, whichever way is faster where it is computed.
+
+    Arguments:
+        x: Shape (N, in, S, S).
+        weight: Shape (out, in, k, k), k odd.
+        bias: Shape (out,), or None.
+
+    Returns:
+        Shape (N, out, S, S).
+    """
+    x, weight = channels_last(x), channels_last(weight)
+    out, channels, kernel, _ = weight.shape
+    narrow = kernel > 1 and CHANNELS_AT_A_TIME * out <= channels and x.shape[-1] >= NARROW_FROM
+    if narrow and x.device.type == "cpu":
+        return narrow_convolution(x, weight, bias)
+    return F.conv2d(x, weight, bias, padding=kernel // 2)
+
+
+def narrow_convolution(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    r"""Return a convolution to few channels, with padding, as a matrix product and a sum of shifted maps.
+
+    .. math:: (w * x)_{ij} = \sum_{ab} (w_{ab} \cdot x)_{i+a,\,j+b}
+
+    The product with all :math:`w_{ab}` at once reads x a single time.
+
+    Arguments:
+        x: Shape (N, in, S, S), channels innermost.
+        weight: Shape (out, in, k, k), k odd.
+        bias: Shape (out,), or None.
+
+    Returns:
+        Shape (N, out, S, S).
+    """
+    out, channels, kernel, _ = weight.shape
+    height, width = x.shape[2:]
+    every = F.linear(x.permute(0, 2, 3, 1), weight.permute(2, 3, 0, 1).reshape(-1, channels))
+    # A small array: the shifts are cheap with the pixels innermost.
+    edge = kernel // 2
+    maps = F.pad(every.permute(3, 0, 1, 2), (edge,) * 4).unflatten(0, (kernel, kernel, out))
+    total = torch.zeros_like(maps[0, 0, :, :, :height, :width]) if bias is None else bias.view(-1, 1, 1, 1)
+    for row in range(kernel):
+        for column in range(kernel):
+            total = total + maps[row, column, :, :, row : row + height, column : column + width]
+    return total.transpose(0, 1)

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.amp.autocast_mode import is_autocast_available
 from torch.autograd.function import once_differentiable
 
-from mpcc.core.fusion import Fusable, channels_last, pooled_convolution
+from mpcc.core.fusion import Fusable, channels_last, convolution, pooled_convolution
 
 __all__ = [
     "SpectralConv2d",
@@ -154,7 +154,7 @@ class SpectralConv2d(SpectralLayer):
         """Map (N, in, R, R) to (N, out, R, R)."""
         weight = self.weight_in_forward()
         if self.fused:
-            x, weight = channels_last(x), channels_last(weight)
+            return convolution(x, weight, self.bias)
         return F.conv2d(x, weight, self.bias, padding=self.padding)
 
     def pooled(self, x: Tensor) -> Tensor:

@@ -298,13 +298,29 @@ def test_settings_choose_the_engine() -> None:
 
 
 @pytest.mark.parametrize("known", [False, True])
-def test_bf16_is_taken_where_the_hardware_has_it_and_refused_where_not(
-    monkeypatch: pytest.MonkeyPatch, known: bool
-) -> None:
+def test_bf16_is_refused_where_the_hardware_does_not_have_it(monkeypatch: pytest.MonkeyPatch, known: bool) -> None:
     monkeypatch.setattr(engines, "computes_bf16", lambda device: known)
-    assert choice(precision="auto").precision_name == ("bf16" if known else "float32")
     if known:
         assert choice(precision="bf16").precision_name == "bf16"
     else:
         with pytest.raises(InvalidInput, match=r"this cpu has no bf16 arithmetic .*--precision float32"):
             choice(precision="bf16")
+
+
+@pytest.mark.parametrize(
+    ("machine", "known", "matrix_unit", "expected"),
+    [
+        ("x86_64", True, True, "bf16"),
+        ("x86_64", True, False, "float32"),  # vector instructions only: slower than float32 on some processors
+        ("x86_64", False, False, "float32"),
+        ("aarch64", True, False, "bf16"),
+        ("aarch64", False, False, "float32"),
+    ],
+)
+def test_precision_auto_is_bf16_where_it_is_faster(
+    monkeypatch: pytest.MonkeyPatch, machine: str, known: bool, matrix_unit: bool, expected: str
+) -> None:
+    monkeypatch.setattr("platform.machine", lambda: machine)
+    monkeypatch.setattr(engines, "computes_bf16", lambda device: known)
+    monkeypatch.setattr("torch.cpu._is_amx_tile_supported", lambda: matrix_unit)
+    assert choice(precision="auto").precision_name == expected

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from mpcc.core import allocator
 from mpcc.core.batch_norm import GroupedBatchNorm2d, batch_groups
-from mpcc.core.fusion import Fusable, channels_last, fuse, pooled_convolution
+from mpcc.core.fusion import Fusable, channels_last, convolution, fuse, narrow_convolution, pooled, pooled_convolution
 from mpcc.core.spectral_norm import (
     SpectralConv2d,
     SpectralLinear,
@@ -44,6 +44,44 @@ def test_a_pooled_convolution_is_the_pooling_of_a_convolution_with_its_gradients
         strict=True,
     ):
         close(ours, theirs)
+
+
+@pytest.mark.parametrize("size", [2, 8])
+def test_pooling_has_the_gradients_of_pooling_to_second_order(size: int) -> None:
+    torch.manual_seed(0)
+    x = torch.randn(3, 2, size, size, dtype=torch.float64, requires_grad=True)
+    assert torch.equal(pooled(x), F.avg_pool2d(x, 2))
+    assert torch.autograd.gradcheck(pooled, (x,))
+    assert torch.autograd.gradgradcheck(pooled, (x,))
+    weight = torch.randn(1, 2, 3, 3, dtype=torch.float64)
+    assert torch.autograd.gradgradcheck(lambda x: pooled_convolution(x, weight, None), (x,))
+
+
+@pytest.mark.parametrize("out", [1, 2])
+@pytest.mark.parametrize("kernel", [1, 3, 5])
+@pytest.mark.parametrize("with_bias", [False, True])
+def test_a_narrow_convolution_is_a_convolution_with_its_gradients(out: int, kernel: int, with_bias: bool) -> None:
+    torch.manual_seed(0)
+    x = torch.randn(3, 5, 8, 6, dtype=torch.float64, requires_grad=True)
+    weight = torch.randn(out, 5, kernel, kernel, dtype=torch.float64, requires_grad=True)
+    bias = torch.randn(out, dtype=torch.float64, requires_grad=True) if with_bias else None
+    expected = F.conv2d(x, weight, bias, padding=kernel // 2)
+    found = narrow_convolution(x, weight, bias)
+    close(found, expected)
+    inputs = [each for each in (x, weight, bias) if each is not None]
+    direction = torch.randn_like(expected)
+    pairs = (torch.autograd.grad(each, inputs, direction) for each in (found, expected))
+    for ours, theirs in zip(*pairs, strict=True):
+        close(ours, theirs)
+
+
+@pytest.mark.parametrize("out", [1, 2, 3, 40])
+@pytest.mark.parametrize("size", [8, 16])
+def test_the_fused_convolution_is_one_whichever_way_it_takes(out: int, size: int) -> None:
+    torch.manual_seed(0)
+    x = torch.randn(2, 48, size, size, dtype=torch.float64)
+    weight, bias = torch.randn(out, 48, 3, 3, dtype=torch.float64), torch.randn(out, dtype=torch.float64)
+    close(convolution(x, weight, bias), F.conv2d(x, weight, bias, padding=1))
 
 
 @pytest.mark.parametrize("size", [4, 8, 16, 32])

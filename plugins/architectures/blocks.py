@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mpcc.core.batch_norm import GroupedBatchNorm2d
+from mpcc.core.fusion import pooled
 from mpcc.core.spectral_norm import SpectralConv2d
 from mpcc.plugins.architectures.conditioning import Conditioning
 
@@ -105,7 +106,8 @@ class DownBlock(nn.Module):
         h = self.conv1(x if self.first else torch.relu(x))
         h = self.conv2.pooled(torch.relu_(h))
         # An average commutes with a 1x1 convolution, bias included: pooling first is the same and cheaper.
-        return h.add_(self.shortcut(F.avg_pool2d(x, 2)))
+        small = pooled(x) if self.conv2.fused else F.avg_pool2d(x, 2)
+        return h.add_(self.shortcut(small))
 
 
 class PlainBlock(nn.Module):

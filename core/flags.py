@@ -108,6 +108,7 @@ def full_signature(registry: Registry, base: RunConfig) -> tuple[inspect.Signatu
                 group=group,
                 converter=convert,
                 negative="",
+                json_list=False,
                 show_default=default is not None and default is not False,
                 show_choices=True,
             ),

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.distributions import Distribution, Independent
 
+from mpcc.core.available_memory import require_memory
 from mpcc.core.contracts import Prior
 from mpcc.core.mixture_options import MixtureOptions
 
@@ -32,12 +33,17 @@ class LocationScaleMixture(Prior):
         clusters: K.
         latent_dim: J.
         options: Start of locations, scales and weights; floor; input map.
+
+    Raises:
+        InvalidInput: If K x J numbers don't fit into memory.
     """
 
     phi: Tensor
 
     def __init__(self, clusters: int, latent_dim: int, options: MixtureOptions) -> None:
         super().__init__()
+        # Two float32 each, and the float32 from which orthogonal locations are made.
+        require_memory(12 * clusters * latent_dim, f"--clusters x --latent-dim {clusters} x {latent_dim}", "lower them")
         self.clusters = clusters
         self.latent_dim = latent_dim
         self.options = options

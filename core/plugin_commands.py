@@ -11,6 +11,7 @@ from typing import Annotated
 import cyclopts
 from cyclopts import Parameter
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from mpcc.core.bench_command import bench
@@ -179,6 +180,7 @@ def print_plugins(registry: Registry) -> None:
     if failed:
         table.add_column("load error", style="red")
     for row in rows:
-        cells = [str(row[key] or "") for key in ("name", "kind", "summary", "origin", "version")]
-        table.add_row(*cells, *([str(row["error"] or "")] if failed else []))
+        # What plugins say of themselves is text: "[/]" in it is none of rich's marks.
+        shown = ("name", "kind", "summary", "origin", "version", *(["error"] if failed else []))
+        table.add_row(*(escape(str(row[key] or "")) for key in shown))
     Console(width=None if sys.stdout.isatty() else 160, highlight=False).print(table)

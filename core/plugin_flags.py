@@ -9,9 +9,12 @@ from cyclopts import Parameter
 
 __all__ = ["PluginFiles", "RegistryFiles"]
 
+# Without `json_list`, a name that begins with a bracket would be taken for JSON.
 PluginFiles = Annotated[
-    list[Path] | None, Parameter(name="--plugin", negative="", help="load a one-file plugin; may be repeated")
+    list[Path] | None,
+    Parameter(name="--plugin", negative="", json_list=False, help="load a one-file plugin; may be repeated"),
 ]
 RegistryFiles = Annotated[
-    list[Path] | None, Parameter(name="--registry", negative="", help="load a registry file; may be repeated")
+    list[Path] | None,
+    Parameter(name="--registry", negative="", json_list=False, help="load a registry file; may be repeated"),
 ]

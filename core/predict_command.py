@@ -59,7 +59,9 @@ def predict_run(
     ] = None,
     data: Annotated[
         dict[str, str] | None,
-        Parameter(name="--data", help="another data set, --data NAME, and its options, --data.OPTION VALUE"),
+        Parameter(
+            name="--data", json_dict=False, help="another data set, --data NAME, and its options, --data.OPTION VALUE"
+        ),
     ] = None,
     out: Annotated[
         Path | None, Parameter(help="table to be written, a new file; by default predictions.csv in the run folder")

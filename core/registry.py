@@ -14,6 +14,7 @@ import inspect
 import os
 import sys
 import tomllib
+import unicodedata
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from importlib import metadata
 from pathlib import Path
@@ -25,7 +26,7 @@ import pluggy
 from mpcc.core import hookspecs
 from mpcc.core.errors import InvalidInput, PluginError, unknown_name
 from mpcc.core.local_plugins import import_file, read_source
-from mpcc.core.registry_file import RegistryFile
+from mpcc.core.registry_file import RegistryFile, environment_registries
 
 __all__ = [
     "API_VERSION",
@@ -43,7 +44,8 @@ __all__ = [
 API_VERSION = 1
 ENTRY_POINT_GROUP = "mpcc"
 STRICT_VARIABLE = "MPCC_STRICT_PLUGINS"
-REGISTRY_VARIABLE = "MPCC_REGISTRY"
+# What text of one line has not: control characters, separators of lines and of paragraphs, halves of characters.
+BREAKS = ("Cc", "Zl", "Zp", "Cs")
 BUILT_IN_FILE = Path(__file__).resolve().parents[1] / "registry.toml"
 
 # The contract that a class of each kind must fulfil; hooks and registry.toml use the plural.
@@ -252,8 +254,8 @@ def load_registry(
             observers.append(observer)
 
     collect(RegistryFile(table), "built-in", "mpcc", metadata.version("mpcc"))
-    registries = unique([*environment_registries(), *registries])
-    plugins = unique(plugins)
+    registries = unique([*environment_registries(), *registries], "--registry")
+    plugins = unique(plugins, "--plugin")
     # A plugin may print; standard output belongs to the commands.
     with contextlib.redirect_stdout(sys.stderr):
         for path in registries:
@@ -298,14 +300,19 @@ def load_registry(
     )
 
 
-def unique(paths: Iterable[Path]) -> list[Path]:
-    """Return absolute paths, each once, in their order."""
-    return list(dict.fromkeys(path.expanduser().absolute() for path in paths))
+def unique(paths: Iterable[Path], flag: str) -> list[Path]:
+    """Return absolute paths, each once, in their order.
 
-
-def environment_registries() -> list[Path]:
-    """Return the registry files that the environment names."""
-    return [Path(name) for name in os.environ.get(REGISTRY_VARIABLE, "").split(os.pathsep) if name]
+    Raises:
+        InvalidInput: If one begins with the home of a user that does not exist.
+    """
+    found: dict[Path, None] = {}
+    for path in paths:
+        try:
+            found[path.expanduser().absolute()] = None
+        except RuntimeError as error:
+            raise InvalidInput(f"{flag} {path}: {error}") from error
+    return list(found)
 
 
 def failing_file(module: str, error: BaseException) -> str | None:
@@ -383,10 +390,10 @@ def check_registration(kind: str, name: str, target: str, summary: str, options:
     """
     if not isinstance(name, str) or not name or not name.replace("_", "").replace("-", "").isalnum():
         raise PluginError(f"{kind} name {name!r}: expected letters, digits, '-' and '_'")
-    for path in (target, options):
-        if path is not None and (not isinstance(path, str) or len(path.split(":")) != 2 or not all(path.split(":"))):
+    for path in (target, *(() if options is None else (options,))):
+        if not isinstance(path, str) or len(path.split(":")) != 2 or not all(path.split(":")):
             raise PluginError(f"{kind} {name!r}: {path!r} is not an import path like 'package.module:Class'")
-    if not isinstance(summary, str) or not summary or "\n" in summary:
+    if not isinstance(summary, str) or not summary or any(unicodedata.category(each) in BREAKS for each in summary):
         raise PluginError(f"{kind} {name!r}: the summary must be one line of text, got {summary!r}")
     if api_version != API_VERSION:
         raise PluginError(f"{kind} {name!r} is written for plugin API {api_version}; this mpcc has {API_VERSION}")

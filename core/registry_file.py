@@ -21,8 +21,8 @@ where it hides nothing.
 from __future__ import annotations
 
 import hashlib
+import os
 import sys
-import tomllib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -31,9 +31,11 @@ import attrs
 
 from mpcc.core.errors import InvalidInput, unknown_name
 from mpcc.core.hookspecs import Register, hookimpl
+from mpcc.core.toml_file import read_toml
 
-__all__ = ["RegistryFile", "digest"]
+__all__ = ["RegistryFile", "digest", "environment_registries"]
 
+VARIABLE = "MPCC_REGISTRY"
 SECTIONS = ("priors", "architectures", "datasets", "metrics")
 PRESET_TABLES = ("run", "prior", "arch", "data")
 FIELDS = ("target", "summary", "options", "defaults", "api_version")
@@ -42,6 +44,11 @@ FIELDS = ("target", "summary", "options", "defaults", "api_version")
 def digest(content: bytes) -> str:
     """Return a short hash that stands for the version of a file, so that a resumed run notices a change."""
     return hashlib.sha256(content).hexdigest()[:12]
+
+
+def environment_registries() -> list[Path]:
+    """Return the registry files that the environment names."""
+    return [Path(name) for name in os.environ.get(VARIABLE, "").split(os.pathsep) if name]
 
 
 @attrs.frozen(eq=False)
@@ -64,15 +71,7 @@ class RegistryFile:
             InvalidInput: If it can't be read, is no TOML, or has tables or fields that no registry file has.
         """
         where = f"--registry {path}"
-        try:
-            content = path.read_bytes()
-            table = tomllib.loads(content.decode("utf-8"))
-        except FileNotFoundError as error:
-            raise InvalidInput(f"{where}: no such file") from error
-        except OSError as error:
-            raise InvalidInput(f"{where}: cannot be read: {error.strerror}") from error
-        except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-            raise InvalidInput(f"{where}: not valid TOML: {error}") from error
+        table, content = read_toml(path, where)
         for section, entries in table.items():
             if section not in (*SECTIONS, "presets"):
                 raise unknown_name(f"table in {where}:", section, [*SECTIONS, "presets"])

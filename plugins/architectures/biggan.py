@@ -11,6 +11,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
+from mpcc.core.available_memory import require_memory
 from mpcc.core.batch_norm import GroupedBatchNorm2d
 from mpcc.core.contracts import Architecture, Networks
 from mpcc.core.errors import InvalidInput
@@ -200,8 +201,14 @@ class BigGAN(Architecture):
         """Build fresh networks; generator first, then discriminator, then the rest of the encoder.
 
         Raises:
-            InvalidInput: If the conditioning splits z into chunks and ``latent_dim`` cannot be divided.
+            InvalidInput: If the conditioning splits z into chunks and ``latent_dim`` cannot be divided, or the networks
+                don't fit into memory.
         """
+        require_memory(
+            4 * self._least_parameters(clusters, latent_dim),
+            f"networks of --arch.width {self.width} for --clusters {clusters} and --latent-dim {latent_dim}",
+            "lower the largest of them",
+        )
         options, width, shared = self.options, self.width, self.shared_blocks
         conditioning = CONDITIONINGS[options.conditioning](clusters, latent_dim, self.up_blocks)
         generator = Generator(conditioning, channels, width, self.up_blocks, options.upsampling)
@@ -219,6 +226,15 @@ class BigGAN(Architecture):
         # Vectors that advance in every forward pass make a call for several batches another thing than several calls.
         grouped = options.power_iterations == "step"
         return Networks(generator, discriminator, encoder, conditional, grouped)
+
+    def _least_parameters(self, clusters: int, latent_dim: int) -> int:
+        """Return a number of weights that the networks have at least."""
+        features = 4 * self.width
+        blocks = self.up_blocks + len(self.discriminator_blocks) + len(self.encoder_blocks) - self.shared_blocks
+        # Two 3x3 convolutions in a block, those from an image left out; of labels one embedding at least; the
+        # generator's entry and the encoder's two heads.
+        inner = 9 * (2 * blocks - 2) * features**2
+        return inner + clusters * min(features, latent_dim) + GENERATOR_START**2 * features * latent_dim
 
     def _blocks(self, kinds: Sequence[str], start: int, stop: int, channels: int) -> nn.Sequential:
         """Make the blocks start, ..., stop - 1 of a chain that begins at an image of D channels."""

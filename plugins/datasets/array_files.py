@@ -14,8 +14,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from mpcc.core.available_memory import available_memory, in_gib
 from mpcc.core.errors import InvalidInput, unknown_name
-from mpcc.plugins.datasets.memory import available_memory
 from mpcc.plugins.datasets.sources import similar_file
 
 __all__ = ["EXTENSIONS", "Array", "OpenedArray", "open_array"]
@@ -115,7 +115,7 @@ class _Member:
             raise _broken(self.path, f"expected {self.name} as large as its header says, got {self.size} bytes")
         if self.size > available_memory():
             raise InvalidInput(
-                f"{self.path}: {self.name} takes {self.size / 2**30:.1f} GiB in memory, more than are available: "
+                f"{self.path}: {self.name} takes {in_gib(self.size)} in memory, more than are available: "
                 "expected a .npy file, which can be read part by part"
             )
         try:

@@ -2,37 +2,18 @@
 
 from __future__ import annotations
 
-import contextlib
 import math
-import os
-from pathlib import Path
 
 import torch
 from torch import Tensor
 
+from mpcc.core.available_memory import available_memory, in_gib
 from mpcc.core.contracts import ImageSource
 from mpcc.core.errors import InvalidInput
 
-__all__ = ["available_memory", "read_all", "streams"]
+__all__ = ["read_all", "streams"]
 
 _CHUNK = 2**26  # bytes of images that are decoded at a time
-
-
-def available_memory() -> int:
-    """Return how many bytes a process may take before the machine, or its container, has none left.
-
-    Linux says what it would free of its caches; elsewhere it is what is free now, or all there is if not even that is
-    known.
-    """
-    page = os.sysconf("SC_PAGE_SIZE")
-    available = page * os.sysconf("SC_AVPHYS_PAGES" if "SC_AVPHYS_PAGES" in os.sysconf_names else "SC_PHYS_PAGES")
-    with contextlib.suppress(OSError, ValueError):  # another system, or a very old one
-        lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
-        (kilobytes,) = (int(line.split()[1]) for line in lines if line.startswith("MemAvailable:"))
-        available = 1024 * kilobytes
-    with contextlib.suppress(OSError, ValueError):  # no container, or one without a limit ("max")
-        available = min(available, int(Path("/sys/fs/cgroup/memory.max").read_text(encoding="ascii")))
-    return available
 
 
 def streams(choice: str, shape: tuple[int, ...], data: str, remedy: str = "pass --data.memory stream") -> bool:
@@ -56,8 +37,8 @@ def streams(choice: str, shape: tuple[int, ...], data: str, remedy: str = "pass 
     needed, available = math.prod(shape), available_memory()
     if choice == "load" and needed > available:
         raise InvalidInput(
-            f"{data} take {needed / 2**30:.1f} GiB in memory: expected at most the {available / 2**30:.1f} GiB that "
-            f"are available; {remedy}"
+            f"{data} take {in_gib(needed)} in memory: expected at most the {in_gib(available)} that are available; "
+            f"{remedy}"
         )
     return choice == "auto" and needed > available / 2
 

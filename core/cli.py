@@ -6,6 +6,7 @@ built from the options of the chosen plugins. torch is imported only after every
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
 import traceback
@@ -18,7 +19,7 @@ import attrs
 import cyclopts
 
 from mpcc.core.config import RESUMABLE, SECTIONS, Layer, RunConfig, compat_layer, flag, read_config, resolve
-from mpcc.core.errors import InvalidInput, PluginError, TrainingDiverged
+from mpcc.core.errors import InvalidInput, OutOfResources, PluginError, TrainingDiverged
 from mpcc.core.flags import COMMAND_FLAGS, command_line, early_flags, file_flags, full_signature, parse
 from mpcc.core.plugin_commands import mpcc_command, print_plugins
 from mpcc.core.registry import Entry, Registry, load_registry
@@ -27,7 +28,9 @@ __all__ = ["main", "run_main"]
 
 EXIT_INVALID = 2
 EXIT_DIVERGED = 3
+EXIT_RESOURCES = 4
 EXIT_INTERRUPTED = 130
+STATUS: dict[type[BaseException], int] = {TrainingDiverged: EXIT_DIVERGED, OutOfResources: EXIT_RESOURCES}
 DATA_VARIABLE = "MPCC_DATA"
 
 
@@ -47,18 +50,18 @@ def guarded(command: str, arguments: Sequence[str], action: Callable[[], int]) -
     """Turn what goes wrong into one line on standard error and an exit status.
 
     Returns:
-        0, 2 for invalid input, 3 for diverged training, 130 after an interruption.
+        0, 2 for invalid input, 3 for diverged training, 4 if memory or disk space ran out, 130 after an interruption.
     """
     try:
         status = action()
         # Here, not at the end of the interpreter, where a reader that has gone would be an error.
         sys.stdout.flush()
         return status
-    except (InvalidInput, TrainingDiverged, cyclopts.CycloptsError) as error:
+    except (InvalidInput, OutOfResources, TrainingDiverged, cyclopts.CycloptsError) as error:
         if "--traceback" in arguments:
             traceback.print_exc()
         print(f"{command}: error: {' '.join(str(error).split())}", file=sys.stderr)
-        return EXIT_DIVERGED if isinstance(error, TrainingDiverged) else EXIT_INVALID
+        return STATUS.get(type(error), EXIT_INVALID)
     except KeyboardInterrupt:
         print(f"{command}: interrupted", file=sys.stderr)
         return EXIT_INTERRUPTED
@@ -169,36 +172,54 @@ def train(registry: Registry, config: RunConfig, out: Path | None, resume: Path 
         raise InvalidInput("--resume writes into the run's own folder: leave out --out")
     # From here on torch is needed; the names above have been checked without it.
     from mpcc.core.attribution import attributed
-    from mpcc.core.run import Run, Stopped, execute
+    from mpcc.core.execution import Stopped, execute
+    from mpcc.core.kept_checkpoints import KeptCheckpoints
+    from mpcc.core.resources import memory_errors
+    from mpcc.core.resume import resume as take_up
+    from mpcc.core.run import Run
     from mpcc.core.run_folder import RunFolder
 
     folder = RunFolder.existing(resume) if resume else RunFolder.plan(out, config)
-    with attributed(used(registry, config)):
-        run = Run.assemble(registry, config)
-    if resume:
-        run.resume(folder)
-    else:
-        folder.create()
-    description = run.data.description or f"{config.data.name}: {len(run.data)} images"
-    try:
-        print(f"{description}; run folder {folder.path}", file=sys.stderr)
-        with attributed(used(registry, config)):
-            results = execute(run, folder, resumed=resume is not None)
-    except Stopped as stop:
-        print(f"mpcc-run: {stop}", file=sys.stderr)
-        return EXIT_INTERRUPTED
-    except TrainingDiverged:
-        # Kept even without a checkpoint: the events show what went wrong.
-        raise
-    except BaseException as error:
-        if not folder.checkpoint.exists():
-            folder.discard()
-        elif isinstance(error, PluginError):
-            raise PluginError(f"{error}; the last checkpoint is kept: {folder.checkpoint}") from error
-        raise
+    with contextlib.ExitStack() as held:
+        if resume:
+            held.enter_context(folder.locked())
+        with memory_errors("loading and building", remedies(config)), attributed(used(registry, config)):
+            run = Run.assemble(registry, config)
+        if not resume:
+            folder.create()
+            held.enter_context(folder.locked())
+        checkpoints = KeptCheckpoints(folder.checkpoints, config.run.keep_checkpoints)
+        if resume:
+            take_up(run, folder, checkpoints)
+        description = run.data.description or f"{config.data.name}: {len(run.data)} images"
+        try:
+            print(f"{description}; run folder {folder.path}", file=sys.stderr)
+            with memory_errors("training", remedies(config)), attributed(used(registry, config)):
+                results = execute(run, folder, checkpoints, resumed=resume is not None)
+        except Stopped as stop:
+            print(f"mpcc-run: {stop}", file=sys.stderr)
+            return EXIT_INTERRUPTED
+        except TrainingDiverged:
+            # Kept even without a checkpoint: the events show what went wrong.
+            raise
+        except BaseException as error:
+            if not checkpoints.newest.exists():
+                folder.discard()
+            elif isinstance(error, PluginError):
+                raise PluginError(f"{error}; the last checkpoint is kept: {checkpoints.newest}") from error
+            elif isinstance(error, OutOfResources) and str(checkpoints.newest) not in str(error):
+                raise OutOfResources(f"{error}; the last checkpoint is kept: {checkpoints.newest}") from error
+            raise
     scores = " ".join(f"{name} {value:.3f}" for name, value in results["metrics"].items())
     print(f"{folder.path}: {results['iterations']} iterations in {results['seconds']:.0f} s {scores}".rstrip())
     return 0
+
+
+def remedies(config: RunConfig) -> str:
+    """Return which settings of a run to lower when memory runs out."""
+    values = [f"--batch {config.run.batch}", f"--eval-images {config.run.eval_images}"]
+    values += [f"--arch.width {config.arch.options.width}"] if hasattr(config.arch.options, "width") else []
+    return f"lower {', '.join(values)} or the number of images in memory (--data.memory stream, where a set has it)"
 
 
 def used(registry: Registry, config: RunConfig) -> list[Entry]:

@@ -9,10 +9,9 @@ that a run writes is complete and names ``none``. Files of plugins that it needs
 
 from __future__ import annotations
 
-import tomllib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import attrs
 import tomli_w
@@ -20,8 +19,10 @@ import tomli_w
 from mpcc.core import options
 from mpcc.core.errors import InvalidInput, unknown_name
 from mpcc.core.registry import Registry
+from mpcc.core.settings import RESUMABLE, RunSettings
+from mpcc.core.toml_file import read_toml
 
-__all__ = ["Layer", "PluginChoice", "RunConfig", "RunSettings", "flag", "read_config", "resolve"]
+__all__ = ["RESUMABLE", "Layer", "PluginChoice", "RunConfig", "RunSettings", "flag", "read_config", "resolve"]
 
 # The name that stands for no preset at all.
 NO_PRESET = "none"
@@ -29,105 +30,6 @@ NO_PRESET = "none"
 FILE_LISTS = ("plugins", "registries")
 # The sections of a configuration that name a plugin, and the kind of plugin.
 SECTIONS = {"prior": "prior", "arch": "architecture", "data": "dataset"}
-positive = attrs.validators.gt(0)
-at_least_one = attrs.validators.ge(1)
-not_negative = attrs.validators.ge(0)
-
-
-def _one_or_all(instance: Any, attribute: attrs.Attribute[Any], value: int | str) -> None:
-    if value != "all" and int(value) < 1:
-        raise ValueError(f"must be at least 1 or all, got {value}")
-
-
-def _setting(default: Any, help: str, *, validator: Any = None) -> Any:
-    return attrs.field(default=default, validator=validator, metadata={"help": help})
-
-
-@attrs.frozen
-class RunSettings:
-    """What a run does, whichever plugins it uses; the section ``run`` of a configuration."""
-
-    clusters: int = _setting(10, "K, the number of clusters", validator=at_least_one)
-    latent_dim: int = _setting(24, "J, the dimensions of z", validator=at_least_one)
-    iterations: int = _setting(20_000, "how long to train", validator=at_least_one)
-    batch: int = _setting(50, "images in each update", validator=attrs.validators.ge(2))
-    lr: float = _setting(2e-4, "Adam step size of the three networks", validator=positive)
-    prior_lr: float = _setting(1.6e-3, "Adam step size of the prior (eta_p)", validator=positive)
-    d_steps: int = _setting(4, "discriminator updates in an iteration", validator=at_least_one)
-    e_steps: int = _setting(4, "encoder updates in an iteration", validator=at_least_one)
-    ema_decay: float = _setting(
-        0.9999,
-        "decay of the generator's average",
-        validator=attrs.validators.and_(not_negative, attrs.validators.lt(1)),
-    )
-    ema_start: int = _setting(1000, "iteration from which it is averaged", validator=not_negative)
-    latent_weight: float | None = _setting(
-        None, "weight of the latent term, 1/(D R^2) if not given", validator=attrs.validators.optional(not_negative)
-    )
-    membership_weight: float = _setting(1.0, "weight of the membership term", validator=not_negative)
-    entropy_weight: float | None = _setting(
-        None, "weight of the entropy term, 0.01/J if not given", validator=attrs.validators.optional(not_negative)
-    )
-    entropy: Literal["auto", "closed-form", "lower-bound", "monte-carlo"] = _setting(
-        "auto", "entropies of the prior's components; auto takes what the prior declares, never an estimate"
-    )
-    entropy_samples: int | None = _setting(
-        None,
-        "samples a component and update for --entropy monte-carlo",
-        validator=attrs.validators.optional(at_least_one),
-    )
-    standing_passes: int = _setting(16, "batches, of --batch samples, for standing statistics", validator=at_least_one)
-    metrics: str = _setting("all", "metrics to compute, separated by commas, or all")
-    eval_every: int = _setting(5000, "iterations between evaluations", validator=at_least_one)
-    eval_images: int | Literal["all"] = _setting(
-        "all", "how many images to evaluate, a fixed random choice: a number or all", validator=_one_or_all
-    )
-    checkpoint_every: int = _setting(1000, "iterations between checkpoints", validator=at_least_one)
-    log_every: int = _setting(50, "iterations between log entries", validator=at_least_one)
-    seed: int = _setting(0, "random seed", validator=attrs.validators.and_(not_negative, attrs.validators.lt(2**63)))
-    device: Literal["auto", "cpu", "cuda"] = _setting("auto", "where to compute; auto takes CUDA if it is there")
-    features: str | None = _setting(
-        None, "feature extractor of fid, kid and inception_score, module:name; the standard Inception if not given"
-    )
-    feature_weights: Path | None = _setting(None, "file with the weights of the standard Inception")
-    generated_images: int = _setting(10_000, "images to generate for scores of features", validator=at_least_one)
-    augment_crop: int = _setting(
-        0, "largest shift, in pixels, of the real images in training; 0 for none", validator=not_negative
-    )
-    augment_flip: bool = _setting(False, "mirror half of the real images in training")
-    workers: int = _setting(
-        2, "processes that read ahead when a set does not fit into memory; 0 for none", validator=not_negative
-    )
-    engine: Literal["fast", "plain"] = _setting(
-        "fast", "how iterations are executed: fast, or plain, step by step; the same mathematics"
-    )
-    precision: Literal["float32", "tf32", "bf16", "auto"] = _setting(
-        "float32",
-        "of the networks in the fast engine: tf32 on CUDA only; auto takes bf16 where a matrix unit computes in it",
-    )
-    threads: int | None = _setting(
-        None, "threads on the CPU, torch's own choice if not given", validator=attrs.validators.optional(at_least_one)
-    )
-    data_root: Path | None = _setting(None, "folder of the data sets, $MPCC_DATA if not given")
-    download: bool = _setting(False, "fetch a missing data set into the data root")
-
-
-# What may change when a run is resumed: nothing that the training depends on.
-RESUMABLE = frozenset(
-    {
-        *(
-            "iterations",
-            "eval_every",
-            "eval_images",
-            "checkpoint_every",
-            "log_every",
-            "device",
-            "data_root",
-            "download",
-        ),
-        *("features", "feature_weights", "generated_images", "workers", "engine", "precision"),
-    }
-)
 
 
 @attrs.frozen
@@ -236,14 +138,7 @@ def read_config(path: Path) -> Layer:
     Raises:
         InvalidInput: If it can't be read, is no TOML, or has unknown sections.
     """
-    try:
-        tables = tomllib.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
-        raise InvalidInput(f"--config {path}: no such file") from error
-    except OSError as error:
-        raise InvalidInput(f"--config {path}: cannot be read: {error.strerror}") from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise InvalidInput(f"--config {path}: not valid TOML: {error}") from error
+    tables, _ = read_toml(path, f"--config {path}")
     preset = tables.pop("preset", None)
     if preset is not None and not isinstance(preset, str):
         raise InvalidInput(f"{path}: preset: expected the name of a preset or {NO_PRESET}, got {preset!r}")
@@ -258,7 +153,7 @@ def file_list(value: Any, where: str) -> tuple[Path, ...]:
     Raises:
         InvalidInput: If it is no list of texts.
     """
-    if not isinstance(value, list) or not all(isinstance(each, str) and each for each in value):
+    if not isinstance(value, list) or not all(isinstance(each, str) and each and "\0" not in each for each in value):
         raise InvalidInput(f"{where}: expected a list of files, got {value!r}")
     return tuple(_absolute(Path(each), where) for each in value)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable
 
-__all__ = ["InvalidInput", "PluginError", "TrainingDiverged", "unknown_name"]
+__all__ = ["InvalidInput", "OutOfResources", "PluginError", "TrainingDiverged", "unknown_name"]
 
 
 class InvalidInput(ValueError):
@@ -18,6 +18,10 @@ class PluginError(InvalidInput):
 
 class TrainingDiverged(ArithmeticError):
     """Training produced a value that is not finite; the message names the quantity and the iteration."""
+
+
+class OutOfResources(RuntimeError):
+    """Memory or disk space ran out; the message says what to lower or to free. The commands exit with status 4."""
 
 
 def unknown_name(kind: str, given: str, known: Iterable[str]) -> InvalidInput:

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor, nn
 
+from mpcc.core.checkpoint import random_states, restore_random_states, seed_everything
 from mpcc.core.contracts import EvaluatedImages, Evaluation, FeatureRequest, ImageSet
 from mpcc.core.model import Model, standing_generator, to_pixels, to_unit_range
 
@@ -19,10 +20,17 @@ EVALUATION_BATCH = 256
 
 @contextlib.contextmanager
 def own_randomness(seed: int, device: torch.device) -> Iterator[None]:
-    """Seed torch's global random state for the length of a ``with`` block and put the old state back."""
+    """Seed the global random states for the length of a ``with`` block and put the old ones back.
+
+    torch's on the CPU and on this device, NumPy's and Python's.
+    """
+    before = random_states(cuda=False)
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
-        torch.manual_seed(seed)
-        yield
+        seed_everything(seed)
+        try:
+            yield
+        finally:
+            restore_random_states(before)
 
 
 class ModelImages(EvaluatedImages):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -15,12 +14,7 @@ from mpcc.core.model import Model
 __all__ = ["check_parameters", "finite"]
 
 
-def kept(checkpoint: Path) -> str:
-    """Return what a message adds if there is a checkpoint to go back to."""
-    return f"; the last checkpoint is kept: {checkpoint}" if checkpoint.exists() else ""
-
-
-def finite(terms: Mapping[str, Tensor], iteration: int, checkpoint: Path) -> dict[str, float]:
+def finite(terms: Mapping[str, Tensor], iteration: int) -> dict[str, float]:
     """Move the terms off the device in one piece and check them, before anything is made of them.
 
     Raises:
@@ -30,13 +24,12 @@ def finite(terms: Mapping[str, Tensor], iteration: int, checkpoint: Path) -> dic
     for name, value in values.items():
         if not math.isfinite(value):
             raise TrainingDiverged(
-                f"the {name} term is {value} at iteration {iteration}: training has diverged; "
-                f"lower --lr or --prior-lr{kept(checkpoint)}"
+                f"the {name} term is {value} at iteration {iteration}: training has diverged; lower --lr or --prior-lr"
             )
     return values
 
 
-def check_parameters(model: Model, iteration: int, checkpoint: Path) -> None:
+def check_parameters(model: Model, iteration: int) -> None:
     """Check every parameter before it is saved over a good checkpoint.
 
     Raises:
@@ -46,13 +39,13 @@ def check_parameters(model: Model, iteration: int, checkpoint: Path) -> None:
         for name, parameter in module.named_parameters():
             if not bool(torch.isfinite(parameter).all()):
                 raise TrainingDiverged(
-                    f"parameter {name} of the {part} is not finite at iteration {iteration}: training has "
-                    f"diverged; lower --lr or --prior-lr{kept(checkpoint)}"
+                    f"parameter {name} of the {part} is not finite at iteration {iteration}: training has diverged; "
+                    "lower --lr or --prior-lr"
                 )
     try:
         model.prior.validate()
     except ValueError as error:
         raise TrainingDiverged(
             f"{error} at iteration {iteration}: training has diverged; lower --prior-lr, or raise the floor of "
-            f"the scales{kept(checkpoint)}"
+            "the scales"
         ) from error

@@ -70,6 +70,10 @@ class ProgressDisplay:
         """Count one iteration."""
         self._bar.advance(self._task)
 
+    def restarted(self, done: int) -> None:
+        """Go back to so many iterations."""
+        self._bar.reset(self._task, completed=done)
+
     def say(self, text: str) -> None:
         """Print a line above the bar."""
         self.console.print(text, markup=False, soft_wrap=True)

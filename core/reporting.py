@@ -10,6 +10,9 @@ tag                         value
 ``metrics/<score>``         scores of an evaluation; what a tag cannot have becomes ``_``
 ``clusters/used``           how many clusters have at least one evaluated image
 ``learning_rate/<part>``    Adam's step size
+``gradient_norm/<part>``    Euclidean norm of the last gradient
+``health/<quantity>``       what warnings are seen in (`mpcc.core.symptoms`)
+``health/<warning>``        text: a warning
 ``prior/scales``            histogram of the components' scales
 ``prior/weights``           histogram of phi
 ``prior/<quantity>``        what else a prior reports, such as nu: a curve or a histogram
@@ -22,8 +25,11 @@ tag                         value
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+import sys
+import threading
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import attrs
 import torch
@@ -36,6 +42,11 @@ from mpcc.core.confusion import Confusion, confusion_sheet
 from mpcc.core.contracts import Prior
 from mpcc.core.evaluation import Pictures
 from mpcc.core.matching import TermWeights
+
+if TYPE_CHECKING:
+    # What an evaluation finds draws its pictures with the functions below.
+    from mpcc.core.findings import Findings
+    from mpcc.core.symptoms import Symptom
 
 __all__ = ["EventLog", "reconstruction_sheet", "sample_sheet"]
 
@@ -54,11 +65,18 @@ class EventLog:
     """
 
     def __init__(self, folder: Path, weights: TermWeights, purge_step: int | None = None) -> None:
-        self._writer = SummaryWriter(str(folder), purge_step=purge_step)
+        self._folder = folder
+        self._open(purge_step)
         self._weights = attrs.asdict(weights)
 
-    def losses(self, step: int, terms: Mapping[str, float], learning_rates: Mapping[str, float]) -> None:
-        """Write the terms, raw and weighted, and the step sizes."""
+    def losses(
+        self,
+        step: int,
+        terms: Mapping[str, float],
+        learning_rates: Mapping[str, float],
+        gradient_norms: Mapping[str, float],
+    ) -> None:
+        """Write the terms, raw and weighted, the step sizes and the sizes of the gradients."""
         for name, value in terms.items():
             # data_discriminator and data_generator are two sides of the one data term.
             weight = self._weights[name.partition("_")[0]]
@@ -66,6 +84,28 @@ class EventLog:
             self._scalar(f"weighted/{name}", weight * value, step)
         for name, value in learning_rates.items():
             self._scalar(f"learning_rate/{name}", value, step)
+        for name, value in gradient_norms.items():
+            self._scalar(f"gradient_norm/{name}", value, step)
+
+    def evaluation(
+        self,
+        step: int,
+        scores: Mapping[str, float],
+        findings: Findings,
+        prior: Prior,
+        health: Mapping[str, float],
+        warnings: Sequence[Symptom],
+    ) -> None:
+        """Write everything that an evaluation finds."""
+        self.scores(step, scores, findings.used)
+        self.prior(step, prior)
+        self.pictures(step, findings.pictures)
+        if findings.confusion is not None:
+            self.confusion(step, findings.confusion)
+        for name, value in health.items():
+            self._scalar(f"health/{name}", value, step)
+        for warning in warnings:
+            self.note(f"health/{warning.name}", warning.message, step)
 
     def scores(self, step: int, scores: Mapping[str, float], clusters_used: int) -> None:
         """Write the metrics of an evaluation."""
@@ -75,12 +115,12 @@ class EventLog:
 
     def pictures(self, step: int, pictures: Pictures) -> None:
         """Write both picture sheets."""
-        self._writer.add_image("samples", sample_sheet(pictures), step)
-        self._writer.add_image("reconstructions", reconstruction_sheet(pictures), step)
+        self._add("add_image", "samples", sample_sheet(pictures), step)
+        self._add("add_image", "reconstructions", reconstruction_sheet(pictures), step)
 
     def confusion(self, step: int, confusion: Confusion) -> None:
         """Write the heat map of classes against clusters."""
-        self._writer.add_image("confusion", confusion_sheet(confusion), step)
+        self._add("add_image", "confusion", confusion_sheet(confusion), step)
 
     @torch.no_grad()
     def prior(self, step: int, prior: Prior) -> None:
@@ -91,22 +131,69 @@ class EventLog:
             if value.numel() == 1:
                 self._scalar(f"prior/{name}", value.item(), step)
             else:
-                self._writer.add_histogram(f"prior/{name}", value.cpu(), step)
+                self._add("add_histogram", f"prior/{name}", value.cpu(), step)
 
-    def note(self, name: str, text: str) -> None:
+    def note(self, name: str, text: str, step: int = 0) -> None:
         """Write a line of text that a reader of the curves has to know."""
-        self._writer.add_text(name, text)
+        self._add("add_text", name, text, step)
+
+    def restarted(self, step: int, reason: str) -> None:
+        """Hide what was written from a step on: training has gone back to before it."""
+        self._add("flush")
+        self._add("close")
+        self._open(step)
+        self.note("restart", reason, step)
 
     def flush(self) -> None:
         """Write what is buffered."""
-        self._writer.flush()
+        self._add("flush")
 
     def close(self) -> None:
         """Write what is buffered and end."""
-        self._writer.close()
+        self._add("flush")
+        self._add("close")
+
+    def _open(self, purge_step: int | None) -> None:
+        self._writer: SummaryWriter | None = None
+        threading.excepthook = without_event_writers
+        try:
+            self._writer = SummaryWriter(str(self._folder), purge_step=purge_step)
+        except OSError as error:
+            self._give_up(error)
+
+    def _add(self, method: str, *arguments: Any) -> None:
+        """Call a method of the writer; the first time that the system refuses to write, it is the last one."""
+        if self._writer is None:
+            return
+        try:
+            getattr(self._writer, method)(*arguments)
+        except OSError as error:
+            self._give_up(error)
+
+    def _give_up(self, error: OSError) -> None:
+        self._writer = None
+        print(
+            f"warning: TensorBoard events could not be written: {error.strerror or error}; "
+            "the run goes on without them",
+            file=sys.stderr,
+        )
 
     def _scalar(self, tag: str, value: float, step: int) -> None:
-        self._writer.add_scalar(tag, value, step)
+        self._add("add_scalar", tag, value, step)
+
+
+def without_event_writers(failure: threading.ExceptHookArgs) -> None:
+    """Say what happened in a thread, as Python does, but for event writers that the system refuses to write.
+
+    Those hand their error on to `EventLog`, and would print a traceback beside.
+    """
+    if not (failure.exc_type is not None and issubclass(failure.exc_type, OSError) and is_event_writer(failure.thread)):
+        threading.__excepthook__(failure)
+
+
+def is_event_writer(thread: threading.Thread | None) -> bool:
+    """Return whether a thread is one of TensorBoard's."""
+    return thread is not None and type(thread).__module__.startswith("tensorboard.")
 
 
 def legal(name: str) -> str:

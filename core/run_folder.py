@@ -15,11 +15,12 @@ import io
 import json
 import os
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from filelock import FileLock, Timeout
 from PIL import Image
 from torch import Tensor
 
@@ -88,9 +89,8 @@ class RunFolder:
         try:
             if not path.is_dir():
                 raise InvalidInput(f"--resume {path}: no such run folder")
-            for needed in (folder.config, folder.checkpoint):
-                if not needed.is_file():
-                    raise InvalidInput(f"--resume {path}: expected a run folder with {needed.relative_to(path)}")
+            if not folder.config.is_file():
+                raise InvalidInput(f"--resume {path}: expected a run folder with {folder.config.name}")
         except OSError as error:
             raise InvalidInput(f"--resume {path}: cannot be read: {error.strerror}") from error
         if not os.access(path, os.W_OK | os.X_OK):
@@ -138,9 +138,32 @@ class RunFolder:
         return self.path / "config.toml"
 
     @property
-    def checkpoint(self) -> Path:
-        """The newest checkpoint."""
-        return self.path / "checkpoints" / "last.pt"
+    def checkpoints(self) -> Path:
+        """The folder of the checkpoints."""
+        return self.path / "checkpoints"
+
+    @contextlib.contextmanager
+    def locked(self) -> Iterator[None]:
+        """Keep other processes from writing into the folder, for the length of a ``with`` block.
+
+        The system frees the lock of a process that ends, however it ends; the empty file ``.lock`` stays.
+
+        Raises:
+            InvalidInput: If another run has the folder.
+        """
+        lock = FileLock(self.path / ".lock", timeout=0)
+        try:
+            lock.acquire()
+        except Timeout as error:
+            raise InvalidInput(
+                f"run folder {self.path} is in use by another run: wait until it has ended, or choose another --out"
+            ) from error
+        except OSError as error:
+            raise cannot_be_made(self.path / ".lock", error) from error
+        try:
+            yield
+        finally:
+            lock.release()
 
     @property
     def metrics(self) -> Path:

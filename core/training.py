@@ -11,9 +11,10 @@ from typing import Any
 
 import attrs
 from torch import Tensor, nn
-from torch.optim import Adam
+from torch.optim import Adam, Optimizer
 
 from mpcc.core.engine import Engine, PlainEngine
+from mpcc.core.finite_guard import FiniteGuard
 from mpcc.core.matching import TermWeights
 from mpcc.core.model import Model, to_unit_range, trainable
 from mpcc.core.objectives import Generated, Loss, discriminator_loss, encoder_loss, generator_loss
@@ -56,6 +57,11 @@ def adam(parameters: Iterable[nn.Parameter], lr: float, capturable: bool = False
     return Adam(parameters, lr=lr, betas=(0.0, 0.999), eps=1e-8, fused=True, capturable=capturable)
 
 
+def gradients(optimizer: Optimizer) -> list[Tensor]:
+    """Return the gradients that an optimizer is about to use."""
+    return [each.grad for group in optimizer.param_groups for each in group["params"] if each.grad is not None]
+
+
 class Trainer:
     """Holds the optimizers and carries out iterations.
 
@@ -68,6 +74,7 @@ class Trainer:
 
     Attributes:
         iteration: How many iterations are done.
+        guard: Knows the first update whose loss or gradient was not finite.
     """
 
     def __init__(
@@ -95,9 +102,12 @@ class Trainer:
         # A fixed prior has buffers only, and Adam refuses an empty list.
         if any(True for _ in model.prior.parameters()):
             self.optimizers["prior"] = adam(model.prior.parameters(), schedule.prior_lr, capturable)
+        self.guard = FiniteGuard(self.optimizers.values(), model.device)
 
     def iterate(self) -> dict[str, Tensor]:
         """Carry out one iteration.
+
+        From the first update whose loss or gradient is not finite, nothing is updated any more: see `guard`.
 
         Returns:
             The raw terms of the last update of each kind, detached scalars on the device.
@@ -115,6 +125,7 @@ class Trainer:
             real: Real images, uint8, a batch for each discriminator update, shape (d_steps, N, D, R, R).
         """
         model, batch, generated = self.model, self.schedule.batch, self.engine.generated
+        self.guard.begin()
         for images, fakes in zip(real, generated(model, batch, self.schedule.d_steps), strict=True):
             terms = self._discriminator_step(images, fakes)
         terms |= self._generator_step()
@@ -131,7 +142,7 @@ class Trainer:
         with trainable(discriminator):
             with self.engine.precision():
                 loss = discriminator_loss(self.model, to_unit_range(images, self.model.device), fakes, self.weights)
-            self._update(loss, "discriminator")
+            self._update("discriminator", loss, "discriminator")
         self.engine.advance(discriminator)
         return loss.terms
 
@@ -140,7 +151,7 @@ class Trainer:
         with trainable(generator, self.model.prior):
             with self.engine.precision():
                 loss = generator_loss(self.model, self.schedule.batch, self.weights)
-            self._update(loss, "generator", "prior")
+            self._update("generator", loss, "generator", "prior")
         self.engine.advance(generator)
         return loss.terms
 
@@ -149,16 +160,17 @@ class Trainer:
         with trainable(encoder, *([prior] if train_prior else [])):
             with self.engine.precision():
                 loss = encoder_loss(self.model, fakes, self.weights, train_prior)
-            self._update(loss, "encoder", *(["prior"] if train_prior else []))
+            self._update("encoder", loss, "encoder", *(["prior"] if train_prior else []))
         self.engine.advance(encoder)
         return loss.terms
 
-    def _update(self, loss: Loss, *names: str) -> None:
-        optimizers = [self.optimizers[name] for name in names if name in self.optimizers]
-        for optimizer in optimizers:
+    def _update(self, phase: str, loss: Loss, *names: str) -> None:
+        optimizers = {name: self.optimizers[name] for name in names if name in self.optimizers}
+        for optimizer in optimizers.values():
             optimizer.zero_grad(set_to_none=True)
         loss.objective.backward()  # type: ignore[no-untyped-call]
-        for optimizer in optimizers:
+        self.guard.watch(phase, loss.objective, {name: gradients(each) for name, each in optimizers.items()})
+        for optimizer in optimizers.values():
             optimizer.step()
 
     def state(self) -> dict[str, Any]:
@@ -181,4 +193,5 @@ class Trainer:
             for group in optimizer.param_groups:
                 # The state may come from another engine or device.
                 group["capturable"] = self.engine.capturable
+        self.guard.reset(self.iteration)
         self.engine.reset()

@@ -3,13 +3,23 @@
 from __future__ import annotations
 
 import pickle
+import random
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
-from mpcc.core.checkpoint import FORMAT_VERSION, load_checkpoint, random_states, restore_random_states, save_checkpoint
+from mpcc.core.checkpoint import (
+    FORMAT_VERSION,
+    BrokenCheckpoint,
+    add_digest,
+    load_checkpoint,
+    random_states,
+    restore_random_states,
+    save_checkpoint,
+)
 from mpcc.core.errors import InvalidInput
 
 
@@ -42,6 +52,13 @@ def test_a_failure_while_saving_keeps_the_old_file_and_leaves_no_part(
     assert list(tmp_path.iterdir()) == [path]
 
 
+def sealed(path: Path, content: Any) -> None:
+    """Save anything as torch does, with a digest."""
+    torch.save(content, path)
+    with path.open("r+b") as file:
+        add_digest(file)
+
+
 class Malicious:
     """Makes a file when it is unpickled."""
 
@@ -54,7 +71,8 @@ class Malicious:
 
 def test_code_in_a_checkpoint_is_refused_and_not_run(tmp_path: Path) -> None:
     victim = tmp_path / "victim"
-    torch.save({"format_version": FORMAT_VERSION, "x": Malicious(victim)}, tmp_path / "torch.pt")
+    # Its digest is right: that proves that nothing has changed, not that it is honest.
+    sealed(tmp_path / "torch.pt", {"format_version": FORMAT_VERSION, "x": Malicious(victim)})
     (tmp_path / "pickle.pt").write_bytes(pickle.dumps(Malicious(victim)))
     for name in ("torch.pt", "pickle.pt"):
         with pytest.raises(InvalidInput, match=f"{name}: cannot be read"):
@@ -76,14 +94,35 @@ def test_a_missing_file_or_another_format_is_said(tmp_path: Path) -> None:
     with pytest.raises(InvalidInput, match=r"last\.pt: no such file"):
         load_checkpoint(path)
     for state, found in (({"format_version": 99}, "99"), ({"x": 1}, "None"), ([1], "list")):
-        torch.save(state, path)
+        sealed(path, state)
         with pytest.raises(InvalidInput, match=f"expected format version {FORMAT_VERSION}, found {found}"):
             load_checkpoint(path)
 
 
+def test_every_single_changed_byte_is_found(tmp_path: Path) -> None:
+    path = tmp_path / "last.pt"
+    save_checkpoint(path, {"weights": torch.arange(50.0), "text": "x" * 20})
+    whole = path.read_bytes()
+    for at in range(len(whole)):
+        path.write_bytes(whole[:at] + bytes([whole[at] ^ 1]) + whole[at + 1 :])
+        with pytest.raises(BrokenCheckpoint):
+            load_checkpoint(path)
+    for length in range(0, len(whole), 7):
+        path.write_bytes(whole[:length])
+        with pytest.raises(BrokenCheckpoint):
+            load_checkpoint(path)
+
+
 def test_random_states_go_back_to_where_they_were() -> None:
+    def draws() -> tuple[list[float], list[float], float, float]:
+        return torch.rand(3).tolist(), np.random.rand(3).tolist(), np.random.randn(), random.gauss(0, 1)
+
     with torch.random.fork_rng(devices=[]):
+        before = random_states()
+        # Both keep the second of two normal numbers for the next call.
+        draws()
         states = random_states()
-        first = torch.rand(3)
+        first = draws()
         restore_random_states(states)
-        assert torch.equal(torch.rand(3), first)
+        assert draws() == first
+        restore_random_states(before)

@@ -18,6 +18,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from torch import Tensor
 
 from mpcc.core import cli
+from mpcc.core.checkpoint import save_checkpoint
 
 TINY = {
     **{"arch": "biggan8", "arch.width": 1, "batch": 10, "latent-dim": 3, "d-steps": 1, "e-steps": 1, "iterations": 4},
@@ -297,7 +298,7 @@ def spoil(copy: Path, how: str) -> None:
     elif how == "config":
         config = copy / "config.toml"
         config.write_text(config.read_text(encoding="utf-8").replace("scale_floor = 0.2", "scale_floor = 0.3"))
-    torch.save(saved, path)
+    save_checkpoint(path, saved)
 
 
 @pytest.mark.parametrize(
@@ -326,7 +327,7 @@ def test_a_model_that_has_diverged_is_told_as_such(copy: Path, capsys: pytest.Ca
     saved = torch.load(path, weights_only=True)
     name = next(iter(saved["parts"]["encoder"]))
     saved["parts"]["encoder"][name].fill_(float("nan"))
-    torch.save(saved, path)
+    save_checkpoint(path, saved)
     assert evaluate(copy) == 3
     assert "not finite: training has diverged" in one_line(capsys)
     assert not list(copy.glob("evaluation*"))
@@ -347,7 +348,7 @@ def test_plugins_that_have_changed_since_are_warned_of(copy: Path, capsys: pytes
     path = copy / "checkpoints" / "last.pt"
     saved = torch.load(path, weights_only=True)
     saved["plugins"]["prior student_t"] = "mpcc 0.0.9"
-    torch.save(saved, path)
+    save_checkpoint(path, saved)
     assert evaluate(copy) == 0
     assert "prior student_t was mpcc 0.0.9 when the checkpoint was saved, is mpcc 0.1.0" in capsys.readouterr().err
 

@@ -15,6 +15,7 @@ import torch
 from PIL import Image
 
 from mpcc.core import cli, inference
+from mpcc.core.checkpoint import save_checkpoint
 from mpcc.plugins.datasets.digits import Digits
 from mpcc.plugins.datasets.options import DigitsOptions
 
@@ -235,7 +236,7 @@ def test_a_checkpoint_that_does_not_belong_is_one_line(
         saved["parts"]["encoder"].popitem()
     else:
         next(iter(saved["parts"]["encoder"].values())).fill_(float("nan"))
-    torch.save(saved, path)
+    save_checkpoint(path, saved)
     before = sorted(copy.rglob("*"))
     assert predict(copy, "--posterior", copy / "q.npy") == status
     assert part in one_line(capsys)
@@ -246,7 +247,7 @@ def test_a_plugin_that_has_changed_since_is_warned_of(copy: Path, capsys: pytest
     path = copy / "checkpoints" / "last.pt"
     saved = torch.load(path, weights_only=True)
     saved["plugins"]["prior student_t"] = "mpcc 0.0.1"
-    torch.save(saved, path)
+    save_checkpoint(path, saved)
     assert predict(copy) == 0
     assert capsys.readouterr().err.startswith("prior student_t was mpcc 0.0.1 when the checkpoint was saved, is mpcc ")
 

@@ -22,6 +22,7 @@ from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from mpcc.core import cli
+from mpcc.core.checkpoint import save_checkpoint
 from mpcc.core.run import CONTENTS
 from mpcc.core.training import Trainer
 from mpcc.plugins.datasets.digits import Digits
@@ -118,7 +119,8 @@ def test_the_run_folder_has_exactly_the_documented_files(finished: Path) -> None
     (events,) = (name for name in found if name.startswith("events.out.tfevents"))
     pictures = {"samples.png", "reconstructions.png", "confusion.png"}
     tables = {"config.toml", "results.json", "metrics.jsonl", "assignments.csv", "confusion.csv", "posterior.npy"}
-    assert found == {events, *pictures, *tables, "checkpoints/last.pt"}
+    checkpoints = {f"checkpoints/{name}.pt" for name in ("last", "iteration-4", "iteration-2", "best")}
+    assert found == {events, *pictures, *tables, *checkpoints, ".lock"}
     for name in pictures:
         with Image.open(finished / name) as picture:
             assert picture.mode == "RGB"
@@ -128,7 +130,7 @@ def test_results_metrics_and_assignments_say_what_was_found(finished: Path) -> N
     results = json.loads((finished / "results.json").read_text(encoding="utf-8"))
     assert set(results) == {
         *("metrics", "not_computed", "iterations", "seconds", "evaluation_seconds"),
-        *("iterations_per_second", "evaluated", "entropy", "prior", "clusters"),
+        *("iterations_per_second", "evaluated", "entropy", "prior", "clusters", "health"),
         *("seed", "device", "threads", "engine", "plugins", "versions"),
     }
     assert set(results["metrics"]) == SCORES
@@ -284,7 +286,7 @@ SPOILT: dict[str, Callable[[dict[str, Any]], Any]] = {
     "prior gmm was other 7.0": lambda saved: saved["plugins"].update({"prior gmm": "other 7.0"}),
     "the data set has changed": lambda saved: saved.update(images=[5, 1, 8, 8]),
     "broken or not a checkpoint": lambda saved: None,
-    "expected a run folder with checkpoints/last.pt": lambda saved: None,
+    "in another order": lambda saved: saved.update(fingerprint="0" * 64),
 }
 
 
@@ -294,11 +296,10 @@ def test_a_checkpoint_that_cannot_be_continued_is_one_line(
 ) -> None:
     saved, path = state(copy), copy / "checkpoints" / "last.pt"
     SPOILT[part](saved)
-    torch.save(saved, path)
+    save_checkpoint(path, saved)
     if "broken" in part:
-        path.write_bytes(path.read_bytes()[:1000])
-    elif "folder" in part:
-        path.unlink()
+        for each in path.parent.iterdir():
+            each.write_bytes(each.read_bytes()[:1000])
     assert run("--resume", str(copy), "--iterations", "9") == 2
     err = capsys.readouterr().err
     assert part in err
@@ -351,6 +352,12 @@ def test_a_loss_that_is_not_finite_ends_the_run_and_keeps_the_last_checkpoint(
     assert state(folder)["iteration"] == 2
 
 
+QUANTITIES = {
+    *("empty_clusters", "least_diversity", "saturation", "posterior_entropy", "agreement", "discriminator_hinge"),
+    *(f"spectral_norm_{network}" for network in ("generator", "discriminator", "encoder")),
+}
+
+
 def test_every_term_metric_rate_picture_and_histogram_is_in_the_events(finished: Path) -> None:
     events = EventAccumulator(str(finished)).Reload()
     tags = events.Tags()
@@ -358,9 +365,11 @@ def test_every_term_metric_rate_picture_and_histogram_is_in_the_events(finished:
     assert set(tags["scalars"]) == {
         *(f"{kind}/{term}" for kind in ("terms", "weighted") for term in TERMS),
         *(f"metrics/{score}" for score in SCORES),
-        *(f"learning_rate/{part}" for part in parts),
+        *(f"{kind}/{part}" for kind in ("learning_rate", "gradient_norm") for part in parts),
+        *(f"health/{quantity}" for quantity in QUANTITIES),
         "clusters/used",
     }
+    assert {tag.partition("/")[0] for tag in tags["tensors"]} == {"health"}
     assert set(tags["images"]) == {"samples", "reconstructions", "confusion"}
     assert tags["histograms"] == ["prior/scales", "prior/weights"]
     assert [event.step for event in events.Scalars("terms/latent")] == [2, 4, 6]

@@ -1,0 +1,34 @@
+"""Ctrl-C and SIGTERM as requests: the loop ends where a checkpoint can be saved, a second request ends it at once."""
+
+from __future__ import annotations
+
+import signal
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FrameType
+
+__all__ = ["stop_requests"]
+
+
+@contextmanager
+def stop_requests() -> Iterator[list[int]]:
+    """Turn the first Ctrl-C or SIGTERM into an entry of the returned list; a second one interrupts at once."""
+    received: list[int] = []
+    if threading.current_thread() is not threading.main_thread():
+        # Python delivers signals to the main thread only.
+        yield received
+        return
+
+    def handle(number: int, frame: FrameType | None) -> None:
+        if received:
+            raise KeyboardInterrupt
+        received.append(number)
+
+    old = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield received
+    finally:
+        for number, handler in old.items():
+            # None stands for a handler that was not set from Python and can't be put back.
+            signal.signal(number, signal.SIG_DFL if handler is None else handler)

@@ -81,8 +81,7 @@ def evaluate_run(
         assembled.restore_model(state, source)
         findings = find(assembled.trainer.model, assembled.data, assembled.indices, assembled.metrics, config.run)
     folder = RunFolder(out or run / f"evaluation-{state['iteration']}", named=out is not None)
-    folder.create()
-    try:
+    with folder.filled():
         findings.write(folder)
         if assembled.data.skipped:
             folder.write_skipped(assembled.data.skipped)
@@ -96,9 +95,6 @@ def evaluate_run(
                 **assembled.record(),
             }
         )
-    except BaseException:
-        folder.discard()
-        raise
     scores = " ".join(f"{name} {value:.3f}" for name, value in findings.scores.items())
     print(f"{folder.path}: iteration {state['iteration']}, {len(findings.indices)} images {scores}".rstrip())
     return 0

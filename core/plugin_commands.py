@@ -17,6 +17,7 @@ from rich.table import Table
 from mpcc.core.bench_command import bench
 from mpcc.core.errors import InvalidInput, PluginError, unknown_name
 from mpcc.core.evaluate_command import evaluate_run
+from mpcc.core.export_command import export_run
 from mpcc.core.plugin_flags import PluginFiles, RegistryFiles
 from mpcc.core.predict_command import predict_run, with_named_data
 from mpcc.core.registry import KINDS, Entry, Registry, load_registry
@@ -30,7 +31,7 @@ def mpcc_command(arguments: list[str]) -> int:
     """Do what ``mpcc`` was asked for and return the exit status."""
     app = cyclopts.App(
         name="mpcc",
-        help="Look at what is installed, check it, write more; evaluate runs. To train, use mpcc-run.",
+        help="Look at what is installed, check it, write more; evaluate and export runs. To train, use mpcc-run.",
         version=f"mpcc {metadata.version('mpcc')}",
         help_format="plaintext",
     )
@@ -42,6 +43,7 @@ def mpcc_command(arguments: list[str]) -> int:
     app.command(plugins)
     app.command(evaluate_run, name="evaluate")
     app.command(predict_run, name="predict")
+    app.command(export_run, name="export")
     app.command(bench, name="bench")
     given = with_named_data([word for word in arguments if word != "--traceback"])
     result = app(given, exit_on_error=False, print_error=False, result_action="return_value")

@@ -26,7 +26,8 @@ from torch import Tensor
 
 from mpcc.core.config import RunConfig
 from mpcc.core.contracts import Evaluation, ImageSet
-from mpcc.core.errors import InvalidInput
+from mpcc.core.errors import InvalidInput, OutOfResources
+from mpcc.core.resources import no_room
 
 __all__ = ["RunFolder"]
 
@@ -121,6 +122,22 @@ class RunFolder:
             self._remove_parents()
             raise cannot_be_made(self.path, error) from error
 
+    @contextlib.contextmanager
+    def filled(self) -> Iterator[None]:
+        """Make the folder, to be filled in a ``with`` block; if that fails, nothing is left of it.
+
+        Raises:
+            InvalidInput: If the system refuses it, or a file in it.
+            OutOfResources: If there is no room.
+        """
+        self.create()
+        try:
+            with disk_errors(self.path):
+                yield
+        except BaseException:
+            self.discard()
+            raise
+
     def discard(self) -> None:
         """Remove the folder and everything in it, for a run that failed before it left anything of worth."""
         shutil.rmtree(self.path, ignore_errors=True)
@@ -173,6 +190,10 @@ class RunFolder:
     def write_config(self, config: RunConfig) -> None:
         """Write ``config.toml``."""
         write_whole(self.config, config.to_toml().encode())
+
+    def copy_config(self, source: Path) -> None:
+        """Write ``config.toml`` as it is in another folder."""
+        write_whole(self.config, source.read_bytes())
 
     def write_skipped(self, lines: Sequence[str]) -> None:
         """Write ``skipped.txt``: a line for each image that could not be read and was left out."""
@@ -234,6 +255,10 @@ class RunFolder:
         # File names need not be valid text; what isn't is written as the bytes that it was.
         write_whole(self.path / f"{name}.csv", text.getvalue().encode("utf-8", "surrogateescape"))
 
+    def write_weights(self, part: str, content: bytes) -> None:
+        """Write ``<part>.safetensors``."""
+        write_whole(self.path / f"{part}.safetensors", content)
+
     def write_posterior(self, posterior: Tensor) -> None:
         """Write ``posterior.npy``: q(y|z), float32, shape (N, K), with the rows of ``assignments.csv``."""
         content = io.BytesIO()
@@ -259,6 +284,26 @@ def free(path: Path) -> Path:
 def cannot_be_made(path: Path, error: OSError) -> InvalidInput:
     """Make the error for a run folder that the system refuses."""
     return InvalidInput(f"run folder {path} cannot be made: {error.strerror}; expected a path that can be written")
+
+
+@contextlib.contextmanager
+def disk_errors(path: Path) -> Iterator[None]:
+    """Say in one line why something could not be written.
+
+    Arguments:
+        path: What was being written.
+
+    Raises:
+        InvalidInput: If the system refused it.
+        OutOfResources: If there is no room.
+    """
+    try:
+        yield
+    except OSError as error:
+        text = f"{path} could not be written: {error.strerror or error}"
+        if no_room(error):
+            raise OutOfResources(f"{text}; free space, or choose another --out") from error
+        raise InvalidInput(f"{text}; expected a path that can be written") from error
 
 
 def write_whole(path: Path, content: bytes) -> None:

@@ -15,7 +15,7 @@ import attrs
 import numpy as np
 import torch
 from malformation import ODD_VALUES, spoil_archive, spoil_bytes, spoil_png, spoil_toml
-from malformed_commands import BUDGET, Case, mpcc_flags, run_flags, run_of, tiny
+from malformed_commands import BUDGET, Case, extremes, mpcc_flags, run_flags, run_of, tiny
 
 __all__ = ["KINDS"]
 
@@ -186,15 +186,15 @@ def checkpoint(random: Random, folder: Path, stock: Path) -> Case:
 
 
 def run_folder(random: Random, folder: Path, stock: Path) -> Case:
-    """A run folder whose configuration, metrics or results were spoilt."""
+    """A run folder whose configuration or metrics were spoilt."""
     shutil.copytree(stock / "run", folder / "run")
-    named = ("config.toml", "config.toml", "metrics.jsonl", "results.json")
-    file = folder / "run" / random.choice(named)
-    if file.suffix == ".toml":
-        text = spoil_toml(file.read_text(encoding="utf-8"), random)
-        file.write_bytes(text.encode("utf-8", "surrogateescape"))
-    else:
+    if random.random() < 0.3:
+        file = folder / "run" / "metrics.jsonl"
         file.write_bytes(spoil_bytes(file.read_bytes(), random))
+        return Case("mpcc-run", ["--resume", "run", "--iterations=2"], writes=["run"])
+    file = folder / "run" / "config.toml"
+    text = spoil_toml(file.read_text(encoding="utf-8"), random)
+    file.write_bytes(text.encode("utf-8", "surrogateescape"))
     return of_run(random, stock)
 
 
@@ -236,7 +236,13 @@ def with_odd_value(state: dict[str, Any], random: Random) -> dict[str, Any]:
     odd: list[Any] = [None, -1, 2**62, 2**70, float("nan"), "", "x", [], {}, [1], {"a": 1}, True, torch.zeros(0)]
     odd += [torch.full((2, 3), torch.nan), torch.zeros(1, dtype=torch.int64)]
     if isinstance(inner, torch.Tensor):
-        odd += [inner[:0], torch.full_like(inner, 255), inner.double(), inner.unsqueeze(0), inner.to(torch.complex64)]
+        odd += [
+            inner.flatten()[:0],
+            torch.full_like(inner, 255),
+            inner.double(),
+            inner.unsqueeze(0),
+            inner.to(torch.complex64),
+        ]
         odd += [torch.full_like(inner, torch.nan)] if inner.is_floating_point() else [-inner.to(torch.int64)]
         odd += [inner.to_sparse()] if inner.ndim and inner.dtype != torch.uint8 else []
     elif isinstance(inner, str):
@@ -269,6 +275,7 @@ KINDS: dict[str, Callable[[Random, Path, Path], Case]] = {
     "registry": registry,
     "plugin": plugin,
     "run-flags": run_flags,
+    "extremes": extremes,
     "mpcc-flags": mpcc_flags,
     "arrays": arrays,
     "array-values": array_values,

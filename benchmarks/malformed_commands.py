@@ -6,7 +6,8 @@ import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from random import Random
-from typing import Any
+from types import UnionType
+from typing import Any, Literal, Union, get_args, get_origin
 
 import attrs
 from malformation import ODD_WORDS
@@ -17,7 +18,7 @@ from mpcc.core.config import RunSettings, flag
 from mpcc.core.flags import COMMAND_FLAGS
 from mpcc.core.registry import load_registry
 
-__all__ = ["BUDGET", "Case", "mpcc_flags", "run_flags", "run_of", "tiny"]
+__all__ = ["BUDGET", "Case", "extremes", "mpcc_flags", "run_flags", "run_of", "tiny"]
 
 # Numbers that would be honest work for hours, or for gigabytes, if they were let through: the flags win over the files.
 BUDGET = ("iterations", "d-steps", "e-steps", "standing-passes", "threads", "workers")
@@ -78,6 +79,62 @@ def run_flags(random: Random, folder: Path, stock: Path) -> Case:
         )
         rest = [word for word in rest if not word.startswith(f"--{odd}=")] + [f"--{odd}={value}"]
     return Case("mpcc-run", [*rest, *out, *dry, *flags], writes=["out", "runs", *values(flags)])
+
+
+def extremes(random: Random, folder: Path, stock: Path) -> Case:
+    """Numbers and choices that are well formed, of any prior and any conditioning, as small and as large as they go."""
+    registry = load_registry([])
+    prior = random.choice(registry.names("prior"))
+    places = [("run", name, field) for name, field in options.fields(RunSettings).items()]
+    for section, kind, plugin in (("prior", "prior", prior), ("arch", "architecture", "biggan8")):
+        cls = registry.entry(kind, plugin).options_class()
+        places += [(section, name, field) for name, field in (options.fields(cls) if cls else {}).items()]
+    chosen = {"--prior": prior}
+    for section, name, field in random.choices(places, k=random.choice((1, 2, 3, 5))):
+        spelled = flag(section, name)
+        value = random.choice(extreme_values(field.type))
+        if name == "width" and value in ("1797", "1798"):
+            continue  # networks of 20 GB, on a machine that may have them
+        if spelled[2:] not in (*BUDGET, "download", "device", "generated-images") and value is not None:
+            chosen[spelled] = value
+    if random.random() < 0.2:
+        chosen[f"--{random.choice(BUDGET)}"] = str(10**30)
+    if random.random() < 0.3:
+        chosen["--metrics"] = random.choice(("all", "silhouette", "reconstruction,acc", "nmi,ari,purity"))
+    flags = [f"{name}={value}" for name, value in chosen.items()]
+    budget = {"--iterations", "--d-steps", "--e-steps", "--standing-passes"}
+    # Ten to the thirtieth of these is honest work: only what it would be is looked at.
+    dry = ["--dry-run"] if random.random() < 0.2 or any(chosen.get(name) == str(10**30) for name in budget) else []
+    rest = [word for word in tiny() if word.partition("=")[0] not in chosen]
+    return Case("mpcc-run", [*rest, *flags, "--out", "out", *dry])
+
+
+def extreme_values(kind: Any) -> list[str | None]:
+    """Return what an option of a type may be at its limits; None where there is no such thing."""
+    if get_origin(kind) is Literal:
+        return [str(value) for value in get_args(kind)]
+    if get_origin(kind) in (Union, UnionType):
+        return [value for each in get_args(kind) for value in extreme_values(each)]
+    if kind is float:
+        return [
+            "0",
+            "1",
+            "-1",
+            "1e-320",
+            "1e-45",
+            "1e-38",
+            "1e-8",
+            "0.999999999999",
+            "100",
+            "1e6",
+            "1e38",
+            "1e39",
+            "1e308",
+        ]
+    if kind is int:
+        huge = (2**15, 2**31 - 1, 2**31, 2**53 + 1, 2**63 - 1, 2**63, 10**12, 10**30, 10**400)
+        return [*map(str, (0, 1, 1, 2, 2, 3, 5, 7, 64, 1797, 1798)), *map(str, huge)]
+    return ["true", "false"] if kind is bool else [None]
 
 
 def mpcc_flags(random: Random, folder: Path, stock: Path) -> Case:

@@ -33,6 +33,7 @@ ZIPS = {
 }
 _DRAWINGS = 20
 _PIXELS = 105
+_LARGEST = 2**20  # bytes of one drawing; those of the official files have a few hundred
 
 
 @attrs.frozen
@@ -203,7 +204,12 @@ def _read_drawing(
 ) -> np.ndarray[tuple[int, ...], np.dtype[np.uint8]]:
     """Read one drawing, uint8 (105, 105); in the file paper is 1 and ink is 0."""
     try:
-        with Image.open(io.BytesIO(archive.read(member))) as image:
+        # A member may unfold to more than there is memory, whatever it says that it does.
+        with archive.open(member) as file:
+            content = file.read(_LARGEST + 1)
+        if len(content) > _LARGEST:
+            raise ValueError("it unfolds to more than a drawing takes")
+        with Image.open(io.BytesIO(content)) as image:
             size = image.size
             if size == (_PIXELS, _PIXELS):
                 return 255 - np.asarray(image.convert("L"), dtype=np.uint8)

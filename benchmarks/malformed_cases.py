@@ -17,6 +17,8 @@ import torch
 from malformation import ODD_VALUES, spoil_archive, spoil_bytes, spoil_png, spoil_toml
 from malformed_commands import BUDGET, Case, extremes, mpcc_flags, run_flags, run_of, tiny
 
+from mpcc.core.checkpoint import add_digest, save_checkpoint
+
 __all__ = ["KINDS"]
 
 
@@ -175,13 +177,16 @@ def checkpoint(random: Random, folder: Path, stock: Path) -> Case:
     shutil.copytree(stock / "run", folder / "run")
     file = folder / "run" / "checkpoints" / "last.pt"
     data = file.read_bytes()
-    chosen = random.randrange(3)
+    chosen = random.randrange(4)
     if chosen == 0:
         file.write_bytes(spoil_bytes(data, random, other_files(stock)))
     elif chosen == 1:
         file.write_bytes(spoil_archive(data, random, other_files(stock)))
+        with file.open("r+b") as opened:
+            # What is read then is what is wrong, not that its digest is.
+            add_digest(opened)
     else:
-        torch.save(with_odd_value(torch.load(file, weights_only=True), random), file)
+        save_checkpoint(file, with_odd_value(torch.load(file, weights_only=True), random))
     return of_run(random, stock)
 
 
@@ -210,10 +215,12 @@ def training_or_prediction(
 
 def of_run(random: Random, stock: Path) -> Case:
     """Return a command that reads the run folder ``run``."""
-    match random.randrange(3):
+    match random.randrange(4):
         case 0:
-            return Case("mpcc-run", ["--resume", "run", "--iterations=2"], writes=["run"])
+            return Case("mpcc", ["export", "run", "--out", "out"])
         case 1:
+            return Case("mpcc-run", ["--resume", "run", "--iterations=2"], writes=["run"])
+        case 2:
             return Case("mpcc", ["evaluate", "run", "--out", "out"])
         case _:
             path = str(stock / "arrays" / "bytes.npy")

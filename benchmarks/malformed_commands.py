@@ -141,7 +141,9 @@ def mpcc_flags(random: Random, folder: Path, stock: Path) -> Case:
     """Words of ``mpcc evaluate``, ``predict``, ``plugins`` and ``bench`` that are odd, missing, repeated or unknown."""
     shutil.copytree(stock / "run", folder / "run")
     shutil.copytree(stock / "arrays", folder / "arrays")
-    chosen = random.choice(("evaluate", "predict", "predict", "plugins", "plugins list", "plugins new", "bench", ""))
+    chosen = random.choice(
+        ("evaluate", "export", "predict", "predict", "plugins", "plugins list", "plugins new", "bench", "")
+    )
     words = chosen.split()
     common = ["--plugin", "--registry", "--help", "--traceback", "--version"]
     names = {
@@ -159,10 +161,11 @@ def mpcc_flags(random: Random, folder: Path, stock: Path) -> Case:
             ),
             *("--workers", "--checkpoint", "--device", "--data-root", "--data.images-key", "--data.x"),
         ],
+        "export": ["--checkpoint", "--out"],
         "plugins": ["--json"],
         "bench": ["--presets", "--out"],
     }.get(words[0] if words else "", [])
-    if chosen in ("evaluate", "predict"):
+    if chosen in ("evaluate", "export", "predict"):
         words += [random.choice(("run", "run", "run", "run", "nowhere", "arrays", random.choice(ODD_WORDS)))]
         words += ["--data-path", "arrays/bytes.npy"] * (chosen == "predict" and random.random() < 0.3)
     elif chosen == "plugins new":

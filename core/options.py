@@ -80,7 +80,9 @@ def _truth(value: Any, _: type) -> bool:
 
 
 def _text(value: Any, _: type) -> str:
-    if not isinstance(value, str) or "\0" in value:
+    # A null character ends a text for the system; bytes that are no UTF-8 come as halves of characters, which can't be
+    # written to config.toml.
+    if not isinstance(value, str) or "\0" in value or any("\ud800" <= letter <= "\udfff" for letter in value):
         raise ValueError(value)
     return value
 
@@ -88,7 +90,7 @@ def _text(value: Any, _: type) -> str:
 def _path(value: Any, _: type) -> Path:
     # Flags are converted when they are parsed and again when the layers are stacked: a path stays one.
     # Path("") is the current folder, which is not what an empty variable in a script means.
-    if not isinstance(value, Path) and not _text(value, str):
+    if not _text(str(value) if isinstance(value, Path) else value, str):
         raise ValueError(value)
     return Path(value)
 

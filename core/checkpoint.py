@@ -13,12 +13,13 @@ import os
 import random
 import re
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, cast
 
 import numpy as np
 import torch
 
 from mpcc.core.errors import InvalidInput
+from mpcc.core.resources import short_of_memory
 
 __all__ = [
     *("FORMAT_VERSION", "BrokenCheckpoint"),
@@ -103,7 +104,7 @@ def write_checkpoint(path: Path, state: dict[str, Any]) -> None:
     with path.open("w+b") as file:
         output = RememberingFile(file)
         try:
-            torch.save({"format_version": FORMAT_VERSION, **state}, output)
+            torch.save({"format_version": FORMAT_VERSION, **state}, cast("IO[bytes]", output))
         except Exception as error:
             # torch turns what writing raises into an error of its own kind.
             raise output.failure or error from error
@@ -210,6 +211,8 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
     except FileNotFoundError as error:
         raise BrokenCheckpoint(f"checkpoint {path}: no such file") from error
     except Exception as error:
+        if short_of_memory(error):
+            raise
         # torch.load raises errors of many types for a broken file; all mean the same to the user.
         cause = " ".join(str(error).split()).partition(". ")[0][:200]
         raise BrokenCheckpoint(

@@ -81,7 +81,7 @@ def pooled_convolution(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor
     """
     half = torch.is_autocast_enabled(x.device.type) or x.dtype in (torch.bfloat16, torch.float16)
     if not half:
-        blurred: Tensor = Blur.apply(x)  # type: ignore[no-untyped-call]
+        blurred: Tensor = Blur.apply(x)
         return F.conv2d(blurred, weight, bias, stride=2)
     if x.shape[-1] >= MERGED_FROM:
         shifted = [F.pad(weight, (left, 1 - left, top, 1 - top)) for left in (0, 1) for top in (0, 1)]
@@ -123,7 +123,7 @@ class Pooling(torch.autograd.Function):
 
 def pooled(x: Tensor) -> Tensor:
     """Return the mean of each 2x2 pixels of (N, W, S, S), S even, with a gradient that is one pass over the memory."""
-    means: Tensor = Pooling.apply(x)  # type: ignore[no-untyped-call]
+    means: Tensor = Pooling.apply(x)
     return means
 
 
@@ -166,7 +166,8 @@ def narrow_convolution(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor
     every = F.linear(x.permute(0, 2, 3, 1), weight.permute(2, 3, 0, 1).reshape(-1, channels))
     # A small array: the shifts are cheap with the pixels innermost.
     edge = kernel // 2
-    maps = F.pad(every.permute(3, 0, 1, 2), (edge,) * 4).unflatten(0, (kernel, kernel, out))
+    maps = F.pad(every.permute(3, 0, 1, 2), (edge,) * 4)
+    maps = maps.view(kernel, kernel, out, *maps.shape[1:])
     total = torch.zeros_like(maps[0, 0, :, :, :height, :width]) if bias is None else bias.view(-1, 1, 1, 1)
     for row in range(kernel):
         for column in range(kernel):

@@ -1,0 +1,277 @@
+"""Breakdowns stop a run at the update where they happen; known failures are named; sound runs are left in peace."""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import attrs
+import numpy as np
+import pytest
+import torch
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from torch.optim import Adam
+
+from mpcc.core import cli, training
+from mpcc.core.checkpoint import load_checkpoint
+from mpcc.core.finite_guard import FiniteGuard
+from mpcc.core.objectives import Loss
+from mpcc.core.symptoms import Vitals, symptoms
+
+TINY = {
+    **{"arch.width": 1, "batch": 10, "latent-dim": 3, "d-steps": 2, "e-steps": 2, "standing-passes": 1, "threads": 1},
+    **{"iterations": 8, "eval-every": 8, "eval-images": 60, "checkpoint-every": 2, "metrics": "occupancy"},
+}
+SOUND = Vitals(
+    sizes=(40, 60, 50),
+    diversity=(0.5, 0.2, 0.3),
+    saturation=0.02,
+    posterior_entropy=0.3,
+    agreement=0.95,
+    hinge=0.8,
+    spectral_norms={"generator": (1.5, "entry.weight"), "discriminator": (2.0, "score.weight")},
+)
+
+
+def run(*arguments: str | Path, **flags: Any) -> int:
+    given = [f"--{name}={value}" for name, value in flags.items()]
+    with pytest.raises(SystemExit) as caught:
+        cli.run_main([*map(str, arguments), *given])
+    assert isinstance(caught.value.code, int)
+    return caught.value.code
+
+
+def tiny(folder: Path, *arguments: str, **flags: Any) -> int:
+    return run("--out", folder, *arguments, **{**TINY, **flags})
+
+
+def health(folder: Path) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads((folder / "results.json").read_text(encoding="utf-8"))["health"]
+    return found
+
+
+def newest(folder: Path) -> dict[str, Any]:
+    return load_checkpoint(folder / "checkpoints" / "last.pt")
+
+
+Breaker = Callable[..., None]
+
+
+@pytest.fixture
+def broken(monkeypatch: pytest.MonkeyPatch) -> Breaker:
+    """Spoil the loss of a phase, or its gradients alone, in a certain call of it."""
+
+    def arrange(phase: str, *calls: int, gradient_only: bool = False) -> None:
+        right, count = getattr(training, f"{phase}_loss"), [0]
+
+        def spoilt(model: Any, *arguments: Any) -> Loss:
+            loss: Loss = right(model, *arguments)
+            count[0] += 1
+            if count[0] not in calls:
+                return loss
+            # A square root has no slope at 0: its gradient is not finite where its value is.
+            steep = loss.objective + (0 * loss.objective).abs().sqrt()
+            return Loss(steep if gradient_only else loss.objective * math.nan, loss.terms)
+
+        monkeypatch.setattr(training, f"{phase}_loss", spoilt)
+
+    return arrange
+
+
+@pytest.mark.parametrize("engine", ["fast", "plain"])
+@pytest.mark.parametrize(
+    ("phase", "call", "update", "parts"),
+    [
+        ("discriminator", 10, 2, "the gradient of the discriminator"),
+        ("generator", 5, 3, "the gradient of the generator"),
+        ("encoder", 9, 4, "the gradient of the encoder"),
+    ],
+)
+def test_a_breakdown_names_the_update_and_leaves_the_parameters_before_it(
+    tmp_path: Path,
+    broken: Breaker,
+    capsys: pytest.CaptureFixture[str],
+    engine: str,
+    phase: str,
+    call: int,
+    update: int,
+    parts: str,
+) -> None:
+    broken(phase, call)
+    # The log and the evaluations are rare: what is found is found in the iteration itself.
+    assert tiny(tmp_path / "run", engine=engine, **{"log-every": 100}) == 3
+    last = capsys.readouterr().err.splitlines()[-1]
+    assert f"the loss and {parts}" in last
+    assert f"are not finite in the {phase} step (update {update} of iteration 5): training has diverged" in last
+    assert f"the last checkpoint is kept: {tmp_path / 'run' / 'checkpoints' / 'last.pt'} (iteration 4)" in last
+    assert newest(tmp_path / "run")["iteration"] == 4
+
+
+def test_a_gradient_that_is_not_finite_under_a_finite_loss_is_found(
+    tmp_path: Path, broken: Breaker, capsys: pytest.CaptureFixture[str]
+) -> None:
+    broken("generator", 3, gradient_only=True)
+    assert tiny(tmp_path / "run") == 3
+    expected = "the gradient of the generator and the gradient of the prior are not finite in the generator step"
+    assert expected in capsys.readouterr().err.splitlines()[-1]
+
+
+def test_updates_are_left_out_from_the_first_that_is_not_finite() -> None:
+    weight = torch.nn.Parameter(torch.ones(3))
+    optimizer = Adam([weight], lr=0.1, betas=(0.0, 0.999), fused=True)
+    guard = FiniteGuard([optimizer], torch.device("cpu"))
+    before = []
+    for iteration, gradient in enumerate([1.0, 2.0, math.inf, 1.0, math.nan]):
+        guard.begin()
+        weight.grad = torch.full((3,), gradient)
+        guard.watch("first", torch.tensor(0.0), {"one": [torch.ones(1)]})
+        guard.watch("second", torch.tensor(0.0), {"weights": [weight.grad]})
+        optimizer.step()
+        before.append(weight.detach().clone())
+        assert (guard.breakdown() is None) == (iteration < 2)
+    assert not torch.equal(before[0], before[1])
+    assert all(torch.equal(each, before[1]) for each in before[2:])
+    found = guard.breakdown()
+    assert found is not None
+    assert (found.iteration, found.update, found.phase, found.loss, found.gradients) == (
+        *(3, 1, "second", False),
+        ("weights",),
+    )
+    assert guard.norms["one"] == 1
+    guard.reset(7)
+    assert guard.breakdown() is None
+    guard.begin()
+    guard.watch("first", torch.tensor(math.nan), {"one": [torch.ones(1)]})
+    again = guard.breakdown()
+    assert again is not None
+    assert (again.iteration, again.loss, again.gradients) == (8, True, ())
+
+
+def test_a_run_restarts_from_its_last_checkpoint_if_that_is_wanted(
+    tmp_path: Path, broken: Breaker, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = tmp_path / "run"
+    broken("encoder", 11)
+    flags = {"eval-every": 1, "log-every": 1}
+    assert tiny(folder, "--on-nonfinite", "restart-from-last", **flags) == 0
+    err = capsys.readouterr().err
+    assert re.search(
+        r"warning: the loss and .* not finite .*; restart 1 from iteration 4 with other random numbers", err
+    )
+    (restart,) = health(folder)["restarts"]
+    assert (restart["iteration"], restart["from"]) == (6, 4)
+    assert newest(folder)["restarts"] == [restart]
+    metrics = [json.loads(line) for line in (folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
+    assert [line["iteration"] for line in metrics] == list(range(1, 9))
+    events = EventAccumulator(str(folder)).Reload()
+    assert [event.step for event in events.Scalars("terms/latent")] == list(range(1, 9))
+
+
+def test_a_restart_is_as_reproducible_as_the_run(tmp_path: Path, broken: Breaker) -> None:
+    for name in ("one", "other"):
+        broken("encoder", 11)
+        assert tiny(tmp_path / name, "--on-nonfinite=restart-from-last") == 0
+    weights = [newest(tmp_path / name)["parts"]["encoder"] for name in ("one", "other")]
+    assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
+    assert tiny(tmp_path / "unbroken") == 0
+    sound = newest(tmp_path / "unbroken")["parts"]["encoder"]
+    assert any(not torch.equal(weights[0][name], sound[name]) for name in sound)
+
+
+@pytest.mark.parametrize(
+    ("calls", "restarts", "part"),
+    [
+        ((11, 15, 19), 2, r"it was restarted --max-restarts 2 times; the last checkpoint is kept: .* \(iteration 4\)"),
+        ((1,), 3, "there is no checkpoint yet to restart from"),
+        ((11,), 0, "it was restarted --max-restarts 0 times"),
+    ],
+)
+def test_restarts_are_bounded(
+    tmp_path: Path,
+    broken: Breaker,
+    capsys: pytest.CaptureFixture[str],
+    calls: tuple[int, ...],
+    restarts: int,
+    part: str,
+) -> None:
+    broken("encoder", *calls)
+    flags = {"on-nonfinite": "restart-from-last", "max-restarts": restarts}
+    assert tiny(tmp_path / "run", **flags) == 3
+    assert re.search(part, capsys.readouterr().err.splitlines()[-1])
+
+
+@pytest.mark.parametrize(
+    ("change", "name", "part"),
+    [
+        (
+            {"sizes": (0, 0, 150)},
+            "empty_clusters",
+            "2 of 3 clusters have none of the 150 evaluated images (clusters 0, 1)",
+        ),
+        ({"diversity": (0.5, 0.001, 0.3)}, "collapsed_clusters", "(cluster 1; variance 0.001 of that of real images"),
+        ({"saturation": 0.4}, "saturation", "40% more of the generated pixels than of real ones are black or white"),
+        ({"posterior_entropy": 0.97}, "undecided_posteriors", "mean entropy 0.97 of log K"),
+        ({"agreement": 0.34}, "ignored_clusters", "only 34% of the samples"),
+        ({"hinge": 0.01}, "discriminator_won", "hinge loss is 0.010"),
+        (
+            {"spectral_norms": {"encoder": (1e4, "loc.0.weight"), "generator": (1.0, "x")}},
+            "exploding_spectral_norms",
+            "weight loc.0.weight of the encoder has a spectral norm of 1e+04",
+        ),
+    ],
+)
+def test_each_symptom_is_named_alone(change: dict[str, Any], name: str, part: str) -> None:
+    assert symptoms(SOUND) == []
+    (seen,) = symptoms(attrs.evolve(SOUND, **change))
+    assert seen.name == name
+    assert part in seen.message
+
+
+def test_a_few_images_say_nothing_of_empty_clusters_and_one_cluster_of_none() -> None:
+    assert symptoms(attrs.evolve(SOUND, sizes=(0, 1, 28))) == []
+    alone = attrs.evolve(SOUND, sizes=(90,), diversity=(0.4,), posterior_entropy=0.0, agreement=1.0, hinge=None)
+    assert symptoms(alone) == []
+    assert "discriminator_hinge" not in alone.quantities()
+
+
+# Commands that provoke a symptom, on the digits or on images of noise.
+PROVOKED = {
+    "empty_clusters": ["--clusters", "100", "--iterations", "60"],
+    "collapsed_clusters": ["--prior-lr", "0.5", "--iterations", "150"],
+    "saturation": ["--lr", "0.5", "--iterations", "60"],
+    "undecided_posteriors": ["--membership-weight", "0", "--prior.scale-floor", "20", "--iterations", "60"],
+    "ignored_clusters": ["--iterations", "30"],
+    "discriminator_won": [
+        *("--preset", "digits", "--data", "arrays", "--data.path", "noise.npy"),
+        *("--d-steps", "20", "--lr", "3e-3", "--iterations", "10", "--log-every", "5"),
+    ],
+    "exploding_spectral_norms": ["--lr", "0.5", "--iterations", "60"],
+}
+QUICK = ("--threads", "1", "--standing-passes", "2", "--metrics", "occupancy")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", PROVOKED)
+def test_a_run_that_goes_wrong_says_so_on_screen_in_the_events_and_in_its_results(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], name: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    np.save("noise.npy", np.random.default_rng(0).integers(0, 256, (400, 8, 8), dtype=np.uint8))
+    assert run(*PROVOKED[name], *QUICK, "--out", "run") == 0
+    warnings = {each["name"]: each["message"] for each in health(Path("run"))["warnings"]}
+    assert name in warnings
+    assert f"warning: {warnings[name]}" in capsys.readouterr().err
+    tags = EventAccumulator("run").Reload().Tags()
+    assert f"health/{name}/text_summary" in tags["tensors"]
+
+
+@pytest.mark.slow
+def test_a_sound_run_is_silent(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(*QUICK, "--iterations", "400", "--out", tmp_path / "run") == 0
+    assert "warning" not in capsys.readouterr().err
+    assert health(tmp_path / "run")["warnings"] == []
+    assert health(tmp_path / "run")["restarts"] == []

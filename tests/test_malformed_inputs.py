@@ -209,6 +209,12 @@ def test_a_size_beyond_all_memory_is_refused_in_one_line(
     assert not list(Path().iterdir())
 
 
+def test_a_factor_beyond_what_float32_can_factorise_is_refused(command: Callable[..., Said]) -> None:
+    status, _, err = command("--prior=lowrank_gmm", "--prior.initial-factor=1e38", "--dry-run")
+    assert status == 2
+    assert "--prior.initial-factor: the value must be <= 100.0: 1e+38" in err
+
+
 @pytest.mark.parametrize("content", ["x = " + "[" * 5000, "x = " + "{ a = " * 5000, f"x = {'9' * 5000}"])
 def test_toml_that_python_cannot_follow_is_refused(command: Callable[..., Said], content: str) -> None:
     Path("x.toml").write_text(content, encoding="utf-8")

@@ -85,5 +85,8 @@ class LowRankOptions(MixtureOptions):
         default=2, validator=attrs.validators.ge(1), metadata={"help": "columns of the covariance factor W"}
     )
     initial_factor: float = attrs.field(
-        default=0.1, validator=positive, metadata={"help": "standard deviation of the starting W"}
+        default=0.1,
+        # Far above, W W^T + diag(s^2) cannot be factorised in float32.
+        validator=attrs.validators.and_(positive, attrs.validators.le(100.0)),
+        metadata={"help": "standard deviation of the starting W, at most 100"},
     )

@@ -251,6 +251,16 @@ PROVOKED = {
     ],
     "exploding_spectral_norms": ["--lr", "0.5", "--iterations", "60"],
 }
+PAGE = (Path(__file__).resolve().parents[1] / "docs" / "reliability.md").read_text(encoding="utf-8")
+
+
+def test_the_page_lists_every_warning_with_the_command_that_provokes_it() -> None:
+    rows = dict(re.findall(r"^\| `([a-z_]+)` \| .* \| (.*) \|$", PAGE, re.MULTILINE))
+    assert list(rows) == list(PROVOKED)
+    for name, words in PROVOKED.items():
+        assert " ".join(words[words.index("noise.npy") + 1 :] if "noise.npy" in words else words) in rows[name]
+
+
 QUICK = ("--threads", "1", "--standing-passes", "2", "--metrics", "occupancy")
 
 

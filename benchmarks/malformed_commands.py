@@ -181,7 +181,7 @@ def mpcc_flags(random: Random, folder: Path, stock: Path) -> Case:
 
 
 def values(words: Sequence[str]) -> list[str]:
-    """Return what may be the name of a file or folder that a command was asked to write, and folders that lead there."""
+    """Return what may be the name of a file that a command was asked to write, and the folders above it."""
     names = [Path(name) for word in words for name in (word, word.partition("=")[2]) if name]
     return [str(path) for name in names for path in (name, *name.parents) if path.name]
 

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import tomllib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import Parameter
 
+from mpcc.core.checkpoint_contents import saved_config
 from mpcc.core.config import SECTIONS
 from mpcc.core.errors import InvalidInput
 from mpcc.core.saved_run import check_checkpoint, run_layer
@@ -118,7 +118,7 @@ def metadata(part: str, state: Mapping[str, Any], source: Path) -> dict[str, str
     """
     section = SECTION_OF[part]
     try:
-        plugin = tomllib.loads(state["config"])[section]["name"]
+        plugin = str(saved_config(state, source)[section]["name"])
         version, own = state["plugins"][f"{SECTIONS[section]} {plugin}"], state["versions"]["mpcc"]
     except KeyError as error:
         raise InvalidInput(f"checkpoint {source}: expected a run's full state, {error} is missing") from error

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import sys
 import time
-import tomllib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -13,9 +12,10 @@ import torch
 
 from mpcc.core.assembly import differences
 from mpcc.core.checkpoint import restore_random_states
+from mpcc.core.checkpoint_contents import check_contents, saved_config
 from mpcc.core.errors import InvalidInput
 from mpcc.core.kept_checkpoints import KeptCheckpoints
-from mpcc.core.run import CONTENTS, Run, versions
+from mpcc.core.run import Run, versions
 from mpcc.core.run_folder import RunFolder
 
 __all__ = ["go_back", "restore", "resume"]
@@ -89,9 +89,7 @@ def check(run: Run, state: Mapping[str, Any], source: Path, folder: RunFolder) -
     Raises:
         InvalidInput: Saying what differs.
     """
-    missing = sorted({*CONTENTS} - state.keys())
-    if missing:
-        raise InvalidInput(f"checkpoint {source}: expected a run's full state, {missing[0]!r} is missing")
+    check_contents(state, source)
     if state["iteration"] >= run.config.run.iterations:
         raise InvalidInput(
             f"--resume {folder.path}: the run is at iteration {state['iteration']}, of "
@@ -107,7 +105,7 @@ def check(run: Run, state: Mapping[str, Any], source: Path, folder: RunFolder) -
             f"--resume {folder.path}: plugins have changed: {', '.join(changed)}; install what there was, "
             f"or start anew with: mpcc-run --config {folder.config}"
         )
-    changed = differences(tomllib.loads(state["config"]), run.config.to_tables())
+    changed = differences(saved_config(state, source), run.config.to_tables())
     if changed:
         raise InvalidInput(
             f"--resume {folder.path}: config.toml is not that of the checkpoint: {'; '.join(changed)}; "

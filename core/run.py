@@ -31,15 +31,7 @@ from mpcc.core.registry import Observer, Registry
 from mpcc.core.stream import ImageStream
 from mpcc.core.training import Schedule, Trainer
 
-__all__ = ["CONTENTS", "Run", "versions"]
-
-
-# What a checkpoint holds: the trainer's state, and what `Run.state` adds.
-CONTENTS = (
-    *("iteration", "stream", "parts", "optimizers"),
-    *("random", "images", "fingerprint", "plugins", "versions", "threads", "config"),
-    *("seconds", "evaluation_seconds", "best", "restarts"),
-)
+__all__ = ["Run", "versions"]
 
 
 @attrs.define(eq=False)

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import sys
-import tomllib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from mpcc.core.checkpoint_contents import check_contents, saved_config
 from mpcc.core.config import Layer, RunConfig, read_config
 from mpcc.core.errors import InvalidInput
 from mpcc.core.registry import Registry
@@ -50,10 +50,8 @@ def check_checkpoint(state: dict[str, Any], source: Path, tables: Mapping[str, M
     """
     from mpcc.core.assembly import differences
 
-    missing = [key for key in ("iteration", "parts", "images", "config", "plugins") if key not in state]
-    if missing:
-        raise InvalidInput(f"checkpoint {source}: expected a run's full state, {missing[0]!r} is missing")
-    changed = differences(tomllib.loads(state["config"]), tables)
+    check_contents(state, source)
+    changed = differences(saved_config(state, source), tables)
     if changed:
         raise InvalidInput(f"checkpoint {source} is not one of the run's config.toml: {'; '.join(changed)}")
 

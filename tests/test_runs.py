@@ -23,7 +23,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from mpcc.core import cli
 from mpcc.core.checkpoint import save_checkpoint
-from mpcc.core.run import CONTENTS
+from mpcc.core.checkpoint_contents import CONTENTS
 from mpcc.core.training import Trainer
 from mpcc.plugins.datasets.digits import Digits
 

@@ -50,14 +50,11 @@ def _best(value: Any) -> bool:
         return True
     if not isinstance(value, dict) or set(value) != {"name", "higher", "value", "iteration"}:
         return False
+    if not _text(value["name"]) or not isinstance(value["higher"], bool):
+        return False
     score, iteration = value["value"], value["iteration"]
-    number = score is None or (isinstance(score, float) and math.isfinite(score))
-    return (
-        _text(value["name"])
-        and isinstance(value["higher"], bool)
-        and number
-        and (iteration is None or _count(iteration))
-    )
+    known = isinstance(score, float) and math.isfinite(score) and _count(iteration)
+    return known or (score is None and iteration is None)
 
 
 def _restarts(value: Any) -> bool:

@@ -26,13 +26,15 @@ class KeptCheckpoints:
     Arguments:
         folder: Made when something is saved.
         keep: How many to keep before the newest.
+
+    Attributes:
+        newest_iteration: Of ``last.pt``, once this object has saved it or found it whole.
     """
 
     def __init__(self, folder: Path, keep: int = 2) -> None:
         self.folder = folder
         self.keep = keep
-        # Of last.pt, once this object has saved or loaded it.
-        self._newest_iteration: int | None = None
+        self.newest_iteration: int | None = None
 
     @property
     def newest(self) -> Path:
@@ -63,10 +65,10 @@ class KeptCheckpoints:
         with self._written(state) as part:
             if best:
                 duplicate(part, self.best)
-            if self.newest.exists() and self._newest_iteration not in (None, state["iteration"]):
-                duplicate(self.newest, self.folder / f"iteration-{self._newest_iteration}.pt")
+            if self.newest.exists() and self.newest_iteration not in (None, state["iteration"]):
+                duplicate(self.newest, self.folder / f"iteration-{self.newest_iteration}.pt")
             part.replace(self.newest)
-        self._newest_iteration = state["iteration"]
+        self.newest_iteration = state["iteration"]
         flush_folder(self.folder)
         for path in self.older()[self.keep :]:
             path.unlink(missing_ok=True)
@@ -104,6 +106,7 @@ class KeptCheckpoints:
         """
         candidates = [path for path in (self.newest, *self.older(), self.best) if os.path.lexists(path)]
         broken: list[str] = []
+        self.newest_iteration = None
         for path in candidates:
             try:
                 state = load_checkpoint(path)
@@ -111,7 +114,7 @@ class KeptCheckpoints:
                 broken.append(str(error))
                 continue
             if path == self.newest:
-                self._newest_iteration = state.get("iteration")
+                self.newest_iteration = state.get("iteration")
             return state, path, broken
         if broken:
             raise BrokenCheckpoint(f"no checkpoint can be read: {'; '.join(broken)}")

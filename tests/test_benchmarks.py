@@ -38,7 +38,7 @@ def test_the_benchmark_of_priors_prints_both_tables_and_reuses_its_runs(tmp_path
     printed = run("priors", "--priors", "gmm", "cauchy", "--seeds", "0", cwd=tmp_path)
     lines = printed.splitlines()
     assert lines[1] == "| prior | acc | nmi |"
-    assert "| prior | clean | 1 of 12 off by 5 | 1 of 12 off by 10 | 3 of 12 off by 10 |" in lines
+    assert "| prior | clean | 1 of 20 off by 5 | 1 of 20 off by 10 | 3 of 20 off by 10 |" in lines
     assert [line.split()[1] for line in lines if line.startswith(("| gmm", "| cauchy"))] == ["gmm", "cauchy"] * 2
     assert {path.name for path in (tmp_path / "runs/priors").iterdir()} == {"gmm-0", "cauchy-0"}
     before = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("results.json")}

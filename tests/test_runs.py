@@ -409,3 +409,73 @@ def test_ctrl_c_and_sigterm_stop_a_process_with_a_checkpoint_and_one_line(tmp_pa
     assert len(stopped) == 1
     assert re.fullmatch(r"mpcc-run: stopped at iteration \d+; continue with: mpcc-run --resume run", stopped[0])
     assert state(tmp_path / "run")["iteration"] > 0
+
+
+def test_a_run_with_a_broken_newest_checkpoint_goes_on_from_the_one_before_to_the_same_bits(
+    finished: Path, copy: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    newest = copy / "checkpoints" / "last.pt"
+    newest.write_bytes(newest.read_bytes()[:-1])
+    assert run("--resume", str(copy)) == 0
+    err = capsys.readouterr().err
+    assert f"checkpoint {newest}: cannot be read, it is broken" in err
+    assert f"continuing from the one before it: {copy / 'checkpoints' / 'iteration-4.pt'}, iteration 4" in err
+    assert same_training(finished, copy)
+
+
+def test_a_run_without_any_checkpoint_starts_from_the_beginning(
+    finished: Path, copy: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shutil.rmtree(copy / "checkpoints")
+    assert run("--resume", str(copy)) == 0
+    assert "has no checkpoint yet: the run starts from the beginning" in capsys.readouterr().err
+    assert same_training(finished, copy)
+    assert lines(copy) == lines(finished)
+
+
+def test_other_versions_and_threads_are_named_and_the_run_goes_on(
+    copy: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = copy / "checkpoints" / "last.pt"
+    saved = state(copy)
+    saved["versions"]["torch"], saved["threads"] = "1.0", 77
+    save_checkpoint(path, saved)
+    assert run("--resume", str(copy), "--iterations", "7") == 0
+    expected = (
+        f"torch was 1.0, is {torch.__version__.partition('+')[0]}; threads were 77, are 1: the continued run need not"
+    )
+    assert expected in capsys.readouterr().err.replace(torch.__version__, torch.__version__.partition("+")[0])
+
+
+@pytest.mark.parametrize(
+    ("flags", "part"),
+    [
+        (["--best-by", "acc"], "--best-by acc: it needs labels, and they choose nothing in training"),
+        (["--best-by", "silhouete"], "did you mean 'silhouette'?"),
+        (["--best-by", "fid"], "--best-by fid: --metrics leaves it out; expected silhouette"),
+    ],
+)
+def test_only_a_score_without_labels_chooses_the_best(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], flags: list[str], part: str
+) -> None:
+    assert run(*tiny(), *flags, "--out", str(tmp_path / "run")) == 2
+    assert part in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("known", ["reconstruction", "none"])
+def test_the_best_checkpoint_is_that_of_the_best_evaluation(tmp_path: Path, known: str) -> None:
+    folder = tmp_path / "run"
+    assert run(*tiny(eval_every=1), "--best-by", known, "--out", str(folder)) == 0
+    best = folder / "checkpoints" / "best.pt"
+    if known == "none":
+        assert not best.exists()
+        return
+    scores = [line["metrics"][known] for line in lines(folder)]
+    assert torch.load(best, weights_only=True)["iteration"] == scores.index(min(scores)) + 1
+
+
+def test_checkpoints_may_be_saved_by_time(tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    assert run(*tiny(checkpoint_every="0.000001s", iterations=3), "--keep-checkpoints", "9", "--out", str(folder)) == 0
+    assert {path.name for path in (folder / "checkpoints").glob("iteration-*")} == {"iteration-1.pt", "iteration-2.pt"}

@@ -6,10 +6,9 @@ import inspect
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
-import torch
-
 from mpcc.core.errors import InvalidInput, PluginError, TrainingDiverged
 from mpcc.core.registry import Entry, reason
+from mpcc.core.resources import short_of_memory
 
 __all__ = ["attributed"]
 
@@ -25,20 +24,19 @@ def owns(entry: Entry, module: str) -> bool:
 def attributed(entries: Sequence[Entry]) -> Iterator[None]:
     """Turn exceptions from the code of these plugins into errors that name them.
 
-    The innermost frame that belongs to one of them decides. Errors that say what is wrong already, interruptions and
-    exceptions from elsewhere pass as they are.
+    The innermost frame that belongs to one of them decides. Errors that say what is wrong already, interruptions,
+    exceptions from elsewhere and those of memory that ran out, which is nobody's fault, pass as they are.
 
     Raises:
         PluginError: Naming the plugin, its distribution, version, file, line and reason.
-        InvalidInput: If the memory of the device does not suffice.
     """
     try:
         yield
-    except (InvalidInput, TrainingDiverged, MemoryError):
+    except (InvalidInput, TrainingDiverged):
         raise
-    except torch.cuda.OutOfMemoryError as error:
-        raise InvalidInput(f"the device is out of memory: lower --batch or --arch.width ({reason(error)})") from error
     except Exception as error:
+        if short_of_memory(error):
+            raise
         frames = inspect.getinnerframes(error.__traceback__) if error.__traceback__ else []
         for frame in reversed(frames):
             # A method that a plugin's class inherits from ours runs in our file, on the plugin's behalf.

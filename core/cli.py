@@ -185,14 +185,16 @@ def train(registry: Registry, config: RunConfig, out: Path | None, resume: Path 
             held.enter_context(folder.locked())
         with memory_errors("loading and building", remedies(config)), attributed(used(registry, config)):
             run = Run.assemble(registry, config)
-        if not resume:
-            folder.create()
-            held.enter_context(folder.locked())
         checkpoints = KeptCheckpoints(folder.checkpoints, config.run.keep_checkpoints)
         if resume:
-            take_up(run, folder, checkpoints)
+            with memory_errors("loading the checkpoint", remedies(config)):
+                take_up(run, folder, checkpoints)
+        else:
+            folder.create()
         description = run.data.description or f"{config.data.name}: {len(run.data)} images"
         try:
+            if not resume:
+                held.enter_context(folder.locked())
             print(f"{description}; run folder {folder.path}", file=sys.stderr)
             with memory_errors("training", remedies(config)), attributed(used(registry, config)):
                 results = execute(run, folder, checkpoints, resumed=resume is not None)
@@ -203,12 +205,15 @@ def train(registry: Registry, config: RunConfig, out: Path | None, resume: Path 
             # Kept even without a checkpoint: the events show what went wrong.
             raise
         except BaseException as error:
+            kept = f"{error}; the last checkpoint is kept: {checkpoints.newest}"
             if not checkpoints.newest.exists():
-                folder.discard()
+                # Results of a run whose checkpoints found no room are of worth, and so is a folder that was there.
+                if not resume and not (isinstance(error, OutOfResources) and folder.results.exists()):
+                    folder.discard()
             elif isinstance(error, PluginError):
-                raise PluginError(f"{error}; the last checkpoint is kept: {checkpoints.newest}") from error
+                raise PluginError(kept) from error
             elif isinstance(error, OutOfResources) and str(checkpoints.newest) not in str(error):
-                raise OutOfResources(f"{error}; the last checkpoint is kept: {checkpoints.newest}") from error
+                raise OutOfResources(kept) from error
             raise
     scores = " ".join(f"{name} {value:.3f}" for name, value in results["metrics"].items())
     print(f"{folder.path}: {results['iterations']} iterations in {results['seconds']:.0f} s {scores}".rstrip())

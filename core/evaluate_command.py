@@ -67,6 +67,7 @@ def evaluate_run(
     from mpcc.core.attribution import attributed
     from mpcc.core.checkpoint import load_checkpoint
     from mpcc.core.findings import find
+    from mpcc.core.resources import memory_errors
     from mpcc.core.run import Run
     from mpcc.core.run_folder import RunFolder
 
@@ -74,7 +75,8 @@ def evaluate_run(
     state = load_checkpoint(source)
     check_checkpoint(state, source, layer.tables)
     started = time.monotonic()
-    with attributed(used(found, config)):
+    remedies = f"lower --eval-images {config.run.eval_images}, or choose --device cpu"
+    with memory_errors("evaluating", remedies), attributed(used(found, config)):
         # An evaluation computes in float32, whatever the run was trained in and wherever it is evaluated.
         exact = attrs.evolve(config, run=attrs.evolve(config.run, precision="float32"))
         assembled = Run.assemble(found, exact)

@@ -22,6 +22,7 @@ from mpcc.core.observers import Observers
 from mpcc.core.progress import ProgressDisplay
 from mpcc.core.registry import reason
 from mpcc.core.reporting import EventLog
+from mpcc.core.resources import disk_errors
 from mpcc.core.resume import go_back
 from mpcc.core.run import Run
 from mpcc.core.run_folder import RunFolder
@@ -50,7 +51,7 @@ def execute(run: Run, folder: RunFolder, checkpoints: KeptCheckpoints, *, resume
     Raises:
         Stopped: After Ctrl-C or SIGTERM, with a checkpoint saved.
         TrainingDiverged: If something is not finite and no restart is wanted or left; the last checkpoint is kept.
-        OutOfResources: If the end of the run could not be saved.
+        OutOfResources: If the beginning or the end of the run could not be saved.
     """
     return Execution(run, folder, checkpoints, resumed=resumed).run_to_the_end()
 
@@ -72,10 +73,11 @@ class Execution:
         self.settings = run.config.run
         self.trainer = run.trainer
         start = self.trainer.iteration
-        folder.cut_metrics(start)
-        folder.write_config(run.config)
-        if run.data.skipped:
-            folder.write_skipped(run.data.skipped)
+        with disk_errors(folder.path):
+            folder.cut_metrics(start)
+            folder.write_config(run.config)
+            if run.data.skipped:
+                folder.write_skipped(run.data.skipped)
         self.events = EventLog(folder.path, self.trainer.weights, purge_step=start + 1 if resumed else None)
         self.observers = Observers.of(run.observers, self.trainer.model.device)
         self.results: dict[str, Any] = {}
@@ -241,27 +243,31 @@ class Execution:
         return f"{text}; the last checkpoint is kept: {self.checkpoints.newest} (iteration {self._saved})"
 
     def _stopped(self) -> str:
-        command = f"mpcc-run --resume {shlex.quote(str(self.folder.path))}"
         if self._unsaved is not None:
-            raise OutOfResources(
-                f"stopped at iteration {self.trainer.iteration}, which could not be saved: {self._unsaved}; "
-                f"{self._kept('free space')}; continue with: {command}"
-            )
+            raise self._not_saved(f"stopped at iteration {self.trainer.iteration}, which could not be saved")
+        command = f"mpcc-run --resume {shlex.quote(str(self.folder.path))}"
         return f"stopped at iteration {self.trainer.iteration}; continue with: {command}"
 
     def _check_end(self) -> None:
         """Refuse to call a run finished whose end is not on the disk."""
-        folder = shlex.quote(str(self.folder.path))
         if self._unsaved is not None:
-            raise OutOfResources(
-                f"the last checkpoint could not be written: {self._unsaved}; "
-                f"{self._kept('free space')}; continue with: mpcc-run --resume {folder}"
-            )
+            raise self._not_saved("the last checkpoint could not be written")
         if self._unwritten is not None:
             raise OutOfResources(
-                f"the results could not be written: {self._unwritten}; the run is saved: free space, then "
-                f"mpcc evaluate {folder}"
+                f"the results could not be written: {self._unwritten}; {self._kept('the run is saved')}; "
+                f"free space, then: mpcc evaluate {shlex.quote(str(self.folder.path))}"
             )
+
+    def _not_saved(self, what: str) -> OutOfResources:
+        """Make the error for an end that is not on the disk: why, what is there, how to go on."""
+        folder = shlex.quote(str(self.folder.path))
+        if self._saved is not None or self.checkpoints.older():
+            there = f"{self._kept('free space')}; continue with: mpcc-run --resume {folder}"
+        elif self.results and self._unwritten is None:
+            there = f"there is no other one, but the results are in {folder}"
+        else:
+            there = "there is no other one: free space and start anew"
+        return OutOfResources(f"{what}: {self._unsaved}; {there}")
 
     def _restart(self, error: TrainingDiverged) -> None:
         """Go back to the last checkpoint with other random numbers, if that is wanted.

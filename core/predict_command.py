@@ -108,6 +108,7 @@ def predict_run(
     from mpcc.core.assembly import check_fit, choose_device, read_data
     from mpcc.core.attribution import attributed
     from mpcc.core.checkpoint import load_checkpoint
+    from mpcc.core.resources import memory_errors
     from mpcc.core.saved_run import trained_model
 
     if config.run.threads is not None:
@@ -116,7 +117,8 @@ def predict_run(
     state = load_checkpoint(source)
     check_checkpoint(state, source, layer.tables)
     computing = choose_device(config.run.device)
-    with attributed(used(found, config)):
+    remedies = f"lower --batch {pace.batch}, choose --data.memory stream, where a set has it, or --device cpu"
+    with memory_errors("predicting", remedies), attributed(used(found, config)):
         architecture = found.entry("architecture", config.arch.name).load()(config.arch.options)
         model = trained_model(found, config, architecture, state, source, computing)
         entry = found.entry("dataset", config.data.name)

@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import re
 from collections.abc import Iterator
+from pathlib import Path
 
 import torch
 
-from mpcc.core.errors import OutOfResources
+from mpcc.core.errors import InvalidInput, OutOfResources
 
-__all__ = ["memory_errors", "no_room", "short_of_memory"]
+__all__ = ["disk_errors", "memory_errors", "no_room", "short_of_memory"]
 
 # What torch's allocator for the CPU says; its error is no class of its own.
 CPU_ALLOCATOR = ("can't allocate memory", "not enough memory")
+# Torch, for CUDA and for the CPU, and NumPy.
+ASKED_FOR = re.compile(r"(?:tried|unable) to allocate ([\d.]+ \w+)", re.IGNORECASE)
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
@@ -35,6 +39,26 @@ def no_room(error: OSError) -> bool:
 
 
 @contextlib.contextmanager
+def disk_errors(path: Path) -> Iterator[None]:
+    """Say in one line why something could not be written.
+
+    Arguments:
+        path: What is written.
+
+    Raises:
+        OutOfResources: If there is no room.
+        InvalidInput: If the system refuses it for another reason.
+    """
+    try:
+        yield
+    except OSError as error:
+        text = f"{path} could not be written: {error.strerror or error}"
+        if no_room(error):
+            raise OutOfResources(f"{text}; free space there") from error
+        raise InvalidInput(f"{text}; expected a path that can be written") from error
+
+
+@contextlib.contextmanager
 def memory_errors(doing: str, remedies: str) -> Iterator[None]:
     """Turn running out of memory into `OutOfResources`.
 
@@ -50,5 +74,6 @@ def memory_errors(doing: str, remedies: str) -> Iterator[None]:
     except (RuntimeError, MemoryError) as error:
         if not short_of_memory(error):
             raise
-        asked = " ".join(str(error).split()).partition(". ")[0][:160]
-        raise OutOfResources(f"out of memory while {doing}{f' ({asked})' if asked else ''}: {remedies}") from error
+        asked = ASKED_FOR.search(" ".join(str(error).split()))
+        text = f" ({asked[1]} were asked for)" if asked else ""
+        raise OutOfResources(f"out of memory while {doing}{text}: {remedies}") from error

@@ -27,7 +27,7 @@ from torch import Tensor
 from mpcc.core.config import RunConfig
 from mpcc.core.contracts import Evaluation, ImageSet
 from mpcc.core.errors import InvalidInput, OutOfResources
-from mpcc.core.resources import no_room
+from mpcc.core.resources import disk_errors, no_room
 
 __all__ = ["RunFolder"]
 
@@ -103,6 +103,7 @@ class RunFolder:
 
         Raises:
             InvalidInput: If that fails, or another process was quicker.
+            OutOfResources: If there is no room.
         """
         try:
             for parent in reversed(self.path.absolute().parents):
@@ -167,20 +168,25 @@ class RunFolder:
 
         Raises:
             InvalidInput: If another run has the folder.
+            OutOfResources: If there is no room for the file.
         """
         lock = FileLock(self.path / ".lock", timeout=0)
-        try:
-            lock.acquire()
-        except Timeout as error:
-            raise InvalidInput(
-                f"run folder {self.path} is in use by another run: wait until it has ended, or choose another --out"
-            ) from error
-        except OSError as error:
-            raise cannot_be_made(self.path / ".lock", error) from error
+        with disk_errors(self.path):
+            try:
+                lock.acquire()
+            except Timeout as error:
+                raise InvalidInput(
+                    f"run folder {self.path} is in use by another run: wait until it has ended, or choose another --out"
+                ) from error
         try:
             yield
         finally:
             lock.release()
+
+    @property
+    def results(self) -> Path:
+        """The sum of the run so far."""
+        return self.path / "results.json"
 
     @property
     def metrics(self) -> Path:
@@ -204,12 +210,23 @@ class RunFolder:
 
     def write_results(self, results: Mapping[str, Any]) -> None:
         """Write ``results.json``."""
-        write_whole(self.path / "results.json", (json.dumps(results, indent=2, allow_nan=False) + "\n").encode())
+        write_whole(self.results, (json.dumps(results, indent=2, allow_nan=False) + "\n").encode())
 
     def append_metrics(self, line: Mapping[str, Any]) -> None:
-        """Add a line to ``metrics.jsonl``."""
-        with self.metrics.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(line, allow_nan=False) + "\n")
+        """Add a line to ``metrics.jsonl``.
+
+        Raises:
+            OSError: If it cannot be written; the file is as it was.
+        """
+        size = self.metrics.stat().st_size if self.metrics.exists() else 0
+        try:
+            with self.metrics.open("a", encoding="utf-8") as file:
+                file.write(json.dumps(line, allow_nan=False) + "\n")
+        except OSError:
+            # The next line would be added to a part of this one.
+            with contextlib.suppress(OSError):
+                os.truncate(self.metrics, size)
+            raise
 
     def cut_metrics(self, iteration: int) -> None:
         """Remove the lines of ``metrics.jsonl`` after an iteration: they will be written again."""
@@ -281,29 +298,12 @@ def free(path: Path) -> Path:
     return chosen
 
 
-def cannot_be_made(path: Path, error: OSError) -> InvalidInput:
+def cannot_be_made(path: Path, error: OSError) -> InvalidInput | OutOfResources:
     """Make the error for a run folder that the system refuses."""
-    return InvalidInput(f"run folder {path} cannot be made: {error.strerror}; expected a path that can be written")
-
-
-@contextlib.contextmanager
-def disk_errors(path: Path) -> Iterator[None]:
-    """Say in one line why something could not be written.
-
-    Arguments:
-        path: What was being written.
-
-    Raises:
-        InvalidInput: If the system refused it.
-        OutOfResources: If there is no room.
-    """
-    try:
-        yield
-    except OSError as error:
-        text = f"{path} could not be written: {error.strerror or error}"
-        if no_room(error):
-            raise OutOfResources(f"{text}; free space, or choose another --out") from error
-        raise InvalidInput(f"{text}; expected a path that can be written") from error
+    text = f"run folder {path} cannot be made: {error.strerror}"
+    if no_room(error):
+        return OutOfResources(f"{text}; free space there")
+    return InvalidInput(f"{text}; expected a path that can be written")
 
 
 def write_whole(path: Path, content: bytes) -> None:

@@ -7,6 +7,7 @@ built from the options of the chosen plugins. torch is imported only after every
 from __future__ import annotations
 
 import contextlib
+import io
 import os
 import sys
 import traceback
@@ -36,14 +37,22 @@ DATA_VARIABLE = "MPCC_DATA"
 
 def run_main(arguments: Sequence[str] | None = None) -> None:
     """Run the command ``mpcc-run`` and exit with its status."""
+    print_any_name()
     given = list(sys.argv[1:] if arguments is None else arguments)
     sys.exit(guarded("mpcc-run", given, lambda: run_command(given)))
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command ``mpcc`` and exit with its status."""
+    print_any_name()
     given = list(sys.argv[1:] if arguments is None else arguments)
     sys.exit(guarded("mpcc", given, lambda: mpcc_command(given)))
+
+
+def print_any_name() -> None:
+    """Let standard output take names of files that are no text: they are written as the bytes that they are."""
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="surrogateescape")
 
 
 def guarded(command: str, arguments: Sequence[str], action: Callable[[], int]) -> int:

@@ -83,8 +83,7 @@ class Execution:
         self.results: dict[str, Any] = {}
         self._interval = Interval.parse(self.settings.checkpoint_every)
         self._saved_at = time.monotonic()
-        # The iteration of the newest checkpoint on the disk, and whether the last attempt to save failed.
-        self._saved = start if resumed and checkpoints.newest.exists() else None
+        # Why the last attempt to save, or to write an evaluation, failed.
         self._unsaved: str | None = None
         self._unwritten: str | None = None
         self._hinges: list[float] = []
@@ -223,8 +222,6 @@ class Execution:
     def _save(self, *, best: bool) -> None:
         self._unsaved = self._attempt("a checkpoint", lambda: self.checkpoints.save(self.run.state(), best=best))
         self._saved_at = time.monotonic()
-        if self._unsaved is None:
-            self._saved = self.trainer.iteration
         self.events.flush()
 
     def _attempt(self, what: str, write: Callable[[], None]) -> str | None:
@@ -238,9 +235,10 @@ class Execution:
         return None
 
     def _kept(self, text: str) -> str:
-        if self._saved is None:
+        saved = self.checkpoints.newest_iteration
+        if saved is None:
             return text
-        return f"{text}; the last checkpoint is kept: {self.checkpoints.newest} (iteration {self._saved})"
+        return f"{text}; the last checkpoint is kept: {self.checkpoints.newest} (iteration {saved})"
 
     def _stopped(self) -> str:
         if self._unsaved is not None:
@@ -261,7 +259,7 @@ class Execution:
     def _not_saved(self, what: str) -> OutOfResources:
         """Make the error for an end that is not on the disk: why, what is there, how to go on."""
         folder = shlex.quote(str(self.folder.path))
-        if self._saved is not None or self.checkpoints.older():
+        if self.checkpoints.newest_iteration is not None or self.checkpoints.older():
             there = f"{self._kept('free space')}; continue with: mpcc-run --resume {folder}"
         elif self.results and self._unwritten is None:
             there = f"there is no other one, but the results are in {folder}"

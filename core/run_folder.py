@@ -232,8 +232,8 @@ class RunFolder:
         """Remove the lines of ``metrics.jsonl`` after an iteration: they will be written again."""
         if not self.metrics.exists():
             return
-        lines = self.metrics.read_text(encoding="utf-8").splitlines(keepends=True)
         try:
+            lines = self.metrics.read_text(encoding="utf-8").splitlines(keepends=True)
             kept = [line for line in lines if line.endswith("\n") and json.loads(line)["iteration"] <= iteration]
         except (ValueError, KeyError, TypeError) as error:
             raise InvalidInput(

@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from mpcc.core.config import SECTIONS
 from mpcc.core.errors import InvalidInput
 from mpcc.core.toml_file import parse_toml
 
@@ -21,8 +22,12 @@ def _count(value: Any) -> bool:
     return isinstance(value, int) and not isinstance(value, bool) and value >= 0
 
 
+def _number(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+
+
 def _seconds(value: Any) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value) and value >= 0
+    return _number(value) and value >= 0
 
 
 def _text(value: Any) -> bool:
@@ -80,11 +85,14 @@ CONTENTS: Mapping[str, tuple[Callable[[Any], bool], str]] = {
     "plugins": (_texts, "a table of texts"),
     "versions": (_texts, "a table of texts"),
     "threads": (_count, "a whole number"),
+    "executed": (_texts, "a table of texts"),
     "config": (_text, "a text"),
     "seconds": (_seconds, "a number, 0 or more"),
     "evaluation_seconds": (_seconds, "a number, 0 or more"),
     "best": (_best, "a score"),
     "restarts": (_restarts, "a list of restarts"),
+    "hinges": (lambda value: isinstance(value, list) and all(map(_number, value)), "a list of numbers"),
+    "told": (lambda value: isinstance(value, list) and all(map(_text, value)), "a list of texts"),
 }
 
 
@@ -111,7 +119,11 @@ def saved_config(state: Mapping[str, Any], source: Path) -> dict[str, Any]:
     """Return the tables of the configuration with which a state was saved.
 
     Raises:
-        InvalidInput: If it is no TOML.
+        InvalidInput: If it is no TOML, or has not the sections of a run.
     """
     content = str(state["config"]).encode("utf-8", "surrogatepass")
-    return parse_toml(content, f"checkpoint {source}: config")
+    tables = parse_toml(content, f"checkpoint {source}: config")
+    for section in ("run", *SECTIONS):
+        if not isinstance(tables.get(section), dict):
+            raise InvalidInput(f"checkpoint {source}: config: expected a table [{section}]")
+    return tables

@@ -214,15 +214,12 @@ def train(registry: Registry, config: RunConfig, out: Path | None, resume: Path 
             # Kept even without a checkpoint: the events show what went wrong.
             raise
         except BaseException as error:
-            kept = f"{error}; the last checkpoint is kept: {checkpoints.newest}"
-            if not checkpoints.newest.exists():
-                # Results of a run whose checkpoints found no room are of worth, and so is a folder that was there.
-                if not resume and not (isinstance(error, OutOfResources) and folder.results.exists()):
+            if checkpoints.kept is None:
+                # What has been found is of worth, and so is a folder that was there.
+                if not resume and not folder.results.exists():
                     folder.discard()
-            elif isinstance(error, PluginError):
-                raise PluginError(kept) from error
-            elif isinstance(error, OutOfResources) and str(checkpoints.newest) not in str(error):
-                raise OutOfResources(kept) from error
+            elif isinstance(error, (PluginError, OutOfResources)) and checkpoints.kept not in str(error):
+                raise type(error)(f"{error}; {checkpoints.kept}") from error
             raise
     scores = " ".join(f"{name} {value:.3f}" for name, value in results["metrics"].items())
     print(f"{folder.path}: {results['iterations']} iterations in {results['seconds']:.0f} s {scores}".rstrip())

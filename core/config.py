@@ -79,7 +79,10 @@ class RunConfig:
         """
         # Every value is here, and what is left out is None: no preset may add to it when it is read again.
         files = {key: [str(path) for path in getattr(self, key)] for key in FILE_LISTS if getattr(self, key)}
-        text = tomli_w.dumps({"preset": NO_PRESET, **files, **self.to_tables()})
+        tables = self.to_tables()
+        # A file never asks for the network: whoever runs it does.
+        tables["run"]["download"] = False
+        text = tomli_w.dumps({"preset": NO_PRESET, **files, **tables})
         if not origins:
             return text
         lines, section = [], ""
@@ -144,6 +147,8 @@ def read_config(path: Path) -> Layer:
         raise InvalidInput(f"{path}: preset: expected the name of a preset or {NO_PRESET}, got {preset!r}")
     plugins, registries = (file_list(tables.pop(key, []), f"{path}: {key}") for key in FILE_LISTS)
     check_sections(tables, str(path))
+    if tables.get("run", {}).get("download") not in (None, False):
+        raise InvalidInput(f"{path}: run.download: a file cannot ask for downloads: leave it out, and give --download")
     return Layer(str(path), tables, preset=preset, plugins=plugins, registries=registries)
 
 

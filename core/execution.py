@@ -12,7 +12,7 @@ import torch
 
 from mpcc.core.checkpoint import seed_everything
 from mpcc.core.engine import Engine
-from mpcc.core.errors import OutOfResources, TrainingDiverged
+from mpcc.core.errors import InvalidInput, OutOfResources, TrainingDiverged
 from mpcc.core.findings import find
 from mpcc.core.health import check_parameters, finite
 from mpcc.core.hookspecs import RunInfo
@@ -86,8 +86,6 @@ class Execution:
         # Why the last attempt to save, or to write an evaluation, failed.
         self._unsaved: str | None = None
         self._unwritten: str | None = None
-        self._hinges: list[float] = []
-        self._known: set[str] = set()
         self._told = tell(self.trainer.engine, 0)
 
     def run_to_the_end(self) -> dict[str, Any]:
@@ -149,19 +147,24 @@ class Execution:
         # Asked once: a request that comes later in this iteration waits for the next one and its checkpoint.
         stopping = bool(stop) and not last
         saving = self._interval.due(done, time.monotonic() - self._saved_at) or last or stopping
-        if logging or evaluating or saving or not trainer.engine.capturable:
+        if logging or evaluating or saving or trainer.model.device.type == "cpu":
             # On CUDA the host waits here. Nothing is lost by looking later: updates end with the one that broke down.
             self._check_updates()
         if logging or evaluating or saving:
             values = finite(terms, done)
         if logging:
             self._log(values)
+        before = None if self.run.best is None else self.run.best.plain()
         best = evaluating and self._evaluate()
+        failure = None
         if saving:
             check_parameters(trainer.model, done)
-            self._save(best=best)
+            failure = self._save(best=best)
         elif best:
-            self._attempt("the best checkpoint", lambda: self.checkpoints.save_best(self.run.state()))
+            failure = self._attempt("the best checkpoint", lambda: self.checkpoints.save_best(self.run.state()))
+        if best and failure is not None and self.run.best is not None:
+            # What is not on the disk is not what later evaluations have to surpass.
+            self.run.best.restore(before)
         if stopping:
             raise Stopped(self._stopped())
 
@@ -175,7 +178,7 @@ class Execution:
         rates = {name: optimizer.param_groups[0]["lr"] for name, optimizer in self.trainer.optimizers.items()}
         norms = {name: float(norm) for name, norm in self.trainer.guard.norms.items()}
         self.events.losses(self.trainer.iteration, values, rates, norms)
-        self._hinges.append(values["data_discriminator"])
+        self.run.hinges.append(values["data_discriminator"])
 
     def _evaluate(self) -> bool:
         """Evaluate; write scores, pictures and assignments; return whether this is the best evaluation so far."""
@@ -185,15 +188,15 @@ class Execution:
         # Scores of a model that has diverged would be laid at the door of a metric.
         check_parameters(trainer.model, done)
         findings = find(trainer.model, run.data, run.indices, run.metrics, settings)
-        found = vitals(trainer.model, findings.evaluation, findings.pictures, self._hinges)
-        self._hinges = []
+        found = vitals(trainer.model, findings.evaluation, findings.pictures, run.hinges)
+        run.hinges = []
         seen = symptoms(found)
         scores = dict(findings.scores)
         self.display.scores(done, scores, findings.used, findings.evaluation.clusters)
         for symptom in seen:
-            if symptom.name not in self._known:
+            if symptom.name not in run.told:
                 self.display.say(f"warning: {symptom.message}")
-        self._known = {symptom.name for symptom in seen}
+        run.told = sorted({*run.told, *(symptom.name for symptom in seen)})
         self.events.evaluation(done, scores, findings, trainer.model.prior, found.quantities(), seen)
         run.evaluation_seconds = run.seconds - training_seconds
         self.results = {
@@ -219,10 +222,11 @@ class Execution:
         self.observers.notify("evaluated", iteration=done, scores=scores)
         return run.best is not None and run.best.improves(scores, done)
 
-    def _save(self, *, best: bool) -> None:
+    def _save(self, *, best: bool) -> str | None:
         self._unsaved = self._attempt("a checkpoint", lambda: self.checkpoints.save(self.run.state(), best=best))
         self._saved_at = time.monotonic()
         self.events.flush()
+        return self._unsaved
 
     def _attempt(self, what: str, write: Callable[[], None]) -> str | None:
         """Write something; if the system refuses, say so and go on. Return why it was refused."""
@@ -235,10 +239,8 @@ class Execution:
         return None
 
     def _kept(self, text: str) -> str:
-        saved = self.checkpoints.newest_iteration
-        if saved is None:
-            return text
-        return f"{text}; the last checkpoint is kept: {self.checkpoints.newest} (iteration {saved})"
+        kept = self.checkpoints.kept
+        return text if kept is None else f"{text}; {kept}"
 
     def _stopped(self) -> str:
         if self._unsaved is not None:
@@ -259,7 +261,7 @@ class Execution:
     def _not_saved(self, what: str) -> OutOfResources:
         """Make the error for an end that is not on the disk: why, what is there, how to go on."""
         folder = shlex.quote(str(self.folder.path))
-        if self.checkpoints.newest_iteration is not None or self.checkpoints.older():
+        if self.checkpoints.kept is not None:
             there = f"{self._kept('free space')}; continue with: mpcc-run --resume {folder}"
         elif self.results and self._unwritten is None:
             there = f"there is no other one, but the results are in {folder}"
@@ -281,9 +283,14 @@ class Execution:
                 self._kept(f"{error}; it was restarted --max-restarts {settings.max_restarts} times")
             ) from error
         at = self.trainer.iteration
-        back = go_back(run, self.checkpoints)
+        try:
+            back, broken = go_back(run, self.checkpoints)
+        except InvalidInput as unreadable:
+            raise TrainingDiverged(f"{error}; there is nothing to restart from: {unreadable}") from error
         if back is None:
             raise TrainingDiverged(f"{error}; there is no checkpoint yet to restart from") from error
+        for line in broken:
+            self.display.say(f"warning: {line}")
         run.restarts.append({"iteration": at, "from": back, "reason": str(error)})
         # The same numbers would lead to the same end; these are as reproducible.
         seed_everything(settings.seed + 1_000_003 * len(run.restarts))
@@ -292,7 +299,6 @@ class Execution:
         )
         self.display.restarted(back)
         self.checkpoints.forget_after(back)
-        self._hinges = []
         self.events.restarted(back + 1, str(error))
         self._attempt("the record of evaluations", lambda: self.folder.cut_metrics(back))
 

@@ -87,8 +87,9 @@ class FiniteGuard:
             gradients: Of each part that it trains, `BITS` - 1 at most.
         """
         update = len(self._updates)
-        self._updates.append((phase, tuple(gradients)))
-        norms = {part: get_total_norm(each) for part, each in gradients.items()}
+        # A part may have no gradient in a phase; its optimizer then leaves it as it is.
+        self._updates.append((phase, tuple(part for part, each in gradients.items() if each)))
+        norms = {part: get_total_norm(each) for part, each in gradients.items() if each}
         self.norms |= norms
         quantities = torch.stack([loss.detach().float(), *(norm.float() for norm in norms.values())])
         found = quantities.isfinite().logical_not_().mul(self._bits[: len(quantities)]).sum()

@@ -35,6 +35,15 @@ class KeptCheckpoints:
         self.folder = folder
         self.keep = keep
         self.newest_iteration: int | None = None
+        self._whole: tuple[Path, int] | None = None
+
+    @property
+    def kept(self) -> str | None:
+        """Where a run can go on from, as far as this object knows: the file and its iteration, in words."""
+        if self._whole is None:
+            return None
+        path, iteration = self._whole
+        return f"the last checkpoint is kept: {path} (iteration {iteration})"
 
     @property
     def newest(self) -> Path:
@@ -60,15 +69,16 @@ class KeptCheckpoints:
             best: Whether it is the best one, too.
 
         Raises:
-            OSError: If it cannot be written; then all checkpoints are as they were.
+            OSError: If it cannot be written; then ``last.pt`` is as it was.
         """
         with self._written(state) as part:
-            if best:
-                duplicate(part, self.best)
             if self.newest.exists() and self.newest_iteration not in (None, state["iteration"]):
                 duplicate(self.newest, self.folder / f"iteration-{self.newest_iteration}.pt")
+            if best:
+                duplicate(part, self.best)
             part.replace(self.newest)
         self.newest_iteration = state["iteration"]
+        self._whole = self.newest, state["iteration"]
         flush_folder(self.folder)
         for path in self.older()[self.keep :]:
             path.unlink(missing_ok=True)
@@ -81,6 +91,8 @@ class KeptCheckpoints:
         """
         with self._written(state) as part:
             part.replace(self.best)
+        if self._whole is None:
+            self._whole = self.best, state["iteration"]
         flush_folder(self.folder)
 
     @contextlib.contextmanager
@@ -113,8 +125,10 @@ class KeptCheckpoints:
             except BrokenCheckpoint as error:
                 broken.append(str(error))
                 continue
+            iteration = state.get("iteration")
+            self._whole = path, iteration
             if path == self.newest:
-                self.newest_iteration = state.get("iteration")
+                self.newest_iteration = iteration
             return state, path, broken
         if broken:
             raise BrokenCheckpoint(f"no checkpoint can be read: {'; '.join(broken)}")
@@ -140,7 +154,10 @@ def duplicate(source: Path, target: Path) -> None:
         try:
             part.hardlink_to(source)
         except OSError:
-            shutil.copyfile(source, part)
+            with source.open("rb") as whole, part.open("wb") as copy:
+                shutil.copyfileobj(whole, copy)
+                copy.flush()
+                os.fsync(copy.fileno())
         part.replace(target)
     finally:
         part.unlink(missing_ok=True)

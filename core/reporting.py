@@ -13,6 +13,7 @@ tag                         value
 ``gradient_norm/<part>``    Euclidean norm of the last gradient
 ``health/<quantity>``       what warnings are seen in (`mpcc.core.symptoms`)
 ``health/<warning>``        text: a warning
+``entropy``, ``restart``    text: that entropies are estimates; why training went back
 ``prior/scales``            histogram of the components' scales
 ``prior/weights``           histogram of phi
 ``prior/<quantity>``        what else a prior reports, such as nu: a curve or a histogram

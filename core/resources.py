@@ -14,8 +14,11 @@ from mpcc.core.errors import InvalidInput, OutOfResources
 
 __all__ = ["disk_errors", "memory_errors", "no_room", "short_of_memory"]
 
-# What torch's allocator for the CPU says; its error is no class of its own.
-CPU_ALLOCATOR = ("can't allocate memory", "not enough memory")
+# What torch's allocator for the CPU, and CUDA's libraries, say; their errors are no class of their own.
+TEXTS = (
+    *("can't allocate memory", "not enough memory"),
+    *("CUDA error: out of memory", "CUBLAS_STATUS_ALLOC_FAILED", "CUDNN_STATUS_ALLOC_FAILED"),
+)
 # Torch, for CUDA and for the CPU, and NumPy.
 ASKED_FOR = re.compile(r"(?:tried|unable) to allocate ([\d.]+ \w+)", re.IGNORECASE)
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
@@ -30,7 +33,7 @@ def short_of_memory(error: BaseException) -> bool:
     """
     if isinstance(error, (MemoryError, torch.OutOfMemoryError)):
         return True
-    return isinstance(error, RuntimeError) and any(text in str(error) for text in CPU_ALLOCATOR)
+    return isinstance(error, RuntimeError) and any(text in str(error) for text in TEXTS)
 
 
 def no_room(error: OSError) -> bool:

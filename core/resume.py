@@ -48,10 +48,12 @@ def resume(run: Run, folder: RunFolder, checkpoints: KeptCheckpoints) -> None:
     check(run, state, source, folder)
     if broken:
         print(f"continuing from the one before it: {source}, iteration {state['iteration']}", file=sys.stderr)
-    for line in caveats(state):
+    for line in caveats(state, run):
         print(f"--resume {folder.path}: {line}", file=sys.stderr)
     try:
         restore(run, state)
+        # Those that lie ahead belong to what is now done anew.
+        checkpoints.forget_after(run.trainer.iteration)
     except (KeyError, ValueError, RuntimeError, TypeError, AttributeError, IndexError) as error:
         text = " ".join(str(error).split())[:300]
         raise InvalidInput(f"--resume {folder.path}: the checkpoint does not fit config.toml: {text}") from error
@@ -64,23 +66,31 @@ def restore(run: Run, state: dict[str, Any]) -> None:
     run.started = time.monotonic() - state["seconds"]
     run.evaluation_seconds = state["evaluation_seconds"]
     run.restarts = list(state["restarts"])
+    run.hinges, run.told = list(state["hinges"]), list(state["told"])
     if run.best is not None:
         run.best.restore(state["best"])
 
 
-def go_back(run: Run, checkpoints: KeptCheckpoints) -> int | None:
-    """Put a run into the state of its newest checkpoint, its clock and its restarts as they are.
+def go_back(run: Run, checkpoints: KeptCheckpoints) -> tuple[int | None, list[str]]:
+    """Put a run into the state of its newest whole checkpoint; clock, restarts and best score stay as they are.
 
     Returns:
-        The iteration of that state, or None if there is no checkpoint.
+        The iteration of that state, or None if there is no checkpoint; and a line about each newer one that is broken.
+
+    Raises:
+        InvalidInput: If there are checkpoints, and none can be read.
     """
-    state, _, _ = checkpoints.load()
+    state, _, broken = checkpoints.load()
     if state is None:
-        return None
+        return None, broken
+    best = None if run.best is None else run.best.plain()
     clock = run.started, run.evaluation_seconds, run.restarts
     restore(run, state)
     run.started, run.evaluation_seconds, run.restarts = clock
-    return run.trainer.iteration
+    if run.best is not None:
+        # best.pt has that evaluation, whatever the run does from here.
+        run.best.restore(best)
+    return run.trainer.iteration, broken
 
 
 def check(run: Run, state: Mapping[str, Any], source: Path, folder: RunFolder) -> None:
@@ -124,7 +134,7 @@ def check(run: Run, state: Mapping[str, Any], source: Path, folder: RunFolder) -
         )
 
 
-def caveats(state: Mapping[str, Any]) -> list[str]:
+def caveats(state: Mapping[str, Any], run: Run) -> list[str]:
     """Return what may make a continued run differ from an uninterrupted one, a line each."""
     now = versions()
     changed = [
@@ -134,6 +144,11 @@ def caveats(state: Mapping[str, Any]) -> list[str]:
     ]
     if state["threads"] != torch.get_num_threads():
         changed.append(f"threads were {state['threads']}, are {torch.get_num_threads()}")
+    changed += [
+        f"{name} was {state['executed'].get(name)}, is {value}"
+        for name, value in run.executed().items()
+        if state["executed"].get(name) != value
+    ]
     if not changed:
         return []
     return [f"{'; '.join(changed)}: the continued run need not equal an uninterrupted one to the last bit"]

@@ -50,6 +50,8 @@ class Run:
         evaluation_seconds: Of `seconds`, those spent in evaluations.
         best: The score whose best evaluation is kept as a checkpoint, or None.
         restarts: Of every restart after a breakdown: where it was, why, and where the run went back to.
+        hinges: Logged losses of the discriminator since the last evaluation.
+        told: Names of the warnings that have been shown.
     """
 
     config: RunConfig
@@ -63,6 +65,8 @@ class Run:
     evaluation_seconds: float = 0.0
     best: BestScore | None = None
     restarts: list[dict[str, Any]] = attrs.field(factory=list)
+    hinges: list[float] = attrs.field(factory=list)
+    told: list[str] = attrs.field(factory=list)
     _fingerprint: str | None = attrs.field(default=None, init=False)
 
     @property
@@ -147,6 +151,11 @@ class Run:
             raise InvalidInput(f"checkpoint {source} does not fit config.toml: {text}") from error
         self.trainer.iteration = state["iteration"]
 
+    def executed(self) -> dict[str, str]:
+        """Return where and how the run is computed: device, engine, precision."""
+        engine = self.trainer.engine
+        return {"device": self.trainer.model.device.type, "engine": engine.name, "precision": engine.precision_name}
+
     def state_of_data(self) -> dict[str, Any]:
         """Return what a checkpoint says of the images: their shape, and a digest of some of them."""
         if self._fingerprint is None:
@@ -173,11 +182,14 @@ class Run:
             "plugins": self.plugins,
             "versions": versions(),
             "threads": torch.get_num_threads(),
+            "executed": self.executed(),
             "config": self.config.to_toml(),
             "seconds": self.seconds,
             "evaluation_seconds": self.evaluation_seconds,
             "best": None if self.best is None else self.best.plain(),
             "restarts": self.restarts,
+            "hinges": self.hinges,
+            "told": self.told,
         }
 
 

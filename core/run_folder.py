@@ -310,7 +310,10 @@ def write_whole(path: Path, content: bytes) -> None:
     """Write a file under a temporary name and rename it, so that readers never see half of it."""
     part = path.with_name(path.name + ".part")
     try:
-        part.write_bytes(content)
+        with part.open("wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
         part.replace(path)
     finally:
         part.unlink(missing_ok=True)

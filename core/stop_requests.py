@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM as requests: the loop ends where a checkpoint can be saved, a second request ends it at once."""
+"""Ctrl-C and SIGTERM as requests: the loop ends where a checkpoint can be saved, another Ctrl-C ends it at once."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ __all__ = ["stop_requests"]
 
 @contextmanager
 def stop_requests() -> Iterator[list[int]]:
-    """Turn the first Ctrl-C or SIGTERM into an entry of the returned list; a second one interrupts at once."""
+    """Turn the first Ctrl-C or SIGTERM into an entry of the returned list; a Ctrl-C after that interrupts at once."""
     received: list[int] = []
     if threading.current_thread() is not threading.main_thread():
         # Python delivers signals to the main thread only.
@@ -21,7 +21,8 @@ def stop_requests() -> Iterator[list[int]]:
         return
 
     def handle(number: int, frame: FrameType | None) -> None:
-        if received:
+        # Schedulers and `timeout` may send SIGTERM twice: only a person who presses Ctrl-C again is in a hurry.
+        if received and number == signal.SIGINT:
             raise KeyboardInterrupt
         received.append(number)
 

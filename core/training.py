@@ -10,6 +10,7 @@ from collections.abc import Iterable
 from typing import Any
 
 import attrs
+import torch
 from torch import Tensor, nn
 from torch.optim import Adam, Optimizer
 
@@ -60,6 +61,20 @@ def adam(parameters: Iterable[nn.Parameter], lr: float, capturable: bool = False
 def gradients(optimizer: Optimizer) -> list[Tensor]:
     """Return the gradients that an optimizer is about to use."""
     return [each.grad for group in optimizer.param_groups for each in group["params"] if each.grad is not None]
+
+
+def check_moments(name: str, optimizer: Optimizer) -> None:
+    """Check a state that comes from a file: fused steps read memory by the shapes of the parameters.
+
+    Raises:
+        ValueError: If a moment or a count is of another kind or shape than its parameter asks for.
+    """
+    for parameter, state in optimizer.state.items():
+        shapes = {"exp_avg": parameter.shape, "exp_avg_sq": parameter.shape, "step": torch.Size()}
+        for key, shape in shapes.items():
+            value = state.get(key)
+            if not isinstance(value, Tensor) or value.shape != shape or not value.is_floating_point():
+                raise ValueError(f"{key} in the optimizer of the {name} is not of the shape {tuple(shape)}")
 
 
 class Trainer:
@@ -189,9 +204,11 @@ class Trainer:
         for name, part in self.model.parts().items():
             part.load_state_dict(state["parts"][name])
         for name, optimizer in self.optimizers.items():
+            # The state gives moments and counts; how steps are taken is the run's own, and the engine's.
+            own = [{key: value for key, value in group.items() if key != "params"} for group in optimizer.param_groups]
             optimizer.load_state_dict(state["optimizers"][name])
-            for group in optimizer.param_groups:
-                # The state may come from another engine or device.
-                group["capturable"] = self.engine.capturable
+            for group, options in zip(optimizer.param_groups, own, strict=True):
+                group.update(options, capturable=self.engine.capturable)
+            check_moments(name, optimizer)
         self.guard.reset(self.iteration)
         self.engine.reset()

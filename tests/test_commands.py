@@ -28,6 +28,7 @@ FLAGS = {
         "--eval-images",
         "--checkpoint-every",
     ),
+    *("--keep-checkpoints", "--best-by", "--on-nonfinite", "--max-restarts"),
     *(
         "--log-every",
         "--features",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import re
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -285,3 +286,50 @@ def test_a_sound_run_is_silent(tmp_path: Path, capsys: pytest.CaptureFixture[str
     assert "warning" not in capsys.readouterr().err
     assert health(tmp_path / "run")["warnings"] == []
     assert health(tmp_path / "run")["restarts"] == []
+
+
+def test_what_an_evaluation_says_of_health_is_the_same_after_a_resume(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    iterate = training.Trainer.iterate
+
+    def killed(self: training.Trainer) -> dict[str, torch.Tensor]:
+        if self.iteration == 5:
+            raise KeyboardInterrupt
+        return iterate(self)
+
+    flags = {"eval-every": 4, "log-every": 1, "checkpoint-every": 1}
+    assert tiny(tmp_path / "alone", **flags) == 0
+    with monkeypatch.context() as patched:
+        patched.setattr(training.Trainer, "iterate", killed)
+        assert tiny(tmp_path / "killed", **flags) == 130
+    assert run("--resume", tmp_path / "killed") == 0
+    assert health(tmp_path / "killed") == health(tmp_path / "alone")
+
+
+def test_a_restart_names_a_broken_checkpoint_and_keeps_the_divergence_if_all_are(
+    tmp_path: Path, broken: Breaker, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    watch = FiniteGuard.breakdown
+    spoil = ["last.pt"]
+
+    def spoiling(self: FiniteGuard) -> Any:
+        found = watch(self)
+        if found is not None:
+            for path in (tmp_path / "run" / "checkpoints").iterdir():
+                if path.name in spoil or spoil == ["all"]:
+                    path.write_bytes(b"nothing")
+        return found
+
+    monkeypatch.setattr(FiniteGuard, "breakdown", spoiling)
+    broken("encoder", 11)
+    assert tiny(tmp_path / "run", "--on-nonfinite=restart-from-last") == 0
+    err = capsys.readouterr().err
+    assert re.search(r"warning: checkpoint \S*last\.pt: cannot be read, it is broken", err)
+    assert "restart 1 from iteration 2 with other random numbers" in err
+    spoil[:] = ["all"]
+    shutil.rmtree(tmp_path / "run")
+    broken("encoder", 11)
+    assert tiny(tmp_path / "run", "--on-nonfinite=restart-from-last") == 3
+    assert "not finite in the encoder step" in (last := capsys.readouterr().err.splitlines()[-1])
+    assert "there is nothing to restart from: no checkpoint can be read" in last

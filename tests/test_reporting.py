@@ -42,7 +42,7 @@ def test_originals_and_reconstructions_alternate() -> None:
 
 def test_terms_are_logged_raw_and_weighted(tmp_path: Path) -> None:
     log = EventLog(tmp_path, WEIGHTS)
-    log.losses(5, {"data_discriminator": 2.0, "latent": 3.0}, {"prior": 0.5})
+    log.losses(5, {"data_discriminator": 2.0, "latent": 3.0}, {"prior": 0.5}, {"encoder": 0.25})
     log.close()
     events = EventAccumulator(str(tmp_path)).Reload()
     read = {tag: events.Scalars(tag)[0] for tag in events.Tags()["scalars"]}
@@ -52,6 +52,7 @@ def test_terms_are_logged_raw_and_weighted(tmp_path: Path) -> None:
         {
             **{"terms/data_discriminator": 2.0, "weighted/data_discriminator": 2 * WEIGHTS.data},
             **{"terms/latent": 3.0, "weighted/latent": 3 * WEIGHTS.latent, "learning_rate/prior": 0.5},
+            "gradient_norm/encoder": 0.25,
         }
     )
 

@@ -24,6 +24,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from mpcc.core import cli
 from mpcc.core.checkpoint import save_checkpoint
 from mpcc.core.checkpoint_contents import CONTENTS
+from mpcc.core.errors import PluginError
 from mpcc.core.training import Trainer
 from mpcc.plugins.datasets.digits import Digits
 
@@ -284,6 +285,11 @@ SPOILT: dict[str, Callable[[dict[str, Any]], Any]] = {
     "does not fit config.toml: Error": lambda saved: saved["parts"]["prior"].clear(),
     "does not fit config.toml": lambda saved: saved.update(random={"cpu": torch.zeros(3), "cuda": []}),
     "prior gmm was other 7.0": lambda saved: saved["plugins"].update({"prior gmm": "other 7.0"}),
+    "exp_avg in the optimizer of the encoder": lambda saved: saved["optimizers"]["encoder"]["state"][0].update(
+        exp_avg=torch.zeros(1)
+    ),
+    "config: expected a table [run]": lambda saved: saved.update(config="run = 3"),
+    "'seconds': expected a number": lambda saved: saved.update(seconds=torch.zeros(2)),
     "the data set has changed": lambda saved: saved.update(images=[5, 1, 8, 8]),
     "broken or not a checkpoint": lambda saved: None,
     "in another order": lambda saved: saved.update(fingerprint="0" * 64),
@@ -479,3 +485,46 @@ def test_checkpoints_may_be_saved_by_time(tmp_path: Path) -> None:
     folder = tmp_path / "run"
     assert run(*tiny(checkpoint_every="0.000001s", iterations=3), "--keep-checkpoints", "9", "--out", str(folder)) == 0
     assert {path.name for path in (folder / "checkpoints").glob("iteration-*")} == {"iteration-1.pt", "iteration-2.pt"}
+
+
+def test_optimizers_step_as_the_run_says_whatever_a_checkpoint_says(copy: Path, finished: Path) -> None:
+    path, saved = copy / "checkpoints" / "last.pt", state(copy)
+    for optimizer in saved["optimizers"].values():
+        optimizer["param_groups"][0].update(lr=7.0, fused=False, betas=(0.9, 0.9))
+    save_checkpoint(path, saved)
+    assert run("--resume", str(copy), "--iterations", "9") == 0
+    assert state(copy)["optimizers"]["encoder"]["param_groups"][0]["lr"] == pytest.approx(1e-3)
+
+
+def test_sigterm_twice_still_saves(tmp_path: Path, stop_at: Callable[..., None]) -> None:
+    stop_at(3, number=signal.SIGTERM, times=2)
+    assert run(*tiny(), "--out", str(tmp_path / "run")) == 130
+    assert state(tmp_path / "run")["iteration"] == 3
+
+
+def test_a_run_that_fails_keeps_the_evaluations_that_it_has_made(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    iterate = Trainer.iterate
+
+    def failing(self: Trainer) -> dict[str, torch.Tensor]:
+        if self.iteration == 4:
+            raise PluginError("a plugin is broken")
+        return iterate(self)
+
+    monkeypatch.setattr(Trainer, "iterate", failing)
+    folder = tmp_path / "run"
+    assert run(*tiny(eval_every=2, checkpoint_every=100), "--out", str(folder)) == 2
+    assert len(lines(folder)) == 2
+    best = folder / "checkpoints" / "best.pt"
+    assert f"a plugin is broken; the last checkpoint is kept: {best}" in capsys.readouterr().err
+
+
+def test_a_configuration_cannot_ask_for_downloads(
+    finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    text = (finished / "config.toml").read_text(encoding="utf-8")
+    assert "download = false" in text
+    (tmp_path / "config.toml").write_text(text.replace("download = false", "download = true"), encoding="utf-8")
+    assert run("--config", str(tmp_path / "config.toml")) == 2
+    assert "a file cannot ask for downloads" in capsys.readouterr().err

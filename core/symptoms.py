@@ -187,8 +187,8 @@ def symptoms(found: Vitals) -> list[Symptom]:
             Symptom(
                 "undecided_posteriors",
                 f"posteriors are nearly uniform (mean entropy {found.posterior_entropy:.2f} of log K, expected below "
-                f"{UNDECIDED}): the components of the prior overlap; raise --membership-weight, lower the scales of "
-                "the prior or --entropy-weight",
+                f"{UNDECIDED}): training has only begun, or the components of the prior overlap; raise "
+                "--membership-weight, lower the scales of the prior or --entropy-weight",
             )
         )
     if clusters > 1 and found.agreement < max(IGNORED, 1.5 / clusters):

@@ -110,6 +110,8 @@ def test_a_run_records_where_its_entropies_come_from(
     results = json.loads((tmp_path / "run" / "results.json").read_text())
     config = (tmp_path / "run" / "config.toml").read_text()
     notes = EventAccumulator(str(tmp_path / "run")).Reload().Tags()["tensors"]
+    # Two iterations are not enough for clusters: other texts warn of that.
+    notes = [note for note in notes if not note.startswith("health/")]
     if estimated:
         assert results["entropy"] == {"kind": "monte-carlo", "samples": 6}
         assert 'entropy = "monte-carlo"\nentropy_samples = 6\n' in config

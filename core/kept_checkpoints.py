@@ -125,7 +125,7 @@ class KeptCheckpoints:
             except BrokenCheckpoint as error:
                 broken.append(str(error))
                 continue
-            iteration = state.get("iteration")
+            iteration: Any = state.get("iteration")
             self._whole = path, iteration
             if path == self.newest:
                 self.newest_iteration = iteration

@@ -253,7 +253,7 @@ PROVOKED = {
         *("--preset", "digits", "--data", "arrays", "--data.path", "noise.npy"),
         *("--d-steps", "40", "--lr", "1e-2", "--iterations", "10", "--log-every", "5"),
     ],
-    "exploding_spectral_norms": ["--lr", "0.5", "--iterations", "100"],
+    "exploding_spectral_norms": ["--lr", "1", "--iterations", "100"],
 }
 PAGE = (Path(__file__).resolve().parents[1] / "docs" / "reliability.md").read_text(encoding="utf-8")
 

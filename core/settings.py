@@ -44,6 +44,11 @@ class RunSettings:
     batch: int = _setting(50, "images in each update", validator=up_to(2**16, 2))
     lr: float = _setting(2e-4, "Adam step size of the three networks", validator=positive)
     prior_lr: float = _setting(1.6e-3, "Adam step size of the prior (eta_p)", validator=positive)
+    lr_decay: float = _setting(
+        0.0,
+        "share of the iterations, the last ones, over which step sizes fall linearly to 0; 0 for none",
+        validator=attrs.validators.and_(not_negative, attrs.validators.le(1)),
+    )
     d_steps: int = _setting(4, "discriminator updates in an iteration", validator=up_to(1000))
     e_steps: int = _setting(4, "encoder updates in an iteration", validator=up_to(1000))
     ema_decay: float = _setting(

@@ -36,6 +36,8 @@ class Schedule:
         prior_lr: Adam's step size for the prior, eta_p.
         ema_decay: Of the generator's average.
         ema_start: The first iteration that is averaged; before it the average is a copy.
+        iterations: How many there will be, for the decay of the step sizes.
+        lr_decay: Over which share of them, the last ones, all step sizes fall linearly to 0; 0 for constant ones.
     """
 
     batch: int
@@ -45,14 +47,28 @@ class Schedule:
     prior_lr: float
     ema_decay: float
     ema_start: int
+    iterations: int = 1
+    lr_decay: float = 0.0
+
+    def lr_factor(self, done: int) -> float:
+        """Return what multiplies the step sizes in the iteration after so many; more than 0, at the very end too.
+
+        Example:
+            >>> schedule = Schedule(50, 4, 4, 2e-4, 1e-3, 0.99, 0, iterations=10, lr_decay=0.4)
+            >>> [schedule.lr_factor(done) for done in range(10)]
+            [1.0, 1.0, 1.0, 1.0, 1.0, 1.0, 1.0, 0.75, 0.5, 0.25]
+        """
+        falling = self.lr_decay * self.iterations
+        left = max(self.iterations - done, 1)
+        return min(1.0, left / falling) if falling > 0 else 1.0
 
 
-def adam(parameters: Iterable[nn.Parameter], lr: float, capturable: bool = False) -> Adam:
+def adam(parameters: Iterable[nn.Parameter], lr: float | Tensor, capturable: bool = False) -> Adam:
     """Return Adam as in the paper: beta1 0, beta2 0.999, eps 1e-8, no weight decay (supplement, C).
 
     Arguments:
         parameters: To be updated.
-        lr: Step size.
+        lr: Step size; a tensor if it is to change after the update has been recorded.
         capturable: Whether updates can be recorded in a CUDA graph.
     """
     return Adam(parameters, lr=lr, betas=(0.0, 0.999), eps=1e-8, fused=True, capturable=capturable)
@@ -107,17 +123,35 @@ class Trainer:
         self.engine = engine or PlainEngine()
         self.engine.prepare(model)
         self.iteration = 0
-        networks, capturable = model.networks, self.engine.capturable
+        networks = model.networks
         # The shared trunk is in two optimizers, with moments of its own in each.
         self.optimizers = {
-            "discriminator": adam(networks.discriminator.parameters(), schedule.lr, capturable),
-            "generator": adam(networks.generator.parameters(), schedule.lr, capturable),
-            "encoder": adam(networks.encoder.parameters(), schedule.lr, capturable),
+            "discriminator": self._optimizer(networks.discriminator, schedule.lr),
+            "generator": self._optimizer(networks.generator, schedule.lr),
+            "encoder": self._optimizer(networks.encoder, schedule.lr),
         }
         # A fixed prior has buffers only, and Adam refuses an empty list.
         if any(True for _ in model.prior.parameters()):
-            self.optimizers["prior"] = adam(model.prior.parameters(), schedule.prior_lr, capturable)
+            self.optimizers["prior"] = self._optimizer(model.prior, schedule.prior_lr)
         self.guard = FiniteGuard(self.optimizers.values(), model.device)
+
+    def _optimizer(self, part: nn.Module, lr: float) -> Adam:
+        """Return the optimizer of a part; a recorded update reads a step size that changes from the device."""
+        capturable = self.engine.capturable
+        recorded = capturable and self.schedule.lr_decay > 0
+        step = torch.tensor(lr, device=self.model.device) if recorded else lr
+        return adam(part.parameters(), step, capturable)
+
+    def _set_step_sizes(self) -> None:
+        """Give the optimizers the step sizes of the iteration that comes."""
+        factor = self.schedule.lr_factor(self.iteration)
+        for name, optimizer in self.optimizers.items():
+            lr = factor * (self.schedule.prior_lr if name == "prior" else self.schedule.lr)
+            for group in optimizer.param_groups:
+                if isinstance(group["lr"], Tensor):
+                    group["lr"].fill_(lr)
+                else:
+                    group["lr"] = lr
 
     def iterate(self) -> dict[str, Tensor]:
         """Carry out one iteration.
@@ -127,6 +161,7 @@ class Trainer:
         Returns:
             The raw terms of the last update of each kind, detached scalars on the device.
         """
+        self._set_step_sizes()
         real = self.stream.take(self.schedule.d_steps)
         terms = self.engine.run(self.updates, real)
         self.iteration += 1

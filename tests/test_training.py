@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mpcc.core import objectives
+from mpcc.core.engine import Engine, PlainEngine
 from mpcc.core.evaluation import own_randomness
 from mpcc.core.matching import TermWeights
 from mpcc.core.model import Model, standing_generator, trainable
@@ -33,7 +34,9 @@ SCHEDULE = {"batch": BATCH, "d_steps": 2, "e_steps": 3, "lr": 1e-3, "prior_lr": 
 PUBLISHED = TermWeights.published(channels=1, image_size=8, latent_dim=J)
 
 
-def trainer(dtype: torch.dtype = torch.float32, weights: TermWeights = PUBLISHED, **schedule: Any) -> Trainer:
+def trainer(
+    dtype: torch.dtype = torch.float32, weights: TermWeights = PUBLISHED, engine: Engine | None = None, **schedule: Any
+) -> Trainer:
     """A tiny trainer, the same every time."""
     torch.manual_seed(0)
     prior = GaussianMixture(K, J, GaussianMixtureOptions(scale_floor=0.2)).to(dtype)
@@ -43,7 +46,7 @@ def trainer(dtype: torch.dtype = torch.float32, weights: TermWeights = PUBLISHED
         network.to(dtype)
     images = torch.randint(256, (31, 1, 8, 8), dtype=torch.uint8)
     model = Model.assemble(prior, networks, CPU)
-    return Trainer(model, ImageStream(images, BATCH, seed=1), Schedule(**SCHEDULE | schedule), weights)
+    return Trainer(model, ImageStream(images, BATCH, seed=1), Schedule(**SCHEDULE | schedule), weights, engine)
 
 
 def groups(model: Model) -> dict[str, list[nn.Parameter]]:
@@ -210,7 +213,11 @@ class Written:
         self.steps[name] += 1
         for p, g, square in zip(parameters, gradients, squares, strict=True):
             square.copy_(0.999 * square + 0.001 * g**2)
-            p.data -= lr * g / ((square / (1 - 0.999 ** self.steps[name])).sqrt() + 1e-8)
+            p.data -= self.factor() * lr * g / ((square / (1 - 0.999 ** self.steps[name])).sqrt() + 1e-8)
+
+    def factor(self) -> float:
+        falling = self.schedule.lr_decay * self.schedule.iterations
+        return min(1.0, (self.schedule.iterations - self.iteration) / falling) if falling else 1.0
 
     def advance(self, network: nn.Module) -> None:
         for layer in network.modules():
@@ -257,8 +264,9 @@ class Written:
         ]
 
 
-def test_iterations_are_those_written_out_from_the_method() -> None:
-    made = trainer(torch.float64)
+@pytest.mark.parametrize("decay", [{}, {"iterations": 4, "lr_decay": 0.75}], ids=["constant", "decay"])
+def test_iterations_are_those_written_out_from_the_method(decay: dict[str, Any]) -> None:
+    made = trainer(torch.float64, **decay)
     written = Written(made, PUBLISHED)
     torch.manual_seed(2)
     for _ in range(4):
@@ -276,6 +284,54 @@ def test_iterations_are_those_written_out_from_the_method() -> None:
     torch.testing.assert_close(model.prior.loc.data, written.mu.data, atol=1e-9, rtol=1e-9)
     torch.testing.assert_close(model.prior.raw_scale.data, written.raw.data, atol=1e-9, rtol=1e-9)
     torch.testing.assert_close([*model.averaged.parameters()], written.average, atol=1e-9, rtol=1e-9)
+
+
+def test_the_decay_of_the_step_sizes_belongs_to_the_iteration_not_to_the_process() -> None:
+    schedule = {"iterations": 6, "lr_decay": 1.0}
+    made, resumed = trainer(**schedule), trainer(**schedule)
+    for _ in range(4):
+        made.iterate()
+    resumed.restore(copy.deepcopy(made.state()))
+    for each in (made, resumed):
+        torch.manual_seed(4)
+        each.iterate()
+    for name, part in made.model.parts().items():
+        for key, value in part.state_dict().items():
+            assert torch.equal(value, resumed.model.parts()[name].state_dict()[key]), (name, key)
+    rates = {name: optimizer.param_groups[0]["lr"] for name, optimizer in resumed.optimizers.items()}
+    assert rates == pytest.approx(
+        {"discriminator": 1e-3 / 3, "generator": 1e-3 / 3, "encoder": 1e-3 / 3, "prior": 5e-3 / 3}
+    )
+
+
+def test_step_sizes_stay_above_zero_beyond_the_last_iteration() -> None:
+    schedule = Schedule(**SCHEDULE, iterations=10, lr_decay=0.5)  # type: ignore[arg-type]
+    assert [schedule.lr_factor(done) for done in (9, 10, 11)] == [0.2, 0.2, 0.2]
+    assert Schedule(**SCHEDULE).lr_factor(10**9) == 1  # type: ignore[arg-type]
+
+
+class Recordable(PlainEngine):
+    """On a CPU, with optimizers as a CUDA graph needs them."""
+
+    capturable = True
+
+
+def test_a_step_size_on_the_device_falls_like_one_on_the_host() -> None:
+    schedule = {"iterations": 5, "lr_decay": 1.0}
+    made, recorded = trainer(torch.float64, **schedule), trainer(torch.float64, engine=Recordable(), **schedule)
+    sizes = {name: optimizer.param_groups[0]["lr"] for name, optimizer in recorded.optimizers.items()}
+    assert all(isinstance(size, Tensor) for size in sizes.values())
+    recorded.restore(copy.deepcopy(recorded.state()))
+    for each in (made, recorded):
+        torch.manual_seed(4)
+        for _ in range(5):
+            each.iterate()
+    for name, optimizer in recorded.optimizers.items():
+        # The same tensor, which a recorded iteration reads.
+        assert optimizer.param_groups[0]["lr"] is sizes[name]
+        assert float(sizes[name]) == pytest.approx(made.optimizers[name].param_groups[0]["lr"], rel=1e-6)
+    for ours, theirs in zip(made.model.prior.parameters(), recorded.model.prior.parameters(), strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-7)
 
 
 def test_the_prior_sees_the_written_out_terms_alone_in_the_encoder_phase() -> None:

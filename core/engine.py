@@ -23,7 +23,7 @@ from mpcc.core.errors import InvalidInput
 from mpcc.core.fusion import fuse
 from mpcc.core.model import Model
 from mpcc.core.objectives import Generated, draw, generate
-from mpcc.core.spectral_norm import SpectralLayer, power_iteration, power_iterations
+from mpcc.core.spectral_norm import SpectralLayer, layers_by_shape, power_iteration, power_iterations
 
 __all__ = ["Engine", "FastEngine", "PlainEngine", "choose_engine"]
 
@@ -140,11 +140,13 @@ class FastEngine(Engine):
         self._device = torch.device("cpu")
         self._graph: GraphedIteration | None = None
         self._warm_up = WARM_UP
+        self._layers: dict[nn.Module, list[list[SpectralLayer]]] = {}
 
     def prepare(self, model: Model) -> None:
         """Switch fused layers on and see what the generator allows."""
         self._device = model.device
         self.capturable = self._device.type == "cuda"
+        self._layers = {}
         for part in model.parts().values():
             fuse(part)
         generator = model.networks.generator
@@ -183,7 +185,9 @@ class FastEngine(Engine):
 
     def advance(self, network: nn.Module) -> None:
         """Advance all layers of one shape at once."""
-        power_iterations(network)
+        if network not in self._layers:
+            self._layers[network] = layers_by_shape(network)
+        power_iterations(self._layers[network])
 
     def active(self) -> contextlib.AbstractContextManager[Any]:
         """Return a context in which the C library keeps freed memory, or CUDA's libraries are set up for speed."""

@@ -7,6 +7,7 @@ stay those before that update, however much later the host looks.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 
 import attrs
@@ -66,6 +67,8 @@ class FiniteGuard:
         self._broken = torch.zeros((), device=device)
         self._first = torch.zeros((), dtype=torch.int64, device=device)
         self._iteration = torch.zeros((), dtype=torch.int64, device=device)
+        # There to look costs nothing: what follows is for the update that breaks down.
+        self._on_host = device.type == "cpu"
         self._bits = 2 ** torch.arange(BITS, device=device)
         for optimizer in optimizers:
             # What a gradient scaler sets: a fused step does nothing where it is 1 (torch.optim.Adam).
@@ -91,6 +94,8 @@ class FiniteGuard:
         self._updates.append((phase, tuple(part for part, each in gradients.items() if each)))
         norms = {part: get_total_norm(each) for part, each in gradients.items() if each}
         self.norms |= norms
+        if self._on_host and all(math.isfinite(each) for each in (loss, *norms.values())):
+            return
         quantities = torch.stack([loss.detach().float(), *(norm.float() for norm in norms.values())])
         found = quantities.isfinite().logical_not_().mul(self._bits[: len(quantities)]).sum()
         number = ((self._iteration * UPDATES + update) << BITS) + found

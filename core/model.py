@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import attrs
 import torch
@@ -15,7 +15,7 @@ from mpcc.core.entropy import EntropyPolicy
 from mpcc.core.errors import PluginError
 from mpcc.core.spectral_norm import power_iteration
 
-__all__ = ["Model", "standing_generator", "to_pixels", "to_unit_range", "trainable"]
+__all__ = ["Model", "standing_generator", "thawed", "to_pixels", "to_unit_range", "trainable"]
 
 # The averaged weights have singular vectors of their own; from those of the live weights they settle in a few steps.
 SETTLING_STEPS = 10
@@ -99,13 +99,20 @@ class Model:
 @contextlib.contextmanager
 def trainable(*modules: nn.Module) -> Iterator[None]:
     """Give gradients to the parameters of these modules alone, for the length of a ``with`` block."""
-    for module in modules:
-        module.requires_grad_(True)
+    with thawed([parameter for module in modules for parameter in module.parameters()]):
+        yield
+
+
+@contextlib.contextmanager
+def thawed(parameters: Sequence[nn.Parameter]) -> Iterator[None]:
+    """Give gradients to these parameters alone, for the length of a ``with`` block."""
+    for parameter in parameters:
+        parameter.requires_grad_(True)
     try:
         yield
     finally:
-        for module in modules:
-            module.requires_grad_(False)
+        for parameter in parameters:
+            parameter.requires_grad_(False)
 
 
 @torch.no_grad()

@@ -10,6 +10,7 @@ forward instead, so that the result depends on how often a network is called: `i
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import torch
@@ -26,6 +27,7 @@ __all__ = [
     "SpectralLayer",
     "SpectralLinear",
     "iterate_in_forward",
+    "layers_by_shape",
     "power_iteration",
     "power_iterations",
 ]
@@ -123,7 +125,7 @@ class NormalisedWeight(torch.autograd.Function):
         normalised, sigma, u, v = ctx.saved_tensors
         gradient = gradients[0].reshape(len(u), -1)
         along = torch.dot(gradient.flatten(), normalised.flatten())
-        return torch.addr(gradient, u * -along, v).div_(sigma).view_as(normalised), None, None
+        return torch.addr(gradient, u * along, v, alpha=-1).div_(sigma).view_as(normalised), None, None
 
 
 def full_precision(device: torch.device) -> contextlib.AbstractContextManager[Any]:
@@ -214,14 +216,23 @@ def power_iteration(network: nn.Module, steps: int = 1) -> None:
                 layer.power_iteration()
 
 
-@torch.no_grad()
-def power_iterations(network: nn.Module) -> None:
-    """Advance every spectrally normalised layer of a network as `power_iteration` does, all of one shape at once."""
-    by_shape: dict[torch.Size, list[SpectralLayer]] = {}
+def layers_by_shape(network: nn.Module) -> list[list[SpectralLayer]]:
+    """Return the layers that advance after a step, in groups whose matrices are of one shape."""
+    by_shape: dict[tuple[int, int], list[SpectralLayer]] = {}
     for layer in network.modules():
         if isinstance(layer, SpectralLayer) and not layer.in_forward:
-            by_shape.setdefault(layer.weight.flatten(1).shape, []).append(layer)
-    for layers in by_shape.values():
+            by_shape.setdefault((len(layer.u), len(layer.v)), []).append(layer)
+    return list(by_shape.values())
+
+
+@torch.no_grad()
+def power_iterations(groups: Iterable[Sequence[SpectralLayer]]) -> None:
+    """Advance layers as `power_iteration` does, all of one shape at once.
+
+    Arguments:
+        groups: From `layers_by_shape`.
+    """
+    for layers in groups:
         if len(layers) == 1:
             layers[0].power_iteration()
             continue

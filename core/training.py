@@ -6,6 +6,7 @@ is named in ``trainable`` has gradients; everything else is held fixed.
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterable
 from typing import Any
 
@@ -17,7 +18,7 @@ from torch.optim import Adam, Optimizer
 from mpcc.core.engine import Engine, PlainEngine
 from mpcc.core.finite_guard import FiniteGuard
 from mpcc.core.matching import TermWeights
-from mpcc.core.model import Model, to_unit_range, trainable
+from mpcc.core.model import Model, thawed, to_unit_range
 from mpcc.core.objectives import Generated, Loss, discriminator_loss, encoder_loss, generator_loss
 from mpcc.core.stream import ImageStream
 
@@ -74,11 +75,6 @@ def adam(parameters: Iterable[nn.Parameter], lr: float | Tensor, capturable: boo
     return Adam(parameters, lr=lr, betas=(0.0, 0.999), eps=1e-8, fused=True, capturable=capturable)
 
 
-def gradients(optimizer: Optimizer) -> list[Tensor]:
-    """Return the gradients that an optimizer is about to use."""
-    return [each.grad for group in optimizer.param_groups for each in group["params"] if each.grad is not None]
-
-
 def check_moments(name: str, optimizer: Optimizer) -> None:
     """Check a state that comes from a file: fused steps read memory by the shapes of the parameters.
 
@@ -133,6 +129,11 @@ class Trainer:
         # A fixed prior has buffers only, and Adam refuses an empty list.
         if any(True for _ in model.prior.parameters()):
             self.optimizers["prior"] = self._optimizer(model.prior, schedule.prior_lr)
+        # A module looks for its parameters anew each time that it is asked.
+        self._parameters = {
+            name: [parameter for group in optimizer.param_groups for parameter in group["params"]]
+            for name, optimizer in self.optimizers.items()
+        }
         self.guard = FiniteGuard(self.optimizers.values(), model.device)
 
     def _optimizer(self, part: nn.Module, lr: float) -> Adam:
@@ -179,7 +180,7 @@ class Trainer:
         for images, fakes in zip(real, generated(model, batch, self.schedule.d_steps), strict=True):
             terms = self._discriminator_step(images, fakes)
         terms |= self._generator_step()
-        with trainable(model.prior):
+        with self._trained("prior"):
             (fakes,) = generated(model, batch, 1, train_prior=True)
         terms |= self._encoder_step(fakes, train_prior=True)
         # The prior has changed: the images for the encoder alone are drawn from the new one.
@@ -189,7 +190,7 @@ class Trainer:
 
     def _discriminator_step(self, images: Tensor, fakes: Generated) -> dict[str, Tensor]:
         discriminator = self.model.networks.discriminator
-        with trainable(discriminator):
+        with self._trained("discriminator"):
             with self.engine.precision():
                 loss = discriminator_loss(self.model, to_unit_range(images, self.model.device), fakes, self.weights)
             self._update("discriminator", loss, "discriminator")
@@ -198,7 +199,7 @@ class Trainer:
 
     def _generator_step(self) -> dict[str, Tensor]:
         generator = self.model.networks.generator
-        with trainable(generator, self.model.prior):
+        with self._trained("generator", "prior"):
             with self.engine.precision():
                 loss = generator_loss(self.model, self.schedule.batch, self.weights)
             self._update("generator", loss, "generator", "prior")
@@ -206,20 +207,26 @@ class Trainer:
         return loss.terms
 
     def _encoder_step(self, fakes: Generated, train_prior: bool) -> dict[str, Tensor]:
-        encoder, prior = self.model.networks.encoder, self.model.prior
-        with trainable(encoder, *([prior] if train_prior else [])):
+        encoder = self.model.networks.encoder
+        with self._trained("encoder", *(["prior"] if train_prior else [])):
             with self.engine.precision():
                 loss = encoder_loss(self.model, fakes, self.weights, train_prior)
             self._update("encoder", loss, "encoder", *(["prior"] if train_prior else []))
         self.engine.advance(encoder)
         return loss.terms
 
+    def _trained(self, *names: str) -> contextlib.AbstractContextManager[None]:
+        """Return a context in which the parameters of these parts alone have gradients."""
+        return thawed([parameter for name in names for parameter in self._parameters.get(name, ())])
+
     def _update(self, phase: str, loss: Loss, *names: str) -> None:
         optimizers = {name: self.optimizers[name] for name in names if name in self.optimizers}
-        for optimizer in optimizers.values():
-            optimizer.zero_grad(set_to_none=True)
+        for name in optimizers:
+            for parameter in self._parameters[name]:
+                parameter.grad = None
         loss.objective.backward()  # type: ignore[no-untyped-call]
-        self.guard.watch(phase, loss.objective, {name: gradients(each) for name, each in optimizers.items()})
+        found = {name: [each.grad for each in self._parameters[name] if each.grad is not None] for name in optimizers}
+        self.guard.watch(phase, loss.objective, found)
         for optimizer in optimizers.values():
             optimizer.step()
 

@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+import attrs
 import torch
 
 from mpcc.core import options
-from mpcc.core.config import RESUMABLE, RunConfig
+from mpcc.core.config import RESUMABLE, RunConfig, RunSettings
 from mpcc.core.contracts import Architecture, Dataset, FeatureRequest, ImageSet, Metric
 from mpcc.core.errors import InvalidInput, PluginError, unknown_name
 from mpcc.core.registry import Registry
@@ -181,6 +182,9 @@ def differences(saved: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
     found = []
     for section in now:
         before, after = saved.get(section, {}), now[section]
+        if section == "run":
+            # A checkpoint of an earlier version does not know what has been added since: it ran with the defaults.
+            before = {**{each.name: each.default for each in attrs.fields(RunSettings)}, **before}
         for name in sorted({*before, *after}):
             if section == "run" and name in RESUMABLE:
                 continue

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import attrs
 import torch
 
 from mpcc.core.assembly import differences
@@ -48,7 +49,7 @@ def resume(run: Run, folder: RunFolder, checkpoints: KeptCheckpoints) -> None:
     check(run, state, source, folder)
     if broken:
         print(f"continuing from the one before it: {source}, iteration {state['iteration']}", file=sys.stderr)
-    for line in caveats(state, run):
+    for line in caveats(state, run, source):
         print(f"--resume {folder.path}: {line}", file=sys.stderr)
     try:
         restore(run, state)
@@ -134,7 +135,7 @@ def check(run: Run, state: Mapping[str, Any], source: Path, folder: RunFolder) -
         )
 
 
-def caveats(state: Mapping[str, Any], run: Run) -> list[str]:
+def caveats(state: Mapping[str, Any], run: Run, source: Path) -> list[str]:
     """Return what may make a continued run differ from an uninterrupted one, a line each."""
     now = versions()
     changed = [
@@ -149,6 +150,14 @@ def caveats(state: Mapping[str, Any], run: Run) -> list[str]:
         for name, value in run.executed().items()
         if state["executed"].get(name) != value
     ]
+    schedule, end = run.trainer.schedule, saved_config(state, source)["run"].get("iterations")
+    if isinstance(end, int):
+        # With another end they fall elsewhere.
+        was, now_at = (
+            each.lr_factor(state["iteration"]) for each in (attrs.evolve(schedule, iterations=end), schedule)
+        )
+        if was != now_at:
+            changed.append(f"step sizes had fallen to {was:.0%}, are at {now_at:.0%}")
     if not changed:
         return []
     return [f"{'; '.join(changed)}: the continued run need not equal an uninterrupted one to the last bit"]

@@ -242,7 +242,7 @@ def test_a_few_images_say_nothing_of_empty_clusters_and_one_cluster_of_none() ->
 # Commands that provoke a symptom: on the digits, on images of noise, and on nearly grey ones.
 PROVOKED = {
     "empty_clusters": ["--clusters", "100", "--iterations", "60"],
-    "collapsed_clusters": ["--prior-lr", "0.5", "--iterations", "150"],
+    "collapsed_clusters": ["--prior-lr", "0.5", "--lr", "1e-3", "--lr-decay", "0", "--iterations", "150"],
     "saturation": [
         *("--preset", "digits", "--data", "arrays", "--data.path", "grey.npy"),
         *("--d-steps", "1", "--lr", "3e-2", "--iterations", "1"),

@@ -31,7 +31,7 @@ from mpcc.plugins.datasets.digits import Digits
 TINY = {
     **{"arch": "biggan8", "arch.width": 1, "batch": 10, "latent-dim": 3, "d-steps": 1, "e-steps": 2, "iterations": 6},
     **{"eval-every": 3, "eval-images": 60, "standing-passes": 2, "log-every": 2, "checkpoint-every": 2, "seed": 0},
-    **{"device": "cpu", "prior-lr": 0.0016, "prior.scale-floor": 0.2},
+    **{"device": "cpu", "lr": 0.001, "prior-lr": 0.0016, "lr-decay": 0, "prior.scale-floor": 0.2},
 }
 BLIND = {"silhouette", "reconstruction", "occupancy_used", "occupancy_entropy"}
 SCORES = {"acc", "purity", "nmi", "ari", *BLIND}
@@ -451,6 +451,15 @@ def test_other_versions_and_threads_are_named_and_the_run_goes_on(
         f"torch was 1.0, is {torch.__version__.partition('+')[0]}; threads were 77, are 1: the continued run need not"
     )
     assert expected in capsys.readouterr().err.replace(torch.__version__, torch.__version__.partition("+")[0])
+
+
+def test_step_sizes_that_fall_elsewhere_are_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = tmp_path / "falling"
+    assert run("--out", str(folder), *tiny(lr_decay=0.5)) == 0
+    assert run("--resume", str(folder), "--iterations", "10") == 0
+    err = capsys.readouterr().err
+    assert "step sizes had fallen to 33%, are at 80%: the continued run need not equal an uninterrupted one" in err
+    assert lines(folder)[-1]["iteration"] == 10
 
 
 @pytest.mark.parametrize(

@@ -175,7 +175,7 @@ class Execution:
 
     def _log(self, values: Mapping[str, float]) -> None:
         """Log the terms, the sizes of the gradients and the step sizes."""
-        rates = {name: optimizer.param_groups[0]["lr"] for name, optimizer in self.trainer.optimizers.items()}
+        rates = {name: float(optimizer.param_groups[0]["lr"]) for name, optimizer in self.trainer.optimizers.items()}
         norms = {name: float(norm) for name, norm in self.trainer.guard.norms.items()}
         self.events.losses(self.trainer.iteration, values, rates, norms)
         self.run.hinges.append(values["data_discriminator"])

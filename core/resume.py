@@ -18,6 +18,7 @@ from mpcc.core.errors import InvalidInput
 from mpcc.core.kept_checkpoints import KeptCheckpoints
 from mpcc.core.run import Run, versions
 from mpcc.core.run_folder import RunFolder
+from mpcc.core.settings import MOST_ITERATIONS
 
 __all__ = ["go_back", "restore", "resume"]
 
@@ -150,14 +151,16 @@ def caveats(state: Mapping[str, Any], run: Run, source: Path) -> list[str]:
         for name, value in run.executed().items()
         if state["executed"].get(name) != value
     ]
-    schedule, end = run.trainer.schedule, saved_config(state, source)["run"].get("iterations")
-    if isinstance(end, int):
-        # With another end they fall elsewhere.
-        was, now_at = (
-            each.lr_factor(state["iteration"]) for each in (attrs.evolve(schedule, iterations=end), schedule)
-        )
-        if was != now_at:
-            changed.append(f"step sizes had fallen to {was:.0%}, are at {now_at:.0%}")
+    end, last = saved_config(state, source)["run"].get("iterations"), max(state["iteration"] - 1, 0)
+    if isinstance(end, int) and 1 <= end <= MOST_ITERATIONS:
+        # Step sizes that fall fall elsewhere if the end is another one.
+        now_with = run.trainer.schedule
+        was, would_be = (each.lr_factor(last) for each in (attrs.evolve(now_with, iterations=end), now_with))
+        if was != would_be:
+            changed.append(
+                f"the step sizes of iteration {last + 1} were {was:.2g} of the first ones, with --iterations "
+                f"{now_with.iterations} they would have been {would_be:.2g}"
+            )
     if not changed:
         return []
     return [f"{'; '.join(changed)}: the continued run need not equal an uninterrupted one to the last bit"]

@@ -11,6 +11,9 @@ from mpcc.core.interval import Interval
 
 __all__ = ["RESUMABLE", "RunSettings"]
 
+# A thousand years of the fastest preset.
+MOST_ITERATIONS = 10**12
+
 positive = attrs.validators.gt(0)
 at_least_one = attrs.validators.ge(1)
 not_negative = attrs.validators.ge(0)
@@ -40,7 +43,7 @@ class RunSettings:
 
     clusters: int = _setting(10, "K, the number of clusters", validator=at_least_one)
     latent_dim: int = _setting(24, "J, the dimensions of z", validator=up_to(2**16))
-    iterations: int = _setting(20_000, "how long to train", validator=at_least_one)
+    iterations: int = _setting(20_000, "how long to train", validator=up_to(MOST_ITERATIONS))
     batch: int = _setting(50, "images in each update", validator=up_to(2**16, 2))
     lr: float = _setting(2e-4, "Adam step size of the three networks", validator=positive)
     prior_lr: float = _setting(1.6e-3, "Adam step size of the prior (eta_p)", validator=positive)

@@ -37,8 +37,12 @@ class Schedule:
         prior_lr: Adam's step size for the prior, eta_p.
         ema_decay: Of the generator's average.
         ema_start: The first iteration that is averaged; before it the average is a copy.
-        iterations: How many there will be, for the decay of the step sizes.
-        lr_decay: Over which share of them, the last ones, all step sizes fall linearly to 0; 0 for constant ones.
+        iterations: How many there will be; only a decay of the step sizes needs to know.
+        lr_decay: Over which share of them, the last ones, all step sizes fall linearly to 0; 0 for constant ones, which
+            are the paper's (supplement, C). The decay is ours.
+
+    Raises:
+        ValueError: If step sizes are to fall towards an end that is not known.
     """
 
     batch: int
@@ -48,8 +52,13 @@ class Schedule:
     prior_lr: float
     ema_decay: float
     ema_start: int
-    iterations: int = 1
+    iterations: int | None = None
     lr_decay: float = 0.0
+
+    def __attrs_post_init__(self) -> None:
+        """Check that there is an end."""
+        if self.lr_decay > 0 and self.iterations is None:
+            raise ValueError(f"lr_decay {self.lr_decay}: expected the number of iterations, too")
 
     def lr_factor(self, done: int) -> float:
         """Return what multiplies the step sizes in the iteration after so many; more than 0, at the very end too.
@@ -59,9 +68,10 @@ class Schedule:
             >>> [schedule.lr_factor(done) for done in range(10)]
             [1.0, 1.0, 1.0, 1.0, 1.0, 1.0, 1.0, 0.75, 0.5, 0.25]
         """
-        falling = self.lr_decay * self.iterations
+        if self.iterations is None or self.lr_decay == 0:
+            return 1.0
         left = max(self.iterations - done, 1)
-        return min(1.0, left / falling) if falling > 0 else 1.0
+        return min(1.0, left / (self.lr_decay * self.iterations))
 
 
 def adam(parameters: Iterable[nn.Parameter], lr: float | Tensor, capturable: bool = False) -> Adam:

@@ -83,9 +83,11 @@ def test_a_prior_that_cannot_be_recorded_is_trained_eagerly_with_a_reason() -> N
     assert "previous error" not in note
 
 
-@pytest.mark.parametrize("precision", ["float32", "tf32", "bf16"])
-def test_the_host_never_waits_for_the_device_in_the_steady_state(precision: str) -> None:
-    made = trainer(FastEngine(precision), dtype=torch.float32)  # type: ignore[arg-type]
+@pytest.mark.parametrize(
+    ("precision", "schedule"), [("float32", SCHEDULE), ("tf32", SCHEDULE), ("bf16", SCHEDULE), ("float32", DECAY)]
+)
+def test_the_host_never_waits_for_the_device_in_the_steady_state(precision: str, schedule: Schedule) -> None:
+    made = trainer(FastEngine(precision), dtype=torch.float32, schedule=schedule)  # type: ignore[arg-type]
     with made.engine.active():
         for _ in range(WARM_UP + 2):
             made.iterate()
@@ -108,8 +110,9 @@ def test_images_that_fit_live_on_the_device_and_come_in_the_same_order() -> None
         assert torch.equal(found.cpu(), here.take(2))
 
 
-def test_a_restored_state_is_recorded_anew() -> None:
-    made = trainer(FastEngine())
+@pytest.mark.parametrize("schedule", [SCHEDULE, DECAY], ids=["constant", "decay"])
+def test_a_restored_state_is_recorded_anew(schedule: Schedule) -> None:
+    made = trainer(FastEngine(), schedule=schedule)
     for _ in range(WARM_UP + 2):
         made.iterate()
     state, random = made.state(), torch.cuda.get_rng_state()

@@ -453,13 +453,41 @@ def test_other_versions_and_threads_are_named_and_the_run_goes_on(
     assert expected in capsys.readouterr().err.replace(torch.__version__, torch.__version__.partition("+")[0])
 
 
-def test_step_sizes_that_fall_elsewhere_are_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize(
+    ("saved", "further", "expected"),
+    [
+        (
+            6,
+            10,
+            "the step sizes of iteration 6 were 0.33 of the first ones, with --iterations 10 they would have been 1:",
+        ),
+        (
+            20,
+            7,
+            "the step sizes of iteration 6 were 1 of the first ones, with --iterations 7 they would have been 0.57:",
+        ),
+        (20, 30, None),
+    ],
+)
+def test_step_sizes_that_fall_elsewhere_are_named(
+    saved: int, further: int, expected: str | None, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     folder = tmp_path / "falling"
     assert run("--out", str(folder), *tiny(lr_decay=0.5)) == 0
-    assert run("--resume", str(folder), "--iterations", "10") == 0
+    path = folder / "checkpoints" / "last.pt"
+    save_checkpoint(
+        path, {**state(folder), "config": state(folder)["config"].replace("iterations = 6", f"iterations = {saved}")}
+    )
+    assert run("--resume", str(folder), "--iterations", str(further)) == 0
     err = capsys.readouterr().err
-    assert "step sizes had fallen to 33%, are at 80%: the continued run need not equal an uninterrupted one" in err
-    assert lines(folder)[-1]["iteration"] == 10
+    assert ("step sizes" in err) == (expected is not None)
+    assert (expected or "") in err
+    assert lines(folder)[-1]["iteration"] == further
+
+
+@pytest.mark.parametrize("iterations", [10**12 + 1, 10**400])
+def test_more_iterations_than_anybody_trains_are_refused(iterations: int, tmp_path: Path) -> None:
+    assert run("--out", str(tmp_path / "long"), *tiny(iterations=iterations)) == 2
 
 
 @pytest.mark.parametrize(

@@ -216,8 +216,8 @@ class Written:
             p.data -= self.factor() * lr * g / ((square / (1 - 0.999 ** self.steps[name])).sqrt() + 1e-8)
 
     def factor(self) -> float:
-        falling = self.schedule.lr_decay * self.schedule.iterations
-        return min(1.0, (self.schedule.iterations - self.iteration) / falling) if falling else 1.0
+        end, decay = self.schedule.iterations, self.schedule.lr_decay
+        return 1.0 if end is None else min(1.0, (end - self.iteration) / (decay * end))
 
     def advance(self, network: nn.Module) -> None:
         for layer in network.modules():
@@ -308,6 +308,8 @@ def test_step_sizes_stay_above_zero_beyond_the_last_iteration() -> None:
     schedule = Schedule(**SCHEDULE, iterations=10, lr_decay=0.5)  # type: ignore[arg-type]
     assert [schedule.lr_factor(done) for done in (9, 10, 11)] == [0.2, 0.2, 0.2]
     assert Schedule(**SCHEDULE).lr_factor(10**9) == 1  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match=r"lr_decay 0\.5: expected the number of iterations, too"):
+        Schedule(**SCHEDULE, lr_decay=0.5)  # type: ignore[arg-type]
 
 
 class Recordable(PlainEngine):

@@ -1,8 +1,8 @@
 """The first update whose loss or gradient is not finite: it and all that follow are left out, and it can be named.
 
-On CUDA all is decided on the device, in the middle of an iteration that may be one CUDA graph: the optimizers are given a
-flag, as mixed precision gives it to them, and step over every update from the moment that it is set. The parameters
-stay those before that update, however much later the host looks.
+On CUDA all is decided on the device, in the middle of an iteration that may be one CUDA graph: the optimizers are
+given a flag, as mixed precision gives it to them, and step over every update from the moment that it is set. The
+parameters stay those before that update, however much later the host looks.
 """
 
 from __future__ import annotations

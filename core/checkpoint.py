@@ -218,7 +218,9 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
         raise BrokenCheckpoint(
             f"checkpoint {path}: cannot be read, it is broken or not a checkpoint ({cause})"
         ) from error
-    if not isinstance(state, dict) or state.get("format_version") != FORMAT_VERSION:
-        found = state.get("format_version") if isinstance(state, dict) else type(state).__name__
+    version = state.get("format_version") if isinstance(state, dict) else type(state).__name__
+    # In a file of another program the name may stand for anything, a tensor too, which does not compare to a number.
+    if not isinstance(version, int) or version != FORMAT_VERSION:
+        found = type(version).__name__ if isinstance(version, torch.Tensor) else version
         raise InvalidInput(f"checkpoint {path}: expected format version {FORMAT_VERSION}, found {found}")
     return state

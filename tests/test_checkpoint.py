@@ -93,7 +93,12 @@ def test_a_missing_file_or_another_format_is_said(tmp_path: Path) -> None:
     path = tmp_path / "last.pt"
     with pytest.raises(InvalidInput, match=r"last\.pt: no such file"):
         load_checkpoint(path)
-    for state, found in (({"format_version": 99}, "99"), ({"x": 1}, "None"), ([1], "list")):
+    for state, found in (
+        ({"format_version": 99}, "99"),
+        ({"x": 1}, "None"),
+        ([1], "list"),
+        ({"format_version": torch.ones(3)}, "Tensor"),
+    ):
         sealed(path, state)
         with pytest.raises(InvalidInput, match=f"expected format version {FORMAT_VERSION}, found {found}"):
             load_checkpoint(path)

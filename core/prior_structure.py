@@ -116,6 +116,7 @@ def shapes(case: PriorCase) -> str:
     try:
         device = case.start(3, 2).to("meta").weights().device
     except NotImplementedError:
+        # An operation of this prior has no kernel on the meta device: nothing is known, or held against it.
         return "float32 and float64, CPU; no CUDA device here"
     require(
         device.type == "meta",

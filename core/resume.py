@@ -154,12 +154,12 @@ def caveats(state: Mapping[str, Any], run: Run, source: Path) -> list[str]:
     end, last = saved_config(state, source)["run"].get("iterations"), max(state["iteration"] - 1, 0)
     if isinstance(end, int) and 1 <= end <= MOST_ITERATIONS:
         # Step sizes that fall fall elsewhere if the end is another one.
-        now_with = run.trainer.schedule
-        was, would_be = (each.lr_factor(last) for each in (attrs.evolve(now_with, iterations=end), now_with))
+        schedule = run.trainer.schedule
+        was, would_be = (each.lr_factor(last) for each in (attrs.evolve(schedule, iterations=end), schedule))
         if was != would_be:
             changed.append(
                 f"the step sizes of iteration {last + 1} were {was:.2g} of the first ones, with --iterations "
-                f"{now_with.iterations} they would have been {would_be:.2g}"
+                f"{schedule.iterations} they would have been {would_be:.2g}"
             )
     if not changed:
         return []

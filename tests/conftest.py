@@ -6,10 +6,14 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import pytest
+
+if TYPE_CHECKING:
+    from mpcc.core.training import Trainer
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -99,3 +103,21 @@ def installed(distributions: dict[str, Path], tmp_path_factory: pytest.TempPathF
     done = subprocess.run(install, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
     return target
+
+
+@pytest.fixture
+def before(monkeypatch: pytest.MonkeyPatch) -> Callable[[int, Callable[[], None]], None]:
+    """Lets something happen once, before an iteration."""
+    from mpcc.core.training import Trainer
+
+    def arrange(number: int, action: Callable[[], None]) -> None:
+        iterate, due = Trainer.iterate, [action]
+
+        def prepared(self: Trainer) -> Any:
+            if self.iteration == number - 1 and due:
+                due.pop()()
+            return iterate(self)
+
+        monkeypatch.setattr(Trainer, "iterate", prepared)
+
+    return arrange

@@ -25,7 +25,6 @@ from mpcc.core.checkpoint import load_checkpoint
 from mpcc.core.findings import Findings
 from mpcc.core.kept_checkpoints import KeptCheckpoints
 from mpcc.core.run_folder import RunFolder
-from mpcc.core.training import Trainer
 
 TINY = {
     **{"arch": "biggan8", "arch.width": 1, "batch": 10, "latent-dim": 3, "d-steps": 1, "e-steps": 1, "iterations": 8},
@@ -128,23 +127,6 @@ def refuse(*_: Any) -> None:
 def empty(place: Path) -> None:
     """Make room again."""
     (place / "filler").unlink()
-
-
-@pytest.fixture
-def before(monkeypatch: pytest.MonkeyPatch) -> Callable[[int, Callable[[], None]], None]:
-    """Lets something happen once, before an iteration."""
-
-    def arrange(number: int, action: Callable[[], None]) -> None:
-        iterate, due = Trainer.iterate, [action]
-
-        def prepared(self: Trainer) -> dict[str, torch.Tensor]:
-            if self.iteration == number - 1 and due:
-                due.pop()()
-            return iterate(self)
-
-        monkeypatch.setattr(Trainer, "iterate", prepared)
-
-    return arrange
 
 
 def test_a_disk_that_is_full_for_a_while_costs_what_was_due_then_and_nothing_else(

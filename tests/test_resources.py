@@ -19,7 +19,6 @@ import torch
 from mpcc.core import cli, findings, inference
 from mpcc.core.checkpoint import load_checkpoint
 from mpcc.core.scaffold import create_project
-from mpcc.core.training import Trainer
 from mpcc.plugins.architectures import biggan
 
 TINY = {
@@ -86,23 +85,6 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("runs") / "finished"
     assert run(*tiny(), "--out", folder) == 0
     return folder
-
-
-@pytest.fixture
-def before(monkeypatch: pytest.MonkeyPatch) -> Callable[[int, Callable[[], None]], None]:
-    """Lets something happen once, before an iteration."""
-
-    def arrange(number: int, action: Callable[[], None]) -> None:
-        iterate, due = Trainer.iterate, [action]
-
-        def prepared(self: Trainer) -> dict[str, torch.Tensor]:
-            if self.iteration == number - 1 and due:
-                due.pop()()
-            return iterate(self)
-
-        monkeypatch.setattr(Trainer, "iterate", prepared)
-
-    return arrange
 
 
 CUDA = "CUDA out of memory. Tried to allocate 20.00 GiB. GPU 0 has a total capacity of 15.90 GiB"

@@ -172,6 +172,7 @@ def _list_characters(zip_file: Path) -> dict[str, _Character]:
         with zipfile.ZipFile(zip_file) as archive:
             members = archive.namelist()
     except (zipfile.BadZipFile, OSError, NotImplementedError) as error:
+        # The last is zipfile's for a version of the format that it does not know.
         raise _broken(zip_file, f"expected a zip archive ({error})") from error
     pattern = re.compile(rf"{re.escape(zip_file.stem)}/([^/]+/character\d+)/\d+_\d+\.png")
     drawings: defaultdict[str, list[str]] = defaultdict(list)

@@ -25,7 +25,7 @@ from typing import Any
 
 import torch
 
-from mpcc.core.checkpoint import load_checkpoint
+from mpcc.core.storage.checkpoint import load_checkpoint
 
 # Evaluations and checkpoints are frequent, so that kills hit them, too.
 COMMAND = ["--data", "digits", "--eval-every", "10", "--checkpoint-every", "2", "--log-every", "5", "--threads", "1"]
@@ -36,7 +36,7 @@ CLOCKS = {"seconds", "evaluation_seconds"}
 
 def start(*arguments: str) -> subprocess.Popen[str]:
     """Start ``mpcc-run`` in a process of its own."""
-    command = "from mpcc.core.cli import run_main; run_main()"
+    command = "from mpcc.core.commands.train import run_main; run_main()"
     return subprocess.Popen(
         [sys.executable, "-c", command, *arguments], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
     )

@@ -17,7 +17,7 @@ import torch
 from malformation import ODD_VALUES, spoil_archive, spoil_bytes, spoil_png, spoil_toml
 from malformed_commands import BUDGET, Case, extremes, mpcc_flags, run_flags, run_of, tiny
 
-from mpcc.core.checkpoint import add_digest, save_checkpoint
+from mpcc.core.storage.checkpoint import add_digest, save_checkpoint
 
 __all__ = ["KINDS"]
 

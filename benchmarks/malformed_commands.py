@@ -13,9 +13,8 @@ import attrs
 from malformation import ODD_WORDS
 from wellformed_inputs import TINY
 
-from mpcc.core import options
-from mpcc.core.config import RunSettings, flag
-from mpcc.core.flags import COMMAND_FLAGS
+from mpcc.core.commands.flags import COMMAND_FLAGS
+from mpcc.core.config import RunSettings, flag, options
 from mpcc.core.registry import load_registry
 
 __all__ = ["BUDGET", "Case", "extremes", "mpcc_flags", "run_flags", "run_of", "tiny"]

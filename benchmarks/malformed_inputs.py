@@ -41,7 +41,7 @@ import attrs
 from malformed_cases import KINDS
 from malformed_commands import Case
 
-from mpcc.core import cli
+from mpcc.core.commands import train
 
 __all__ = ["Outcome", "main", "supervise"]
 
@@ -130,7 +130,7 @@ def run_case(kind: str, number: int, seed: int, stock: Path, work: Path) -> Outc
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     status, bad, told = None, [], ""
     os.environ.update(case.environment)
-    entry = cli.run_main if case.command == "mpcc-run" else cli.main
+    entry = train.run_main if case.command == "mpcc-run" else train.main
     signal.alarm(LIMIT_SECONDS)
     with captured() as (_, err), warnings.catch_warnings():
         try:

@@ -2,7 +2,8 @@
 
     python benchmarks/presets.py --data-root DATA --presets mnist omniglot fashion-mnist cifar10 cifar20
 
-Parameters and floating-point operations are counted, not measured (`mpcc.core.summary`); the iterations are those of an
+Parameters and floating-point operations are counted, not measured (`mpcc.core.reporting.summary`); the
+iterations are those of an
 ordinary ``mpcc-run`` with the preset as it is, on the real data, followed by an evaluation of some of the images. E's
 blocks that D shares are counted with D.
 """
@@ -18,7 +19,7 @@ from digit_runs import train
 
 from mpcc.core.config import Layer, resolve
 from mpcc.core.registry import load_registry
-from mpcc.core.summary import Summary, summarise
+from mpcc.core.reporting.summary import Summary, summarise
 
 PAPER = ["mnist", "omniglot", "fashion-mnist", "cifar10", "cifar20"]
 

@@ -17,11 +17,11 @@ import torch
 from digit_runs import parser, print_table, train
 from torch import Tensor
 
-from mpcc.core.checkpoint import load_checkpoint
 from mpcc.core.config import read_config, resolve
-from mpcc.core.evaluation import evaluate
+from mpcc.core.evaluation.evaluation import evaluate
 from mpcc.core.registry import load_registry
-from mpcc.core.run import Run
+from mpcc.core.run.run import Run
+from mpcc.core.storage.checkpoint import load_checkpoint
 from mpcc.plugins.metrics.accuracy import accuracy
 
 PRIORS = ["gmm", "student_t", "cauchy", "laplace", "logistic", "gumbel", "lowrank_gmm"]

@@ -197,8 +197,9 @@ class Networks:
         encoder: images -> (loc, raw_scale), (N, D, R, R) -> two of (N, J).
         conditional: Whether the discriminator takes labels: the sampled ones with generated images, and with real ones
             argmax q(y|z) at the encoder's location. Labels of a data set never reach it.
-        grouped: Whether one call of the generator inside `mpcc.core.batch_norm.batch_groups` gives what a call for each
-            group would give: images of a batch depend on each other through its `GroupedBatchNorm2d` layers alone.
+        grouped: Whether one call of the generator inside `mpcc.core.layers.batch_norm.batch_groups` gives what a
+            call for each group would give: images of a batch depend on each other through its `GroupedBatchNorm2d`
+            layers alone.
 
     The discriminator and the encoder may share parameters: each then updates them with Adam moments of its own.
     """

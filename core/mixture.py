@@ -12,9 +12,9 @@ import torch
 from torch import Tensor, nn
 from torch.distributions import Distribution, Independent
 
-from mpcc.core.available_memory import require_memory
 from mpcc.core.contracts import Prior
 from mpcc.core.mixture_options import MixtureOptions
+from mpcc.core.system.available_memory import require_memory
 
 __all__ = ["LocationScaleMixture"]
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 if TYPE_CHECKING:
-    from mpcc.core.training import Trainer
+    from mpcc.core.method.training import Trainer
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -108,7 +108,7 @@ def installed(distributions: dict[str, Path], tmp_path_factory: pytest.TempPathF
 @pytest.fixture
 def before(monkeypatch: pytest.MonkeyPatch) -> Callable[[int, Callable[[], None]], None]:
     """Lets something happen once, before an iteration."""
-    from mpcc.core.training import Trainer
+    from mpcc.core.method.training import Trainer
 
     def arrange(number: int, action: Callable[[], None]) -> None:
         iterate, due = Trainer.iterate, [action]

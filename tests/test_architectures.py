@@ -10,12 +10,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mpcc.core.batch_norm import GroupedBatchNorm2d
+from mpcc.core.config.options import convert, fields
 from mpcc.core.contracts import Architecture, Networks
 from mpcc.core.errors import InvalidInput
-from mpcc.core.options import convert, fields
+from mpcc.core.layers.batch_norm import GroupedBatchNorm2d
+from mpcc.core.layers.spectral_norm import SpectralConv2d, SpectralLayer, SpectralLinear
 from mpcc.core.registry import load_registry
-from mpcc.core.spectral_norm import SpectralConv2d, SpectralLayer, SpectralLinear
 from mpcc.plugins.architectures.biggan import BigGAN8, BigGAN16, BigGAN32, BigGAN64
 from mpcc.plugins.architectures.blocks import ConditionalBatchNorm, DownBlock, PlainBlock, UpBlock
 from mpcc.plugins.architectures.conditioning import EmbeddingConditioning

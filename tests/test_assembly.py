@@ -10,17 +10,17 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from mpcc.core import assembly
 from mpcc.core.config import resolve
 from mpcc.core.contracts import Architecture, Evaluation, ImageSet, Metric, Networks
 from mpcc.core.errors import InvalidInput, PluginError, TrainingDiverged
-from mpcc.core.health import check_parameters
-from mpcc.core.matching import TermWeights
-from mpcc.core.model import Model
+from mpcc.core.images.stream import ImageStream
+from mpcc.core.method.model import Model
+from mpcc.core.method.terms import TermWeights
+from mpcc.core.method.training import Schedule, Trainer
 from mpcc.core.registry import Entry, load_registry
-from mpcc.core.run_folder import RunFolder
-from mpcc.core.stream import ImageStream
-from mpcc.core.training import Schedule, Trainer
+from mpcc.core.reporting.health import check_parameters
+from mpcc.core.run import assembly
+from mpcc.core.storage.run_folder import RunFolder
 from mpcc.plugins.architectures.biggan import BigGAN8
 from mpcc.plugins.architectures.options import BigGANOptions
 from mpcc.plugins.priors.gmm import GaussianMixture

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 import torch
 
-from mpcc.core.augmentation import Augmentation
 from mpcc.core.errors import InvalidInput
-from mpcc.core.stream import ImageStream
+from mpcc.core.images.augmentation import Augmentation
+from mpcc.core.images.stream import ImageStream
 
 IMAGES = torch.randint(256, (200, 3, 6, 6), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
 

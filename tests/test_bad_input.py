@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from mpcc.core import cli
+from mpcc.core.commands import train
 from mpcc.core.registry import Registry, load_registry
 
 TINY = {
@@ -46,7 +46,7 @@ def fails(capsys: pytest.CaptureFixture[str]) -> Fail:
         rest = [f"--{name}={value}" for name, value in TINY.items() if f"--{name}" not in named]
         before = tree()
         with pytest.raises(SystemExit) as caught:
-            cli.run_main(typed if "--resume" in named else [*rest, *typed])
+            train.run_main(typed if "--resume" in named else [*rest, *typed])
         out, err = capsys.readouterr()
         assert caught.value.code == 2, err
         assert out == ""
@@ -168,7 +168,7 @@ def test_parents_that_were_made_for_a_folder_that_cannot_be_made_go_again(
 
 def test_traceback_shows_it_and_the_status_stays(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as caught:
-        cli.run_main(["--traceback", "--prior", "gmn"])
+        train.run_main(["--traceback", "--prior", "gmn"])
     assert caught.value.code == 2
     err = capsys.readouterr().err
     assert "Traceback (most recent call last)" in err
@@ -251,7 +251,7 @@ def fakes(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPa
     def load(**_: object) -> Registry:
         return load_registry([point])
 
-    monkeypatch.setattr(cli, "load_registry", load)
+    monkeypatch.setattr(train, "load_registry", load)
 
 
 @pytest.mark.usefixtures("fakes")
@@ -297,7 +297,7 @@ def test_an_interruption_before_training_is_one_line_and_leaves_no_folder(
 ) -> None:
     before = tree()
     with pytest.raises(SystemExit) as caught:
-        cli.run_main(["--data", "interrupted", "--arch", "biggan8", "--out", "new/run"])
+        train.run_main(["--data", "interrupted", "--arch", "biggan8", "--out", "new/run"])
     assert caught.value.code == 130
     assert capsys.readouterr().err == "mpcc-run: interrupted\n"
     assert tree() == before

@@ -16,12 +16,15 @@ import torch
 from PIL import Image
 from torch.utils.flop_counter import FlopCounterMode
 
-from mpcc.core import bench_inference, bench_presets, bench_report, cli
-from mpcc.core.bench import PHASES, Measured, Spread, interleaved, phase_seconds, training_figures
-from mpcc.core.bench_inference import growth, predict_figures, predict_sizes
-from mpcc.core.bench_memory import memory_of, resident
-from mpcc.core.bench_reference import convolution, matmul
-from mpcc.core.bench_subject import ImagesOnDemand, Subject
+from mpcc.core.bench import inference as bench_inference
+from mpcc.core.bench import presets as bench_presets
+from mpcc.core.bench import report as bench_report
+from mpcc.core.bench.inference import growth, predict_figures, predict_sizes
+from mpcc.core.bench.memory import memory_of, resident
+from mpcc.core.bench.reference import convolution, matmul
+from mpcc.core.bench.subject import ImagesOnDemand, Subject
+from mpcc.core.bench.timing import PHASES, Measured, Spread, interleaved, phase_seconds, training_figures
+from mpcc.core.commands import train
 from mpcc.core.config import Layer, resolve
 from mpcc.core.registry import load_registry
 
@@ -40,7 +43,7 @@ def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def bench(*arguments: str) -> int:
     with pytest.raises(SystemExit) as caught:
-        cli.main(["bench", *arguments])
+        train.main(["bench", *arguments])
     assert isinstance(caught.value.code, int)
     return caught.value.code
 
@@ -175,7 +178,7 @@ def test_bad_input_is_one_line_and_leaves_nothing(
 def test_half_precision_is_refused_where_the_hardware_lacks_it(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("mpcc.core.engine.computes_bf16", lambda device: False)
+    monkeypatch.setattr("mpcc.core.method.engine.computes_bf16", lambda device: False)
     assert bench("--engines", "fast-bf16", "--device", "cpu") == 2
     assert "this cpu has no bf16 arithmetic (nearest valid choice: --engines fast)" in capsys.readouterr().err
 
@@ -184,7 +187,7 @@ def test_a_failure_leaves_no_folder(monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(*arguments: Any) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("mpcc.core.bench_presets.measured", fail)
+    monkeypatch.setattr("mpcc.core.bench.presets.measured", fail)
     assert bench("--out", "deep/er") == 130
     assert list(Path().iterdir()) == []
 
@@ -193,7 +196,7 @@ def test_the_arguments_are_checked_without_torch() -> None:
     code = (
         "import sys\nfrom mpcc.core import cli\n"
         "for flags in (['--help'], ['--rounds', 'x'], ['--engines', 'y'], ['--presets', 'z']):\n"
-        "    try: cli.main(['bench', *flags])\n    except SystemExit: pass\n"
+        "    try: train.main(['bench', *flags])\n    except SystemExit: pass\n"
         "print([name for name in ('torch', 'numpy', 'matplotlib') if name in sys.modules])"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

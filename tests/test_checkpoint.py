@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 import torch
 
-from mpcc.core.checkpoint import (
+from mpcc.core.errors import InvalidInput
+from mpcc.core.storage.checkpoint import (
     FORMAT_VERSION,
     BrokenCheckpoint,
     add_digest,
@@ -20,7 +21,6 @@ from mpcc.core.checkpoint import (
     restore_random_states,
     save_checkpoint,
 )
-from mpcc.core.errors import InvalidInput
 
 
 def test_what_is_saved_is_loaded_and_a_plain_safe_load_reads_it(tmp_path: Path) -> None:

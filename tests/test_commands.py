@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from mpcc.core import cli
+from mpcc.core.commands import train
 from mpcc.core.config import RunSettings, flag, resolve
-from mpcc.core.options import fields
+from mpcc.core.config.options import fields
 from mpcc.core.registry import load_registry
 
 # Frozen: a flag that is renamed or lost breaks people's scripts. New ones are added here on purpose.
@@ -76,7 +76,7 @@ FLAGS = {
 def run(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str, str]:
     """Run mpcc-run in this process; return status, output, errors."""
     with pytest.raises(SystemExit) as caught:
-        cli.run_main(list(arguments))
+        train.run_main(list(arguments))
     out, err = capsys.readouterr()
     assert isinstance(caught.value.code, int)
     return caught.value.code, out, err
@@ -116,9 +116,9 @@ def test_help_shows_the_options_of_the_chosen_plugins(capsys: pytest.CaptureFixt
 @pytest.mark.parametrize(
     "command",
     [
-        "cli.run_main(['--help'])",
-        "cli.run_main(['--iterations', 'x'])",
-        "cli.main(['plugins', '--json'])",
+        "train.run_main(['--help'])",
+        "train.run_main(['--iterations', 'x'])",
+        "train.main(['plugins', '--json'])",
     ],
 )
 def test_help_listing_and_checks_of_flags_never_import_torch(command: str) -> None:
@@ -135,7 +135,7 @@ def test_help_listing_and_checks_of_flags_never_import_torch(command: str) -> No
 def test_the_version_is_printed(capsys: pytest.CaptureFixture[str]) -> None:
     assert run(capsys, "--version")[:2] == (0, "mpcc 0.1.0\n")
     with pytest.raises(SystemExit):
-        cli.main(["--version"])
+        train.main(["--version"])
     assert capsys.readouterr().out == "mpcc 0.1.0\n"
 
 
@@ -184,7 +184,7 @@ def test_the_data_root_comes_from_the_environment_below_file_and_flag(
 
 def test_the_listing_of_plugins_names_all_built_ins(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as caught:
-        cli.main(["plugins"])
+        train.main(["plugins"])
     assert caught.value.code == 0
     out = capsys.readouterr().out
     for name in ("gmm", "biggan8", "digits", "acc", "built-in", "0.1.0", "summary", "version"):
@@ -196,7 +196,7 @@ def test_a_mistyped_command_of_mpcc_is_one_line_and_status_2(
     capsys: pytest.CaptureFixture[str], arguments: list[str]
 ) -> None:
     with pytest.raises(SystemExit) as caught:
-        cli.main(arguments)
+        train.main(arguments)
     assert caught.value.code == 2
     err = capsys.readouterr().err
     assert err.count("\n") == 1
@@ -213,7 +213,7 @@ def test_a_reader_that_goes_away_is_no_error() -> None:
 
 
 def test_default_names_of_runs_started_in_the_same_second_differ() -> None:
-    from mpcc.core.run_folder import RunFolder
+    from mpcc.core.storage.run_folder import RunFolder
 
     config = resolve(load_registry([]), [])
     planned = [RunFolder.plan(None, config) for _ in range(3)]

@@ -11,15 +11,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mpcc.core import cli
+from mpcc.core.commands import train
 from mpcc.core.contracts import Networks
 from mpcc.core.errors import InvalidInput
-from mpcc.core.matching import TermWeights
-from mpcc.core.model import Model
-from mpcc.core.spectral_norm import SpectralLinear
-from mpcc.core.stream import ImageStream
+from mpcc.core.images.stream import ImageStream
+from mpcc.core.layers.spectral_norm import SpectralLinear
+from mpcc.core.method.model import Model
+from mpcc.core.method.terms import TermWeights
+from mpcc.core.method.training import Schedule, Trainer
 from mpcc.core.testing import check_architecture
-from mpcc.core.training import Schedule, Trainer
 from mpcc.plugins.architectures.biggan import BigGAN8, BigGAN16, BigGAN32, BigGAN64, Generator
 from mpcc.plugins.architectures.blocks import ConditionalBatchNorm, DownBlock, PlainBlock, UpBlock
 from mpcc.plugins.architectures.conditioning import SharedConditioning, SplitConditioning
@@ -381,7 +381,7 @@ def test_the_command_refuses_it_in_one_line(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     with pytest.raises(SystemExit) as caught:
-        cli.run_main(["--arch.conditioning", "split", "--latent-dim", "13", "--out", "run"])
+        train.run_main(["--arch.conditioning", "split", "--latent-dim", "13", "--out", "run"])
     assert caught.value.code == 2
     (line,) = capsys.readouterr().err.splitlines()
     assert re.search("latent-dim 13 .* 2 equal chunks.*--latent-dim 14", line)

@@ -7,8 +7,8 @@ import pytest
 import torch
 from sklearn.metrics import confusion_matrix
 
-from mpcc.core.confusion import Confusion, confusion_sheet
 from mpcc.core.contracts import Evaluation
+from mpcc.core.evaluation.confusion import Confusion, confusion_sheet
 from mpcc.plugins.metrics.accuracy import accuracy
 
 

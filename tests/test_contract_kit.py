@@ -16,12 +16,7 @@ from torch import Tensor, nn
 from torch.distributions import Distribution, Independent, Normal, StudentT
 
 from mpcc.core.contracts import Prior
-from mpcc.core.testing import (
-    ContractViolation,
-    Report,
-    check_metric,
-    check_prior,
-)
+from mpcc.core.testing import ContractViolation, Report, check_metric, check_prior
 from mpcc.plugins.metrics.accuracy import Accuracy
 from mpcc.plugins.priors.cauchy import CauchyMixture
 from mpcc.plugins.priors.gmm import GaussianMixture

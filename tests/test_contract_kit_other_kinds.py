@@ -15,16 +15,9 @@ from torch import Tensor, nn
 
 from mpcc.core.contracts import Architecture, Dataset, Evaluation, ImageSet, Metric, Networks
 from mpcc.core.errors import InvalidInput
-from mpcc.core.fusion import Fusable
+from mpcc.core.layers.fusion import Fusable
 from mpcc.core.registry import Entry, Registry, load_registry
-from mpcc.core.testing import (
-    ContractViolation,
-    check_architecture,
-    check_dataset,
-    check_metric,
-    check_prior,
-    examine,
-)
+from mpcc.core.testing import ContractViolation, check_architecture, check_dataset, check_metric, check_prior, examine
 
 
 def failures(check: Any, *arguments: Any, **settings: Any) -> dict[str, str]:

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from mpcc.core.options import convert, fields, make
+from mpcc.core.config.options import convert, fields, make
 from mpcc.core.registry import load_registry
 from mpcc.core.testing import check_architecture, check_dataset, check_metric, check_prior
 

@@ -11,19 +11,19 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from mpcc.core import engine as engines
 from mpcc.core.config import RunSettings
 from mpcc.core.contracts import Networks
-from mpcc.core.engine import Engine, FastEngine, PlainEngine, choose_engine
-from mpcc.core.entropy import EntropyPolicy
 from mpcc.core.errors import InvalidInput
-from mpcc.core.matching import TermWeights
-from mpcc.core.model import Model, trainable
-from mpcc.core.objectives import discriminator_loss, encoder_loss, generator_loss
+from mpcc.core.images.stream import ImageStream
+from mpcc.core.layers.spectral_norm import SpectralLayer
+from mpcc.core.method import engine as engines
+from mpcc.core.method.engine import Engine, FastEngine, PlainEngine, choose_engine
+from mpcc.core.method.entropy import EntropyPolicy
+from mpcc.core.method.model import Model, trainable
+from mpcc.core.method.objectives import discriminator_loss, encoder_loss, generator_loss
+from mpcc.core.method.terms import TermWeights
+from mpcc.core.method.training import Schedule, Trainer
 from mpcc.core.registry import load_registry
-from mpcc.core.spectral_norm import SpectralLayer
-from mpcc.core.stream import ImageStream
-from mpcc.core.training import Schedule, Trainer
 from mpcc.plugins.architectures.biggan import BigGAN8, BigGAN16, BigGAN32
 from mpcc.plugins.architectures.options import BigGANOptions
 

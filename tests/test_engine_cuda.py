@@ -6,13 +6,13 @@ import attrs
 import pytest
 import torch
 
-from mpcc.core.engine import WARM_UP, Engine, FastEngine, PlainEngine
-from mpcc.core.entropy import EntropyPolicy
-from mpcc.core.matching import TermWeights
-from mpcc.core.model import Model
+from mpcc.core.images.stream import ImageStream
+from mpcc.core.method.engine import WARM_UP, Engine, FastEngine, PlainEngine
+from mpcc.core.method.entropy import EntropyPolicy
+from mpcc.core.method.model import Model
+from mpcc.core.method.terms import TermWeights
+from mpcc.core.method.training import Schedule, Trainer
 from mpcc.core.registry import load_registry
-from mpcc.core.stream import ImageStream
-from mpcc.core.training import Schedule, Trainer
 from mpcc.plugins.architectures.biggan import BigGAN8
 from mpcc.plugins.architectures.options import BigGANOptions
 

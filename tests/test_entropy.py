@@ -11,9 +11,9 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from torch import Tensor
 from torch.distributions import Categorical, Distribution, Independent, MixtureSameFamily, Normal
 
-from mpcc.core.cli import run_main
-from mpcc.core.entropy import EntropyPolicy, monte_carlo_entropies
+from mpcc.core.commands.train import run_main
 from mpcc.core.errors import InvalidInput
+from mpcc.core.method.entropy import EntropyPolicy, monte_carlo_entropies
 from mpcc.core.registry import load_registry
 from mpcc.plugins.priors.gmm import GaussianMixture
 from mpcc.plugins.priors.options import GaussianMixtureOptions

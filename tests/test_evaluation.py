@@ -13,12 +13,20 @@ import torch
 from scipy import special, stats
 from torch import Tensor, nn
 
-from mpcc.core import evaluated_images
 from mpcc.core.contracts import Evaluation, FeatureRequest, ImageSet, Metric
 from mpcc.core.errors import PluginError
-from mpcc.core.evaluated_images import ModelImages
-from mpcc.core.evaluation import Pictures, choose_images, draw_pictures, evaluate, left_out, own_randomness, score
-from mpcc.core.model import Model, standing_generator, to_pixels, to_unit_range
+from mpcc.core.evaluation import evaluated_images
+from mpcc.core.evaluation.evaluated_images import ModelImages
+from mpcc.core.evaluation.evaluation import (
+    Pictures,
+    choose_images,
+    draw_pictures,
+    evaluate,
+    left_out,
+    own_randomness,
+    score,
+)
+from mpcc.core.method.model import Model, standing_generator, to_pixels, to_unit_range
 from mpcc.plugins.architectures.biggan import BigGAN8
 from mpcc.plugins.architectures.options import BigGANOptions
 from mpcc.plugins.priors.gmm import GaussianMixture

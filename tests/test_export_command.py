@@ -14,9 +14,10 @@ from safetensors import safe_open
 from safetensors.torch import load_file
 from torch import Tensor
 
-from mpcc.core import cli, run_folder
-from mpcc.core.checkpoint import load_checkpoint, save_checkpoint
-from mpcc.core.model import Model
+from mpcc.core.commands import train
+from mpcc.core.method.model import Model
+from mpcc.core.storage import run_folder
+from mpcc.core.storage.checkpoint import load_checkpoint, save_checkpoint
 from mpcc.plugins.architectures.biggan import BigGAN8
 from mpcc.plugins.architectures.options import BigGANOptions
 from mpcc.plugins.priors.options import StudentTOptions
@@ -38,7 +39,7 @@ def command(entry: Any, *arguments: str | Path) -> int:
 
 
 def export(*arguments: str | Path) -> int:
-    return command(cli.main, "export", *arguments)
+    return command(train.main, "export", *arguments)
 
 
 def one_line(capsys: pytest.CaptureFixture[str]) -> str:
@@ -77,7 +78,7 @@ def outputs(model: Model) -> list[Tensor]:
 def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A finished run on the digits."""
     run = tmp_path_factory.mktemp("runs") / "run"
-    assert command(cli.run_main, *[f"--{name}={value}" for name, value in TINY.items()], f"--out={run}") == 0
+    assert command(train.run_main, *[f"--{name}={value}" for name, value in TINY.items()], f"--out={run}") == 0
     return run
 
 

@@ -18,14 +18,14 @@ import torch_fidelity.feature_extractor_inceptionv3 as inception
 from scipy import linalg, special
 from torch import Tensor, nn
 
-from mpcc.core.assembly import choose_metrics
 from mpcc.core.config import RunSettings
 from mpcc.core.contracts import EvaluatedImages, Evaluation, FeatureRequest, Metric
 from mpcc.core.errors import InvalidInput
-from mpcc.core.evaluation import score
-from mpcc.core.findings import feature_request
-from mpcc.core.metric_checks import MadeUpImages
+from mpcc.core.evaluation.evaluation import score
+from mpcc.core.evaluation.findings import feature_request
 from mpcc.core.registry import load_registry
+from mpcc.core.run.assembly import choose_metrics
+from mpcc.core.testing.metrics import MadeUpImages
 from mpcc.plugins.metrics.extractors import load_extractor
 from mpcc.plugins.metrics.frechet_distance import FrechetInceptionDistance, frechet_distance
 from mpcc.plugins.metrics.inception_score import InceptionScore, classifier_score

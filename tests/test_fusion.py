@@ -11,10 +11,17 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mpcc.core import allocator
-from mpcc.core.batch_norm import GroupedBatchNorm2d, batch_groups
-from mpcc.core.fusion import Fusable, channels_last, convolution, fuse, narrow_convolution, pooled, pooled_convolution
-from mpcc.core.spectral_norm import (
+from mpcc.core.layers.batch_norm import GroupedBatchNorm2d, batch_groups
+from mpcc.core.layers.fusion import (
+    Fusable,
+    channels_last,
+    convolution,
+    fuse,
+    narrow_convolution,
+    pooled,
+    pooled_convolution,
+)
+from mpcc.core.layers.spectral_norm import (
     SpectralConv2d,
     SpectralLinear,
     iterate_in_forward,
@@ -22,6 +29,7 @@ from mpcc.core.spectral_norm import (
     power_iteration,
     power_iterations,
 )
+from mpcc.core.system import allocator
 
 
 def close(found: Tensor, expected: Tensor) -> None:

@@ -17,11 +17,12 @@ import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch.optim import Adam
 
-from mpcc.core import cli, training
-from mpcc.core.checkpoint import load_checkpoint
-from mpcc.core.finite_guard import FiniteGuard
-from mpcc.core.objectives import Loss
-from mpcc.core.symptoms import Vitals, symptoms
+from mpcc.core.commands import train
+from mpcc.core.method import training
+from mpcc.core.method.finite_guard import FiniteGuard
+from mpcc.core.method.objectives import Loss
+from mpcc.core.reporting.symptoms import Vitals, symptoms
+from mpcc.core.storage.checkpoint import load_checkpoint
 
 TINY = {
     **{"arch.width": 1, "batch": 10, "latent-dim": 3, "d-steps": 2, "e-steps": 2, "standing-passes": 1, "threads": 1},
@@ -41,7 +42,7 @@ SOUND = Vitals(
 def run(*arguments: str | Path, **flags: Any) -> int:
     given = [f"--{name}={value}" for name, value in flags.items()]
     with pytest.raises(SystemExit) as caught:
-        cli.run_main([*map(str, arguments), *given])
+        train.run_main([*map(str, arguments), *given])
     assert isinstance(caught.value.code, int)
     return caught.value.code
 

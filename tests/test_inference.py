@@ -14,11 +14,11 @@ from torch import Tensor
 
 from mpcc.core.contracts import ImageSet, ImageSource
 from mpcc.core.errors import InvalidInput
-from mpcc.core.evaluation import evaluate
-from mpcc.core.fusion import fuse
-from mpcc.core.inference import Prediction, predictions
-from mpcc.core.model import Model, to_unit_range
-from mpcc.core.read_ahead import in_order
+from mpcc.core.evaluation.evaluation import evaluate
+from mpcc.core.evaluation.inference import Prediction, predictions
+from mpcc.core.images.read_ahead import in_order
+from mpcc.core.layers.fusion import fuse
+from mpcc.core.method.model import Model, to_unit_range
 from mpcc.plugins.architectures.biggan import BigGAN8
 from mpcc.plugins.architectures.options import BigGANOptions
 from mpcc.plugins.priors.gmm import GaussianMixture

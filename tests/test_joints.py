@@ -11,8 +11,8 @@ import torch
 from scipy import stats
 from scipy.special import logsumexp
 
-from mpcc.core import matching
 from mpcc.core.contracts import Prior
+from mpcc.core.method import terms
 from mpcc.plugins.priors.gmm import GaussianMixture
 from mpcc.plugins.priors.options import GaussianMixtureOptions
 
@@ -93,13 +93,13 @@ def five_terms(counts: np.ndarray, q_x: np.ndarray, q_z_x: np.ndarray, q_y_z: np
     entropies = torch.tensor([stats.entropy(p_z_y[:, k]) for k in range(len(p_y))])
     data = float(np.sum(p * np.log((p / p_zy) / q_x[:, None, None])))
     encoder = torch.distributions.Categorical(probs=torch.from_numpy(q_z_x)[x])
-    terms = [
-        matching.latent(encoder, z),
-        matching.membership(torch.from_numpy(q_y_z).log()[z], y),
-        matching.entropy(torch.from_numpy(p_y), entropies),
-        matching.label(torch.from_numpy(p_y)),
+    values = [
+        terms.latent(encoder, z),
+        terms.membership(torch.from_numpy(q_y_z).log()[z], y),
+        terms.entropy(torch.from_numpy(p_y), entropies),
+        terms.label(torch.from_numpy(p_y)),
     ]
-    return data + sum(float(term) for term in terms)
+    return data + sum(float(value) for value in values)
 
 
 @every_seed
@@ -195,10 +195,10 @@ class LinearGaussian:
         means = []
         for x, z, y in self.batches():
             raw = torch.from_numpy(self.log_variance).expand_as(z)
-            latent = matching.latent(self.prior.encoder_distribution(x @ B.T + c, raw), z)
-            means.append(float(latent + matching.membership(self.prior.log_responsibilities(z), y)))
+            latent = terms.latent(self.prior.encoder_distribution(x @ B.T + c, raw), z)
+            means.append(float(latent + terms.membership(self.prior.log_responsibilities(z), y)))
         phi = self.prior.weights()
-        exact = float(matching.entropy(phi, self.prior.entropies()) + matching.label(phi))
+        exact = float(terms.entropy(phi, self.prior.entropies()) + terms.label(phi))
         error = float(np.std(means, ddof=1)) / BATCHES**0.5
         return self.data_term() + float(np.mean(means)) + exact, error
 
@@ -270,8 +270,8 @@ def test_a_wrong_membership_shows_as_a_gap_in_the_linear_gaussian_sum() -> None:
 def prior_terms(prior: Prior, z: torch.Tensor, y: torch.Tensor) -> float:
     """Membership + entropy + label."""
     phi = prior.weights()
-    membership = matching.membership(prior.log_responsibilities(z), y)
-    return float(membership + matching.entropy(phi, prior.entropies()) + matching.label(phi))
+    membership = terms.membership(prior.log_responsibilities(z), y)
+    return float(membership + terms.entropy(phi, prior.entropies()) + terms.label(phi))
 
 
 @pytest.mark.parametrize(("K", "seed"), [(1, 5), (2, 0), (4, 3)])

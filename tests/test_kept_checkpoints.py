@@ -7,10 +7,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from mpcc.core import kept_checkpoints
-from mpcc.core.checkpoint import BrokenCheckpoint, load_checkpoint
 from mpcc.core.errors import InvalidInput
-from mpcc.core.kept_checkpoints import KeptCheckpoints
+from mpcc.core.storage import kept_checkpoints
+from mpcc.core.storage.checkpoint import BrokenCheckpoint, load_checkpoint
+from mpcc.core.storage.kept_checkpoints import KeptCheckpoints
 
 
 def state(iteration: int) -> dict[str, object]:

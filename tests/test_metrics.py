@@ -13,9 +13,9 @@ from scipy import stats
 from sklearn.metrics import adjusted_rand_score, normalized_mutual_info_score
 from sklearn.metrics.cluster import contingency_matrix
 
-from mpcc.core.contingency import contingency
 from mpcc.core.contracts import Evaluation, Metric
-from mpcc.core.metric_checks import MadeUpImages
+from mpcc.core.evaluation.contingency import contingency
+from mpcc.core.testing.metrics import MadeUpImages
 from mpcc.plugins.metrics.accuracy import Accuracy, accuracy
 from mpcc.plugins.metrics.mutual_information import NormalizedMutualInformation, normalized_mutual_information
 from mpcc.plugins.metrics.occupancy import Occupancy, occupancy

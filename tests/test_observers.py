@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from mpcc.core import cli
+from mpcc.core.commands import train
 
 TINY = ["--eval-images", "40", "--eval-every", "2", "--checkpoint-every", "2", "--threads", "1", "--metrics", "acc,nmi"]
 HEAD = "import torch\nfrom mpcc.core.hookspecs import hookimpl\nseen = []\n"
@@ -49,7 +49,7 @@ def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]
 def run(*arguments: str) -> int:
     """Run mpcc-run in this process and return its status."""
     with pytest.raises(SystemExit) as caught:
-        cli.run_main([*arguments, *TINY])
+        train.run_main([*arguments, *TINY])
     return int(caught.value.code or 0)
 
 

@@ -10,8 +10,7 @@ import attrs
 import pytest
 import tomli_w
 
-from mpcc.core import options
-from mpcc.core.config import RunSettings
+from mpcc.core.config import RunSettings, options
 from mpcc.core.errors import InvalidInput, PluginError
 from mpcc.core.registry import load_registry
 

@@ -12,10 +12,10 @@ import torch
 from scipy import stats
 from torch.distributions import Independent, Normal
 
+from mpcc.core.config.options import convert, fields, make
 from mpcc.core.contracts import Prior
 from mpcc.core.errors import InvalidInput
 from mpcc.core.mixture import LocationScaleMixture
-from mpcc.core.options import convert, fields, make
 from mpcc.core.registry import load_registry
 from mpcc.plugins.priors.gmm import GaussianMixture
 from mpcc.plugins.priors.options import GaussianMixtureOptions, GumbelOptions, StudentTOptions

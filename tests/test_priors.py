@@ -15,9 +15,9 @@ from torch.autograd import gradcheck
 from torch.func import functional_call
 
 from mpcc.core import contracts
+from mpcc.core.config.options import convert, fields
 from mpcc.core.contracts import Prior
 from mpcc.core.errors import InvalidInput
-from mpcc.core.options import convert, fields
 from mpcc.core.registry import load_registry
 from mpcc.plugins.priors.gmm import GaussianMixture
 from mpcc.plugins.priors.options import GaussianMixtureOptions

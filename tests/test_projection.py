@@ -12,15 +12,15 @@ import torch
 from scipy import stats
 from torch import Tensor, nn
 
-from mpcc.core import cli
-from mpcc.core.architecture_checks import reacts_to_labels
+from mpcc.core.commands import train
+from mpcc.core.config.options import convert, fields
 from mpcc.core.contracts import Networks
 from mpcc.core.errors import InvalidInput
-from mpcc.core.matching import TermWeights
-from mpcc.core.model import Model, trainable
-from mpcc.core.objectives import discriminator_loss, draw, generator_loss
-from mpcc.core.options import convert, fields
+from mpcc.core.method.model import Model, trainable
+from mpcc.core.method.objectives import discriminator_loss, draw, generator_loss
+from mpcc.core.method.terms import TermWeights
 from mpcc.core.testing import ContractViolation, check_architecture
+from mpcc.core.testing.architectures import reacts_to_labels
 from mpcc.plugins.architectures.biggan import BigGAN8, ProjectionDiscriminator
 from mpcc.plugins.architectures.options import BigGANOptions
 from mpcc.plugins.priors.gmm import GaussianMixture
@@ -207,7 +207,7 @@ def test_labels_of_the_data_set_are_refused_when_the_options_are_made() -> None:
 
 def test_the_command_refuses_them_in_one_line(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as caught:
-        cli.run_main(["--arch.projection", "labels", "--dry-run"])
+        train.run_main(["--arch.projection", "labels", "--dry-run"])
     assert caught.value.code == 2
     out, err = capsys.readouterr()
     assert out == ""
@@ -271,7 +271,9 @@ def test_a_run_with_a_projection_trains_and_evaluates(tmp_path: Path, monkeypatc
     flags = [f"--arch.{name}={value}" for name, value in {**options, "width": 1, "shared-blocks": 1}.items()]
     sizes = ["--iterations=3", "--batch=10", "--d-steps=1", "--e-steps=2", "--eval-images=60", "--standing-passes=2"]
     with pytest.raises(SystemExit) as caught:
-        cli.run_main([*flags, "--arch.power-iterations=forward", *sizes, "--latent-dim=4", "--device=cpu", "--out=run"])
+        train.run_main(
+            [*flags, "--arch.power-iterations=forward", *sizes, "--latent-dim=4", "--device=cpu", "--out=run"]
+        )
     assert not caught.value.code
     results = json.loads((tmp_path / "run" / "results.json").read_text())
     assert 0 <= results["metrics"]["acc"] <= 1

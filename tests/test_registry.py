@@ -10,10 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from mpcc.core import cli
+from mpcc.core.commands import train
 from mpcc.core.errors import InvalidInput, PluginError
 from mpcc.core.registry import load_registry
-from mpcc.core.registry_file import RegistryFile
+from mpcc.core.registry.registry_file import RegistryFile
 
 HEAD = "from mpcc.core.hookspecs import hookimpl\n"
 GOOD = """
@@ -158,7 +158,7 @@ def test_the_listing_shows_load_errors_as_table_and_as_json(
     install("fake_import", "1 / 0")
     for arguments in (["plugins"], ["plugins", "--json"]):
         with pytest.raises(SystemExit) as caught:
-            cli.main(arguments)
+            train.main(arguments)
         assert caught.value.code == 0
         out = capsys.readouterr().out
         assert "ZeroDivisionError" in out

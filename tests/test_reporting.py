@@ -9,9 +9,9 @@ import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch import Tensor
 
-from mpcc.core.evaluation import Pictures
-from mpcc.core.matching import TermWeights
-from mpcc.core.reporting import EventLog, reconstruction_sheet, sample_sheet
+from mpcc.core.evaluation.evaluation import Pictures
+from mpcc.core.method.terms import TermWeights
+from mpcc.core.reporting.event_log import EventLog, reconstruction_sheet, sample_sheet
 from mpcc.plugins.priors.gmm import GaussianMixture
 from mpcc.plugins.priors.options import GaussianMixtureOptions
 

@@ -15,10 +15,9 @@ from torch.func import functional_call
 from torch.nn.utils.parametrizations import spectral_norm
 
 from mpcc.core.contracts import ImageSet
-from mpcc.core.evaluation import evaluate
-from mpcc.core.matching import TermWeights
-from mpcc.core.model import Model, standing_generator
-from mpcc.core.spectral_norm import (
+from mpcc.core.evaluation.evaluation import evaluate
+from mpcc.core.images.stream import ImageStream
+from mpcc.core.layers.spectral_norm import (
     SpectralConv2d,
     SpectralEmbedding,
     SpectralLayer,
@@ -26,8 +25,9 @@ from mpcc.core.spectral_norm import (
     iterate_in_forward,
     power_iteration,
 )
-from mpcc.core.stream import ImageStream
-from mpcc.core.training import Schedule, Trainer
+from mpcc.core.method.model import Model, standing_generator
+from mpcc.core.method.terms import TermWeights
+from mpcc.core.method.training import Schedule, Trainer
 from mpcc.plugins.architectures.biggan import BigGAN8
 from mpcc.plugins.architectures.options import BigGANOptions
 from mpcc.plugins.priors.gmm import GaussianMixture

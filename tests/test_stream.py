@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from mpcc.core.errors import InvalidInput
-from mpcc.core.stream import ImageStream
+from mpcc.core.images.stream import ImageStream
 
 
 def numbered(count: int) -> torch.Tensor:

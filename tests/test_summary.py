@@ -11,13 +11,13 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from mpcc.core.contracts import Architecture, Networks, Prior
-from mpcc.core.matching import TermWeights
-from mpcc.core.model import Model
+from mpcc.core.images.stream import ImageStream
+from mpcc.core.layers.spectral_norm import SpectralConv2d, SpectralLinear
+from mpcc.core.method.model import Model
+from mpcc.core.method.terms import TermWeights
+from mpcc.core.method.training import Schedule, Trainer
 from mpcc.core.registry import load_registry
-from mpcc.core.spectral_norm import SpectralConv2d, SpectralLinear
-from mpcc.core.stream import ImageStream
-from mpcc.core.summary import Summary, summarise
-from mpcc.core.training import Schedule, Trainer
+from mpcc.core.reporting.summary import Summary, summarise
 from mpcc.plugins.architectures.biggan import BigGAN8, BigGAN32
 from mpcc.plugins.architectures.options import BigGANOptions
 from mpcc.plugins.priors.gmm import GaussianMixture

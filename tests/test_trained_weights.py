@@ -9,9 +9,9 @@ import torch
 from torch import Tensor, nn
 
 from mpcc.core.contracts import Networks, Prior
-from mpcc.core.matching import TermWeights
-from mpcc.core.model import Model, trainable
-from mpcc.core.objectives import draw, encoder_loss, generator_loss
+from mpcc.core.method.model import Model, trainable
+from mpcc.core.method.objectives import draw, encoder_loss, generator_loss
+from mpcc.core.method.terms import TermWeights
 from mpcc.core.registry import load_registry
 from mpcc.plugins.priors.gmm import GaussianMixture
 from mpcc.plugins.priors.options import GaussianMixtureOptions

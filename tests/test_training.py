@@ -14,15 +14,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mpcc.core import objectives
-from mpcc.core.engine import Engine, PlainEngine
-from mpcc.core.evaluation import own_randomness
-from mpcc.core.matching import TermWeights
-from mpcc.core.model import Model, standing_generator, trainable
-from mpcc.core.objectives import Generated
-from mpcc.core.spectral_norm import SpectralLayer
-from mpcc.core.stream import ImageStream
-from mpcc.core.training import Schedule, Trainer
+from mpcc.core.evaluation.evaluation import own_randomness
+from mpcc.core.images.stream import ImageStream
+from mpcc.core.layers.spectral_norm import SpectralLayer
+from mpcc.core.method import objectives
+from mpcc.core.method.engine import Engine, PlainEngine
+from mpcc.core.method.model import Model, standing_generator, trainable
+from mpcc.core.method.objectives import Generated
+from mpcc.core.method.terms import TermWeights
+from mpcc.core.method.training import Schedule, Trainer
 from mpcc.plugins.architectures.biggan import BigGAN8
 from mpcc.plugins.architectures.options import BigGANOptions
 from mpcc.plugins.priors.gmm import GaussianMixture

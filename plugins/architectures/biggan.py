@@ -11,12 +11,12 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from mpcc.core.available_memory import require_memory
-from mpcc.core.batch_norm import GroupedBatchNorm2d
 from mpcc.core.contracts import Architecture, Networks
 from mpcc.core.errors import InvalidInput
-from mpcc.core.fusion import channels_last
-from mpcc.core.spectral_norm import SpectralConv2d, SpectralEmbedding, SpectralLinear, iterate_in_forward
+from mpcc.core.layers.batch_norm import GroupedBatchNorm2d
+from mpcc.core.layers.fusion import channels_last
+from mpcc.core.layers.spectral_norm import SpectralConv2d, SpectralEmbedding, SpectralLinear, iterate_in_forward
+from mpcc.core.system.available_memory import require_memory
 from mpcc.plugins.architectures.blocks import DownBlock, PlainBlock, UpBlock
 from mpcc.plugins.architectures.conditioning import (
     Conditioning,

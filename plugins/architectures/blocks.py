@@ -11,9 +11,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mpcc.core.batch_norm import GroupedBatchNorm2d
-from mpcc.core.fusion import pooled
-from mpcc.core.spectral_norm import SpectralConv2d
+from mpcc.core.layers.batch_norm import GroupedBatchNorm2d
+from mpcc.core.layers.fusion import pooled
+from mpcc.core.layers.spectral_norm import SpectralConv2d
 from mpcc.plugins.architectures.conditioning import Conditioning
 
 __all__ = ["ConditionalBatchNorm", "DownBlock", "PlainBlock", "UpBlock"]

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from mpcc.core.errors import InvalidInput
-from mpcc.core.spectral_norm import SpectralLinear
+from mpcc.core.layers.spectral_norm import SpectralLinear
 
 __all__ = ["Conditioning", "EmbeddingConditioning", "SharedConditioning", "SplitConditioning"]
 

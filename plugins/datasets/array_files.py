@@ -14,8 +14,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from mpcc.core.available_memory import available_memory, in_gib
 from mpcc.core.errors import InvalidInput, unknown_name
+from mpcc.core.system.available_memory import available_memory, in_gib
 from mpcc.plugins.datasets.sources import similar_file
 
 __all__ = ["EXTENSIONS", "Array", "OpenedArray", "open_array"]

@@ -7,9 +7,9 @@ import math
 import torch
 from torch import Tensor
 
-from mpcc.core.available_memory import available_memory, in_gib
 from mpcc.core.contracts import ImageSource
 from mpcc.core.errors import InvalidInput
+from mpcc.core.system.available_memory import available_memory, in_gib
 
 __all__ = ["read_all", "streams"]
 

@@ -6,8 +6,8 @@ from numpy.typing import ArrayLike
 from sklearn.metrics import normalized_mutual_info_score
 from torch import Tensor
 
-from mpcc.core.contingency import paired, true_labels
 from mpcc.core.contracts import Evaluation, Metric
+from mpcc.core.evaluation.contingency import paired, true_labels
 
 __all__ = ["NormalizedMutualInformation", "normalized_mutual_information"]
 

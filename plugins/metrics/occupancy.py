@@ -6,8 +6,8 @@ import numpy as np
 from numpy.typing import ArrayLike
 from torch import Tensor
 
-from mpcc.core.contingency import paired
 from mpcc.core.contracts import Evaluation, Metric
+from mpcc.core.evaluation.contingency import paired
 
 __all__ = ["Occupancy", "occupancy"]
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from numpy.typing import ArrayLike
 from torch import Tensor
 
-from mpcc.core.contingency import contingency, true_labels
 from mpcc.core.contracts import Evaluation, Metric
+from mpcc.core.evaluation.contingency import contingency, true_labels
 
 __all__ = ["Purity", "purity"]
 

@@ -6,8 +6,8 @@ from numpy.typing import ArrayLike
 from sklearn.metrics import adjusted_rand_score
 from torch import Tensor
 
-from mpcc.core.contingency import paired, true_labels
 from mpcc.core.contracts import Evaluation, Metric
+from mpcc.core.evaluation.contingency import paired, true_labels
 
 __all__ = ["AdjustedRandIndex", "adjusted_rand_index"]
 

@@ -7,8 +7,8 @@ from numpy.typing import ArrayLike
 from sklearn.metrics import silhouette_score
 from torch import Tensor
 
-from mpcc.core.contingency import paired
 from mpcc.core.contracts import Evaluation, Metric
+from mpcc.core.evaluation.contingency import paired
 
 __all__ = ["Silhouette", "silhouette"]
 

@@ -1,0 +1,220 @@
+"""How fast everything around training is: loading images, predicting clusters, the posterior by clusters and batch.
+
+Letters in shapes: N images in a batch or data set, K clusters, J latent dimensions, D image channels, R image size.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from typing import Any
+
+import numpy as np
+import torch
+
+from mpcc.core.bench.memory import memory_of
+from mpcc.core.bench.subject import SYNTHETIC_IMAGES, ImagesOnDemand, Subject, random_images, synchroniser
+from mpcc.core.bench.timing import Measured, Spread, interleaved
+from mpcc.core.contracts import ImageSource, Prior
+from mpcc.core.errors import InvalidInput
+from mpcc.core.evaluation.evaluated_images import EVALUATION_BATCH
+from mpcc.core.evaluation.inference import predictions
+from mpcc.core.images.augmentation import Augmentation
+from mpcc.core.images.stream import ImageStream
+from mpcc.core.method.model import Model, to_unit_range
+from mpcc.core.run.run import Run
+
+__all__ = [
+    "BATCHES",
+    "CLUSTERS",
+    "FORMULAS",
+    "growth",
+    "loading_figures",
+    "posterior_figures",
+    "predict",
+    "predict_figures",
+    "predict_sizes",
+]
+
+CLUSTERS = (10, 32, 100, 320, 1000, 3200, 10_000)
+BATCHES = (50, 160, 500, 1600, 5000)
+FIXED_CLUSTERS, FIXED_BATCH = 100, 50
+REPEATS = 7
+BATCHES_AT_ONCE = 20
+FEW_IMAGES = 10_000
+# Memory that rises by less than this while there are ten times as many images does not depend on them.
+FLAT_BELOW = 1.1
+# Fewer do not fill the memory of a batch and of the next one that is read meanwhile.
+ENOUGH_IMAGES = 4 * EVALUATION_BATCH
+FORMULAS = {
+    "loading": f"images of {BATCHES_AT_ONCE} batches / the seconds until they are float32 in [-1, 1] on the device",
+    "predict": "images / seconds of all of `mpcc.core.evaluation.inference.predictions`: encoder, then q(y|z); "
+    f"the fewer of "
+    f"{SYNTHETIC_IMAGES} and --predict-images",
+    "predict memory": f"flat if the peak for the most images is below {FLAT_BELOW} times that for the fewest, "
+    f"null if those are fewer than {ENOUGH_IMAGES}; bytes an "
+    "image are the difference of these peaks / that of the numbers of images",
+    "posterior": f"seconds of q(y|z) and of all entropies, without gradients: by K for a batch of {FIXED_BATCH}, by "
+    f"batch for K = {FIXED_CLUSTERS}; median of {REPEATS}",
+    "growth": "exponent: slope of log seconds over log size by least squares; over the whole range, its upper half "
+    "(sizes from the geometric middle on), and its last decade; fixed costs dominate below",
+}
+
+
+def loading_figures(subject: Subject, rounds: int, device: torch.device) -> dict[str, Any]:
+    """Measure how many images a second a stream hands to a device.
+
+    Arguments:
+        subject: A preset; its own images if they are there, else random ones in memory.
+        rounds: How many times to measure.
+        device: Where the images go.
+    """
+    settings, (channels, size, _), missing = subject.config.run, subject.shape, subject.missing
+
+    def stream_of(images: torch.Tensor | ImageSource) -> ImageStream:
+        augmentation = Augmentation(settings.augment_crop, settings.augment_flip)
+        return ImageStream(
+            images, settings.batch, settings.seed, augmentation=augmentation, workers=settings.workers, device=device
+        )
+
+    images: torch.Tensor | ImageSource = random_images(max(SYNTHETIC_IMAGES, settings.batch), channels, size)
+    stream, data = stream_of(images), "synthetic"
+    if subject.data is not None:
+        try:
+            stream, images = stream_of(subject.data.images), subject.data.images
+            data, missing = subject.data.description or subject.config.data.name, ""
+        except InvalidInput as error:
+            missing = str(error)
+
+    def some() -> None:
+        # As an iteration takes them: several batches in one piece.
+        to_unit_range(stream.take(BATCHES_AT_ONCE), device)
+
+    try:
+        seconds = interleaved([Measured("stream", some)], rounds, 1, synchroniser(device))["stream"]
+    finally:
+        stream.close()
+    flat = [each for one in seconds for each in one]
+    read = "memory" if isinstance(images, torch.Tensor) else f"when asked for, {settings.workers} processes ahead"
+    return {
+        **{"data": data, "missing": missing, "from": read, "images": images.shape[0]},
+        "seconds": flat,
+        "batches": BATCHES_AT_ONCE,
+        "images_per_second": BATCHES_AT_ONCE * settings.batch / Spread.of(flat).median,
+    }
+
+
+def predict(model: Model, source: ImageSource) -> None:
+    """Find the clusters of all images of a source, and forget them."""
+    for _ in predictions(model, source):
+        pass
+
+
+def predict_figures(subject: Subject, runs: Mapping[str, Run], images: int, rounds: int) -> dict[str, Any]:
+    """Measure how many images a second get their clusters, and in how much memory.
+
+    Arguments:
+        subject: A preset.
+        runs: By engine, from `Subject.assemble`; those in half precision are left out: predictions are in float32.
+        images: The most of which memory is measured.
+        rounds: How many times to measure the rate.
+    """
+    chosen = {name: run.trainer for name, run in runs.items() if run.trainer.engine.precision_name == "float32"}
+    channels, size, _ = subject.shape
+    source = ImagesOnDemand(min(SYNTHETIC_IMAGES, images), channels, size)
+    measured = [
+        Measured(name, partial(predict, trainer.model, source), trainer.engine.active)
+        for name, trainer in chosen.items()
+    ]
+    wait = synchroniser(next(iter(chosen.values())).model.device) if chosen else lambda: None
+    engines = {}
+    for name, seconds in interleaved(measured, rounds, 1, wait).items():
+        flat = [each for one in seconds for each in one]
+        engines[name] = {"seconds": flat, "images_per_second": source.shape[0] / Spread.of(flat).median}
+    # What is used when nothing is said comes last.
+    engine = [*chosen, "fast"][-1] if "fast" in chosen or not chosen else [*chosen][-1]
+    by_size = {size: memory_of(subject.config, channels, engine, images=size) for size in predict_sizes(images)}
+    peaks = {size: found["peak"] for size, found in by_size.items() if "peak" in found}
+    memory: dict[str, Any] = {"engine": engine, "by_images": {str(size): found for size, found in by_size.items()}}
+    if len(peaks) > 1:
+        few, many = min(peaks), max(peaks)
+        ratio = peaks[many] / peaks[few]
+        per_image = (peaks[many] - peaks[few]) / (many - few)
+        memory |= {
+            "ratio": ratio,
+            "flat": ratio < FLAT_BELOW if few >= ENOUGH_IMAGES else None,
+            "bytes_per_image": per_image,
+        }
+    return {"images": source.shape[0], "data": "synthetic", "engines": engines, "memory": memory}
+
+
+def predict_sizes(images: int) -> list[int]:
+    """Return the numbers of images of which memory is measured: decades up to the most.
+
+    Example:
+        >>> predict_sizes(1_000_000), predict_sizes(100_000), predict_sizes(300)
+        ([10000, 100000, 1000000], [10000, 100000], [30, 300])
+    """
+    sizes = [min(FEW_IMAGES, images // 10)]
+    while sizes[-1] * 10 < images:
+        sizes.append(sizes[-1] * 10)
+    return [*sizes, images]
+
+
+def posterior_figures(subject: Subject, device: torch.device) -> dict[str, Any]:
+    """Measure what the posterior over clusters and the entropies cost, by K and by batch, and how the cost grows."""
+    config = subject.config
+    prior_class, latent_dim = subject.registry.entry("prior", config.prior.name).load(), config.run.latent_dim
+
+    def prior_of(clusters: int) -> Prior:
+        prior: Prior = prior_class(clusters, latent_dim, config.prior.options)
+        return prior.to(device).requires_grad_(False)
+
+    with torch.random.fork_rng(devices=[]), torch.no_grad():
+        torch.manual_seed(config.run.seed)
+        priors = {clusters: prior_of(clusters) for clusters in CLUSTERS}
+        z = torch.randn(max(BATCHES), latent_dim, device=device)
+        entropic = config.run.entropy != "monte-carlo" and priors[FIXED_CLUSTERS].entropy_kind != "none"
+        few, fixed = z[:FIXED_BATCH], priors[FIXED_CLUSTERS]
+        curves: dict[str, dict[int, Callable[[], object]]] = {
+            "responsibilities_by_clusters": {K: partial(p.log_responsibilities, few) for K, p in priors.items()},
+            "responsibilities_by_batch": {n: partial(fixed.log_responsibilities, z[:n]) for n in BATCHES},
+        }
+        if entropic:
+            curves["entropies_by_clusters"] = {K: prior.entropies for K, prior in priors.items()}
+        found: dict[str, Any] = {"latent_dim": latent_dim, "batch": FIXED_BATCH, "clusters": FIXED_CLUSTERS}
+        for name, steps in curves.items():
+            measured = [Measured(str(size), step) for size, step in steps.items()]
+            seconds = interleaved(measured, REPEATS, 1, synchroniser(device))
+            flat = {size: [each for one in seconds[str(size)] for each in one] for size in steps}
+            medians = [Spread.of(each).median for each in flat.values()]
+            found[name] = {
+                "sizes": list(flat),
+                "seconds": list(flat.values()),
+                "median": medians,
+                "growth": growth(list(flat), medians),
+            }
+    return found
+
+
+def growth(sizes: Sequence[float], seconds: Sequence[float]) -> dict[str, float]:
+    """Fit exponents b of seconds = a size^b by least squares of the logarithms.
+
+    Arguments:
+        sizes: In ascending order, at least two of them in the last decade.
+        seconds: As many, positive.
+
+    Returns:
+        Slopes over the ``whole`` range, its ``upper_half``, from the geometric middle on, and the ``last_decade``.
+
+    Example:
+        >>> found = growth([10, 100, 1000, 10_000], [1.0, 1.0, 1.0, 10.0])
+        >>> [round(value, 3) for value in found.values()]
+        [0.3, 1.0, 1.0]
+    """
+    starts = {"whole": sizes[0], "upper_half": math.sqrt(sizes[0] * sizes[-1]), "last_decade": sizes[-1] / 10}
+    logs = np.log(np.asarray(sizes, dtype=float)), np.log(np.asarray(seconds, dtype=float))
+    # A start that is one of the sizes must not be lost to rounding.
+    kept = {name: logs[0] >= math.log(start) - 1e-9 for name, start in starts.items()}
+    return {name: float(np.polyfit(logs[0][which], logs[1][which], 1)[0]) for name, which in kept.items()}

@@ -1,0 +1,295 @@
+"""The configuration of one run: frozen, resolved in layers, written to and read from TOML.
+
+Layers, later ones win: defaults of the option classes, defaults of the registry, the preset of the data set, a
+configuration file, a set of choices for compatibility (``--compat``), flags. Every value remembers which layer it came
+from. A configuration file may name another preset, or ``none``, in a line ``preset = "NAME"`` above its tables; the one
+that a run writes is complete and names ``none``. Files of plugins that it needs stand there as well:
+``plugins = ["my_prior.py"]``, ``registries = ["my.toml"]``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import attrs
+import tomli_w
+
+from mpcc.core.config import options
+from mpcc.core.config.settings import RESUMABLE, RunSettings
+from mpcc.core.errors import InvalidInput, unknown_name
+from mpcc.core.registry import Registry
+from mpcc.core.system.toml_file import read_toml
+
+__all__ = ["RESUMABLE", "Layer", "PluginChoice", "RunConfig", "RunSettings", "flag", "read_config", "resolve"]
+
+# The name that stands for no preset at all.
+NO_PRESET = "none"
+# Lists of files above the sections of a configuration.
+FILE_LISTS = ("plugins", "registries")
+# The sections of a configuration that name a plugin, and the kind of plugin.
+SECTIONS = {"prior": "prior", "arch": "architecture", "data": "dataset"}
+
+
+@attrs.frozen
+class PluginChoice:
+    """A plugin by name, with its options (an instance of its options class, or None)."""
+
+    name: str
+    options: Any = None
+
+
+@attrs.frozen
+class RunConfig:
+    """A whole run: the settings and the chosen plugins.
+
+    Attributes:
+        run: The settings.
+        prior: Choice of prior.
+        arch: Choice of architecture.
+        data: Choice of data set.
+        origins: Where each value came from, by dotted name such as ``run.clusters``.
+        plugins: One-file plugins to be loaded, absolute paths.
+        registries: Registry files to be loaded, absolute paths.
+    """
+
+    run: RunSettings
+    prior: PluginChoice
+    arch: PluginChoice
+    data: PluginChoice
+    origins: Mapping[str, str] = attrs.field(factory=dict, eq=False)
+    plugins: tuple[Path, ...] = ()
+    registries: tuple[Path, ...] = ()
+
+    def to_tables(self) -> dict[str, dict[str, Any]]:
+        """Return nested plain values; what is None is left out."""
+        tables = {"run": options.plain(self.run)}
+        for section in SECTIONS:
+            choice: PluginChoice = getattr(self, section)
+            chosen = {} if choice.options is None else options.plain(choice.options)
+            tables[section] = {"name": choice.name, **chosen}
+        return tables
+
+    def to_toml(self, *, origins: bool = False) -> str:
+        """Return TOML that `read_config` and `resolve` turn into an equal configuration.
+
+        Arguments:
+            origins: Whether each line says in a comment where its value came from.
+        """
+        # Every value is here, and what is left out is None: no preset may add to it when it is read again.
+        files = {key: [str(path) for path in getattr(self, key)] for key in FILE_LISTS if getattr(self, key)}
+        tables = self.to_tables()
+        # A file never asks for the network: whoever runs it does.
+        tables["run"]["download"] = False
+        text = tomli_w.dumps({"preset": NO_PRESET, **files, **tables})
+        if not origins:
+            return text
+        lines, section = [], ""
+        for line in text.splitlines():
+            if line.startswith("["):
+                section = line.strip("[]")
+            key = f"{section}.{line.partition(' = ')[0]}"
+            if line.startswith("preset = "):
+                line = f"{line:<40} # what follows is complete: no preset adds to it"
+            lines.append(f"{line:<40} # {self.origins[key]}" if key in self.origins else line)
+        return "\n".join(lines) + "\n"
+
+
+@attrs.frozen
+class Layer:
+    """Values from one source.
+
+    Attributes:
+        origin: What the source is called, e.g. ``preset mnist``.
+        tables: Values by section and name.
+        strict: Whether an option that the chosen plugin lacks is an error. A preset's is left out instead: it was
+            written for another plugin, and the user has chosen this one.
+        preset: The preset that the source wants to start from, if it names one.
+        plugins: One-file plugins that the source needs.
+        registries: Registry files that the source needs.
+    """
+
+    origin: str
+    tables: Mapping[str, Mapping[str, Any]]
+    strict: bool = True
+    preset: str | None = None
+    plugins: tuple[Path, ...] = ()
+    registries: tuple[Path, ...] = ()
+
+    def spelled(self, section: str, name: str) -> str:
+        """Return how the user wrote a value, for errors."""
+        return flag(section, name) if self.origin == "flag" else f"{self.origin}: {section}.{name}"
+
+
+def flag(section: str, name: str) -> str:
+    """Return the flag of an option.
+
+    Example:
+        >>> flag("run", "latent_dim"), flag("prior", "scale_floor"), flag("prior", "name")
+        ('--latent-dim', '--prior.scale-floor', '--prior')
+    """
+    if name == "name":
+        return f"--{section}"
+    dashed = name.replace("_", "-")
+    return f"--{dashed}" if section == "run" else f"--{section}.{dashed}"
+
+
+def read_config(path: Path) -> Layer:
+    """Read a configuration file.
+
+    Raises:
+        InvalidInput: If it can't be read, is no TOML, or has unknown sections.
+    """
+    tables, _ = read_toml(path, f"--config {path}")
+    preset = tables.pop("preset", None)
+    if preset is not None and not isinstance(preset, str):
+        raise InvalidInput(f"{path}: preset: expected the name of a preset or {NO_PRESET}, got {preset!r}")
+    plugins, registries = (file_list(tables.pop(key, []), f"{path}: {key}") for key in FILE_LISTS)
+    check_sections(tables, str(path))
+    if tables.get("run", {}).get("download") not in (None, False):
+        raise InvalidInput(f"{path}: run.download: a file cannot ask for downloads: leave it out, and give --download")
+    return Layer(str(path), tables, preset=preset, plugins=plugins, registries=registries)
+
+
+def file_list(value: Any, where: str) -> tuple[Path, ...]:
+    """Return a list of files as absolute paths.
+
+    Raises:
+        InvalidInput: If it is no list of texts.
+    """
+    if not isinstance(value, list) or not all(isinstance(each, str) and each and "\0" not in each for each in value):
+        raise InvalidInput(f"{where}: expected a list of files, got {value!r}")
+    return tuple(_absolute(Path(each), where) for each in value)
+
+
+def check_sections(tables: Mapping[str, Any], origin: str) -> None:
+    """Refuse unknown sections and values outside of sections.
+
+    Raises:
+        InvalidInput: Naming the section and the valid ones.
+    """
+    for section, table in tables.items():
+        if section not in {"run", *SECTIONS}:
+            raise unknown_name(f"section in {origin}:", section, ["run", *SECTIONS])
+        if not isinstance(table, dict):
+            raise InvalidInput(f"{origin}: expected a table [{section}], got {section} = {table!r}")
+
+
+def chosen_names(registry: Registry, layers: list[Layer]) -> dict[str, tuple[str, str]]:
+    """Return the plugin name of each section and the layer that it comes from."""
+    chosen = {section: (name, "default") for section, name in registry.defaults.items()}
+    for layer in layers:
+        for section in SECTIONS:
+            name = layer.tables.get(section, {}).get("name")
+            if name is not None:
+                if not isinstance(name, str):
+                    raise InvalidInput(f"{layer.spelled(section, 'name')}: expected a name, got {name!r}")
+                chosen[section] = (name, layer.origin)
+    return chosen
+
+
+def preset_layer(registry: Registry, name: str, *, required: bool) -> Layer | None:
+    """Return the preset as a layer.
+
+    Arguments:
+        registry: Where presets live.
+        name: Of the preset; by default that of the data set.
+        required: Whether the user asked for it; a data set without a preset is fine, a mistyped one is not.
+
+    Raises:
+        InvalidInput: If a required preset does not exist.
+    """
+    if name not in registry.presets:
+        if required:
+            raise unknown_name("preset", name, registry.presets)
+        return None
+    tables = {section: values for section, values in registry.presets[name].items() if section != "source"}
+    return Layer(f"preset {name}", tables, strict=False)
+
+
+def compat_layer(registry: Registry, name: str) -> Layer:
+    """Return the choices that another implementation made as a layer; a plugin that lacks one of them is an error.
+
+    Raises:
+        InvalidInput: If there is no such set.
+    """
+    if name not in registry.compat:
+        raise unknown_name("--compat", name, registry.compat)
+    tables = {section: values for section, values in registry.compat[name].items() if section != "source"}
+    return Layer(f"compat {name}", tables)
+
+
+def resolve(registry: Registry, layers: list[Layer], preset: str | None = None) -> RunConfig:
+    """Stack the layers on a preset and on the defaults.
+
+    Arguments:
+        registry: Plugins and presets.
+        layers: Configuration file, `compat_layer` and flags, later ones win.
+        preset: Name of the preset; if None, the one that a layer names, or else that of the data set; no preset at all
+            if ``none``.
+
+    Raises:
+        InvalidInput: If a name or a value is not valid; the message names it and the valid ones.
+    """
+    data = chosen_names(registry, layers)["data"][0]
+    registry.entry("dataset", data)
+    for layer in reversed(layers):
+        preset = layer.preset if preset is None else preset
+    found = None if preset == NO_PRESET else preset_layer(registry, preset or data, required=preset is not None)
+    if found is not None:
+        # Choosing --preset mnist for one's own folder must not choose mnist's images.
+        layers = [found, *layers]
+    names = chosen_names(registry, layers)
+    origins: dict[str, str] = {}
+    choices = {}
+    for section, kind in SECTIONS.items():
+        name, origin = names[section]
+        entry = registry.entry(kind, name)
+        origins[f"{section}.name"] = origin
+        cls = entry.options_class()
+        registered = Layer("registry", {section: entry.defaults})
+        choices[section] = PluginChoice(name, _section(section, entry.described(), cls, [registered, *layers], origins))
+    run = _section("run", "mpcc-run", RunSettings, layers, origins)
+    return RunConfig(
+        run=run,
+        prior=choices["prior"],
+        arch=choices["arch"],
+        data=choices["data"],
+        origins=origins,
+        plugins=registry.plugin_files,
+        registries=registry.registry_files,
+    )
+
+
+def _section(section: str, described: str, cls: type | None, layers: list[Layer], origins: dict[str, str]) -> Any:
+    known = {} if cls is None else options.fields(cls)
+    values: dict[str, Any] = {}
+    for name in known:
+        origins[f"{section}.{name}"] = "default"
+    for layer in layers:
+        for name, value in layer.tables.get(section, {}).items():
+            if name == "name" and section in SECTIONS:
+                continue
+            if name not in known:
+                if layer.strict:
+                    raise unknown_name(
+                        f"option of {described} in {layer.origin}:",
+                        f"{section}.{name}",
+                        [f"{section}.{each}" for each in known],
+                    )
+                continue
+            converted = options.convert(value, known[name], layer.spelled(section, name))
+            if isinstance(converted, Path):
+                converted = _absolute(converted, layer.spelled(section, name))
+            values[name] = converted
+            origins[f"{section}.{name}"] = layer.origin
+    return None if cls is None else options.make(cls, values, described)
+
+
+def _absolute(path: Path, where: str) -> Path:
+    """Make a path absolute, so that config.toml works from any folder; a shell leaves the ~ of ``--out=~/x`` alone."""
+    try:
+        return path.expanduser().absolute()
+    except RuntimeError as error:
+        raise InvalidInput(f"{where} {path}: {error}") from error

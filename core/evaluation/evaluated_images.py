@@ -1,0 +1,154 @@
+"""The images of one evaluation, computed when a metric or a picture asks for them: real, reconstructed, generated."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor, nn
+
+from mpcc.core.contracts import EvaluatedImages, Evaluation, FeatureRequest, ImageSet
+from mpcc.core.method.model import Model, standing_generator, to_pixels, to_unit_range
+from mpcc.core.storage.checkpoint import random_states, restore_random_states, seed_everything
+
+__all__ = ["EVALUATION_BATCH", "ModelImages", "own_randomness"]
+
+# Images that pass through a network at once.
+EVALUATION_BATCH = 256
+
+
+@contextlib.contextmanager
+def own_randomness(seed: int, device: torch.device) -> Iterator[None]:
+    """Seed the global random states for the length of a ``with`` block and put the old ones back.
+
+    torch's on the CPU and on this device, NumPy's and Python's.
+    """
+    before = random_states(cuda=False)
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+        seed_everything(seed)
+        try:
+            yield
+        finally:
+            restore_random_states(before)
+
+
+class ModelImages(EvaluatedImages):
+    """What a model makes of the evaluated images, and what it makes up.
+
+    The averaged generator gets its standing statistics once, on a copy. Neither the networks nor the random state of
+    the run are changed.
+
+    Arguments:
+        model: Averaged generator and prior.
+        data: Where the images are.
+        indices: Those that were evaluated, shape (N,).
+        evaluation: Their locations and clusters.
+        request: For metrics.
+        passes: Batches for the standing statistics.
+        batch: Samples in each.
+        seed: The same seed gives the same latent noise, so that evaluations can be compared over time.
+    """
+
+    def __init__(
+        self,
+        model: Model,
+        data: ImageSet,
+        indices: Tensor,
+        evaluation: Evaluation,
+        *,
+        request: FeatureRequest,
+        passes: int,
+        batch: int,
+        seed: int,
+    ) -> None:
+        self.model = model
+        self.device = model.device
+        self.request = request
+        self.cache: dict[str, object] = {}
+        self.record: dict[str, object] = {}
+        self._data = data
+        self._indices = indices
+        self._locations = evaluation.locations
+        self._clusters = evaluation.assignments
+        self._passes = passes
+        self._batch = batch
+        self._seed = seed
+        self._standing: tuple[nn.Module, list[Tensor]] | None = None
+        self._errors: tuple[Tensor, Tensor] | None = None
+
+    @contextlib.contextmanager
+    def standing(self) -> Iterator[nn.Module]:
+        """Lend the generator for a ``with`` block, whose draws go on where those for the statistics ended.
+
+        Each block sees the same random state, whichever came first.
+        """
+        with torch.no_grad(), own_randomness(self._seed, self.device):
+            if self._standing is None:
+                generator = standing_generator(self.model.averaged, self.model.prior, self._passes, self._batch)
+                self._standing = generator, self._random_states()
+            generator, states = self._standing
+            torch.set_rng_state(states[0])
+            if self.device.type == "cuda":
+                torch.cuda.set_rng_state(states[1], self.device)
+            yield generator
+
+    def _random_states(self) -> list[Tensor]:
+        cuda = [torch.cuda.get_rng_state(self.device)] if self.device.type == "cuda" else []
+        return [torch.get_rng_state(), *cuda]
+
+    def pixels(self, chosen: Tensor) -> Tensor:
+        """Return some of the evaluated images, uint8, (n, D, R, R), by their numbers in 0..N-1, shape (n,)."""
+        return self._data.images[self._indices[chosen]]
+
+    def reconstruct(self, generator: nn.Module, chosen: Tensor) -> Tensor:
+        """Return their reconstructions in [-1, 1] on the device, of the shape of `pixels`.
+
+        Arguments:
+            generator: From `standing`.
+            chosen: Numbers in 0..N-1, shape (n,).
+        """
+        z = self._locations[chosen].to(self.device)
+        images: Tensor = generator(self.model.prior.input_map(z), self._clusters[chosen].to(self.device))
+        return images
+
+    def real(self) -> Iterator[Tensor]:
+        """Yield batches of the evaluated images, as the contract says."""
+        for chosen in torch.split(torch.arange(len(self._indices)), EVALUATION_BATCH):
+            yield self.pixels(chosen)
+
+    def generated(self, count: int) -> Iterator[Tensor]:
+        """Yield batches of images of fresh (z, y) ~ p, as the contract says."""
+        with self.standing() as lent:
+            generator = lent
+        for number, start in enumerate(range(0, count, EVALUATION_BATCH)):
+            # Each batch has a seed of its own: between two of them the caller may draw, and in any order.
+            seed = (self._seed * 1_000_003 + number + 1) % 2**63
+            with torch.no_grad(), own_randomness(seed, self.device):
+                z, y = self.model.prior.sample(min(EVALUATION_BATCH, count - start))
+                images = to_pixels(generator(self.model.prior.input_map(z), y))
+            yield images
+
+    def reconstruction_errors(self) -> Tensor:
+        """Return each image's mean squared error, as the contract says."""
+        return self._compared()[0]
+
+    def mean_errors(self) -> Tensor:
+        """Return each image's mean error, as the contract says."""
+        return self._compared()[1]
+
+    def known_errors(self) -> Tensor | None:
+        """Return the `reconstruction_errors` if anything has asked for errors so far, else None."""
+        return None if self._errors is None else self._errors[0]
+
+    def _compared(self) -> tuple[Tensor, Tensor]:
+        if self._errors is None:
+            squared, mean = [], []
+            with self.standing() as generator:
+                for chosen in torch.split(torch.arange(len(self._indices)), EVALUATION_BATCH):
+                    original = to_unit_range(self.pixels(chosen), self.device)
+                    difference = (original - self.reconstruct(generator, chosen)).flatten(1)
+                    squared.append(difference.square().mean(1))
+                    mean.append(difference.mean(1))
+            self._errors = torch.cat(squared).cpu(), torch.cat(mean).cpu()
+        return self._errors

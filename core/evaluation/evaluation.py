@@ -1,0 +1,140 @@
+"""Evaluation: images to latents, latents to clusters, clusters to scores and pictures.
+
+Nothing here changes the model, and every draw is made under a random state of its own, so that training goes on as if
+no evaluation had taken place.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor
+
+from mpcc.core.contracts import Evaluation, ImageSet, Metric
+from mpcc.core.errors import PluginError
+from mpcc.core.evaluation.evaluated_images import EVALUATION_BATCH, ModelImages, own_randomness
+from mpcc.core.evaluation.inference import predictions
+from mpcc.core.method.model import Model, to_pixels
+
+__all__ = ["Pictures", "choose_images", "draw_pictures", "evaluate", "left_out", "own_randomness", "score"]
+
+SAMPLES_PER_CLUSTER = 10
+RECONSTRUCTED_IMAGES = 50
+
+
+def choose_images(count: int, wanted: int | str, seed: int) -> Tensor:
+    """Return the indices of the images to be evaluated, in ascending order.
+
+    The choice depends on the numbers given alone, so that every evaluation of a run sees the same images.
+
+    Arguments:
+        count: N, the images there are.
+        wanted: How many of them, or ``"all"``.
+        seed: Of the run.
+    """
+    if isinstance(wanted, str) or wanted >= count:
+        return torch.arange(count)
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randperm(count, generator=generator)[:wanted].sort().values
+
+
+def evaluate(model: Model, data: ImageSet, indices: Tensor) -> Evaluation:
+    """Encode images and compute the posterior over clusters, q(y|z) at z = location of q(z|x).
+
+    Arguments:
+        model: Encoder and prior.
+        data: The images.
+        indices: Which of them, shape (N,).
+    """
+    chosen = (data.images[some] for some in torch.split(indices, EVALUATION_BATCH))
+    found = list(predictions(model, chosen, batch=EVALUATION_BATCH))
+    labels = None if data.labels is None else data.labels[indices]
+    posterior, locations = (
+        torch.cat(parts) for parts in zip(*((p.posterior, p.locations) for p in found), strict=True)
+    )
+    return Evaluation(posterior, locations, labels)
+
+
+def left_out(metrics: Mapping[str, Metric], evaluation: Evaluation) -> dict[str, str]:
+    """Return the metrics whose needs are not met, with the reason, by name."""
+    blind = evaluation.labels is None
+    return {name: "the data set has no labels" for name, metric in metrics.items() if blind and metric.needs_labels}
+
+
+def score(metrics: Mapping[str, Metric], evaluation: Evaluation) -> dict[str, float]:
+    """Compute every metric that is not `left_out`.
+
+    Returns:
+        Scores by the metric's name, or by the names that a metric with several scores gives them.
+
+    Raises:
+        PluginError: If a metric returns something else than finite numbers, or a name that is taken; or if it needs
+            images, and the evaluation has none.
+    """
+    scores: dict[str, float] = {}
+    skipped = left_out(metrics, evaluation)
+    for name, metric in metrics.items():
+        if name in skipped:
+            continue
+        if metric.needs_images and evaluation.images is None:
+            raise PluginError(
+                f"metric {name!r} needs images: expected an evaluation with them, this one has latents only"
+            )
+        found = metric.compute(evaluation)
+        for key, value in found.items() if isinstance(found, Mapping) else [(name, found)]:
+            if not isinstance(key, str) or not key:
+                raise PluginError(f"metric {name!r} named a score {key!r}: expected a text")
+            if key in scores:
+                raise PluginError(f"metric {name!r} gives the score {key!r}, which another metric gives, too")
+            try:
+                number = float(value)
+            except (TypeError, ValueError) as error:
+                raise PluginError(
+                    f"metric {name!r} returned {value!r} for {key!r}: expected a finite number"
+                ) from error
+            if not math.isfinite(number):
+                what = f"metric {name!r} returned {number}" if key == name else f"metric {name!r}: {key!r} is {number}"
+                raise PluginError(f"{what}: expected a finite number")
+            scores[key] = number
+    return scores
+
+
+class Pictures:
+    """Images for the eye, uint8.
+
+    Attributes:
+        samples: A row of samples for each cluster, shape (K, columns, D, R, R).
+        originals: Real images, sorted by label, or by cluster where there are no labels, shape (M, D, R, R).
+        reconstructions: What the generator makes of each original's location and cluster, same shape.
+    """
+
+    def __init__(self, samples: Tensor, originals: Tensor, reconstructions: Tensor) -> None:
+        self.samples = samples
+        self.originals = originals
+        self.reconstructions = reconstructions
+
+
+def draw_pictures(images: ModelImages, evaluation: Evaluation) -> Pictures:
+    """Generate samples and reconstructions from the averaged generator with standing statistics.
+
+    Arguments:
+        images: Of the evaluation; their seed gives the latent noise, so that pictures can be compared over time.
+        evaluation: Its labels or clusters sort the reconstructions.
+    """
+    prior = images.model.prior
+    with images.standing() as generator:
+        clusters = torch.arange(prior.clusters, device=images.device).repeat_interleave(SAMPLES_PER_CLUSTER)
+        rows = []
+        for y in torch.split(clusters, EVALUATION_BATCH):
+            z = prior.component(y).rsample()
+            rows.append(to_pixels(generator(prior.input_map(z), y)))
+        shown = torch.randperm(len(evaluation.locations))[:RECONSTRUCTED_IMAGES]
+        key = evaluation.assignments if evaluation.labels is None else evaluation.labels
+        shown = shown[key[shown].argsort(stable=True)]
+        reconstructions = to_pixels(images.reconstruct(generator, shown))
+    samples = torch.cat(rows)
+    return Pictures(
+        samples.view(prior.clusters, SAMPLES_PER_CLUSTER, *samples.shape[1:]), images.pixels(shown), reconstructions
+    )

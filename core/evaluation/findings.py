@@ -1,0 +1,141 @@
+"""What one evaluation of a model finds, and how it is written into a folder."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import attrs
+import torch
+from torch import Tensor
+
+from mpcc.core.config import RunSettings
+from mpcc.core.contracts import Evaluation, FeatureRequest, ImageSet, Metric, Prior
+from mpcc.core.errors import TrainingDiverged
+from mpcc.core.evaluation.confusion import Confusion, confusion_sheet
+from mpcc.core.evaluation.evaluated_images import ModelImages, own_randomness
+from mpcc.core.evaluation.evaluation import Pictures, draw_pictures, evaluate, left_out, score
+from mpcc.core.method.model import Model
+from mpcc.core.reporting.event_log import reconstruction_sheet, sample_sheet
+from mpcc.core.storage.run_folder import RunFolder
+
+__all__ = ["Findings", "feature_request", "find"]
+
+
+def feature_request(settings: RunSettings) -> FeatureRequest:
+    """Return what the settings say about scores of features."""
+    return FeatureRequest(
+        settings.features, settings.feature_weights, settings.generated_images, download=settings.download
+    )
+
+
+@attrs.frozen(eq=False)
+class Findings:
+    """Everything that one evaluation computes.
+
+    Attributes:
+        data: The image set.
+        indices: The images that were evaluated, shape (N,).
+        evaluation: Latents, posterior and labels.
+        images: What metrics and pictures asked for.
+        scores: By name.
+        left_out: Metrics that could not be computed, with the reason.
+        pictures: Samples and reconstructions.
+        confusion: Classes against clusters, or None without labels.
+    """
+
+    data: ImageSet
+    indices: Tensor
+    evaluation: Evaluation
+    images: ModelImages
+    scores: Mapping[str, float]
+    left_out: Mapping[str, str]
+    pictures: Pictures
+    confusion: Confusion | None
+
+    @property
+    def sizes(self) -> Tensor:
+        """Evaluated images in each cluster, int64, shape (K,)."""
+        return torch.bincount(self.evaluation.assignments, minlength=self.evaluation.clusters)
+
+    @property
+    def used(self) -> int:
+        """How many clusters have an evaluated image."""
+        return int((self.sizes > 0).sum())
+
+    def write(self, folder: RunFolder) -> None:
+        """Write pictures and tables; each file is replaced as a whole."""
+        folder.write_picture("samples", sample_sheet(self.pictures))
+        folder.write_picture("reconstructions", reconstruction_sheet(self.pictures))
+        folder.write_assignments(self.data, self.indices, self.evaluation, self.images.known_errors())
+        folder.write_posterior(self.evaluation.posterior)
+        if self.confusion is not None:
+            folder.write_table("confusion", self.confusion.rows())
+            folder.write_picture("confusion", confusion_sheet(self.confusion))
+
+    def summary(self) -> dict[str, Any]:
+        """Return what ``results.json`` says of the evaluation and of the model that was evaluated."""
+        model = self.images.model
+        evaluated = {
+            "images": len(self.indices),
+            "of": len(self.data),
+            "skipped": len(self.data.skipped),
+            "data": self.data.description,
+        }
+        return {
+            "metrics": dict(self.scores),
+            "not_computed": dict(self.left_out),
+            # What metrics have to say of how their scores came about, e.g. features.
+            "evaluated": self.images.record | evaluated,
+            "entropy": model.entropy.record(),
+            "prior": prior_record(model.prior),
+            "clusters": {"total": self.evaluation.clusters, "used": self.used, "sizes": self.sizes.tolist()},
+        }
+
+
+def find(
+    model: Model, data: ImageSet, indices: Tensor, metrics: Mapping[str, Metric], settings: RunSettings
+) -> Findings:
+    """Evaluate a model; neither it nor any random state is changed.
+
+    All draws are of the run's seed alone, so that the noise behind the pictures is the same at every evaluation.
+
+    Arguments:
+        model: Encoder, prior, averaged generator.
+        data: The images.
+        indices: Those to be evaluated, shape (N,).
+        metrics: By name, prepared.
+        settings: Seed, standing statistics, feature scores.
+
+    Raises:
+        TrainingDiverged: If latents or posteriors are not finite.
+        PluginError: If a metric returns something else than finite numbers.
+        InvalidInput: If a metric lacks what it needs.
+    """
+    with own_randomness(settings.seed, model.device):
+        latents = evaluate(model, data, indices)
+    if not bool(torch.isfinite(latents.locations).all() and torch.isfinite(latents.posterior).all()):
+        raise TrainingDiverged("the encoder's locations or their posteriors are not finite: training has diverged")
+    images = ModelImages(
+        model,
+        data,
+        indices,
+        latents,
+        request=feature_request(settings),
+        passes=settings.standing_passes,
+        batch=settings.batch,
+        seed=settings.seed,
+    )
+    evaluation = attrs.evolve(latents, images=images)
+    with own_randomness(settings.seed, model.device):
+        scores = score(metrics, evaluation)
+    pictures = draw_pictures(images, evaluation)
+    confusion = None if evaluation.labels is None else Confusion.of(evaluation, data.class_names)
+    return Findings(data, indices, evaluation, images, scores, left_out(metrics, evaluation), pictures, confusion)
+
+
+@torch.no_grad()
+def prior_record(prior: Prior) -> dict[str, Any]:
+    """Return the weights of the clusters and the scalar quantities of a prior as plain numbers."""
+    scalars = {name: value.item() for name, value in prior.quantities().items() if value.numel() == 1}
+    return {"weights": [round(weight, 6) for weight in prior.weights().tolist()], **scalars}

@@ -1,0 +1,113 @@
+"""Inference: images to latents and clusters, a batch at a time, so that memory does not grow with their number."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterable, Iterator
+from typing import cast
+
+import attrs
+import torch
+from torch import Tensor, nn
+
+from mpcc.core.contracts import ImageSource
+from mpcc.core.engines.cuda_graph import kernel_settings
+from mpcc.core.errors import InvalidInput
+from mpcc.core.evaluation.evaluated_images import EVALUATION_BATCH
+from mpcc.core.images.read_ahead import in_order
+from mpcc.core.method.model import Model, to_unit_range
+
+__all__ = ["Prediction", "predictions"]
+
+
+@attrs.frozen(eq=False)
+class Prediction:
+    """What the encoder and the prior make of n images, on the CPU.
+
+    Attributes:
+        locations: The location of q(z|x), in the precision of the encoder, shape (n, J).
+        posterior: q(y|z) at z = location, shape (n, K).
+
+    Example:
+        >>> found = Prediction(torch.zeros(2, 3), torch.tensor([[0.25, 0.75], [0.5, 0.5]]))
+        >>> found.clusters.tolist(), found.confidence.tolist()
+        ([1, 0], [0.75, 0.5])
+    """
+
+    locations: Tensor
+    posterior: Tensor
+
+    @property
+    def clusters(self) -> Tensor:
+        """The most probable cluster of each image, int64, shape (n,)."""
+        return self.posterior.argmax(dim=1)
+
+    @property
+    def confidence(self) -> Tensor:
+        """The posterior probability of that cluster, shape (n,)."""
+        return self.posterior.max(dim=1).values
+
+    @property
+    def finite(self) -> bool:
+        """Whether all locations and posteriors are finite numbers."""
+        return bool(torch.isfinite(self.locations).all() and torch.isfinite(self.posterior).all())
+
+
+def predictions(
+    model: Model, images: Tensor | ImageSource | Iterable[Tensor], *, batch: int = EVALUATION_BATCH
+) -> Iterator[Prediction]:
+    """Predict images in their order, a batch at a time; nothing is kept of those that have been yielded.
+
+    The networks compute in evaluation mode, without gradients and in the precision of their parameters, whatever the
+    caller's autocast and TF32 settings say. Modes are put back after every batch: whenever a prediction is yielded, and
+    after an error, the model is as it was.
+
+    Arguments:
+        model: Encoder and prior; with fused layers if `mpcc.core.layers.fusion.fuse` has switched them on.
+        images: uint8, shape (N, D, R, R); or batches of them, any number, each of any size.
+        batch: The most images that pass through the encoder at once.
+
+    Yields:
+        A prediction of ``batch`` images, or fewer at the end; of batches that are given, one for each, or for each
+        ``batch`` images of it.
+
+    Raises:
+        InvalidInput: If ``batch`` is less than 1, or an image cannot be read.
+    """
+    if batch < 1:
+        raise InvalidInput(f"batch: expected at least 1, got {batch}")
+    # Two functions: this one checks at once, not when the first prediction is taken.
+    return (predict(model, given) for given in batches(images, batch))
+
+
+def batches(images: Tensor | ImageSource | Iterable[Tensor], batch: int) -> Iterator[Tensor]:
+    """Yield images, uint8, in batches of at most ``batch``."""
+    if isinstance(images, Tensor) or hasattr(images, "shape"):
+        yield from in_order(cast("Tensor | ImageSource", images), batch)
+    else:
+        for given in images:
+            yield from torch.split(given, batch)
+
+
+@torch.no_grad()
+def predict(model: Model, images: Tensor) -> Prediction:
+    """Predict one batch, uint8, shape (n, D, R, R)."""
+    encoder, device = model.networks.encoder, model.device
+    precision = next((each.dtype for each in encoder.parameters() if each.is_floating_point()), torch.float32)
+    exact = kernel_settings(tf32=False) if device.type == "cuda" else contextlib.nullcontext()
+    with evaluating(encoder), torch.autocast(device.type, enabled=False), exact:
+        location, _ = encoder(to_unit_range(images, device).to(precision))
+        posterior = model.prior.log_responsibilities(location).exp()
+    return Prediction(location.cpu(), posterior.cpu())
+
+
+@contextlib.contextmanager
+def evaluating(network: nn.Module) -> Iterator[None]:
+    """Put a network into evaluation mode for a ``with`` block, and then each of its modules back into its own."""
+    modes = [(module, module.training) for module in network.modules()]
+    network.eval()
+    try:
+        yield
+    finally:
+        for module, training in modes:
+            module.training = training

@@ -1,0 +1,222 @@
+"""Real images in a seeded, resumable order, from memory or read ahead by worker processes."""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset, Sampler
+
+from mpcc.core.contracts import ImageSource
+from mpcc.core.errors import InvalidInput
+from mpcc.core.images.augmentation import Augmentation
+from mpcc.core.system.allocator import give_back
+
+__all__ = ["ImageStream"]
+
+
+class ImageStream:
+    """Endless batches x ~ q(x): every epoch is a fresh permutation, and its last, incomplete batch is dropped.
+
+    The order is a function of (seed, epoch) alone, and the augmentation of a batch one of (seed, epoch, position), so
+    that two integers say where a run stands, and so that worker processes change nothing but the speed.
+
+    Arguments:
+        images: uint8, shape (N, D, R, R).
+        batch: Images in a batch, at most N.
+        seed: Any integer.
+        augmentation: Of every batch; none by default.
+        workers: Processes that read ahead if the images are an `ImageSource`; 0 reads when a batch is asked for. A
+            tensor needs none.
+        device: Where batches are wanted. Images that fit into a quarter of a GPU's free memory live there.
+
+    Raises:
+        InvalidInput: If the batch is larger than the set, or the images too small for the augmentation.
+
+    Example:
+        >>> stream = ImageStream(torch.arange(5).to(torch.uint8), batch=2, seed=0)
+        >>> [stream.next().tolist() for _ in range(2)], stream.state()
+        ([[4, 0], [1, 3]], {'epoch': 0, 'position': 4})
+    """
+
+    def __init__(
+        self,
+        images: Tensor | ImageSource,
+        batch: int,
+        seed: int,
+        *,
+        augmentation: Augmentation | None = None,
+        workers: int = 0,
+        device: torch.device | None = None,
+    ) -> None:
+        count = images.shape[0]
+        if batch > count:
+            raise InvalidInput(
+                f"batch {batch} is larger than the data set: expected at most its {count} images "
+                f"(nearest valid choice: --batch {count})"
+            )
+        self._augmentation = augmentation or Augmentation()
+        self._augmentation.check(images.shape[-1])
+        self._images = images
+        self._seed = seed
+        self._order = BatchOrder(count, batch, seed)
+        self._workers = 0 if isinstance(images, Tensor) else workers
+        self._pinned = device is not None and device.type == "cuda"
+        if self._pinned and isinstance(images, Tensor) and self._augmentation.identity and fits(images, device):
+            self._images = images.to(device)
+        self._ahead: Iterator[Any] | None = None
+
+    def next(self) -> Tensor:
+        """Return the next batch, uint8, shape (batch, D, R, R), on the CPU or on the device.
+
+        Raises:
+            InvalidInput: If an image cannot be read.
+        """
+        chosen = self._order.next()
+        if isinstance(self._images, Tensor) and self._images.device.type == "cuda":
+            # A copy from pageable memory would make the host wait.
+            return self._images.index_select(0, chosen.pin_memory().to(self._images.device, non_blocking=True))
+        batch = self._images[chosen] if self._workers == 0 else self._read_ahead()
+        if not self._augmentation.identity:
+            epoch, end = self._order.epoch, self._order.position
+            batch = self._augmentation(batch, seeded(self._seed, epoch, end))
+        return batch
+
+    def take(self, count: int) -> Tensor:
+        """Return the next batches in one tensor, (count, batch, D, R, R), from where the device copies at once.
+
+        Raises:
+            InvalidInput: If an image cannot be read.
+        """
+        batches = torch.stack([self.next() for _ in range(count)])
+        # The device copies from page-locked memory while the host goes on.
+        return batches.pin_memory() if self._pinned and batches.device.type == "cpu" else batches
+
+    def _read_ahead(self) -> Tensor:
+        if self._ahead is None:
+            # The order has just moved on to the batch that is wanted: the workers begin one before it.
+            ahead = self._order.copy(before_last=True)
+            self._ahead = iter(
+                DataLoader(
+                    BatchReader(self._images),
+                    sampler=EndlessOrder(ahead),
+                    batch_size=None,
+                    num_workers=self._workers,
+                    worker_init_fn=leave_signals_to_the_run,
+                    # Its seeds for workers would come out of the run's random state.
+                    generator=torch.Generator().manual_seed(0),
+                )
+            )
+        try:
+            read: Tensor | InvalidInput = next(self._ahead)
+        except RuntimeError as error:
+            # A worker that was killed, by the system for want of memory for example.
+            raise InvalidInput(
+                f"a process that reads images ahead has ended: {' '.join(str(error).split())[:200]}; "
+                "nearest valid choice: --workers 0"
+            ) from error
+        if isinstance(read, InvalidInput):
+            raise read
+        return read
+
+    def state(self) -> dict[str, int]:
+        """Return where the stream stands."""
+        return {"epoch": self._order.epoch, "position": self._order.position}
+
+    def restore(self, state: dict[str, int]) -> None:
+        """Continue from a `state`."""
+        self.close()
+        self._order.seek(state["epoch"], state["position"])
+
+    def close(self) -> None:
+        """End the worker processes, if there are any; they start again with the next batch."""
+        # The iterator of a DataLoader ends its workers when it goes.
+        self._ahead = None
+
+
+class BatchOrder:
+    """Which images make up each batch.
+
+    Arguments:
+        count: N, the images there are.
+        batch: Images in a batch, at most N.
+        seed: Any integer.
+
+    Attributes:
+        epoch: Of the last batch.
+        position: Where in its permutation that batch ended.
+    """
+
+    def __init__(self, count: int, batch: int, seed: int) -> None:
+        self._count, self._batch, self._seed = count, batch, seed
+        self.seek(0, 0)
+
+    def seek(self, epoch: int, position: int) -> None:
+        """Go on after ``position`` images of an epoch."""
+        self.epoch, self.position = epoch, position
+        self._permutation = torch.randperm(self._count, generator=seeded(self._seed, epoch))
+
+    def next(self) -> Tensor:
+        """Return the indices of the next batch, int64, shape (batch,)."""
+        if self.position + self._batch > self._count:
+            self.seek(self.epoch + 1, 0)
+        self.position += self._batch
+        return self._permutation[self.position - self._batch : self.position]
+
+    def copy(self, *, before_last: bool) -> BatchOrder:
+        """Return one that stands where this one does, or one batch before."""
+        made = BatchOrder(self._count, self._batch, self._seed)
+        made.seek(self.epoch, self.position - self._batch * before_last)
+        return made
+
+
+class EndlessOrder(Sampler[list[int]]):
+    """The indices of one batch after another, for a DataLoader; as lists, since a tensor would take its epoch along."""
+
+    def __init__(self, order: BatchOrder) -> None:
+        self._order = order
+
+    def __iter__(self) -> Iterator[list[int]]:
+        while True:
+            yield self._order.next().tolist()
+
+
+class BatchReader(Dataset[Any]):
+    """Reads whole batches in a worker process; what the user has to know comes back as a value, not a traceback."""
+
+    def __init__(self, images: Tensor | ImageSource) -> None:
+        self._images = images
+
+    def __getitem__(self, indices: list[int]) -> Tensor | InvalidInput:
+        try:
+            return self._images[torch.tensor(indices)]
+        except InvalidInput as error:
+            return InvalidInput(str(error))
+        except OSError as error:
+            named = f" {error.filename}" if error.filename else ""
+            return InvalidInput(f"cannot read{named}: {error.strerror or error}")
+
+
+def fits(images: Tensor, device: torch.device | None) -> bool:
+    """Return whether images may live on a CUDA device: networks, activations and graphs need the most of it."""
+    free, _ = torch.cuda.mem_get_info(device)
+    return images.numel() * images.element_size() <= free // 4
+
+
+def leave_signals_to_the_run(worker: int) -> None:
+    """Ignore what a terminal or a scheduler sends to the whole group of processes: the run decides when workers end."""
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
+    give_back()
+
+
+def seeded(seed: int, epoch: int, position: int | None = None) -> torch.Generator:
+    """Return a generator for an epoch, or for the batch that ends at a position of it."""
+    # Mixed so that neighbouring seeds don't share epochs.
+    mixed = seed * 1_000_003 + epoch
+    if position is not None:
+        mixed = (mixed * 1_000_033 + position) * 1_000_037
+    return torch.Generator().manual_seed(mixed % 2**63)

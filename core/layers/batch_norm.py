@@ -1,0 +1,125 @@
+"""Batch normalisation with the moments of each group of a batch, so that several batches pass a network in one call.
+
+Letters in shapes: N images, W channels, S image size.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from mpcc.core.layers.fusion import Fusable
+
+__all__ = ["GroupedBatchNorm2d", "batch_groups"]
+
+
+class GroupedBatchNorm2d(nn.BatchNorm2d, Fusable):
+    """torch's batch normalisation of (N, W, S, S); inside `batch_groups`, each group is a batch of its own.
+
+    Outputs, running statistics and the count of batches are those of one call for each group, in order.
+
+    Attributes:
+        groups: Into how many batches of equal size the input is divided, 1 outside of `batch_groups`. The number of
+            images is a multiple of it.
+
+    Example:
+        >>> layer, x = GroupedBatchNorm2d(1), torch.arange(4.0).view(4, 1, 1, 1)
+        >>> with batch_groups(layer, 2):
+        ...     [round(value, 2) for value in layer(x).flatten().tolist()]
+        [-1.0, 1.0, -1.0, 1.0]
+    """
+
+    groups: int = 1
+
+    def forward(self, input: Tensor) -> Tensor:
+        """Normalise the input, group by group in training mode."""
+        if self.groups == 1 or not (self.training or self.running_mean is None):
+            return super().forward(input)
+        return torch.cat([super(GroupedBatchNorm2d, self).forward(group) for group in input.chunk(self.groups)])
+
+    @torch.no_grad()
+    def scale_and_shift(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Return what normalises x in one pass, x * scale + shift, each (N, W, 1, 1), without gradients.
+
+        The running statistics are updated as in `forward`; an affine layer's own gain and bias are in the two.
+        """
+        if self.training or self.running_mean is None or self.running_var is None:
+            moments = [self._moments(group) for group in x.chunk(self.groups)]
+        else:
+            moments = [(self.running_mean, self.running_var)]
+        means, variances = (torch.stack(each) for each in zip(*moments, strict=True))
+        scale = torch.rsqrt(variances + self.eps)
+        if self.affine:
+            scale = scale * self.weight
+        shift = -means * scale
+        if self.affine:
+            shift = shift + self.bias
+        size = len(x) // len(moments)
+        return tuple(each.repeat_interleave(size, 0)[:, :, None, None] for each in (scale, shift))  # type: ignore[return-value]
+
+    def _moments(self, group: Tensor) -> tuple[Tensor, Tensor]:
+        """Return mean and biased variance of each channel, (W,), after an update of the running statistics."""
+        if self.running_mean is None or self.running_var is None or self.num_batches_tracked is None:
+            variance, mean = torch.var_mean(
+                group.to(torch.promote_types(group.dtype, torch.float32)), (0, 2, 3), correction=0
+            )
+            return mean, variance
+        self.num_batches_tracked.add_(1)
+        factor = 1 / float(self.num_batches_tracked) if self.momentum is None else self.momentum
+        if group.device.type == "cpu":
+            # One pass in either layout; var_mean takes ten times as long where channels are innermost.
+            mean, variance = torch.batch_norm_update_stats(group, self.running_mean, self.running_var, factor)
+            return mean, variance
+        wide = group.to(self.running_mean.dtype)
+        variance, mean = torch.var_mean(wide, (0, 2, 3), correction=0)
+        count = group.numel() // group.shape[1]
+        self.running_mean.lerp_(mean, factor)
+        self.running_var.lerp_(variance * (count / (count - 1)), factor)
+        return mean, variance
+
+    def normalised_relu(
+        self, x: Tensor, gain: Tensor | None = None, bias: Tensor | None = None, *, overwrite: bool = False
+    ) -> Tensor:
+        """Return relu(forward(x) * gain + bias); without gradients, and fused, in two passes over x.
+
+        Arguments:
+            x: Shape (N, W, S, S).
+            gain: Shape (N, W, 1, 1), or None for 1.
+            bias: Shape (N, W, 1, 1), or None for 0; given if the gain is.
+            overwrite: Whether nobody needs x any more, so that the result may take its place in memory.
+        """
+        if self.fused and not torch.is_grad_enabled():
+            scale, shift = self.scale_and_shift(x)
+            if gain is not None and bias is not None:
+                scale, shift = scale * gain, shift * gain + bias
+            # Under mixed precision both are rounded like the features, by no more than these are.
+            scale, shift = scale.to(x.dtype), shift.to(x.dtype)
+            h = torch.addcmul(shift, x, scale, out=x) if overwrite else torch.addcmul(shift, x, scale)
+            return h.relu_()
+        h = self(x)
+        if gain is not None and bias is not None:
+            # Under mixed precision the embeddings of the condition are wider than the features.
+            h = torch.addcmul(bias.to(h.dtype), h, gain.to(h.dtype))
+        return F.relu(h, inplace=self.fused)
+
+
+@contextlib.contextmanager
+def batch_groups(network: nn.Module, groups: int) -> Iterator[None]:
+    """Let every `GroupedBatchNorm2d` of a network take its moments group by group, for the length of a ``with`` block.
+
+    Arguments:
+        network: What is called inside the block, with a batch that is divided into groups of equal size.
+        groups: How many.
+    """
+    layers = [module for module in network.modules() if isinstance(module, GroupedBatchNorm2d)]
+    for layer in layers:
+        layer.groups = groups
+    try:
+        yield
+    finally:
+        for layer in layers:
+            layer.groups = 1

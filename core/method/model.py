@@ -1,0 +1,160 @@
+"""What one run trains: a prior, three networks, and the averaged generator; and the modes they are put into."""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+from collections.abc import Iterator, Sequence
+
+import attrs
+import torch
+from torch import Tensor, nn
+
+from mpcc.core.contracts import Networks, Prior
+from mpcc.core.errors import PluginError
+from mpcc.core.layers.spectral_norm import power_iteration
+from mpcc.core.method.entropy import EntropyPolicy
+
+__all__ = ["Model", "standing_generator", "thawed", "to_pixels", "to_unit_range", "trainable"]
+
+# The averaged weights have singular vectors of their own; from those of the live weights they settle in a few steps.
+SETTLING_STEPS = 10
+
+
+@attrs.frozen(eq=False)
+class Model:
+    """Everything with parameters.
+
+    Attributes:
+        prior: p(y) p(z|y).
+        networks: Generator, discriminator, encoder.
+        averaged: The generator with exponentially averaged parameters, for pictures; never trained.
+        entropy: Where the entropies of the components come from.
+    """
+
+    prior: Prior
+    networks: Networks
+    averaged: nn.Module
+    entropy: EntropyPolicy
+
+    @classmethod
+    def assemble(
+        cls, prior: Prior, networks: Networks, device: torch.device, entropy: EntropyPolicy | None = None
+    ) -> Model:
+        """Move the parts to a device, freeze all of them (a phase thaws what it trains) and copy the generator.
+
+        Raises:
+            PluginError: If a part has a parameter that is not to be trained, or weights on another device.
+        """
+        parts = (prior, networks.generator, networks.discriminator, networks.encoder)
+        # All are looked at before the first is frozen: discriminator and encoder share parameters.
+        for part in parts:
+            for name, parameter in part.named_parameters():
+                if not parameter.requires_grad:
+                    raise PluginError(
+                        f"{type(part).__name__}.{name} is a parameter that asks for no gradient: every parameter is "
+                        "trained, register what is fixed as a buffer"
+                    )
+        for part in parts:
+            part.to(device).train().requires_grad_(False)
+        if prior.weights().device.type != device.type:
+            raise PluginError(
+                f"{type(prior).__name__}.weights() is on {prior.weights().device}, the run on {device}: "
+                "make it from parameters or buffers, which move along"
+            )
+        return cls(prior, networks, copy.deepcopy(networks.generator), entropy or EntropyPolicy.of(prior))
+
+    @property
+    def device(self) -> torch.device:
+        """Where the parameters are."""
+        return next(self.networks.generator.parameters()).device
+
+    def generate(self, z: Tensor, y: Tensor) -> Tensor:
+        """Return x~ = G(z, y), (N, D, R, R), for z, (N, J), and y, (N,); z goes through the prior's input map."""
+        images: Tensor = self.networks.generator(self.prior.input_map(z), y)
+        return images
+
+    def parts(self) -> dict[str, nn.Module]:
+        """Return the modules under the names that checkpoints use."""
+        return {
+            "prior": self.prior,
+            "generator": self.networks.generator,
+            "discriminator": self.networks.discriminator,
+            "encoder": self.networks.encoder,
+            "averaged_generator": self.averaged,
+        }
+
+    @torch.no_grad()
+    def average(self, decay: float) -> None:
+        """Move the averaged parameters towards the generator's: decay * average + (1 - decay) * generator.
+
+        Buffers are copied, and so are the parameters at a decay of 0.
+        """
+        averaged: list[Tensor] = list(self.averaged.parameters())
+        live: list[Tensor] = list(self.networks.generator.parameters())
+        torch._foreach_lerp_(averaged, live, 1 - decay)
+        torch._foreach_copy_(list(self.averaged.buffers()), list(self.networks.generator.buffers()))
+
+
+@contextlib.contextmanager
+def trainable(*modules: nn.Module) -> Iterator[None]:
+    """Give gradients to the parameters of these modules alone, for the length of a ``with`` block."""
+    with thawed([parameter for module in modules for parameter in module.parameters()]):
+        yield
+
+
+@contextlib.contextmanager
+def thawed(parameters: Sequence[nn.Parameter]) -> Iterator[None]:
+    """Give gradients to these parameters alone, for the length of a ``with`` block."""
+    for parameter in parameters:
+        parameter.requires_grad_(True)
+    try:
+        yield
+    finally:
+        for parameter in parameters:
+            parameter.requires_grad_(False)
+
+
+@torch.no_grad()
+def standing_generator(generator: nn.Module, prior: Prior, passes: int, batch: int) -> nn.Module:
+    """Return a copy of a generator in evaluation mode, its batch norms holding standing statistics (supplement, C).
+
+    The copy generates ``passes`` batches from the prior in training mode; each batch norm keeps the average of the
+    batch means and of the batch variances. Draws from torch's global random state.
+
+    Arguments:
+        generator: The weights to be evaluated; left as they are.
+        prior: Where (z, y) come from.
+        passes: Number of batches, 16 in the paper.
+        batch: Samples in each, 50 in the paper.
+    """
+    standing = copy.deepcopy(generator).train()
+    power_iteration(standing, SETTLING_STEPS)
+    for module in standing.modules():
+        if isinstance(module, nn.modules.batchnorm._BatchNorm):
+            module.reset_running_stats()
+            module.momentum = None  # torch's spelling of a cumulative average
+    for _ in range(passes):
+        z, y = prior.sample(batch)
+        standing(prior.input_map(z), y)
+    return standing.eval()
+
+
+def to_unit_range(images: Tensor, device: torch.device) -> Tensor:
+    """Return uint8 images as float32 in [-1, 1] on a device: x / 127.5 - 1.
+
+    Example:
+        >>> to_unit_range(torch.tensor([0, 255], dtype=torch.uint8), torch.device("cpu"))
+        tensor([-1.,  1.])
+    """
+    return images.to(device, non_blocking=True).float().div_(127.5).sub_(1)
+
+
+def to_pixels(images: Tensor) -> Tensor:
+    """Return images in [-1, 1] as uint8 on the CPU, the inverse of `to_unit_range`.
+
+    Example:
+        >>> to_pixels(torch.tensor([-1.0, 1.0]))
+        tensor([  0, 255], dtype=torch.uint8)
+    """
+    return images.add(1).mul(127.5).round().clamp(0, 255).to("cpu", torch.uint8)

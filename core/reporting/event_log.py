@@ -1,0 +1,228 @@
+"""What a run tells while it runs and in the end: TensorBoard tags, picture sheets.
+
+Tags, in one table:
+
+==========================  ==================================================================
+tag                         value
+==========================  ==================================================================
+``terms/<term>``            raw loss terms in nats or, for the data term, hinge units
+``weighted/<term>``         the same times their weights, as they enter the objectives
+``metrics/<score>``         scores of an evaluation; what a tag cannot have becomes ``_``
+``clusters/used``           how many clusters have at least one evaluated image
+``learning_rate/<part>``    Adam's step size
+``gradient_norm/<part>``    Euclidean norm of the last gradient
+``health/<quantity>``       what warnings are seen in (`mpcc.core.reporting.symptoms`)
+``health/<warning>``        text: a warning
+``entropy``, ``restart``    text: that entropies are estimates; why training went back
+``prior/scales``            histogram of the components' scales
+``prior/weights``           histogram of phi
+``prior/<quantity>``        what else a prior reports, such as nu: a curve or a histogram
+``samples``                 picture: a row for each cluster
+``reconstructions``         picture: real images in odd columns, reconstructions in even ones
+``confusion``               picture: classes against clusters, where there are labels
+==========================  ==================================================================
+"""
+
+from __future__ import annotations
+
+import re
+import sys
+import threading
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import attrs
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.utils.tensorboard import SummaryWriter
+from torchvision.utils import make_grid
+
+from mpcc.core.contracts import Prior
+from mpcc.core.evaluation.confusion import Confusion, confusion_sheet
+from mpcc.core.evaluation.evaluation import Pictures
+from mpcc.core.method.terms import TermWeights
+
+if TYPE_CHECKING:
+    # What an evaluation finds draws its pictures with the functions below.
+    from mpcc.core.evaluation.findings import Findings
+    from mpcc.core.reporting.symptoms import Symptom
+
+__all__ = ["EventLog", "reconstruction_sheet", "sample_sheet"]
+
+# Small images are enlarged to at least this many pixels, by whole factors, to be seen.
+SHOWN_SIZE = 32
+RECONSTRUCTION_COLUMNS = 20
+
+
+class EventLog:
+    """TensorBoard events of one run.
+
+    Arguments:
+        folder: The run folder.
+        weights: Of the terms.
+        purge_step: On resume, the first step that is written anew; later events of the old run are hidden.
+    """
+
+    def __init__(self, folder: Path, weights: TermWeights, purge_step: int | None = None) -> None:
+        self._folder = folder
+        self._open(purge_step)
+        self._weights = attrs.asdict(weights)
+
+    def losses(
+        self,
+        step: int,
+        terms: Mapping[str, float],
+        learning_rates: Mapping[str, float],
+        gradient_norms: Mapping[str, float],
+    ) -> None:
+        """Write the terms, raw and weighted, the step sizes and the sizes of the gradients."""
+        for name, value in terms.items():
+            # data_discriminator and data_generator are two sides of the one data term.
+            weight = self._weights[name.partition("_")[0]]
+            self._scalar(f"terms/{name}", value, step)
+            self._scalar(f"weighted/{name}", weight * value, step)
+        for name, value in learning_rates.items():
+            self._scalar(f"learning_rate/{name}", value, step)
+        for name, value in gradient_norms.items():
+            self._scalar(f"gradient_norm/{name}", value, step)
+
+    def evaluation(
+        self,
+        step: int,
+        scores: Mapping[str, float],
+        findings: Findings,
+        prior: Prior,
+        health: Mapping[str, float],
+        warnings: Sequence[Symptom],
+    ) -> None:
+        """Write everything that an evaluation finds."""
+        self.scores(step, scores, findings.used)
+        self.prior(step, prior)
+        self.pictures(step, findings.pictures)
+        if findings.confusion is not None:
+            self.confusion(step, findings.confusion)
+        for name, value in health.items():
+            self._scalar(f"health/{name}", value, step)
+        for warning in warnings:
+            self.note(f"health/{warning.name}", warning.message, step)
+
+    def scores(self, step: int, scores: Mapping[str, float], clusters_used: int) -> None:
+        """Write the metrics of an evaluation."""
+        for name, value in scores.items():
+            self._scalar(f"metrics/{legal(name)}", value, step)
+        self._scalar("clusters/used", clusters_used, step)
+
+    def pictures(self, step: int, pictures: Pictures) -> None:
+        """Write both picture sheets."""
+        self._add("add_image", "samples", sample_sheet(pictures), step)
+        self._add("add_image", "reconstructions", reconstruction_sheet(pictures), step)
+
+    def confusion(self, step: int, confusion: Confusion) -> None:
+        """Write the heat map of classes against clusters."""
+        self._add("add_image", "confusion", confusion_sheet(confusion), step)
+
+    @torch.no_grad()
+    def prior(self, step: int, prior: Prior) -> None:
+        """Write histograms of a prior's scales, if it has any, and weights; and its other quantities."""
+        scales = prior.scales()
+        named = {} if scales is None else {"scales": scales}
+        for name, value in (named | {"weights": prior.weights()} | dict(prior.quantities())).items():
+            if value.numel() == 1:
+                self._scalar(f"prior/{name}", value.item(), step)
+            else:
+                self._add("add_histogram", f"prior/{name}", value.cpu(), step)
+
+    def note(self, name: str, text: str, step: int = 0) -> None:
+        """Write a line of text that a reader of the curves has to know."""
+        self._add("add_text", name, text, step)
+
+    def restarted(self, step: int, reason: str) -> None:
+        """Hide what was written from a step on: training has gone back to before it."""
+        self._add("flush")
+        self._add("close")
+        self._open(step)
+        self.note("restart", reason, step)
+
+    def flush(self) -> None:
+        """Write what is buffered."""
+        self._add("flush")
+
+    def close(self) -> None:
+        """Write what is buffered and end."""
+        self._add("flush")
+        self._add("close")
+
+    def _open(self, purge_step: int | None) -> None:
+        self._writer: SummaryWriter | None = None
+        threading.excepthook = without_event_writers
+        try:
+            self._writer = SummaryWriter(str(self._folder), purge_step=purge_step)
+        except OSError as error:
+            self._give_up(error)
+
+    def _add(self, method: str, *arguments: Any) -> None:
+        """Call a method of the writer; the first time that the system refuses to write, it is the last one."""
+        if self._writer is None:
+            return
+        try:
+            getattr(self._writer, method)(*arguments)
+        except OSError as error:
+            self._give_up(error)
+
+    def _give_up(self, error: OSError) -> None:
+        self._writer = None
+        print(
+            f"warning: TensorBoard events could not be written: {error.strerror or error}; "
+            "the run goes on without them",
+            file=sys.stderr,
+        )
+
+    def _scalar(self, tag: str, value: float, step: int) -> None:
+        self._add("add_scalar", tag, value, step)
+
+
+def without_event_writers(failure: threading.ExceptHookArgs) -> None:
+    """Say what happened in a thread, as Python does, but for event writers that the system refuses to write.
+
+    Those hand their error on to `EventLog`, and would print a traceback beside.
+    """
+    if not (failure.exc_type is not None and issubclass(failure.exc_type, OSError) and is_event_writer(failure.thread)):
+        threading.__excepthook__(failure)
+
+
+def is_event_writer(thread: threading.Thread | None) -> bool:
+    """Return whether a thread is one of TensorBoard's."""
+    return thread is not None and type(thread).__module__.startswith("tensorboard.")
+
+
+def legal(name: str) -> str:
+    """Return a name as a part of a TensorBoard tag: letters, digits, ``_``, ``-`` and ``.`` stay.
+
+    Example:
+        >>> legal("acc"), legal("frechet_distance[my_features:Pixels]")
+        ('acc', 'frechet_distance_my_features_Pixels')
+    """
+    return re.sub(r"[^A-Za-z0-9_.-]+", "_", name).strip("_") or "_"
+
+
+def sample_sheet(pictures: Pictures) -> Tensor:
+    """Return samples as one picture with a row for each cluster, uint8, shape (3, height, width)."""
+    return _sheet(pictures.samples.flatten(0, 1), columns=pictures.samples.shape[1])
+
+
+def reconstruction_sheet(pictures: Pictures) -> Tensor:
+    """Return real images (odd columns) beside their reconstructions (even), uint8, shape (3, height, width)."""
+    pairs = torch.stack([pictures.originals, pictures.reconstructions], dim=1).flatten(0, 1)
+    return _sheet(pairs, columns=min(RECONSTRUCTION_COLUMNS, len(pairs)))
+
+
+def _sheet(images: Tensor, columns: int) -> Tensor:
+    if images.shape[1] not in (1, 3):
+        # Other numbers of channels have no colours: the mean over the channels is shown.
+        images = images.float().mean(dim=1, keepdim=True).to(torch.uint8)
+    factor = -(-SHOWN_SIZE // images.shape[-1])
+    enlarged = F.interpolate(images.float(), scale_factor=factor, mode="nearest").to(torch.uint8)
+    sheet: Tensor = make_grid(enlarged, nrow=columns, padding=2, pad_value=64)
+    return sheet

@@ -1,0 +1,192 @@
+"""What a run is put together from: device, metrics, and checks that the parts fit each other and the past."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import attrs
+import torch
+
+from mpcc.core.config import RESUMABLE, RunConfig, RunSettings, options
+from mpcc.core.contracts import Architecture, Dataset, FeatureRequest, ImageSet, Metric
+from mpcc.core.errors import InvalidInput, PluginError, unknown_name
+from mpcc.core.registry import Registry
+
+__all__ = [
+    *("check_fit", "check_images", "choose_device", "choose_metrics"),
+    *("differences", "known_metrics", "load_data", "read_data"),
+]
+
+
+def choose_device(name: str) -> torch.device:
+    """Return the device of a name.
+
+    Raises:
+        InvalidInput: If CUDA is asked for and not there.
+    """
+    available = torch.cuda.is_available()
+    if name == "cuda" and not available:
+        raise InvalidInput("--device cuda: no CUDA device is available; nearest valid choice: --device cpu")
+    return torch.device("cuda", torch.cuda.current_device()) if name != "cpu" and available else torch.device("cpu")
+
+
+def known_metrics(registry: Registry, names: str) -> list[str]:
+    """Return the names in a list separated by commas, ``all`` left as it is.
+
+    Raises:
+        InvalidInput: If one does not exist.
+    """
+    known = registry.names("metric")
+    wanted = [name.strip() for name in names.split(",")]
+    for name in wanted:
+        if name not in ("all", *known):
+            raise unknown_name("metric", name, ["all", *known])
+    return wanted
+
+
+def choose_metrics(registry: Registry, names: str, request: FeatureRequest | None = None) -> dict[str, Metric]:
+    """Return metrics by name, each prepared.
+
+    Arguments:
+        registry: Where they are registered.
+        names: Separated by commas; ``all`` among them stands for every metric that is not on request only.
+        request: What the user said about scores of features.
+
+    Raises:
+        InvalidInput: If one does not exist, or lacks what it needs.
+    """
+    known, wanted = registry.names("metric"), known_metrics(registry, names)
+    chosen: dict[str, Metric] = {}
+    meant = [each for word in wanted for each in (known if word == "all" else [word])]
+    for name in dict.fromkeys(meant):
+        metric = make_metric(registry, name)
+        if name in wanted or not metric.on_request:
+            metric.prepare(request or FeatureRequest())
+            chosen[name] = metric
+    return chosen
+
+
+def make_metric(registry: Registry, name: str) -> Metric:
+    """Return a metric with its registered options.
+
+    Raises:
+        PluginError: If it cannot be loaded.
+        InvalidInput: If the registration has options that it does not take.
+    """
+    entry = registry.entry("metric", name)
+    cls = entry.options_class()
+    values: Any = None
+    if cls is not None:
+        # Metrics have no flags; what the registration says is converted as strictly as if a user had said it.
+        fields = options.fields(cls)
+        unknown = [option for option in entry.defaults if option not in fields]
+        if unknown:
+            raise unknown_name(f"option of {entry.described()}:", unknown[0], fields)
+        given = {option: options.convert(value, fields[option], option) for option, value in entry.defaults.items()}
+        values = options.make(cls, given, entry.described())
+    metric: Metric = entry.load()(values)
+    return metric
+
+
+def load_data(dataset: Dataset, architecture: Architecture, described: str, config: RunConfig) -> ImageSet:
+    """Read the images of a run and check that they suit it.
+
+    Arguments:
+        dataset: What reads them.
+        architecture: What takes them.
+        described: The data set, for errors.
+        config: The run's.
+
+    Raises:
+        InvalidInput: If they cannot be read or don't fit.
+        PluginError: If the data set breaks its contract.
+    """
+    data = read_data(dataset, architecture, described, config)
+    check_images(data, architecture, described, config)
+    return data
+
+
+def read_data(dataset: Dataset, architecture: Architecture, described: str, config: RunConfig) -> ImageSet:
+    """Read images, unchecked.
+
+    Raises:
+        InvalidInput: If they cannot be read.
+    """
+    try:
+        return dataset.load(architecture.image_size, config.run.data_root, config.run.download)
+    except OSError as error:
+        named = f" {error.filename}" if error.filename else ""
+        raise InvalidInput(f"{described}: cannot read{named}: {error.strerror or error}") from error
+
+
+def check_images(data: ImageSet, architecture: Architecture, described: str, config: RunConfig) -> None:
+    """Check that a data set gives what the architecture takes and the run needs.
+
+    Raises:
+        PluginError: If the data set breaks its contract.
+        InvalidInput: If there are too few images or the channels don't fit.
+    """
+    check_fit(data, architecture, described, config)
+    if config.run.clusters > len(data):
+        raise InvalidInput(
+            f"--clusters {config.run.clusters} is more than the {len(data)} images of the data set "
+            f"(nearest valid choice: --clusters {len(data)})"
+        )
+
+
+def check_fit(data: ImageSet, architecture: Architecture, described: str, config: RunConfig) -> None:
+    """Check that a data set, of any number of images, gives what the architecture takes.
+
+    Raises:
+        PluginError: If the data set breaks its contract.
+        InvalidInput: If size or channels don't fit.
+    """
+    images, size = data.images, architecture.image_size
+    # Of a source, one image is read: it shows the type.
+    kind = images.dtype if isinstance(images, torch.Tensor) else images[torch.tensor([0])].dtype
+    if kind != torch.uint8 or len(images.shape) != 4:
+        raise PluginError(f"{described}: expected uint8 images (N, D, R, R), got {kind} {tuple(images.shape)}")
+    count, channels, *shape = images.shape
+    if shape != [size, size]:
+        raise InvalidInput(
+            f"{described} gave images of {shape[1]}x{shape[0]} pixels; "
+            f"architecture {config.arch.name!r} takes {size}x{size}"
+        )
+    if architecture.channels is not None and channels not in architecture.channels:
+        raise InvalidInput(
+            f"{described} gave images with {channels} channels; architecture {config.arch.name!r} takes "
+            f"{' or '.join(map(str, architecture.channels))}"
+        )
+    for name, values in (("labels", data.labels), ("paths", data.paths or None)):
+        if values is not None and len(values) != count:
+            raise PluginError(f"{described}: expected {count} {name}, one an image, got {len(values)}")
+    if data.labels is not None:
+        highest = len(data.class_names) - 1 if data.class_names else None
+        found = (int(data.labels.min()), int(data.labels.max()))
+        if data.labels.dtype != torch.int64 or found[0] < 0 or (highest is not None and found[1] > highest):
+            expected = "0 or more" if highest is None else f"in 0..{highest}"
+            raise PluginError(
+                f"{described}: expected int64 labels {expected}, got {data.labels.dtype} in {found[0]}..{found[1]}"
+            )
+
+
+def differences(saved: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
+    """Return what differs between two configurations, of what may not change on resume, e.g. ``run.lr was 0.1, is 1``.
+
+    Arguments:
+        saved: Tables of the checkpoint's configuration.
+        now: Tables of the present one.
+    """
+    found = []
+    for section in now:
+        before, after = saved.get(section, {}), now[section]
+        if section == "run":
+            # A checkpoint of an earlier version does not know what has been added since: it ran with the defaults.
+            before = {**{each.name: each.default for each in attrs.fields(RunSettings)}, **before}
+        for name in sorted({*before, *after}):
+            if section == "run" and name in RESUMABLE:
+                continue
+            if before.get(name) != after.get(name):
+                found.append(f"{section}.{name} was {before.get(name)}, is {after.get(name)}")
+    return found

@@ -1,0 +1,199 @@
+"""The parts of a run, put together from a configuration, and its whole state."""
+
+from __future__ import annotations
+
+import platform
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import attrs
+import torch
+
+from mpcc.core.config import SECTIONS, RunConfig
+from mpcc.core.contracts import ImageSet, Metric
+from mpcc.core.errors import InvalidInput
+from mpcc.core.evaluation.best_score import BestScore, score_to_watch
+from mpcc.core.evaluation.evaluation import choose_images
+from mpcc.core.evaluation.findings import feature_request
+from mpcc.core.images.augmentation import Augmentation
+from mpcc.core.images.fingerprint import fingerprint
+from mpcc.core.images.stream import ImageStream
+from mpcc.core.method.engine import choose_engine
+from mpcc.core.method.entropy import EntropyPolicy
+from mpcc.core.method.model import Model
+from mpcc.core.method.terms import TermWeights
+from mpcc.core.method.training import Schedule, Trainer
+from mpcc.core.registry import Observer, Registry
+from mpcc.core.run.assembly import choose_device, choose_metrics, load_data
+from mpcc.core.storage.checkpoint import random_states, seed_everything
+
+__all__ = ["Run", "versions"]
+
+
+@attrs.define(eq=False)
+class Run:
+    """The assembled parts of one run.
+
+    Attributes:
+        config: The resolved configuration.
+        data: The images.
+        trainer: Model, optimizers and stream.
+        metrics: By name.
+        indices: The images to be evaluated.
+        plugins: Name, distribution and version of every plugin in use.
+        observers: Plugins that watch.
+        started: The monotonic clock's time at which the run began; for a resumed run, as if it had never paused.
+        evaluation_seconds: Of `seconds`, those spent in evaluations.
+        best: The score whose best evaluation is kept as a checkpoint, or None.
+        restarts: Of every restart after a breakdown: where it was, why, and where the run went back to.
+        hinges: Logged losses of the discriminator since the last evaluation.
+        told: Names of the warnings that have been shown.
+    """
+
+    config: RunConfig
+    data: ImageSet
+    trainer: Trainer
+    metrics: Mapping[str, Metric]
+    indices: torch.Tensor
+    plugins: dict[str, str]
+    observers: Sequence[Observer] = ()
+    started: float = attrs.field(factory=time.monotonic)
+    evaluation_seconds: float = 0.0
+    best: BestScore | None = None
+    restarts: list[dict[str, Any]] = attrs.field(factory=list)
+    hinges: list[float] = attrs.field(factory=list)
+    told: list[str] = attrs.field(factory=list)
+    _fingerprint: str | None = attrs.field(default=None, init=False)
+
+    @property
+    def seconds(self) -> float:
+        """Wall-clock time spent in training and evaluations so far."""
+        return time.monotonic() - self.started
+
+    @classmethod
+    def assemble(cls, registry: Registry, config: RunConfig) -> Run:
+        """Load the plugins and the data and build everything, writing nothing.
+
+        Raises:
+            InvalidInput: If parts don't fit each other, or the data can't be read.
+        """
+        settings = config.run
+        device = choose_device(settings.device)
+        if settings.threads is not None:
+            torch.set_num_threads(settings.threads)
+        entries = {section: registry.entry(kind, getattr(config, section).name) for section, kind in SECTIONS.items()}
+        architecture = entries["arch"].load()(config.arch.options)
+        metrics = choose_metrics(registry, settings.metrics, feature_request(settings))
+        dataset = entries["data"].load()(config.data.options)
+        data = load_data(dataset, architecture, entries["data"].described(), config)
+        seed_everything(settings.seed)
+        prior = entries["prior"].load()(settings.clusters, settings.latent_dim, config.prior.options)
+        channels = data.images.shape[1]
+        networks = architecture.build(settings.clusters, settings.latent_dim, channels)
+        entropy = EntropyPolicy.of(prior, settings.entropy, settings.entropy_samples)
+        model = Model.assemble(prior, networks, device, entropy)
+        published = TermWeights.published(channels, architecture.image_size, settings.latent_dim)
+        weights = attrs.evolve(
+            published,
+            latent=published.latent if settings.latent_weight is None else settings.latent_weight,
+            membership=settings.membership_weight,
+            entropy=published.entropy if settings.entropy_weight is None else settings.entropy_weight,
+        )
+        schedule = Schedule(
+            **{field.name: getattr(settings, field.name) for field in attrs.fields(Schedule)},
+        )
+        stream = ImageStream(
+            data.images,
+            settings.batch,
+            settings.seed,
+            augmentation=Augmentation(settings.augment_crop, settings.augment_flip),
+            workers=settings.workers,
+            device=device,
+        )
+        trainer = Trainer(model, stream, schedule, weights, choose_engine(settings, device))
+        indices = choose_images(len(data), settings.eval_images, settings.seed)
+        used = [*entries.values(), *(registry.entry("metric", name) for name in metrics)]
+        plugins = {f"{entry.kind} {entry.name}": f"{entry.distribution} {entry.version}" for entry in used}
+        # What "auto" came to is part of the record.
+        resolved = attrs.evolve(
+            config, run=attrs.evolve(settings, entropy=entropy.kind, precision=trainer.engine.precision_name)
+        )
+        best = score_to_watch(settings.best_by, metrics, registry.names("metric"))
+        return cls(resolved, data, trainer, metrics, indices, plugins, registry.observers, best=best)
+
+    def restore_model(self, state: Mapping[str, Any], source: Path) -> None:
+        """Take up the weights of a checkpoint, to be evaluated; plugins that have changed since are warned of.
+
+        Arguments:
+            state: From `load_checkpoint`.
+            source: Its file, for errors.
+
+        Raises:
+            InvalidInput: If it does not fit the configuration or the data.
+        """
+        if state["images"] != list(self.data.images.shape):
+            raise InvalidInput(
+                f"checkpoint {source}: the data set has changed: expected images of shape {state['images']}, "
+                f"got {list(self.data.images.shape)}"
+            )
+        for name, version in state["plugins"].items():
+            if self.plugins.get(name, version) != version:
+                print(f"{name} was {version} when the checkpoint was saved, is {self.plugins[name]}", file=sys.stderr)
+        try:
+            for name, part in self.trainer.model.parts().items():
+                part.load_state_dict(state["parts"][name])
+        except (KeyError, ValueError, RuntimeError, TypeError, AttributeError) as error:
+            text = " ".join(str(error).split())[:300]
+            raise InvalidInput(f"checkpoint {source} does not fit config.toml: {text}") from error
+        self.trainer.iteration = state["iteration"]
+
+    def executed(self) -> dict[str, str]:
+        """Return where and how the run is computed: device, engine, precision."""
+        engine = self.trainer.engine
+        return {"device": self.trainer.model.device.type, "engine": engine.name, "precision": engine.precision_name}
+
+    def state_of_data(self) -> dict[str, Any]:
+        """Return what a checkpoint says of the images: their shape, and a digest of some of them."""
+        if self._fingerprint is None:
+            self._fingerprint = fingerprint(self.data.images)
+        return {"images": list(self.data.images.shape), "fingerprint": self._fingerprint}
+
+    def record(self) -> dict[str, Any]:
+        """Return what a result depends on beside the configuration, for ``results.json``."""
+        return {
+            "seed": self.config.run.seed,
+            "device": str(self.trainer.model.device),
+            "threads": torch.get_num_threads(),
+            "engine": self.trainer.engine.record(),
+            "plugins": self.plugins,
+            "versions": versions(),
+        }
+
+    def state(self) -> dict[str, Any]:
+        """Return the full state for a checkpoint."""
+        return {
+            **self.trainer.state(),
+            "random": random_states(),
+            **self.state_of_data(),
+            "plugins": self.plugins,
+            "versions": versions(),
+            "threads": torch.get_num_threads(),
+            "executed": self.executed(),
+            "config": self.config.to_toml(),
+            "seconds": self.seconds,
+            "evaluation_seconds": self.evaluation_seconds,
+            "best": None if self.best is None else self.best.plain(),
+            "restarts": self.restarts,
+            "hinges": self.hinges,
+            "told": self.told,
+        }
+
+
+def versions() -> dict[str, str]:
+    """Return the versions that a result depends on."""
+    names = ("mpcc", "torch", "torchvision", "pyro-ppl", "scikit-learn", "numpy")
+    return {"python": platform.python_version(), **{name: metadata.version(name) for name in names}}

@@ -1,0 +1,103 @@
+"""A run as its folder has it: the configuration, a checkpoint that belongs to it, the model that it trained."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from mpcc.core.config import Layer, RunConfig, read_config
+from mpcc.core.errors import InvalidInput
+from mpcc.core.registry import Registry
+from mpcc.core.storage.checkpoint_contents import check_contents, saved_config
+
+if TYPE_CHECKING:
+    # Commands check what they were given before torch is loaded.
+    import torch
+
+    from mpcc.core.contracts import Architecture
+    from mpcc.core.method.model import Model
+
+__all__ = ["check_checkpoint", "run_layer", "trained_model"]
+
+
+def run_layer(run: Path) -> Layer:
+    """Read the configuration of a run folder.
+
+    Raises:
+        InvalidInput: If the folder is none of a run.
+    """
+    path = run / "config.toml"
+    try:
+        if not run.is_dir():
+            raise InvalidInput(f"{run}: no such run folder")
+        if not path.is_file():
+            raise InvalidInput(f"{run}: expected a run folder, with config.toml and checkpoints/last.pt")
+    except OSError as error:
+        raise InvalidInput(f"{run}: cannot be read: {error.strerror}") from error
+    try:
+        return read_config(path)
+    except InvalidInput as error:
+        raise InvalidInput(f"run folder {run}: {str(error).removeprefix('--config ')}") from error
+
+
+def check_checkpoint(state: dict[str, Any], source: Path, tables: Mapping[str, Mapping[str, Any]]) -> None:
+    """Check that a checkpoint is one of the run.
+
+    Raises:
+        InvalidInput: If something is missing, or it was saved with other options than config.toml says.
+    """
+    from mpcc.core.run.assembly import differences
+
+    check_contents(state, source)
+    changed = differences(saved_config(state, source), tables)
+    if changed:
+        raise InvalidInput(f"checkpoint {source} is not one of the run's config.toml: {'; '.join(changed)}")
+
+
+def trained_model(
+    registry: Registry,
+    config: RunConfig,
+    architecture: Architecture,
+    state: Mapping[str, Any],
+    source: Path,
+    device: torch.device,
+) -> Model:
+    """Build the model of a run for inference: encoder and prior of the checkpoint, the encoder's layers fused.
+
+    The other networks keep their random weights. Plugins that have changed since are warned of.
+
+    Arguments:
+        registry: Where the plugins are.
+        config: The run's.
+        architecture: That of the configuration.
+        state: A checkpoint, after `check_checkpoint`.
+        source: Its file, for errors.
+        device: Where to compute.
+
+    Raises:
+        InvalidInput: If the checkpoint does not fit the configuration.
+    """
+    from mpcc.core.layers.fusion import fuse
+    from mpcc.core.method.entropy import EntropyPolicy
+    from mpcc.core.method.model import Model
+
+    settings = config.run
+    entries = [registry.entry("prior", config.prior.name), registry.entry("architecture", config.arch.name)]
+    for entry in entries:
+        was, now = state["plugins"].get(f"{entry.kind} {entry.name}"), f"{entry.distribution} {entry.version}"
+        if was != now:
+            print(f"{entry.kind} {entry.name} was {was} when the checkpoint was saved, is {now}", file=sys.stderr)
+    prior = entries[0].load()(settings.clusters, settings.latent_dim, config.prior.options)
+    networks = architecture.build(settings.clusters, settings.latent_dim, state["images"][1])
+    entropy = EntropyPolicy.of(prior, settings.entropy, settings.entropy_samples)
+    model = Model.assemble(prior, networks, device, entropy)
+    try:
+        for name in ("prior", "encoder"):
+            model.parts()[name].load_state_dict(state["parts"][name])
+    except (KeyError, ValueError, RuntimeError, TypeError, AttributeError) as error:
+        text = " ".join(str(error).split())[:300]
+        raise InvalidInput(f"checkpoint {source} does not fit config.toml: {text}") from error
+    fuse(networks.encoder)
+    return model

@@ -1,0 +1,226 @@
+"""Checkpoints: the full state of a run in one file of tensors, numbers and strings.
+
+Saved by writing a temporary file, flushing it to the disk and renaming it, so that the file under the final name is
+always whole. A digest of all its bytes stands in the comment of the archive that `torch.save` writes: what a disk or a
+copy has changed since is found before anything is read. Loaded with ``weights_only=True``, so that no code in it runs.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import os
+import random
+import re
+from pathlib import Path
+from typing import IO, Any, cast
+
+import numpy as np
+import torch
+
+from mpcc.core.errors import InvalidInput
+from mpcc.core.system.resources import short_of_memory
+
+__all__ = [
+    *("FORMAT_VERSION", "BrokenCheckpoint"),
+    *("load_checkpoint", "random_states", "restore_random_states", "save_checkpoint", "seed_everything"),
+]
+
+FORMAT_VERSION = 2
+# A zip archive ends with a record of 22 bytes, whose last two are the length of the comment that follows.
+END_RECORD, END_SIGNATURE = 22, b"PK\x05\x06"
+DIGEST_LABEL = b"mpcc sha256 "
+COMMENT_LENGTH = len(DIGEST_LABEL) + hashlib.sha256().digest_size * 2
+BLOCK = 2**20
+
+
+class BrokenCheckpoint(InvalidInput):
+    """A file that cannot be read: cut, changed, or never a checkpoint."""
+
+
+def random_states(*, cuda: bool = True) -> dict[str, Any]:
+    """Return the states of all random generators: torch's, on the CPU and every CUDA device, NumPy's and Python's.
+
+    Training draws from torch's alone; plugins may draw from the others.
+
+    Arguments:
+        cuda: Whether those of CUDA devices are wanted.
+    """
+    on_devices = torch.cuda.get_rng_state_all() if cuda and torch.cuda.is_available() else []
+    _, words, position, has_gauss, cached = np.random.get_state()
+    version, internal, gauss = random.getstate()
+    return {
+        "cpu": torch.get_rng_state(),
+        "cuda": on_devices,
+        "numpy": [torch.from_numpy(np.asarray(words, np.int64)), int(position), int(has_gauss), float(cached)],
+        "python": [version, torch.tensor(internal, dtype=torch.int64), gauss],
+    }
+
+
+def restore_random_states(states: dict[str, Any]) -> None:
+    """Put `random_states` back; those of CUDA devices that are missing now are left out."""
+    torch.set_rng_state(states["cpu"])
+    if states["cuda"] and torch.cuda.is_available():
+        torch.cuda.set_rng_state_all(states["cuda"][: torch.cuda.device_count()])
+    words, position, has_gauss, cached = states["numpy"]
+    np.random.set_state(("MT19937", words.numpy().astype(np.uint32), position, has_gauss, cached))
+    version, internal, gauss = states["python"]
+    random.setstate((version, tuple(internal.tolist()), gauss))
+
+
+def seed_everything(seed: int) -> None:
+    """Seed torch's, NumPy's and Python's global random generators."""
+    torch.manual_seed(seed)
+    np.random.seed(seed % 2**32)
+    random.seed(seed)
+
+
+def save_checkpoint(path: Path, state: dict[str, Any]) -> None:
+    """Write a state so that a crash at any moment leaves either the old file or the new one.
+
+    Arguments:
+        path: The final name; its folder is made if needed.
+        state: Nested dicts and lists of tensors, numbers, strings and None.
+
+    Raises:
+        OSError: If it cannot be written; the old file is intact.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(path.name + ".part")
+    try:
+        write_checkpoint(part, state)
+        part.replace(path)
+    finally:
+        part.unlink(missing_ok=True)
+    flush_folder(path.parent)
+
+
+def write_checkpoint(path: Path, state: dict[str, Any]) -> None:
+    """Write a state with its digest and wait until it is on the disk; on failure a part of it may be left.
+
+    Raises:
+        OSError: If that fails.
+    """
+    with path.open("w+b") as file:
+        output = RememberingFile(file)
+        try:
+            torch.save({"format_version": FORMAT_VERSION, **state}, cast("IO[bytes]", output))
+        except Exception as error:
+            # torch turns what writing raises into an error of its own kind.
+            raise output.failure or error from error
+        add_digest(file)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+class RememberingFile:
+    """A file for writing that remembers why writing failed.
+
+    Arguments:
+        file: Where everything goes.
+    """
+
+    def __init__(self, file: IO[bytes]) -> None:
+        self._file = file
+        self.failure: OSError | None = None
+
+    def write(self, content: Any) -> int:
+        """Write some bytes.
+
+        Raises:
+            OSError: If that fails.
+        """
+        try:
+            return self._file.write(content)
+        except OSError as error:
+            self.failure = error
+            raise
+
+    def flush(self) -> None:
+        """Hand over what is buffered."""
+        self._file.flush()
+
+
+def flush_folder(folder: Path) -> None:
+    """Wait until the names in a folder are on the disk, where the system can do that."""
+    if os.name != "posix":
+        return
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def add_digest(file: IO[bytes]) -> None:
+    """Add the digest of an archive to it as its comment.
+
+    Arguments:
+        file: A zip archive without a comment, open for reading and writing.
+    """
+    size = file.seek(0, os.SEEK_END)
+    file.seek(size - END_RECORD)
+    end = file.read()
+    assert end[:4] + end[-2:] == END_SIGNATURE + b"\0\0", "torch.save wrote an archive with a comment"
+    comment = DIGEST_LABEL + digest(file, size - 2).encode()
+    file.seek(size - 2)
+    file.write(len(comment).to_bytes(2, "little") + comment)
+
+
+def digest(file: IO[bytes], length: int) -> str:
+    """Return the SHA-256 digest of the first bytes of a file, in hexadecimal digits."""
+    file.seek(0)
+    found = hashlib.sha256()
+    while length > 0:
+        block = file.read(min(BLOCK, length))
+        if not block:
+            break
+        found.update(block)
+        length -= len(block)
+    return found.hexdigest()
+
+
+def check_digest(file: IO[bytes]) -> None:
+    """Compare a file with the digest in its comment.
+
+    Raises:
+        ValueError: Saying what is wrong.
+    """
+    size = file.seek(0, os.SEEK_END)
+    file.seek(max(size - COMMENT_LENGTH - 2, 0))
+    length, comment = file.read(2), file.read()
+    label = re.fullmatch(DIGEST_LABEL + rb"[0-9a-f]{64}", comment)
+    if size < END_RECORD + COMMENT_LENGTH or int.from_bytes(length, "little") != COMMENT_LENGTH or not label:
+        raise ValueError(f"its {size} bytes do not end with a digest: it is cut short, or of an older version")
+    if not hmac.compare_digest(digest(file, size - COMMENT_LENGTH - 2), comment[len(DIGEST_LABEL) :].decode()):
+        raise ValueError("its content is not what its digest says")
+
+
+def load_checkpoint(path: Path) -> dict[str, Any]:
+    """Read a checkpoint onto the CPU; nothing in it is executed.
+
+    Raises:
+        BrokenCheckpoint: If it is missing, cut or changed.
+        InvalidInput: If it is of another format.
+    """
+    try:
+        with path.open("rb") as file:
+            check_digest(file)
+            file.seek(0)
+            state: dict[str, Any] = torch.load(file, map_location="cpu", weights_only=True)
+    except FileNotFoundError as error:
+        raise BrokenCheckpoint(f"checkpoint {path}: no such file") from error
+    except Exception as error:
+        if short_of_memory(error):
+            raise
+        # torch.load raises errors of many types for a broken file; all mean the same to the user.
+        cause = " ".join(str(error).split()).partition(". ")[0][:200]
+        raise BrokenCheckpoint(
+            f"checkpoint {path}: cannot be read, it is broken or not a checkpoint ({cause})"
+        ) from error
+    version = state.get("format_version") if isinstance(state, dict) else type(state).__name__
+    # In a file of another program the name may stand for anything, a tensor too, which does not compare to a number.
+    if not isinstance(version, int) or version != FORMAT_VERSION:
+        found = type(version).__name__ if isinstance(version, torch.Tensor) else version
+        raise InvalidInput(f"checkpoint {path}: expected format version {FORMAT_VERSION}, found {found}")
+    return state

@@ -1,0 +1,163 @@
+"""Which checkpoints a run keeps: the newest, some before it, and the best by a score that needs no labels."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from mpcc.core.storage.checkpoint import BrokenCheckpoint, flush_folder, load_checkpoint, write_checkpoint
+
+__all__ = ["KeptCheckpoints"]
+
+OLDER = re.compile(r"iteration-(\d{1,18})\.pt")
+
+
+class KeptCheckpoints:
+    """The folder ``checkpoints`` of a run.
+
+    ``last.pt`` is the newest, ``iteration-N.pt`` are those before it, ``best.pt`` has the best score. At any moment
+    ``last.pt``, once there, is a whole checkpoint.
+
+    Arguments:
+        folder: Made when something is saved.
+        keep: How many to keep before the newest.
+
+    Attributes:
+        newest_iteration: Of ``last.pt``, once this object has saved it or found it whole.
+    """
+
+    def __init__(self, folder: Path, keep: int = 2) -> None:
+        self.folder = folder
+        self.keep = keep
+        self.newest_iteration: int | None = None
+        self._whole: tuple[Path, int] | None = None
+
+    @property
+    def kept(self) -> str | None:
+        """Where a run can go on from, as far as this object knows: the file and its iteration, in words."""
+        if self._whole is None:
+            return None
+        path, iteration = self._whole
+        return f"the last checkpoint is kept: {path} (iteration {iteration})"
+
+    @property
+    def newest(self) -> Path:
+        """The newest checkpoint."""
+        return self.folder / "last.pt"
+
+    @property
+    def best(self) -> Path:
+        """The checkpoint of the evaluation with the best score."""
+        return self.folder / "best.pt"
+
+    def older(self) -> list[Path]:
+        """Return those before the newest, the newest of them first."""
+        numbers = {path: OLDER.fullmatch(path.name) for path in self.folder.glob("iteration-*.pt")}
+        found = {int(match[1]): path for path, match in numbers.items() if match}
+        return [found[iteration] for iteration in sorted(found, reverse=True)]
+
+    def save(self, state: dict[str, Any], *, best: bool = False) -> None:
+        """Save a state as the newest checkpoint; the one that was the newest becomes an older one.
+
+        Arguments:
+            state: With its ``iteration``.
+            best: Whether it is the best one, too.
+
+        Raises:
+            OSError: If it cannot be written; then ``last.pt`` is as it was.
+        """
+        with self._written(state) as part:
+            if self.newest.exists() and self.newest_iteration not in (None, state["iteration"]):
+                duplicate(self.newest, self.folder / f"iteration-{self.newest_iteration}.pt")
+            if best:
+                duplicate(part, self.best)
+            part.replace(self.newest)
+        self.newest_iteration = state["iteration"]
+        self._whole = self.newest, state["iteration"]
+        flush_folder(self.folder)
+        for path in self.older()[self.keep :]:
+            path.unlink(missing_ok=True)
+
+    def save_best(self, state: dict[str, Any]) -> None:
+        """Save a state as the best one only.
+
+        Raises:
+            OSError: If it cannot be written; the one before is intact.
+        """
+        with self._written(state) as part:
+            part.replace(self.best)
+        if self._whole is None:
+            self._whole = self.best, state["iteration"]
+        flush_folder(self.folder)
+
+    @contextlib.contextmanager
+    def _written(self, state: dict[str, Any]) -> Iterator[Path]:
+        self.folder.mkdir(parents=True, exist_ok=True)
+        part = self.folder / "new.pt.part"
+        try:
+            write_checkpoint(part, state)
+            yield part
+        finally:
+            with contextlib.suppress(OSError):
+                part.unlink(missing_ok=True)
+
+    def load(self) -> tuple[dict[str, Any] | None, Path, list[str]]:
+        """Load the newest checkpoint that is whole.
+
+        Returns:
+            Its state, its file, and a line about each newer one that is broken; no state if there is no checkpoint.
+
+        Raises:
+            BrokenCheckpoint: If there are some, and all are broken.
+            InvalidInput: If one is of another format.
+        """
+        candidates = [path for path in (self.newest, *self.older(), self.best) if os.path.lexists(path)]
+        broken: list[str] = []
+        self.newest_iteration = None
+        for path in candidates:
+            try:
+                state = load_checkpoint(path)
+            except BrokenCheckpoint as error:
+                broken.append(str(error))
+                continue
+            iteration: Any = state.get("iteration")
+            self._whole = path, iteration
+            if path == self.newest:
+                self.newest_iteration = iteration
+            return state, path, broken
+        if broken:
+            raise BrokenCheckpoint(f"no checkpoint can be read: {'; '.join(broken)}")
+        return None, self.newest, []
+
+    def forget_after(self, iteration: int) -> None:
+        """Remove older checkpoints that lie after an iteration: a run that went back there goes another way."""
+        for path in self.older():
+            match = OLDER.fullmatch(path.name)
+            if match and int(match[1]) > iteration:
+                path.unlink(missing_ok=True)
+
+
+def duplicate(source: Path, target: Path) -> None:
+    """Give a file a second name, in place of what has it; as a copy where the file system knows no links.
+
+    Raises:
+        OSError: If the disk has no room for a copy.
+    """
+    part = target.with_name(target.name + ".part")
+    part.unlink(missing_ok=True)
+    try:
+        try:
+            part.hardlink_to(source)
+        except OSError:
+            with source.open("rb") as whole, part.open("wb") as copy:
+                shutil.copyfileobj(whole, copy)
+                copy.flush()
+                os.fsync(copy.fileno())
+        part.replace(target)
+    finally:
+        part.unlink(missing_ok=True)

@@ -1,0 +1,319 @@
+"""The run folder: which files a run leaves, and how each is written.
+
+``config.toml`` re-runs the run, ``results.json`` sums it up, ``metrics.jsonl`` has a line for every evaluation,
+``assignments.csv`` and ``posterior.npy`` a row for every evaluated image, ``samples.png`` and ``reconstructions.png``
+show it, ``confusion.csv`` and ``confusion.png`` compare it with labels where there are any, ``checkpoints/last.pt``
+continues it; TensorBoard's event files lie beside them. Nothing is written anywhere else.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import csv
+import datetime
+import io
+import json
+import os
+import shutil
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from filelock import FileLock, Timeout
+from PIL import Image
+from torch import Tensor
+
+from mpcc.core.config import RunConfig
+from mpcc.core.contracts import Evaluation, ImageSet
+from mpcc.core.errors import InvalidInput, OutOfResources
+from mpcc.core.system.resources import disk_errors, no_room
+
+__all__ = ["RunFolder"]
+
+
+class RunFolder:
+    """One run's files.
+
+    Arguments:
+        path: The folder.
+        named: Whether the user chose the path; if not, `create` may number it.
+    """
+
+    def __init__(self, path: Path, *, named: bool = True) -> None:
+        self.path = path
+        self._named = named
+        self._made: list[Path] = []
+
+    @classmethod
+    def plan(cls, out: Path | None, config: RunConfig) -> RunFolder:
+        """Choose a new folder and check that it can be made, without making it.
+
+        Arguments:
+            out: The folder that the user named; by default a unique one below ``runs/``.
+            config: Gives the default name.
+
+        Raises:
+            InvalidInput: If the folder exists or its parent can't be written.
+        """
+        path = out
+        if path is None:
+            now = datetime.datetime.now(tz=datetime.UTC).astimezone()
+            path = Path("runs") / f"{config.data.name}-{config.prior.name}-{now:%Y%m%d-%H%M%S}"
+        try:
+            if out is not None and (path.exists() or path.is_symlink()):
+                is_run = (path / "config.toml").is_file()
+                choice = f"continue it with --resume {path}, or choose" if is_run else "choose"
+                raise InvalidInput(
+                    f"run folder {path} already exists: expected a new one "
+                    f"({choice} another --out, such as {free(path)})"
+                )
+            parent = path.absolute().parent
+            while not parent.exists() and parent != parent.parent:
+                parent = parent.parent
+            if not parent.is_dir():
+                raise InvalidInput(f"run folder {path} cannot be made: {parent} is not a directory")
+        except OSError as error:
+            raise cannot_be_made(path, error) from error
+        if not os.access(parent, os.W_OK | os.X_OK):
+            raise InvalidInput(f"run folder {path} cannot be made: {parent} is not writable")
+        return cls(path, named=out is not None)
+
+    @classmethod
+    def existing(cls, path: Path) -> RunFolder:
+        """Open the folder of an earlier run.
+
+        Raises:
+            InvalidInput: If it does not exist or holds no run.
+        """
+        folder = cls(path)
+        try:
+            if not path.is_dir():
+                raise InvalidInput(f"--resume {path}: no such run folder")
+            if not folder.config.is_file():
+                raise InvalidInput(f"--resume {path}: expected a run folder with {folder.config.name}")
+        except OSError as error:
+            raise InvalidInput(f"--resume {path}: cannot be read: {error.strerror}") from error
+        if not os.access(path, os.W_OK | os.X_OK):
+            raise InvalidInput(f"--resume {path}: expected a folder that can be written")
+        return folder
+
+    def create(self) -> None:
+        """Make the folder.
+
+        Raises:
+            InvalidInput: If that fails, or another process was quicker.
+            OutOfResources: If there is no room.
+        """
+        try:
+            for parent in reversed(self.path.absolute().parents):
+                if not parent.exists():
+                    parent.mkdir(exist_ok=True)
+                    self._made.append(parent)
+            if not self._named:
+                self.path = free(self.path)
+            self.path.mkdir()
+        except FileExistsError as error:
+            if self._named or not self.path.is_dir():
+                self._remove_parents()
+                raise cannot_be_made(self.path, error) from error
+            # Another run, started within the same second, has taken the name since.
+            self.create()
+        except OSError as error:
+            self._remove_parents()
+            raise cannot_be_made(self.path, error) from error
+
+    @contextlib.contextmanager
+    def filled(self) -> Iterator[None]:
+        """Make the folder, to be filled in a ``with`` block; if that fails, nothing is left of it.
+
+        Raises:
+            InvalidInput: If the system refuses it, or a file in it.
+            OutOfResources: If there is no room.
+        """
+        self.create()
+        try:
+            with disk_errors(self.path):
+                yield
+        except BaseException:
+            self.discard()
+            raise
+
+    def discard(self) -> None:
+        """Remove the folder and everything in it, for a run that failed before it left anything of worth."""
+        shutil.rmtree(self.path, ignore_errors=True)
+        self._remove_parents()
+
+    def _remove_parents(self) -> None:
+        """Remove the parents that were made for this run, unless others use them by now."""
+        with contextlib.suppress(OSError):
+            while self._made:
+                self._made.pop().rmdir()
+
+    @property
+    def config(self) -> Path:
+        """The configuration that re-runs the run."""
+        return self.path / "config.toml"
+
+    @property
+    def checkpoints(self) -> Path:
+        """The folder of the checkpoints."""
+        return self.path / "checkpoints"
+
+    @contextlib.contextmanager
+    def locked(self) -> Iterator[None]:
+        """Keep other processes from writing into the folder, for the length of a ``with`` block.
+
+        The system frees the lock of a process that ends, however it ends; the empty file ``.lock`` stays.
+
+        Raises:
+            InvalidInput: If another run has the folder.
+            OutOfResources: If there is no room for the file.
+        """
+        lock = FileLock(self.path / ".lock", timeout=0)
+        with disk_errors(self.path):
+            try:
+                lock.acquire()
+            except Timeout as error:
+                raise InvalidInput(
+                    f"run folder {self.path} is in use by another run: wait until it has ended, or choose another --out"
+                ) from error
+        try:
+            yield
+        finally:
+            lock.release()
+
+    @property
+    def results(self) -> Path:
+        """The sum of the run so far."""
+        return self.path / "results.json"
+
+    @property
+    def metrics(self) -> Path:
+        """One line of JSON for every evaluation."""
+        return self.path / "metrics.jsonl"
+
+    def write_config(self, config: RunConfig) -> None:
+        """Write ``config.toml``."""
+        write_whole(self.config, config.to_toml().encode())
+
+    def copy_config(self, source: Path) -> None:
+        """Write ``config.toml`` as it is in another folder."""
+        write_whole(self.config, source.read_bytes())
+
+    def write_skipped(self, lines: Sequence[str]) -> None:
+        """Write ``skipped.txt``: a line for each image that could not be read and was left out."""
+        # File names need not be valid text; what isn't is written as the bytes that it was.
+        write_whole(
+            self.path / "skipped.txt", "".join(f"{line}\n" for line in lines).encode("utf-8", "surrogateescape")
+        )
+
+    def write_results(self, results: Mapping[str, Any]) -> None:
+        """Write ``results.json``."""
+        write_whole(self.results, (json.dumps(results, indent=2, allow_nan=False) + "\n").encode())
+
+    def append_metrics(self, line: Mapping[str, Any]) -> None:
+        """Add a line to ``metrics.jsonl``.
+
+        Raises:
+            OSError: If it cannot be written; the file is as it was.
+        """
+        size = self.metrics.stat().st_size if self.metrics.exists() else 0
+        try:
+            with self.metrics.open("a", encoding="utf-8") as file:
+                file.write(json.dumps(line, allow_nan=False) + "\n")
+        except OSError:
+            # The next line would be added to a part of this one.
+            with contextlib.suppress(OSError):
+                os.truncate(self.metrics, size)
+            raise
+
+    def cut_metrics(self, iteration: int) -> None:
+        """Remove the lines of ``metrics.jsonl`` after an iteration: they will be written again."""
+        if not self.metrics.exists():
+            return
+        try:
+            lines = self.metrics.read_text(encoding="utf-8").splitlines(keepends=True)
+            kept = [line for line in lines if line.endswith("\n") and json.loads(line)["iteration"] <= iteration]
+        except (ValueError, KeyError, TypeError) as error:
+            raise InvalidInput(
+                f"{self.metrics} is damaged: expected one JSON object with an iteration on each line ({error})"
+            ) from error
+        write_whole(self.metrics, "".join(kept).encode())
+
+    def write_assignments(
+        self, data: ImageSet, indices: Tensor, evaluation: Evaluation, errors: Tensor | None = None
+    ) -> None:
+        """Write ``assignments.csv``: index, path, cluster, confidence; reconstruction_error, label if there are any.
+
+        Arguments:
+            data: Paths and names of classes.
+            indices: The evaluated images, shape (N,).
+            evaluation: Their clusters and labels.
+            errors: Of their reconstructions, shape (N,), or None.
+        """
+        columns: dict[str, Sequence[Any]] = {
+            "index": indices.tolist(),
+            "path": [data.paths[index] if data.paths else "" for index in indices.tolist()],
+            "cluster": evaluation.assignments.tolist(),
+            "confidence": [f"{value:.6f}" for value in evaluation.posterior.max(dim=1).values.tolist()],
+        }
+        if errors is not None:
+            columns["reconstruction_error"] = [f"{value:.6g}" for value in errors.tolist()]
+        if evaluation.labels is not None:
+            labels = evaluation.labels.tolist()
+            columns["label"] = [data.class_names[label] if data.class_names else label for label in labels]
+        self.write_table("assignments", [list(columns), *zip(*columns.values(), strict=True)])
+
+    def write_table(self, name: str, rows: Sequence[Sequence[Any]]) -> None:
+        """Write a table as CSV, its header first."""
+        text = io.StringIO(newline="")
+        csv.writer(text, lineterminator="\n").writerows(rows)
+        # File names need not be valid text; what isn't is written as the bytes that it was.
+        write_whole(self.path / f"{name}.csv", text.getvalue().encode("utf-8", "surrogateescape"))
+
+    def write_weights(self, part: str, content: bytes) -> None:
+        """Write ``<part>.safetensors``."""
+        write_whole(self.path / f"{part}.safetensors", content)
+
+    def write_posterior(self, posterior: Tensor) -> None:
+        """Write ``posterior.npy``: q(y|z), float32, shape (N, K), with the rows of ``assignments.csv``."""
+        content = io.BytesIO()
+        np.save(content, posterior.float().numpy(), allow_pickle=False)
+        write_whole(self.path / "posterior.npy", content.getvalue())
+
+    def write_picture(self, name: str, picture: Tensor) -> None:
+        """Write a picture, uint8, shape (3, height, width), as PNG."""
+        content = io.BytesIO()
+        Image.fromarray(picture.permute(1, 2, 0).numpy()).save(content, "PNG")
+        write_whole(self.path / f"{name}.png", content.getvalue())
+
+
+def free(path: Path) -> Path:
+    """Return the path, with a number at its end if there is something of that name."""
+    chosen, count = path, 1
+    while chosen.exists() or chosen.is_symlink():
+        count += 1
+        chosen = path.with_name(f"{path.name}-{count}")
+    return chosen
+
+
+def cannot_be_made(path: Path, error: OSError) -> InvalidInput | OutOfResources:
+    """Make the error for a run folder that the system refuses."""
+    text = f"run folder {path} cannot be made: {error.strerror}"
+    if no_room(error):
+        return OutOfResources(f"{text}; free space there")
+    return InvalidInput(f"{text}; expected a path that can be written")
+
+
+def write_whole(path: Path, content: bytes) -> None:
+    """Write a file under a temporary name and rename it, so that readers never see half of it."""
+    part = path.with_name(path.name + ".part")
+    try:
+        with part.open("wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        part.replace(path)
+    finally:
+        part.unlink(missing_ok=True)

@@ -1,0 +1,197 @@
+"""The contract kit: checks for authors of plugins, each one line of pytest.
+
+A plugin's test is::
+
+    from mpcc.core.testing import check_prior
+    from my_package import MyOptions, MyPrior
+
+    def test_contract() -> None:
+        check_prior(MyPrior, MyOptions())
+
+A check examines every law of `mpcc.core.contracts`, returns a `Report` of what it measured, and raises
+`ContractViolation`, an ``AssertionError``, if a law is broken. ``mpcc plugins check NAME`` prints the same report. All
+random states are left as they were.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import attrs
+
+from mpcc.core.contracts import Architecture, Dataset, Metric, Prior
+from mpcc.core.registry import Entry, Registry, load_registry
+from mpcc.core.testing.architectures import ARCHITECTURE_LAWS, ArchitectureCase
+from mpcc.core.testing.datasets import DATASET_LAWS, DatasetCase
+from mpcc.core.testing.fast_networks import FAST_LAWS
+from mpcc.core.testing.metrics import METRIC_LAWS, MetricCase
+from mpcc.core.testing.prior.cases import PriorCase
+from mpcc.core.testing.prior_checks import PRIOR_LAWS
+from mpcc.core.testing.registration import REGISTRATION_LAWS, default_options
+from mpcc.core.testing.report import ContractViolation, Finding, Report, examine_laws
+
+__all__ = [
+    "ContractViolation",
+    "Finding",
+    "Report",
+    "check_architecture",
+    "check_dataset",
+    "check_metric",
+    "check_prior",
+    "examine",
+]
+
+
+def check_prior(prior: str | type[Prior], options: Any = None, *, seed: int = 0) -> Report:
+    """Check a prior: shapes, probabilities, gradients, tails of its encoder, numerics, state. About a second.
+
+    Arguments:
+        prior: A registered name, or a class whose constructor takes ``(clusters, latent_dim, options)``.
+        options: Passed to the constructor. Without them, a name gets its options class with the registered defaults,
+            and a class gets None.
+        seed: Of everything random; the same seed gives the same report.
+
+    Raises:
+        ContractViolation: If a law is broken, listing all that are.
+        InvalidInput: If there is no such name, or two plugins claim it.
+
+    Example:
+        >>> report = check_prior("gmm")
+        >>> print(report.lines()[0])
+        prior gmm: all ... laws hold
+    """
+    return verdict(examined("prior", prior, options, seed=seed))
+
+
+def check_architecture(architecture: str | type[Architecture], options: Any = None, *, seed: int = 0) -> Report:
+    """Check an architecture: shapes and ranges, gradients, independence of images, state.
+
+    Arguments:
+        architecture: A registered name, or a class whose constructor takes ``(options,)``.
+        options: As for `check_prior`; small widths make a quick check.
+        seed: Of everything random.
+
+    Raises:
+        ContractViolation: If a law is broken, listing all that are.
+        InvalidInput: If there is no such name, or two plugins claim it.
+    """
+    return verdict(examined("architecture", architecture, options, seed=seed))
+
+
+def check_dataset(
+    dataset: str | type[Dataset], options: Any = None, *, root: Path | str | None = None, download: bool = False
+) -> Report:
+    """Check a data set: images, labels and paths, determinism, what it says without its files.
+
+    Arguments:
+        dataset: A registered name, or a class whose constructor takes ``(options,)``.
+        options: As for `check_prior`.
+        root: The data folder. A set whose files are not there breaks the law that it loads.
+        download: Whether missing files may be fetched into it.
+
+    Raises:
+        ContractViolation: If a law is broken, listing all that are.
+        InvalidInput: If there is no such name, or two plugins claim it.
+    """
+    return verdict(examined("dataset", dataset, options, root=root, download=download))
+
+
+def check_metric(metric: str | type[Metric], options: Any = None, *, seed: int = 0) -> Report:
+    """Check a metric: finite for degenerate clusterings, blind to names and order, better for a better clustering.
+
+    Arguments:
+        metric: A registered name, or a class whose constructor takes ``(options,)``.
+        options: As for `check_prior`.
+        seed: Of the clusterings.
+
+    Raises:
+        ContractViolation: If a law is broken, listing all that are.
+        InvalidInput: If there is no such name, or two plugins claim it.
+
+    Example:
+        >>> check_metric("acc").passed
+        True
+    """
+    return verdict(examined("metric", metric, options, seed=seed))
+
+
+def examine(
+    kind: str,
+    name: str,
+    registry: Registry,
+    *,
+    options: Any = None,
+    root: Path | str | None = None,
+    download: bool = False,
+    seed: int = 0,
+) -> Report:
+    """Examine a registered plugin; one that cannot be loaded, or lacks its files, gets a report that says so.
+
+    Arguments:
+        kind: ``prior``, ``architecture``, ``dataset`` or ``metric``.
+        name: A registered name.
+        registry: Where it is looked up.
+        options: An instance of its options class; the registered defaults if it is None.
+        root: The data folder, for a data set.
+        download: Whether a data set may fetch its files.
+        seed: Of everything random.
+
+    Raises:
+        InvalidInput: If there is no such name, or two plugins claim it.
+    """
+    entry = registry.entry(kind, name)
+    registration = examine_laws(kind, name, Entry, entry, REGISTRATION_LAWS, seed)
+    if not registration.findings[0].passed:
+        return registration
+    chosen = default_options(entry) if options is None else options
+    report = examine_class(kind, name, entry.load(), chosen, root, download, seed)
+    return Report(kind, name, registration.findings + report.findings)
+
+
+def examined(
+    kind: str,
+    plugin: str | type,
+    options: Any,
+    *,
+    root: Path | str | None = None,
+    download: bool = False,
+    seed: int = 0,
+) -> Report:
+    """Examine a registered name or a class."""
+    if isinstance(plugin, str):
+        return examine(kind, plugin, load_registry(), options=options, root=root, download=download, seed=seed)
+    return examine_class(kind, plugin.__name__, plugin, options, root, download, seed)
+
+
+def examine_class(
+    kind: str, name: str, cls: type, options: Any, root: Path | str | None, download: bool, seed: int
+) -> Report:
+    """Hand a class to the laws of its kind."""
+    if kind == "prior":
+        report = examine_laws(kind, name, cls, PriorCase(cls, options, seed), PRIOR_LAWS, seed)
+    elif kind == "architecture":
+        report = examine_laws(
+            kind, name, cls, ArchitectureCase(cls, options, seed), (*ARCHITECTURE_LAWS, *FAST_LAWS), seed
+        )
+    elif kind == "dataset":
+        folder = None if root is None else Path(root)
+        report = examine_laws(kind, name, cls, DatasetCase(cls, options, folder, download), DATASET_LAWS, seed)
+    else:
+        report = examine_laws(kind, name, cls, MetricCase(cls, options, seed), METRIC_LAWS, seed)
+    first, *others = report.findings
+    if options is None and not first.passed and first.detail.startswith("raised"):
+        hint = "; no options were given: does it need an instance of its options class?"
+        return Report(kind, name, (attrs.evolve(first, detail=first.detail + hint), *others))
+    return report
+
+
+def verdict(report: Report) -> Report:
+    """Return a report that passed.
+
+    Raises:
+        ContractViolation: If it did not.
+    """
+    if not report.passed:
+        raise ContractViolation(report)
+    return report

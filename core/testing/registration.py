@@ -1,0 +1,76 @@
+"""Laws of a registration: that what it names can be imported, and what importing its options costs."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from typing import Any
+
+from mpcc.core.config import options
+from mpcc.core.errors import InvalidInput, unknown_name
+from mpcc.core.registry import Entry
+from mpcc.core.testing.report import Law, broken, law, require
+
+__all__ = ["REGISTRATION_LAWS", "default_options"]
+
+PROBE = "import importlib, sys; importlib.import_module(sys.argv[1]); print('torch' in sys.modules)"
+PROBE_SECONDS = 60
+
+
+def default_options(entry: Entry) -> Any:
+    """Return the options of an entry with the registered defaults, or None if it has none.
+
+    Raises:
+        InvalidInput: If the registration does not fit the options class.
+    """
+    cls = entry.options_class()
+    if cls is None:
+        if entry.defaults:
+            raise InvalidInput(f"{entry.described()}: defaults for {', '.join(entry.defaults)}, but no options class")
+        return None
+    known = options.fields(cls)
+    for name in entry.defaults:
+        if name not in known:
+            raise unknown_name(f"option of {entry.described()}:", name, known)
+    given = {name: options.convert(value, known[name], name) for name, value in entry.defaults.items()}
+    return options.make(cls, given, entry.described())
+
+
+@law("its class can be loaded, and its options have types, defaults and help", essential=True)
+def loads(entry: Entry) -> str:
+    try:
+        cls = entry.load()
+        default_options(entry)
+    except InvalidInput as error:
+        broken(str(error))
+    found = f"{cls.__module__}:{cls.__qualname__} of {entry.distribution} {entry.version}"
+    chosen = entry.options_class()
+    if chosen is None:
+        return f"{found}; no options"
+    fields = options.fields(chosen)
+    for name, field in fields.items():
+        require(bool(field.metadata.get("help")), f"option {name} of {chosen.__name__} has no help in its metadata")
+    return f"{found}; {'options' if fields else 'no options'} {', '.join(fields)}".rstrip()
+
+
+@law("what importing its options costs")
+def quick_options(entry: Entry) -> str:
+    # A plugin that breaks this rule still works, so that this law only tells.
+    if entry.options is None:
+        return "nothing: it has none"
+    module = entry.options.partition(":")[0]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
+    probe = [sys.executable, "-c", PROBE, module]
+    try:
+        done = subprocess.run(probe, capture_output=True, text=True, env=environment, timeout=PROBE_SECONDS)
+    except (OSError, subprocess.TimeoutExpired) as error:
+        return f"not known: {error}"
+    if done.returncode:
+        return f"not known: {module} cannot be imported by its name in a fresh interpreter"
+    if done.stdout.strip() == "True":
+        return f"importing {module} loads torch: --help and listings wait for it; keep the options in a module without"
+    return "no torch"
+
+
+REGISTRATION_LAWS: tuple[Law[Entry], ...] = (loads, quick_options)

@@ -41,7 +41,7 @@ import attrs
 from malformed_cases import KINDS
 from malformed_commands import Case
 
-from mpcc.core.commands import train
+from mpcc.core.commands import entry
 
 __all__ = ["Outcome", "main", "supervise"]
 
@@ -130,11 +130,11 @@ def run_case(kind: str, number: int, seed: int, stock: Path, work: Path) -> Outc
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     status, bad, told = None, [], ""
     os.environ.update(case.environment)
-    entry = train.run_main if case.command == "mpcc-run" else train.main
+    command = entry.run_main if case.command == "mpcc-run" else entry.main
     signal.alarm(LIMIT_SECONDS)
     with captured() as (_, err), warnings.catch_warnings():
         try:
-            entry(list(case.arguments))
+            command(list(case.arguments))
         except SystemExit as ended:
             status = ended.code if isinstance(ended.code, int) else 1
         except TimeLimit:

@@ -14,7 +14,7 @@ import torch
 from cifar100_pickles import Python2Pickler
 from PIL import Image
 
-from mpcc.core.commands import train
+from mpcc.core.commands import entry
 
 __all__ = ["TINY", "build"]
 
@@ -83,7 +83,7 @@ def write_run(folder: Path) -> None:
     said = io.StringIO()
     flags = [f"--{name}={value}" for name, value in TINY.items()]
     with contextlib.redirect_stderr(said), contextlib.redirect_stdout(said), contextlib.suppress(SystemExit):
-        train.run_main([*flags, "--out", str(folder)])
+        entry.run_main([*flags, "--out", str(folder)])
     if not (folder / "checkpoints" / "last.pt").is_file():
         raise RuntimeError(said.getvalue())
 

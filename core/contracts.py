@@ -16,8 +16,6 @@ import torch
 from torch import Tensor, nn
 from torch.distributions import Distribution, Independent, constraints
 
-from mpcc.core.feature_request import FeatureRequest
-
 __all__ = [
     "Architecture",
     "Dataset",
@@ -362,6 +360,23 @@ class Evaluation:
     def assignments(self) -> Tensor:
         """The most probable cluster of each image, int64, shape (N,)."""
         return self.posterior.argmax(dim=1)
+
+
+@attrs.frozen
+class FeatureRequest:
+    """What the user said about scores that compare features of real and generated images.
+
+    Attributes:
+        extractor: ``module:name`` of a feature extractor; None for the standard Inception network.
+        weights: File of the standard network's weights; None for the cached one.
+        samples: How many images to generate.
+        download: Whether missing weights may be fetched.
+    """
+
+    extractor: str | None = None
+    weights: Path | None = None
+    samples: int = 10_000
+    download: bool = False
 
 
 class Metric(abc.ABC):

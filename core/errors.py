@@ -5,7 +5,10 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable
 
-__all__ = ["InvalidInput", "OutOfResources", "PluginError", "TrainingDiverged", "unknown_name"]
+__all__ = ["EXIT_INTERRUPTED", "InvalidInput", "OutOfResources", "PluginError", "TrainingDiverged", "unknown_name"]
+
+# The exit status of a command that was interrupted: 128 + SIGINT, as shells count.
+EXIT_INTERRUPTED = 130
 
 
 class InvalidInput(ValueError):

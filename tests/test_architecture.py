@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import graphlib
 import subprocess
 import sys
 import tomllib
@@ -17,7 +18,21 @@ CORE = sorted((ROOT / "core").rglob("*.py"))
 PLUGINS = sorted((ROOT / "plugins").rglob("*.py"))
 
 BANNED = {"utils", "misc", "helpers", "common", "base"}
-LONGEST = 400
+FULL = 15  # files in a folder
+# The rooms of core/, and the files outside of any room, from the ground up: a room imports from lower floors only.
+FLOORS = (
+    ("contracts", "errors", "hookspecs", "mixture_options"),
+    ("system",),
+    ("layers", "mixture"),
+    ("registry", "images"),
+    ("method", "config"),
+    ("engines", "evaluation", "testing"),
+    ("storage", "reporting"),
+    ("run",),
+    ("bench",),
+    ("commands",),
+)
+FLOOR = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms}
 
 every_core_file = pytest.mark.parametrize("path", CORE, ids=lambda path: path.relative_to(ROOT).as_posix())
 every_file = pytest.mark.parametrize("path", CORE + PLUGINS, ids=lambda path: path.relative_to(ROOT).as_posix())
@@ -122,9 +137,48 @@ def test_a_module_is_named_after_one_idea(path: Path) -> None:
     assert path.parent.name not in BANNED
 
 
-@every_file
-def test_a_file_stays_readable(path: Path) -> None:
-    assert len(path.read_text().splitlines()) <= LONGEST
+@pytest.mark.parametrize("folder", sorted({path.parent for path in CORE + PLUGINS}), ids=lambda path: path.name)
+def test_a_folder_holds_few_files(folder: Path) -> None:
+    assert len(list(folder.glob("*.py"))) <= FULL + (folder / "__init__.py").exists()
+
+
+@every_core_file
+def test_a_room_imports_only_rooms_on_lower_floors(path: Path) -> None:
+    if path.parent.name == "core" and path.stem == "__init__":
+        return
+    room = room_of(module_of(path))
+    others = {room_of(target) for target in core_imports(path)} - {room}
+    # The ground floor is one room: what the authors of plugins import.
+    others -= {other for other in others if FLOOR[other] == FLOOR[room] == 0}
+    assert [other for other in others if FLOOR[other] >= FLOOR[room]] == []
+
+
+def test_no_files_of_the_core_import_each_other_in_a_circle() -> None:
+    order = graphlib.TopologicalSorter({module_of(path): set(core_imports(path)) for path in CORE})
+    try:
+        order.prepare()
+    except graphlib.CycleError as error:
+        pytest.fail(" -> ".join(error.args[1]))
+
+
+def module_of(path: Path) -> str:
+    """Return the name of the module in a file of core/."""
+    return ".".join(("mpcc", *path.relative_to(ROOT).with_suffix("").parts)).removesuffix(".__init__")
+
+
+def room_of(module: str) -> str:
+    """Return the room that a module of core/ is in, or the module's own name on the ground floor."""
+    return module.split(".")[2]
+
+
+def core_imports(path: Path) -> Iterator[str]:
+    """Yield the modules of core/ that a file imports, at any depth of the code."""
+    known = {module_of(each) for each in CORE}
+    for name in imported(ast.parse(path.read_text()), module_of(path)):
+        while name.startswith("mpcc.core.") and name not in known:
+            name = name.rpartition(".")[0]
+        if name.startswith("mpcc.core."):
+            yield name
 
 
 def test_listing_plugins_and_parsing_their_options_never_imports_torch() -> None:

@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from mpcc.core.commands import train
+from mpcc.core.commands import entry
+from mpcc.core.commands.train import train
 from mpcc.core.registry import Registry, load_registry
 
 TINY = {
@@ -46,7 +47,7 @@ def fails(capsys: pytest.CaptureFixture[str]) -> Fail:
         rest = [f"--{name}={value}" for name, value in TINY.items() if f"--{name}" not in named]
         before = tree()
         with pytest.raises(SystemExit) as caught:
-            train.run_main(typed if "--resume" in named else [*rest, *typed])
+            entry.run_main(typed if "--resume" in named else [*rest, *typed])
         out, err = capsys.readouterr()
         assert caught.value.code == 2, err
         assert out == ""
@@ -168,7 +169,7 @@ def test_parents_that_were_made_for_a_folder_that_cannot_be_made_go_again(
 
 def test_traceback_shows_it_and_the_status_stays(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as caught:
-        train.run_main(["--traceback", "--prior", "gmn"])
+        entry.run_main(["--traceback", "--prior", "gmn"])
     assert caught.value.code == 2
     err = capsys.readouterr().err
     assert "Traceback (most recent call last)" in err
@@ -297,7 +298,7 @@ def test_an_interruption_before_training_is_one_line_and_leaves_no_folder(
 ) -> None:
     before = tree()
     with pytest.raises(SystemExit) as caught:
-        train.run_main(["--data", "interrupted", "--arch", "biggan8", "--out", "new/run"])
+        entry.run_main(["--data", "interrupted", "--arch", "biggan8", "--out", "new/run"])
     assert caught.value.code == 130
     assert capsys.readouterr().err == "mpcc-run: interrupted\n"
     assert tree() == before

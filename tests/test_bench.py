@@ -24,7 +24,7 @@ from mpcc.core.bench.memory import memory_of, resident
 from mpcc.core.bench.reference import convolution, matmul
 from mpcc.core.bench.subject import ImagesOnDemand, Subject
 from mpcc.core.bench.timing import PHASES, Measured, Spread, interleaved, phase_seconds, training_figures
-from mpcc.core.commands import train
+from mpcc.core.commands import entry
 from mpcc.core.config import Layer, resolve
 from mpcc.core.registry import load_registry
 
@@ -43,7 +43,7 @@ def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def bench(*arguments: str) -> int:
     with pytest.raises(SystemExit) as caught:
-        train.main(["bench", *arguments])
+        entry.main(["bench", *arguments])
     assert isinstance(caught.value.code, int)
     return caught.value.code
 
@@ -178,7 +178,7 @@ def test_bad_input_is_one_line_and_leaves_nothing(
 def test_half_precision_is_refused_where_the_hardware_lacks_it(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("mpcc.core.method.engine.computes_bf16", lambda device: False)
+    monkeypatch.setattr("mpcc.core.engines.choice.computes_bf16", lambda device: False)
     assert bench("--engines", "fast-bf16", "--device", "cpu") == 2
     assert "this cpu has no bf16 arithmetic (nearest valid choice: --engines fast)" in capsys.readouterr().err
 
@@ -194,9 +194,9 @@ def test_a_failure_leaves_no_folder(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_the_arguments_are_checked_without_torch() -> None:
     code = (
-        "import sys\nfrom mpcc.core import cli\n"
+        "import sys\nfrom mpcc.core.commands import entry\n"
         "for flags in (['--help'], ['--rounds', 'x'], ['--engines', 'y'], ['--presets', 'z']):\n"
-        "    try: train.main(['bench', *flags])\n    except SystemExit: pass\n"
+        "    try: entry.main(['bench', *flags])\n    except SystemExit: pass\n"
         "print([name for name in ('torch', 'numpy', 'matplotlib') if name in sys.modules])"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

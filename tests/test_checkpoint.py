@@ -12,15 +12,8 @@ import pytest
 import torch
 
 from mpcc.core.errors import InvalidInput
-from mpcc.core.storage.checkpoint import (
-    FORMAT_VERSION,
-    BrokenCheckpoint,
-    add_digest,
-    load_checkpoint,
-    random_states,
-    restore_random_states,
-    save_checkpoint,
-)
+from mpcc.core.storage.checkpoint import FORMAT_VERSION, BrokenCheckpoint, add_digest, load_checkpoint, save_checkpoint
+from mpcc.core.system.randomness import random_states, restore_random_states
 
 
 def test_what_is_saved_is_loaded_and_a_plain_safe_load_reads_it(tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from mpcc.core.commands import train
+from mpcc.core.commands import entry
 from mpcc.core.config import RunSettings, flag, resolve
 from mpcc.core.config.options import fields
 from mpcc.core.registry import load_registry
@@ -76,7 +76,7 @@ FLAGS = {
 def run(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str, str]:
     """Run mpcc-run in this process; return status, output, errors."""
     with pytest.raises(SystemExit) as caught:
-        train.run_main(list(arguments))
+        entry.run_main(list(arguments))
     out, err = capsys.readouterr()
     assert isinstance(caught.value.code, int)
     return caught.value.code, out, err
@@ -116,15 +116,15 @@ def test_help_shows_the_options_of_the_chosen_plugins(capsys: pytest.CaptureFixt
 @pytest.mark.parametrize(
     "command",
     [
-        "train.run_main(['--help'])",
-        "train.run_main(['--iterations', 'x'])",
-        "train.main(['plugins', '--json'])",
+        "entry.run_main(['--help'])",
+        "entry.run_main(['--iterations', 'x'])",
+        "entry.main(['plugins', '--json'])",
     ],
 )
 def test_help_listing_and_checks_of_flags_never_import_torch(command: str) -> None:
     heavy = "torch", "torchvision", "numpy", "sklearn", "scipy", "pyro", "tensorboard", "PIL"
     code = (
-        "import sys\nfrom mpcc.core import cli\n"
+        "import sys\nfrom mpcc.core.commands import entry\n"
         f"try: {command}\nexcept SystemExit: pass\n"
         f"print([name for name in {heavy!r} if name in sys.modules], file=sys.stderr)"
     )
@@ -135,7 +135,7 @@ def test_help_listing_and_checks_of_flags_never_import_torch(command: str) -> No
 def test_the_version_is_printed(capsys: pytest.CaptureFixture[str]) -> None:
     assert run(capsys, "--version")[:2] == (0, "mpcc 0.1.0\n")
     with pytest.raises(SystemExit):
-        train.main(["--version"])
+        entry.main(["--version"])
     assert capsys.readouterr().out == "mpcc 0.1.0\n"
 
 
@@ -184,7 +184,7 @@ def test_the_data_root_comes_from_the_environment_below_file_and_flag(
 
 def test_the_listing_of_plugins_names_all_built_ins(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as caught:
-        train.main(["plugins"])
+        entry.main(["plugins"])
     assert caught.value.code == 0
     out = capsys.readouterr().out
     for name in ("gmm", "biggan8", "digits", "acc", "built-in", "0.1.0", "summary", "version"):
@@ -196,7 +196,7 @@ def test_a_mistyped_command_of_mpcc_is_one_line_and_status_2(
     capsys: pytest.CaptureFixture[str], arguments: list[str]
 ) -> None:
     with pytest.raises(SystemExit) as caught:
-        train.main(arguments)
+        entry.main(arguments)
     assert caught.value.code == 2
     err = capsys.readouterr().err
     assert err.count("\n") == 1
@@ -205,7 +205,7 @@ def test_a_mistyped_command_of_mpcc_is_one_line_and_status_2(
 
 def test_a_reader_that_goes_away_is_no_error() -> None:
     code = (
-        "import os, sys\nfrom mpcc.core import cli\nread, write = os.pipe()\n"
+        "import os, sys\nfrom mpcc.core.commands import entry\nread, write = os.pipe()\n"
         "os.close(read)\nos.dup2(write, 1)\ncli.run_main(['--dry-run'])"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)

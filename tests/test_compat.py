@@ -9,7 +9,7 @@ import pytest
 import torch
 from scipy import stats
 
-from mpcc.core.commands import train
+from mpcc.core.commands import entry
 from mpcc.core.config import Layer, compat_layer, resolve
 from mpcc.core.errors import InvalidInput
 from mpcc.core.registry import Registry, load_registry
@@ -88,7 +88,7 @@ def test_the_contract_kit_finds_the_reference_wrong() -> None:
 
 def dry_run(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str, str]:
     with pytest.raises(SystemExit) as caught:
-        train.run_main([*arguments, "--dry-run"])
+        entry.run_main([*arguments, "--dry-run"])
     assert isinstance(caught.value.code, int)
     return caught.value.code, *capsys.readouterr()
 

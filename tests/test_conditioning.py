@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mpcc.core.commands import train
+from mpcc.core.commands import entry
 from mpcc.core.contracts import Networks
 from mpcc.core.errors import InvalidInput
 from mpcc.core.images.stream import ImageStream
@@ -381,7 +381,7 @@ def test_the_command_refuses_it_in_one_line(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     with pytest.raises(SystemExit) as caught:
-        train.run_main(["--arch.conditioning", "split", "--latent-dim", "13", "--out", "run"])
+        entry.run_main(["--arch.conditioning", "split", "--latent-dim", "13", "--out", "run"])
     assert caught.value.code == 2
     (line,) = capsys.readouterr().err.splitlines()
     assert re.search("latent-dim 13 .* 2 equal chunks.*--latent-dim 14", line)

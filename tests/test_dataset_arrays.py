@@ -17,11 +17,11 @@ from PIL import Image
 
 from mpcc.core.contracts import ImageSet
 from mpcc.core.errors import InvalidInput
-from mpcc.plugins.datasets import array_values
 from mpcc.plugins.datasets import memory as memory_module
 from mpcc.plugins.datasets.arrays import Arrays
 from mpcc.plugins.datasets.folder import Folder
 from mpcc.plugins.datasets.options import ArraysOptions, FolderOptions
+from mpcc.plugins.datasets.reading import array_values
 
 BYTES = np.random.default_rng(0).integers(0, 256, (7, 9, 12, 3), dtype=np.uint8)
 LEVELS = np.arange(256, dtype=np.uint8).reshape(1, 16, 16)
@@ -325,7 +325,7 @@ def test_an_archive_that_unfolds_to_more_than_memory_is_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = save(tmp_path / "x.npz", images=np.zeros((100, 64, 64), dtype=np.uint8))
-    monkeypatch.setattr("mpcc.plugins.datasets.array_files.available_memory", lambda: 400_000)
+    monkeypatch.setattr("mpcc.plugins.datasets.reading.array_files.available_memory", lambda: 400_000)
     assert refusal(path).endswith("more than are available: expected a .npy file, which can be read part by part")
 
 

@@ -20,10 +20,10 @@ from PIL import Image
 from mpcc.core.errors import InvalidInput
 from mpcc.plugins.datasets import omniglot
 from mpcc.plugins.datasets.fashion_mnist import FashionMNIST
-from mpcc.plugins.datasets.idx import IdxSet
 from mpcc.plugins.datasets.mnist import MNIST
 from mpcc.plugins.datasets.omniglot import Omniglot
 from mpcc.plugins.datasets.options import FashionMNISTOptions, MNISTOptions, OmniglotOptions
+from mpcc.plugins.datasets.reading.idx import IdxSet
 
 MISSING = "http://127.0.0.1:9/"  # the discard port: nothing answers there
 

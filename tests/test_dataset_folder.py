@@ -18,8 +18,8 @@ from mpcc.core.contracts import ImageSet
 from mpcc.core.errors import InvalidInput
 from mpcc.plugins.datasets import memory as memory_module
 from mpcc.plugins.datasets.folder import EXTENSIONS, Folder
-from mpcc.plugins.datasets.image_decoding import decode, mode_of
 from mpcc.plugins.datasets.options import FolderOptions
+from mpcc.plugins.datasets.reading.image_decoding import decode, mode_of
 
 GREY = Image.new("L", (6, 6), 90)
 COLOUR = Image.new("RGB", (6, 6), (200, 100, 50))

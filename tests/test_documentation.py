@@ -17,7 +17,7 @@ from PIL import Image
 from sklearn.datasets import load_digits
 
 from mpcc.core import hookspecs
-from mpcc.core.commands.train import main, run_main
+from mpcc.core.commands.entry import main, run_main
 from mpcc.core.registry import load_registry
 
 DOCS = Path(__file__).resolve().parents[1] / "docs"

@@ -13,11 +13,13 @@ from torch import Tensor, nn
 
 from mpcc.core.config import RunSettings
 from mpcc.core.contracts import Networks
+from mpcc.core.engines import choice
+from mpcc.core.engines.choice import choose_engine
+from mpcc.core.engines.fast import FastEngine
 from mpcc.core.errors import InvalidInput
 from mpcc.core.images.stream import ImageStream
 from mpcc.core.layers.spectral_norm import SpectralLayer
-from mpcc.core.method import engine as engines
-from mpcc.core.method.engine import Engine, FastEngine, PlainEngine, choose_engine
+from mpcc.core.method.engine import Engine, PlainEngine
 from mpcc.core.method.entropy import EntropyPolicy
 from mpcc.core.method.model import Model, trainable
 from mpcc.core.method.objectives import discriminator_loss, encoder_loss, generator_loss
@@ -156,7 +158,7 @@ def test_gradients_of_a_phase_from_the_same_state_agree_in_single_precision(phas
     assert float((found - expected).norm() / expected.norm()) < 1e-4
 
 
-needs_bf16 = pytest.mark.skipif(not engines.computes_bf16(CPU), reason="this processor has no bf16 arithmetic")
+needs_bf16 = pytest.mark.skipif(not choice.computes_bf16(CPU), reason="this processor has no bf16 arithmetic")
 
 
 @needs_bf16
@@ -299,7 +301,7 @@ def test_settings_choose_the_engine() -> None:
 
 @pytest.mark.parametrize("known", [False, True])
 def test_bf16_is_refused_where_the_hardware_does_not_have_it(monkeypatch: pytest.MonkeyPatch, known: bool) -> None:
-    monkeypatch.setattr(engines, "computes_bf16", lambda device: known)
+    monkeypatch.setattr(choice, "computes_bf16", lambda device: known)
     if known:
         assert choice(precision="bf16").precision_name == "bf16"
     else:
@@ -321,6 +323,6 @@ def test_precision_auto_is_bf16_where_it_is_faster(
     monkeypatch: pytest.MonkeyPatch, machine: str, known: bool, matrix_unit: bool, expected: str
 ) -> None:
     monkeypatch.setattr("platform.machine", lambda: machine)
-    monkeypatch.setattr(engines, "computes_bf16", lambda device: known)
+    monkeypatch.setattr(choice, "computes_bf16", lambda device: known)
     monkeypatch.setattr("torch.cpu._is_amx_tile_supported", lambda: matrix_unit)
     assert choice(precision="auto").precision_name == expected

@@ -6,8 +6,9 @@ import attrs
 import pytest
 import torch
 
+from mpcc.core.engines.fast import WARM_UP, FastEngine
 from mpcc.core.images.stream import ImageStream
-from mpcc.core.method.engine import WARM_UP, Engine, FastEngine, PlainEngine
+from mpcc.core.method.engine import Engine, PlainEngine
 from mpcc.core.method.entropy import EntropyPolicy
 from mpcc.core.method.model import Model
 from mpcc.core.method.terms import TermWeights

@@ -11,7 +11,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from torch import Tensor
 from torch.distributions import Categorical, Distribution, Independent, MixtureSameFamily, Normal
 
-from mpcc.core.commands.train import run_main
+from mpcc.core.commands.entry import run_main
 from mpcc.core.errors import InvalidInput
 from mpcc.core.method.entropy import EntropyPolicy, monte_carlo_entropies
 from mpcc.core.registry import load_registry

@@ -17,7 +17,7 @@ from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch import Tensor
 
-from mpcc.core.commands import train
+from mpcc.core.commands import entry
 from mpcc.core.storage.checkpoint import save_checkpoint
 
 TINY = {
@@ -42,7 +42,7 @@ def command(entry: Any, *arguments: str) -> int:
 
 
 def evaluate(*arguments: str | Path) -> int:
-    return command(train.main, "evaluate", *map(str, arguments))
+    return command(entry.main, "evaluate", *map(str, arguments))
 
 
 def results(folder: Path) -> dict[str, Any]:
@@ -93,7 +93,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (home / "largest_cluster.py").write_text(PLUGIN, encoding="utf-8")
     flags = [f"--{name}={value}" for name, value in TINY.items()]
     plugin = ["--plugin", str(home / "largest_cluster.py")]
-    assert command(train.run_main, *flags, *plugin, "--out", str(home / "run")) == 0
+    assert command(entry.run_main, *flags, *plugin, "--out", str(home / "run")) == 0
     return home / "run"
 
 
@@ -204,7 +204,7 @@ def test_a_run_may_compute_scores_of_features_and_its_curves_have_legal_names(
     monkeypatch.setitem(sys.modules, "my_features", sys.modules[__name__])
     flags = [f"--{name}={value}" for name, value in {**TINY, "iterations": 2}.items()]
     features = ["--metrics", "acc,fid", "--features", "my_features:pixels", "--generated-images", "30"]
-    assert command(train.run_main, *flags, *features, "--out", str(tmp_path / "run")) == 0
+    assert command(entry.run_main, *flags, *features, "--out", str(tmp_path / "run")) == 0
     assert list(results(tmp_path / "run")["metrics"]) == ["acc", "frechet_distance[my_features:pixels]"]
     tags = EventAccumulator(str(tmp_path / "run")).Reload().Tags()["scalars"]
     assert "metrics/frechet_distance_my_features_pixels" in tags
@@ -217,7 +217,7 @@ def test_a_run_without_labels_has_no_confusion(tmp_path: Path) -> None:
         Image.fromarray(image.numpy()).save(tmp_path / "images" / f"{index:02}.png")
     flags = [f"--{name}={value}" for name, value in {**TINY, "clusters": 3}.items()]
     run = tmp_path / "run"
-    assert command(train.run_main, *flags, "--data=folder", f"--data-root={tmp_path / 'images'}", f"--out={run}") == 0
+    assert command(entry.run_main, *flags, "--data=folder", f"--data-root={tmp_path / 'images'}", f"--out={run}") == 0
     assert set(results(run)["metrics"]) == {"silhouette", "reconstruction", "occupancy_used", "occupancy_entropy"}
     assert not list(run.glob("confusion*"))
     # The images have moved since.
@@ -337,7 +337,7 @@ def test_weights_that_are_not_there_stop_a_run_before_it_starts(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("TORCH_HOME", str(tmp_path / "hub"))
-    assert command(train.run_main, "--metrics", "all,fid", "--out", str(tmp_path / "run")) == 2
+    assert command(entry.run_main, "--metrics", "all,fid", "--out", str(tmp_path / "run")) == 2
     err = capsys.readouterr().err
     assert err.count("\n") == 1
     assert "weights of the standard feature extractor are not there" in err
@@ -366,11 +366,11 @@ def test_help_names_the_flags(capsys: pytest.CaptureFixture[str]) -> None:
 def test_help_and_what_can_be_checked_without_torch_never_import_it(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], arguments: list[str]
 ) -> None:
-    assert command(train.run_main, "--dry-run") == 0
+    assert command(entry.run_main, "--dry-run") == 0
     (tmp_path / "config.toml").write_text(capsys.readouterr().out, encoding="utf-8")
     given = [argument.format(run=tmp_path) for argument in ["evaluate", *arguments]]
     code = (
-        f"import sys\nfrom mpcc.core import cli\ntry: train.main({given!r})\nexcept SystemExit: pass\n"
+        f"import sys\nfrom mpcc.core.commands import entry\ntry: entry.main({given!r})\nexcept SystemExit: pass\n"
         "print([name for name in ('torch', 'numpy', 'sklearn', 'PIL') if name in sys.modules], file=sys.stderr)"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

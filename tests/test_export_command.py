@@ -14,7 +14,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file
 from torch import Tensor
 
-from mpcc.core.commands import train
+from mpcc.core.commands import entry
 from mpcc.core.method.model import Model
 from mpcc.core.storage import run_folder
 from mpcc.core.storage.checkpoint import load_checkpoint, save_checkpoint
@@ -39,7 +39,7 @@ def command(entry: Any, *arguments: str | Path) -> int:
 
 
 def export(*arguments: str | Path) -> int:
-    return command(train.main, "export", *arguments)
+    return command(entry.main, "export", *arguments)
 
 
 def one_line(capsys: pytest.CaptureFixture[str]) -> str:
@@ -78,7 +78,7 @@ def outputs(model: Model) -> list[Tensor]:
 def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A finished run on the digits."""
     run = tmp_path_factory.mktemp("runs") / "run"
-    assert command(train.run_main, *[f"--{name}={value}" for name, value in TINY.items()], f"--out={run}") == 0
+    assert command(entry.run_main, *[f"--{name}={value}" for name, value in TINY.items()], f"--out={run}") == 0
     return run
 
 

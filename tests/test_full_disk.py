@@ -20,7 +20,7 @@ from typing import Any
 import pytest
 import torch
 
-from mpcc.core.commands import train
+from mpcc.core.commands import entry
 from mpcc.core.evaluation.findings import Findings
 from mpcc.core.storage.checkpoint import load_checkpoint
 from mpcc.core.storage.kept_checkpoints import KeptCheckpoints
@@ -35,7 +35,7 @@ FULL = "No space left on device"
 # A run in a process of its own, whose files may have so many bytes.
 LIMITED = """
 import resource, sys
-from mpcc.core.cli import run_main
+from mpcc.core.commands.entry import run_main
 size = int(sys.argv[1])
 resource.setrlimit(resource.RLIMIT_FSIZE, (size, size))
 run_main(sys.argv[2:])
@@ -56,7 +56,7 @@ def command(entry: Any, *arguments: str | Path) -> int:
 
 
 def run(*arguments: str | Path) -> int:
-    return command(train.run_main, *arguments)
+    return command(entry.run_main, *arguments)
 
 
 def limited(size: int, *arguments: str | Path) -> tuple[int, list[str]]:
@@ -249,13 +249,13 @@ def test_no_room_for_the_files_of_the_last_evaluation_is_repaired_by_mpcc_evalua
     # The command that repairs it needs room, too, and leaves nothing without.
     fill(place)
     for words in (["evaluate", folder], ["export", folder], ["evaluate", finished, "--out", place / "out"]):
-        assert command(train.main, *words) == 4
+        assert command(entry.main, *words) == 4
         (line,) = lines(capsys.readouterr().err)
         assert FULL in line
     assert not list(place.glob("**/e*-8*"))
     assert not (place / "out").exists()
     empty(place)
-    assert command(train.main, "evaluate", folder) == 0
+    assert command(entry.main, "evaluate", folder) == 0
     assert (folder / "evaluation-8" / "assignments.csv").read_bytes() == (finished / "assignments.csv").read_bytes()
 
 
@@ -325,4 +325,4 @@ def test_other_files_that_are_larger_than_files_may_be_end_the_run_with_one_line
     assert "File too large" in said[-1]
     assert folder.exists() == (size > 500)
     if folder.exists():
-        assert command(train.main, "evaluate", folder) == 0
+        assert command(entry.main, "evaluate", folder) == 0

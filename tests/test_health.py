@@ -17,7 +17,7 @@ import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch.optim import Adam
 
-from mpcc.core.commands import train
+from mpcc.core.commands import entry
 from mpcc.core.method import training
 from mpcc.core.method.finite_guard import FiniteGuard
 from mpcc.core.method.objectives import Loss
@@ -42,7 +42,7 @@ SOUND = Vitals(
 def run(*arguments: str | Path, **flags: Any) -> int:
     given = [f"--{name}={value}" for name, value in flags.items()]
     with pytest.raises(SystemExit) as caught:
-        train.run_main([*map(str, arguments), *given])
+        entry.run_main([*map(str, arguments), *given])
     assert isinstance(caught.value.code, int)
     return caught.value.code
 

@@ -19,8 +19,8 @@ from hypothesis import strategies as some
 from hypothesis.extra import numpy as arrays
 from PIL import Image
 
-from mpcc.core.commands import train
 from mpcc.core.commands.flags import command_line, early_flags, file_flags, full_signature, parse
+from mpcc.core.commands.train import train
 from mpcc.core.config import Layer, RunSettings, options, read_config, resolve
 from mpcc.core.errors import InvalidInput
 from mpcc.core.registry import Registry, load_registry

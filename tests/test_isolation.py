@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from mpcc.core.commands import train
+from mpcc.core.commands import entry
 
 TINY = ["--iterations", "4", "--eval-images", "40", "--eval-every", "2", "--checkpoint-every", "2", "--threads", "1"]
 # One file with a plugin for every way to fail; the word in a name says where it raises.
@@ -137,7 +137,7 @@ def plugin(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
 def run(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str, str]:
     """Run mpcc-run with the plugin; return status, output, errors."""
     with pytest.raises(SystemExit) as caught:
-        train.run_main(["--plugin", "fake_all.py", *arguments])
+        entry.run_main(["--plugin", "fake_all.py", *arguments])
     out, err = capsys.readouterr()
     return int(caught.value.code or 0), out, err
 
@@ -205,7 +205,7 @@ def test_options_that_raise_are_an_error_of_their_plugin_alone(
 
 def test_the_listing_shows_options_that_cannot_be_used(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as caught:
-        train.main(["plugins", "--plugin", "fake_all.py"])
+        entry.main(["plugins", "--plugin", "fake_all.py"])
     assert caught.value.code == 0
     out = capsys.readouterr().out
     assert "load error" in out
@@ -222,5 +222,5 @@ def test_an_exception_of_our_own_code_is_not_laid_at_a_plugins_door(
 ) -> None:
     monkeypatch.setattr("mpcc.core.evaluation.findings.score", lambda *_: 1 / 0)
     with pytest.raises(ZeroDivisionError):
-        train.run_main([*TINY, "--out", "run"])
+        entry.run_main([*TINY, "--out", "run"])
     assert not Path("run").exists()

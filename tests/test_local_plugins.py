@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from mpcc.core.commands import train
+from mpcc.core.commands import entry
 from mpcc.core.errors import InvalidInput
 from mpcc.core.registry import load_registry
 
@@ -59,7 +59,7 @@ def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]
 def run(capsys: pytest.CaptureFixture[str], *arguments: str, command: str = "run") -> tuple[int, str, str]:
     """Run a command in this process; return status, output, errors."""
     with pytest.raises(SystemExit) as caught:
-        (train.run_main if command == "run" else train.main)(list(arguments))
+        (entry.run_main if command == "run" else entry.main)(list(arguments))
     out, err = capsys.readouterr()
     return int(caught.value.code or 0), out, err
 

@@ -18,7 +18,8 @@ import pytest
 import tomli_w
 from PIL import Image
 
-from mpcc.core.commands import train
+from mpcc.core.commands import entry
+from mpcc.core.commands.train import train
 from mpcc.core.config import read_config
 from mpcc.core.errors import InvalidInput
 from mpcc.core.registry import load_registry
@@ -161,7 +162,7 @@ def command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Capt
         named = {word.partition("=")[0] for word in flags}
         rest = [f"--{name}={value}" for name, value in TINY.items() if f"--{name}" not in named]
         with pytest.raises(SystemExit) as caught:
-            train.run_main([*rest, *flags])
+            entry.run_main([*rest, *flags])
         code = caught.value.code
         assert isinstance(code, int)
         return code, *capsys.readouterr()

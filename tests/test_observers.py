@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from mpcc.core.commands import train
+from mpcc.core.commands import entry
 
 TINY = ["--eval-images", "40", "--eval-every", "2", "--checkpoint-every", "2", "--threads", "1", "--metrics", "acc,nmi"]
 HEAD = "import torch\nfrom mpcc.core.hookspecs import hookimpl\nseen = []\n"
@@ -49,7 +49,7 @@ def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]
 def run(*arguments: str) -> int:
     """Run mpcc-run in this process and return its status."""
     with pytest.raises(SystemExit) as caught:
-        train.run_main([*arguments, *TINY])
+        entry.run_main([*arguments, *TINY])
     return int(caught.value.code or 0)
 
 
@@ -79,7 +79,7 @@ def test_watching_changes_nothing() -> None:
 
 
 def test_a_run_that_fails_ends_with_the_reason() -> None:
-    body = WATCHER + "\nimport mpcc.core.run\n"
+    body = WATCHER + "\nimport mpcc.core.run.run\n"
     Path("fake_watch.py").write_text(body)
     assert run("--plugin", "fake_watch.py", "--iterations", "4", "--lr", "1e30", "--out", "run") == 3
     last = sys.modules["fake_watch"].seen[-1]

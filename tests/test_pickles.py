@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 
 from mpcc.core.errors import InvalidInput
-from mpcc.plugins.datasets.pickles import load_pickle
+from mpcc.plugins.datasets.reading.pickles import load_pickle
 
 REMEDY = "fetch it again"
 PLAIN = {
@@ -160,7 +160,7 @@ def test_no_command_is_run_wherever_it_stands(protocol: int, tmp_path: Path) -> 
         ("_codecs", "encode.__self__"),
         ("_codecs", "decode"),
         ("torch._utils", "_rebuild_tensor_v2"),
-        ("mpcc.plugins.datasets.pickles", "load_pickle"),
+        ("mpcc.plugins.datasets.reading.pickles", "load_pickle"),
         ("evil\x1b[2J", "név"),
     ],
 )

@@ -14,7 +14,7 @@ import pytest
 import torch
 from PIL import Image
 
-from mpcc.core.commands import train
+from mpcc.core.commands import entry
 from mpcc.core.evaluation import inference
 from mpcc.core.storage.checkpoint import save_checkpoint
 from mpcc.plugins.datasets.digits import Digits
@@ -35,7 +35,7 @@ def command(entry: Any, *arguments: str | Path) -> int:
 
 
 def predict(*arguments: str | Path) -> int:
-    return command(train.main, "predict", *arguments)
+    return command(entry.main, "predict", *arguments)
 
 
 def rows(path: Path) -> list[dict[str, str]]:
@@ -55,7 +55,7 @@ def one_line(capsys: pytest.CaptureFixture[str]) -> str:
 def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A finished run on the digits."""
     run = tmp_path_factory.mktemp("runs") / "run"
-    assert command(train.run_main, *[f"--{name}={value}" for name, value in TINY.items()], f"--out={run}") == 0
+    assert command(entry.run_main, *[f"--{name}={value}" for name, value in TINY.items()], f"--out={run}") == 0
     return run
 
 
@@ -145,7 +145,7 @@ def test_options_of_the_runs_data_set_hold_for_new_images_but_not_its_other_file
     flags = [f"--{name}={value}" for name, value in {**TINY, "clusters": 3, "data": "arrays"}.items()]
     data = ["--data.images-key=more", f"--data.path={tmp_path / 'trained.npz'}"]
     run = tmp_path / "run"
-    assert command(train.run_main, *flags, *data, f"--data.labels={tmp_path / 'labels.npy'}", f"--out={run}") == 0
+    assert command(entry.run_main, *flags, *data, f"--data.labels={tmp_path / 'labels.npy'}", f"--out={run}") == 0
     np.savez(tmp_path / "new.npz", images=DIGITS[:7] / 255, more=DIGITS[:7])
     assert predict(run, "--data-path", tmp_path / "new.npz", "--out", tmp_path / "a.csv") == 0
     assert "label" not in rows(tmp_path / "a.csv")[0]
@@ -269,7 +269,8 @@ def test_an_interruption_leaves_nothing_half_written(copy: Path, monkeypatch: py
 
 def test_what_is_not_known_has_no_column_and_names_need_not_be_text(tmp_path: Path) -> None:
     from mpcc.core.contracts import ImageSet
-    from mpcc.core.storage.prediction_files import AssignmentTable, new_file
+    from mpcc.core.storage.prediction_files import AssignmentTable
+    from mpcc.core.system.whole_files import new_file
 
     found = inference.Prediction(torch.zeros(2, 1), torch.tensor([[0.25, 0.75], [1.0, 0.0]]))
     data = ImageSet(torch.zeros(2, 1, 1, 1, dtype=torch.uint8))

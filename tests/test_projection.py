@@ -12,7 +12,7 @@ import torch
 from scipy import stats
 from torch import Tensor, nn
 
-from mpcc.core.commands import train
+from mpcc.core.commands import entry
 from mpcc.core.config.options import convert, fields
 from mpcc.core.contracts import Networks
 from mpcc.core.errors import InvalidInput
@@ -207,7 +207,7 @@ def test_labels_of_the_data_set_are_refused_when_the_options_are_made() -> None:
 
 def test_the_command_refuses_them_in_one_line(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as caught:
-        train.run_main(["--arch.projection", "labels", "--dry-run"])
+        entry.run_main(["--arch.projection", "labels", "--dry-run"])
     assert caught.value.code == 2
     out, err = capsys.readouterr()
     assert out == ""
@@ -271,7 +271,7 @@ def test_a_run_with_a_projection_trains_and_evaluates(tmp_path: Path, monkeypatc
     flags = [f"--arch.{name}={value}" for name, value in {**options, "width": 1, "shared-blocks": 1}.items()]
     sizes = ["--iterations=3", "--batch=10", "--d-steps=1", "--e-steps=2", "--eval-images=60", "--standing-passes=2"]
     with pytest.raises(SystemExit) as caught:
-        train.run_main(
+        entry.run_main(
             [*flags, "--arch.power-iterations=forward", *sizes, "--latent-dim=4", "--device=cpu", "--out=run"]
         )
     assert not caught.value.code

@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 from sklearn.datasets import load_digits
 
-from mpcc.core.commands.train import main, run_main
+from mpcc.core.commands.entry import main, run_main
 from mpcc.core.registry import load_registry
 
 ROOT = Path(__file__).resolve().parents[1]

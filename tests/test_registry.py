@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from mpcc.core.commands import train
+from mpcc.core.commands import entry
 from mpcc.core.errors import InvalidInput, PluginError
 from mpcc.core.registry import load_registry
 from mpcc.core.registry.registry_file import RegistryFile
@@ -63,10 +63,10 @@ def test_built_ins_are_registered_by_the_hooks_that_everybody_uses() -> None:
 def test_every_built_in_loads_and_fulfils_its_contract() -> None:
     registry = load_registry([])
     assert not registry.broken
-    for entry in registry.all_entries():
-        assert entry.load()
-        assert entry.origin == "built-in"
-        assert entry.distribution == "mpcc"
+    for each in registry.all_entries():
+        assert each.load()
+        assert each.origin == "built-in"
+        assert each.distribution == "mpcc"
 
 
 def test_an_installed_plugin_is_found_with_its_distribution_and_version(install: Install) -> None:
@@ -158,7 +158,7 @@ def test_the_listing_shows_load_errors_as_table_and_as_json(
     install("fake_import", "1 / 0")
     for arguments in (["plugins"], ["plugins", "--json"]):
         with pytest.raises(SystemExit) as caught:
-            train.main(arguments)
+            entry.main(arguments)
         assert caught.value.code == 0
         out = capsys.readouterr().out
         assert "ZeroDivisionError" in out

@@ -10,8 +10,9 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from torch import Tensor
 
 from mpcc.core.evaluation.evaluation import Pictures
+from mpcc.core.evaluation.sheets import reconstruction_sheet, sample_sheet
 from mpcc.core.method.terms import TermWeights
-from mpcc.core.reporting.event_log import EventLog, reconstruction_sheet, sample_sheet
+from mpcc.core.reporting.event_log import EventLog
 from mpcc.plugins.priors.gmm import GaussianMixture
 from mpcc.plugins.priors.options import GaussianMixtureOptions
 

@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 import torch
 
-from mpcc.core.commands import train
+from mpcc.core.commands import entry
 from mpcc.core.commands.scaffold import create_project
 from mpcc.core.evaluation import findings, inference
 from mpcc.core.storage.checkpoint import load_checkpoint
@@ -31,13 +31,13 @@ TINY = {
 LIMITED = """
 import resource, sys
 from pathlib import Path
-import mpcc.core.execution
-from mpcc.core.cli import run_main
+import mpcc.core.run.execution
+from mpcc.core.commands.entry import run_main
 size = int(sys.argv[1]) + int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
 resource.setrlimit(resource.RLIMIT_AS, (size, size))
 run_main(sys.argv[2:])
 """
-PLAIN = "from mpcc.core.commands.train import run_main; run_main()"
+PLAIN = "from mpcc.core.commands.entry import run_main; run_main()"
 linux = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc")
 
 
@@ -54,7 +54,7 @@ def command(entry: Any, *arguments: str | Path) -> int:
 
 
 def run(*arguments: str | Path) -> int:
-    return command(train.run_main, *arguments)
+    return command(entry.run_main, *arguments)
 
 
 def start(code: str, *arguments: str | Path, **environment: str) -> subprocess.Popen[str]:
@@ -174,7 +174,7 @@ def test_too_little_memory_to_use_a_run_is_one_line_as_well(
 
     earlier = contents(finished)
     monkeypatch.setattr(module, name, fail)
-    assert command(train.main, words[0], finished, *words[1:]) == 4
+    assert command(entry.main, words[0], finished, *words[1:]) == 4
     (line,) = lines(capsys.readouterr().err)
     assert line.startswith(f"mpcc: error: out of memory while {remedy}")
     assert contents(finished) == earlier

@@ -21,7 +21,7 @@ import torch
 from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from mpcc.core.commands import train
+from mpcc.core.commands import entry
 from mpcc.core.errors import PluginError
 from mpcc.core.method.training import Trainer
 from mpcc.core.storage.checkpoint import save_checkpoint
@@ -45,7 +45,7 @@ def tiny(**changes: Any) -> list[str]:
 
 def run(*arguments: str) -> int:
     with pytest.raises(SystemExit) as caught:
-        train.run_main(list(arguments))
+        entry.run_main(list(arguments))
     assert isinstance(caught.value.code, int)
     return caught.value.code
 
@@ -389,7 +389,7 @@ def test_every_term_metric_rate_picture_and_histogram_is_in_the_events(finished:
 @pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_ctrl_c_and_sigterm_stop_a_process_with_a_checkpoint_and_one_line(tmp_path: Path, number: int) -> None:
-    command = "from mpcc.core.commands.train import run_main; run_main()"
+    command = "from mpcc.core.commands.entry import run_main; run_main()"
     arguments = [*tiny(iterations=100_000, eval_every=100_000, checkpoint_every=1), "--out", "run"]
     process = subprocess.Popen(
         [sys.executable, "-c", command, *arguments],

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from mpcc.core.commands import train
+from mpcc.core.commands import entry
 from mpcc.core.commands.scaffold import create_project
 from mpcc.core.errors import InvalidInput
 from mpcc.core.registry import KINDS
@@ -28,7 +28,7 @@ FLAGS = {
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_new_project_installs_passes_its_tests_and_runs(kind: str, tmp_path: Path) -> None:
     with pytest.raises(SystemExit) as caught:
-        train.main(["plugins", "new", kind, "my-own", "--out", str(tmp_path)])
+        entry.main(["plugins", "new", kind, "my-own", "--out", str(tmp_path)])
     assert caught.value.code == 0
     project, target = tmp_path / "mpcc-my-own", tmp_path / "installed"
     for check in (["check"], ["format", "--check"]):
@@ -46,7 +46,7 @@ def test_a_new_project_installs_passes_its_tests_and_runs(kind: str, tmp_path: P
 
     done = run("-m", "pytest", "-q", "-p", "no:cacheprovider")
     assert done.returncode == 0, done.stdout[-3000:]
-    done = run("-c", "from mpcc.core.commands.train import run_main; run_main()", *FLAGS[kind], *TINY, "--out", "run")
+    done = run("-c", "from mpcc.core.commands.entry import run_main; run_main()", *FLAGS[kind], *TINY, "--out", "run")
     assert done.returncode == 0, done.stderr
     assert "my-own" in (project / "run" / "results.json").read_text()
     done = run("-c", "from mpcc.core.commands.train import main; main()", "plugins", "check", "my-own")

@@ -14,15 +14,14 @@ import numpy as np
 import torch
 
 from mpcc.core.bench.memory import memory_of
-from mpcc.core.bench.subject import SYNTHETIC_IMAGES, ImagesOnDemand, Subject, random_images, synchroniser
+from mpcc.core.bench.subject import SYNTHETIC_IMAGES, ImagesOnDemand, Subject, predict, random_images, synchroniser
 from mpcc.core.bench.timing import Measured, Spread, interleaved
 from mpcc.core.contracts import ImageSource, Prior
 from mpcc.core.errors import InvalidInput
 from mpcc.core.evaluation.evaluated_images import EVALUATION_BATCH
-from mpcc.core.evaluation.inference import predictions
 from mpcc.core.images.augmentation import Augmentation
 from mpcc.core.images.stream import ImageStream
-from mpcc.core.method.model import Model, to_unit_range
+from mpcc.core.method.model import to_unit_range
 from mpcc.core.run.run import Run
 
 __all__ = [
@@ -32,7 +31,6 @@ __all__ = [
     "growth",
     "loading_figures",
     "posterior_figures",
-    "predict",
     "predict_figures",
     "predict_sizes",
 ]
@@ -103,12 +101,6 @@ def loading_figures(subject: Subject, rounds: int, device: torch.device) -> dict
         "batches": BATCHES_AT_ONCE,
         "images_per_second": BATCHES_AT_ONCE * settings.batch / Spread.of(flat).median,
     }
-
-
-def predict(model: Model, source: ImageSource) -> None:
-    """Find the clusters of all images of a source, and forget them."""
-    for _ in predictions(model, source):
-        pass
 
 
 def predict_figures(subject: Subject, runs: Mapping[str, Run], images: int, rounds: int) -> dict[str, Any]:

@@ -68,8 +68,7 @@ def measure(request: dict[str, Any]) -> dict[str, Any]:
     # torch takes seconds; what is above has been checked without it.
     import torch
 
-    from mpcc.core.bench.inference import predict
-    from mpcc.core.bench.subject import ImagesOnDemand, Subject, settling_iterations
+    from mpcc.core.bench.subject import ImagesOnDemand, Subject, predict, settling_iterations
 
     subject = Subject(config.data.name, registry, config, request["channels"])
     trainer = subject.assemble(request["engine"]).trainer

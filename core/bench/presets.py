@@ -23,7 +23,7 @@ from mpcc.core.registry.attribution import attributed
 from mpcc.core.run.run import Run, versions
 
 if TYPE_CHECKING:
-    from mpcc.core.commands.bench import BenchSettings
+    from mpcc.core.bench.settings import BenchSettings
 
 __all__ = ["measured"]
 
@@ -54,7 +54,7 @@ def measured(
     Returns:
         The contents of ``bench.json`` but the command.
     """
-    from mpcc.core.commands.train import used
+    from mpcc.core.config import used
 
     threads, found = torch.get_num_threads(), {}
     for name, config in configs.items():

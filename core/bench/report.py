@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 from rich.table import Table
 
-from mpcc.core.storage.run_folder import write_whole
+from mpcc.core.system.whole_files import write_whole
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

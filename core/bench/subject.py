@@ -15,17 +15,25 @@ import torch
 from torch import Tensor
 
 from mpcc.core.config import PluginChoice, RunConfig
-from mpcc.core.contracts import Architecture, Dataset, ImageSet
+from mpcc.core.contracts import Architecture, Dataset, ImageSet, ImageSource
 from mpcc.core.errors import InvalidInput
+from mpcc.core.evaluation.inference import predictions
 from mpcc.core.method.entropy import EntropyPolicy
+from mpcc.core.method.model import Model
 from mpcc.core.registry import Entry, Registry
 from mpcc.core.reporting.summary import Summary, summarise
 from mpcc.core.run.assembly import load_data
 from mpcc.core.run.run import Run
 
 __all__ = [
-    *("ImagesOnDemand", "Subject", "SyntheticImages", "SyntheticOptions"),
-    *("random_images", "settling_iterations", "synchroniser"),
+    "ImagesOnDemand",
+    "Subject",
+    "SyntheticImages",
+    "SyntheticOptions",
+    "predict",
+    "random_images",
+    "settling_iterations",
+    "synchroniser",
 ]
 
 SYNTHETIC_IMAGES = 2000
@@ -185,3 +193,9 @@ def build_architecture(registry: Registry, config: RunConfig) -> Architecture:
     """Return the architecture of a configuration."""
     architecture: Architecture = registry.entry("architecture", config.arch.name).load()(config.arch.options)
     return architecture
+
+
+def predict(model: Model, source: ImageSource) -> None:
+    """Find the clusters of all images of a source, and forget them."""
+    for _ in predictions(model, source):
+        pass

@@ -1,0 +1,1 @@
+"""One command a file, and the flags that they share."""

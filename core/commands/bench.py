@@ -5,37 +5,21 @@ from __future__ import annotations
 import datetime
 import shlex
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 import attrs
 from cyclopts import Parameter
 
+from mpcc.core.bench.settings import BenchSettings
 from mpcc.core.commands.plugin_flags import PluginFiles, RegistryFiles
 from mpcc.core.config import Layer, RunConfig, options, resolve
 from mpcc.core.errors import InvalidInput, unknown_name
 from mpcc.core.registry import Registry, load_registry
 
-__all__ = ["ENGINES", "PARTS", "BenchSettings", "bench"]
+__all__ = ["ENGINES", "PARTS", "bench"]
 
 ENGINES = ("plain", "fast", "fast-bf16")
 PARTS = ("training", "loading", "predict", "posterior")
-at_least_one = attrs.validators.ge(1)
-
-
-def _setting(default: Any, validator: Any = None) -> Any:
-    return attrs.field(default=default, validator=validator)
-
-
-@attrs.frozen
-class BenchSettings:
-    """What is measured and how often; flags of the same names."""
-
-    rounds: int = _setting(5, at_least_one)
-    iterations: int = _setting(2, at_least_one)
-    device: Literal["auto", "cpu", "cuda"] = _setting("auto")
-    threads: int | None = _setting(None, attrs.validators.optional(at_least_one))
-    data_root: Path | None = _setting(None)
-    predict_images: int = _setting(100_000, attrs.validators.ge(10))
 
 
 def bench(
@@ -80,9 +64,10 @@ def bench(
     # From here on torch is needed; everything above has been checked without it.
     from mpcc.core.bench.presets import measured
     from mpcc.core.bench.report import print_report, write_plot
-    from mpcc.core.method.engine import computes_bf16
+    from mpcc.core.engines.choice import computes_bf16
     from mpcc.core.run.assembly import choose_device
-    from mpcc.core.storage.run_folder import RunFolder, write_whole
+    from mpcc.core.storage.run_folder import RunFolder
+    from mpcc.core.system.whole_files import write_whole
 
     where = choose_device(settings.device)
     if wanted is None:
@@ -165,7 +150,7 @@ def preset(registry: Registry, name: str, settings: BenchSettings) -> RunConfig:
     A preset of the name of a data set is for that; another one says itself which it takes.
     """
     # Not at the top: the commands' module imports this one.
-    from mpcc.core.commands.train import environment_layer
+    from mpcc.core.config import environment_layer
 
     flags = {"device": settings.device, "threads": settings.threads, "data_root": settings.data_root}
     tables = {"run": {key: value for key, value in flags.items() if value is not None}}

@@ -56,7 +56,7 @@ def evaluate_run(
     layer = run_layer(run)
     found = load_registry(plugins=[*layer.plugins, *(plugin or ())], registries=[*layer.registries, *(registry or ())])
     # Not at the top: the commands' module imports this one.
-    from mpcc.core.commands.train import environment_layer, used
+    from mpcc.core.config import environment_layer, used
 
     lower = [environment_layer(), layer]
     flags = Layer("flag", {"run": {name: value for name, value in given.items() if value is not None}})
@@ -84,7 +84,7 @@ def evaluate_run(
         findings = find(assembled.trainer.model, assembled.data, assembled.indices, assembled.metrics, config.run)
     folder = RunFolder(out or run / f"evaluation-{state['iteration']}", named=out is not None)
     with folder.filled():
-        findings.write(folder)
+        folder.write_findings(findings)
         if assembled.data.skipped:
             folder.write_skipped(assembled.data.skipped)
         folder.write_results(

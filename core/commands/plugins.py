@@ -4,50 +4,21 @@ from __future__ import annotations
 
 import json
 import sys
-from importlib import metadata
 from pathlib import Path
 from typing import Annotated
 
-import cyclopts
 from cyclopts import Parameter
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from mpcc.core.commands.bench import bench
-from mpcc.core.commands.evaluate import evaluate_run
-from mpcc.core.commands.export import export_run
 from mpcc.core.commands.plugin_flags import PluginFiles, RegistryFiles
-from mpcc.core.commands.predict import predict_run, with_named_data
 from mpcc.core.errors import InvalidInput, PluginError, unknown_name
 from mpcc.core.registry import KINDS, Entry, Registry, load_registry
 
-__all__ = ["mpcc_command", "print_plugins"]
+__all__ = ["print_plugins"]
 
 EXIT_LAW_BROKEN = 1
-
-
-def mpcc_command(arguments: list[str]) -> int:
-    """Do what ``mpcc`` was asked for and return the exit status."""
-    app = cyclopts.App(
-        name="mpcc",
-        help="Look at what is installed, check it, write more; evaluate and export runs. To train, use mpcc-run.",
-        version=f"mpcc {metadata.version('mpcc')}",
-        help_format="plaintext",
-    )
-    plugins = cyclopts.App(name="plugins", help="List all plugins; or check one, or write a new one.")
-    plugins.default(list_plugins)
-    plugins.command(list_plugins, name="list")
-    plugins.command(check_plugin, name="check")
-    plugins.command(new_plugin, name="new")
-    app.command(plugins)
-    app.command(evaluate_run, name="evaluate")
-    app.command(predict_run, name="predict")
-    app.command(export_run, name="export")
-    app.command(bench, name="bench")
-    given = with_named_data([word for word in arguments if word != "--traceback"])
-    result = app(given, exit_on_error=False, print_error=False, result_action="return_value")
-    return int(result or 0)
 
 
 def list_plugins(

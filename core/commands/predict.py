@@ -86,7 +86,7 @@ def predict_run(
     layer = run_layer(run)
     found = load_registry(plugins=[*layer.plugins, *(plugin or ())], registries=[*layer.registries, *(registry or ())])
     # Not at the top: the commands' module imports this one.
-    from mpcc.core.commands.train import environment_layer, used
+    from mpcc.core.config import environment_layer, used
 
     lower = [environment_layer(), layer]
     asked = data_asked_for(found, data or {}, data_path)
@@ -233,8 +233,9 @@ def write_predictions(
     """
     from mpcc.core.evaluation.inference import predictions
     from mpcc.core.images.read_ahead import in_order
-    from mpcc.core.storage.prediction_files import AssignmentTable, PosteriorRows, new_file
+    from mpcc.core.storage.prediction_files import AssignmentTable, PosteriorRows
     from mpcc.core.system.allocator import kept_memory
+    from mpcc.core.system.whole_files import new_file
 
     started = time.monotonic()
     with contextlib.ExitStack() as files:

@@ -1,4 +1,4 @@
-"""The commands ``mpcc-run`` and ``mpcc``.
+"""The command ``mpcc-run``: from its arguments to a finished run.
 
 ``mpcc-run`` parses twice: first the few flags that choose plugins and files, then all of them, with a signature that is
 built from the options of the chosen plugins. torch is imported only after everything has been checked.
@@ -7,77 +7,21 @@ built from the options of the chosen plugins. torch is imported only after every
 from __future__ import annotations
 
 import contextlib
-import io
-import os
 import sys
-import traceback
-from collections.abc import Callable, Sequence
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 import attrs
-import cyclopts
 
 from mpcc.core.commands.flags import COMMAND_FLAGS, command_line, early_flags, file_flags, full_signature, parse
-from mpcc.core.commands.plugins import mpcc_command, print_plugins
+from mpcc.core.commands.plugins import print_plugins
 from mpcc.core.config import RESUMABLE, SECTIONS, Layer, RunConfig, compat_layer, flag, read_config, resolve
-from mpcc.core.errors import InvalidInput, OutOfResources, PluginError, TrainingDiverged
-from mpcc.core.registry import Entry, Registry, load_registry
+from mpcc.core.config.config import environment_layer, used
+from mpcc.core.errors import EXIT_INTERRUPTED, InvalidInput, OutOfResources, PluginError, TrainingDiverged
+from mpcc.core.registry import Registry, load_registry
 
-__all__ = ["main", "run_main"]
-
-EXIT_INVALID = 2
-EXIT_DIVERGED = 3
-EXIT_RESOURCES = 4
-EXIT_INTERRUPTED = 130
-STATUS: dict[type[BaseException], int] = {TrainingDiverged: EXIT_DIVERGED, OutOfResources: EXIT_RESOURCES}
-DATA_VARIABLE = "MPCC_DATA"
-
-
-def run_main(arguments: Sequence[str] | None = None) -> None:
-    """Run the command ``mpcc-run`` and exit with its status."""
-    print_any_name()
-    given = list(sys.argv[1:] if arguments is None else arguments)
-    sys.exit(guarded("mpcc-run", given, lambda: run_command(given)))
-
-
-def main(arguments: Sequence[str] | None = None) -> None:
-    """Run the command ``mpcc`` and exit with its status."""
-    print_any_name()
-    given = list(sys.argv[1:] if arguments is None else arguments)
-    sys.exit(guarded("mpcc", given, lambda: mpcc_command(given)))
-
-
-def print_any_name() -> None:
-    """Let standard output take names of files that are no text: they are written as the bytes that they are."""
-    if isinstance(sys.stdout, io.TextIOWrapper):
-        sys.stdout.reconfigure(errors="surrogateescape")
-
-
-def guarded(command: str, arguments: Sequence[str], action: Callable[[], int]) -> int:
-    """Turn what goes wrong into one line on standard error and an exit status.
-
-    Returns:
-        0, 2 for invalid input, 3 for diverged training, 4 if memory or disk space ran out, 130 after an interruption.
-    """
-    try:
-        status = action()
-        # Here, not at the end of the interpreter, where a reader that has gone would be an error.
-        sys.stdout.flush()
-        return status
-    except (InvalidInput, OutOfResources, TrainingDiverged, cyclopts.CycloptsError) as error:
-        if "--traceback" in arguments:
-            traceback.print_exc()
-        print(f"{command}: error: {' '.join(str(error).split())}", file=sys.stderr)
-        return STATUS.get(type(error), EXIT_INVALID)
-    except KeyboardInterrupt:
-        print(f"{command}: interrupted", file=sys.stderr)
-        return EXIT_INTERRUPTED
-    except BrokenPipeError:
-        # The reader of our output (a pager, head) has gone; nothing is left to be said.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
+__all__ = ["run_command"]
 
 
 def run_command(arguments: list[str]) -> int:
@@ -231,18 +175,6 @@ def remedies(config: RunConfig) -> str:
     values = [f"--batch {config.run.batch}", f"--eval-images {config.run.eval_images}"]
     values += [f"--arch.width {config.arch.options.width}"] if hasattr(config.arch.options, "width") else []
     return f"lower {', '.join(values)} or the number of images in memory (--data.memory stream, where a set has it)"
-
-
-def used(registry: Registry, config: RunConfig) -> list[Entry]:
-    """Return the entries of all plugins that a run may call."""
-    chosen = [registry.entry(kind, getattr(config, section).name) for section, kind in SECTIONS.items()]
-    return [*chosen, *(claims[0] for claims in registry.entries["metric"].values())]
-
-
-def environment_layer() -> Layer:
-    """Return what the environment says: the data root."""
-    root = os.environ.get(DATA_VARIABLE)
-    return Layer(f"${DATA_VARIABLE}", {"run": {"data_root": root}} if root else {})
 
 
 def check_resumable(tables: dict[str, dict[str, Any]]) -> None:

@@ -10,9 +10,11 @@ from mpcc.core.config.config import (
     RunConfig,
     RunSettings,
     compat_layer,
+    environment_layer,
     flag,
     read_config,
     resolve,
+    used,
 )
 
 __all__ = [
@@ -23,7 +25,9 @@ __all__ = [
     "RunConfig",
     "RunSettings",
     "compat_layer",
+    "environment_layer",
     "flag",
     "read_config",
     "resolve",
+    "used",
 ]

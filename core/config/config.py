@@ -9,6 +9,7 @@ that a run writes is complete and names ``none``. Files of plugins that it needs
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -19,10 +20,22 @@ import tomli_w
 from mpcc.core.config import options
 from mpcc.core.config.settings import RESUMABLE, RunSettings
 from mpcc.core.errors import InvalidInput, unknown_name
-from mpcc.core.registry import Registry
+from mpcc.core.registry import Entry, Registry
 from mpcc.core.system.toml_file import read_toml
 
-__all__ = ["RESUMABLE", "Layer", "PluginChoice", "RunConfig", "RunSettings", "flag", "read_config", "resolve"]
+__all__ = [
+    "DATA_VARIABLE",
+    "RESUMABLE",
+    "Layer",
+    "PluginChoice",
+    "RunConfig",
+    "RunSettings",
+    "environment_layer",
+    "flag",
+    "read_config",
+    "resolve",
+    "used",
+]
 
 # The name that stands for no preset at all.
 NO_PRESET = "none"
@@ -293,3 +306,18 @@ def _absolute(path: Path, where: str) -> Path:
         return path.expanduser().absolute()
     except RuntimeError as error:
         raise InvalidInput(f"{where} {path}: {error}") from error
+
+
+DATA_VARIABLE = "MPCC_DATA"
+
+
+def used(registry: Registry, config: RunConfig) -> list[Entry]:
+    """Return the entries of all plugins that a run may call."""
+    chosen = [registry.entry(kind, getattr(config, section).name) for section, kind in SECTIONS.items()]
+    return [*chosen, *(claims[0] for claims in registry.entries["metric"].values())]
+
+
+def environment_layer() -> Layer:
+    """Return what the environment says: the data root."""
+    root = os.environ.get(DATA_VARIABLE)
+    return Layer(f"${DATA_VARIABLE}", {"run": {"data_root": root}} if root else {})

@@ -6,16 +6,12 @@ thousand kernels of a few microseconds.
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Callable, Iterator
-
 import torch
 from torch import Tensor
 
-__all__ = ["CannotRecord", "GraphedIteration", "Iteration", "kernel_settings", "record", "warmed_up"]
+from mpcc.core.method.engine import Iteration
 
-# From the real images of an iteration's discriminator steps, uint8, to the terms.
-Iteration = Callable[[Tensor], dict[str, Tensor]]
+__all__ = ["CannotRecord", "GraphedIteration", "record", "warmed_up"]
 
 
 class CannotRecord(Exception):
@@ -107,15 +103,3 @@ def warmed_up(iteration: Iteration, real: Tensor) -> dict[str, Tensor]:
         terms = iteration(real)
     torch.cuda.current_stream().wait_stream(stream)
     return terms
-
-
-@contextlib.contextmanager
-def kernel_settings(tf32: bool) -> Iterator[None]:
-    """Let cuDNN look for the fastest kernels, and say whether float32 products may be rounded to TF32 inside."""
-    matmul = torch.backends.cuda.matmul
-    before, matmul.allow_tf32 = matmul.allow_tf32, tf32
-    try:
-        with torch.backends.cudnn.flags(enabled=True, benchmark=True, allow_tf32=tf32):
-            yield
-    finally:
-        matmul.allow_tf32 = before

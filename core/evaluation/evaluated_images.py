@@ -10,27 +10,12 @@ from torch import Tensor, nn
 
 from mpcc.core.contracts import EvaluatedImages, Evaluation, FeatureRequest, ImageSet
 from mpcc.core.method.model import Model, standing_generator, to_pixels, to_unit_range
-from mpcc.core.storage.checkpoint import random_states, restore_random_states, seed_everything
+from mpcc.core.system.randomness import own_randomness
 
-__all__ = ["EVALUATION_BATCH", "ModelImages", "own_randomness"]
+__all__ = ["EVALUATION_BATCH", "ModelImages"]
 
 # Images that pass through a network at once.
 EVALUATION_BATCH = 256
-
-
-@contextlib.contextmanager
-def own_randomness(seed: int, device: torch.device) -> Iterator[None]:
-    """Seed the global random states for the length of a ``with`` block and put the old ones back.
-
-    torch's on the CPU and on this device, NumPy's and Python's.
-    """
-    before = random_states(cuda=False)
-    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
-        seed_everything(seed)
-        try:
-            yield
-        finally:
-            restore_random_states(before)
 
 
 class ModelImages(EvaluatedImages):

@@ -12,12 +12,11 @@ from torch import Tensor
 from mpcc.core.config import RunSettings
 from mpcc.core.contracts import Evaluation, FeatureRequest, ImageSet, Metric, Prior
 from mpcc.core.errors import TrainingDiverged
-from mpcc.core.evaluation.confusion import Confusion, confusion_sheet
-from mpcc.core.evaluation.evaluated_images import ModelImages, own_randomness
+from mpcc.core.evaluation.confusion import Confusion
+from mpcc.core.evaluation.evaluated_images import ModelImages
 from mpcc.core.evaluation.evaluation import Pictures, draw_pictures, evaluate, left_out, score
 from mpcc.core.method.model import Model
-from mpcc.core.reporting.event_log import reconstruction_sheet, sample_sheet
-from mpcc.core.storage.run_folder import RunFolder
+from mpcc.core.system.randomness import own_randomness
 
 __all__ = ["Findings", "feature_request", "find"]
 
@@ -62,16 +61,6 @@ class Findings:
     def used(self) -> int:
         """How many clusters have an evaluated image."""
         return int((self.sizes > 0).sum())
-
-    def write(self, folder: RunFolder) -> None:
-        """Write pictures and tables; each file is replaced as a whole."""
-        folder.write_picture("samples", sample_sheet(self.pictures))
-        folder.write_picture("reconstructions", reconstruction_sheet(self.pictures))
-        folder.write_assignments(self.data, self.indices, self.evaluation, self.images.known_errors())
-        folder.write_posterior(self.evaluation.posterior)
-        if self.confusion is not None:
-            folder.write_table("confusion", self.confusion.rows())
-            folder.write_picture("confusion", confusion_sheet(self.confusion))
 
     def summary(self) -> dict[str, Any]:
         """Return what ``results.json`` says of the evaluation and of the model that was evaluated."""

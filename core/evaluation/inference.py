@@ -11,11 +11,11 @@ import torch
 from torch import Tensor, nn
 
 from mpcc.core.contracts import ImageSource
-from mpcc.core.engines.cuda_graph import kernel_settings
 from mpcc.core.errors import InvalidInput
 from mpcc.core.evaluation.evaluated_images import EVALUATION_BATCH
 from mpcc.core.images.read_ahead import in_order
 from mpcc.core.method.model import Model, to_unit_range
+from mpcc.core.system.kernel_settings import kernel_settings
 
 __all__ = ["Prediction", "predictions"]
 

@@ -1,0 +1,1 @@
+"""Real images on their way to the training loop."""

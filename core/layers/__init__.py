@@ -1,0 +1,1 @@
+"""Layers for authors of architectures: spectral norm, grouped batch norm, fused convolutions."""

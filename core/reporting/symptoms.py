@@ -13,11 +13,11 @@ import torch
 from torch import Tensor, nn
 
 from mpcc.core.contracts import Evaluation
-from mpcc.core.evaluation.evaluated_images import own_randomness
 from mpcc.core.evaluation.evaluation import Pictures
 from mpcc.core.evaluation.inference import predictions
 from mpcc.core.layers.spectral_norm import SpectralLayer
 from mpcc.core.method.model import Model
+from mpcc.core.system.randomness import own_randomness
 
 __all__ = ["Symptom", "Vitals", "symptoms", "vitals"]
 

@@ -1,0 +1,1 @@
+"""One run: how it is assembled, its course, how it is resumed."""

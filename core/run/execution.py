@@ -24,9 +24,9 @@ from mpcc.core.reporting.symptoms import symptoms, vitals
 from mpcc.core.run.resume import go_back
 from mpcc.core.run.run import Run
 from mpcc.core.run.stop_requests import stop_requests
-from mpcc.core.storage.checkpoint import seed_everything
 from mpcc.core.storage.kept_checkpoints import KeptCheckpoints
 from mpcc.core.storage.run_folder import RunFolder
+from mpcc.core.system.randomness import seed_everything
 from mpcc.core.system.resources import disk_errors
 
 __all__ = ["Stopped", "execute"]
@@ -215,7 +215,7 @@ class Execution:
 
         def write() -> None:
             self.folder.append_metrics({"iteration": done, "evaluated": len(run.indices), "metrics": scores})
-            findings.write(self.folder)
+            self.folder.write_findings(findings)
             self.folder.write_results(self.results)
 
         self._unwritten = self._attempt(f"the evaluation of iteration {done}", write)

@@ -15,10 +15,10 @@ from mpcc.core.config.settings import MOST_ITERATIONS
 from mpcc.core.errors import InvalidInput
 from mpcc.core.run.assembly import differences
 from mpcc.core.run.run import Run, versions
-from mpcc.core.storage.checkpoint import restore_random_states
 from mpcc.core.storage.checkpoint_contents import check_contents, saved_config
 from mpcc.core.storage.kept_checkpoints import KeptCheckpoints
 from mpcc.core.storage.run_folder import RunFolder
+from mpcc.core.system.randomness import restore_random_states
 
 __all__ = ["go_back", "restore", "resume"]
 

@@ -15,6 +15,7 @@ import torch
 
 from mpcc.core.config import SECTIONS, RunConfig
 from mpcc.core.contracts import ImageSet, Metric
+from mpcc.core.engines.choice import choose_engine
 from mpcc.core.errors import InvalidInput
 from mpcc.core.evaluation.best_score import BestScore, score_to_watch
 from mpcc.core.evaluation.evaluation import choose_images
@@ -22,14 +23,13 @@ from mpcc.core.evaluation.findings import feature_request
 from mpcc.core.images.augmentation import Augmentation
 from mpcc.core.images.fingerprint import fingerprint
 from mpcc.core.images.stream import ImageStream
-from mpcc.core.method.engine import choose_engine
 from mpcc.core.method.entropy import EntropyPolicy
 from mpcc.core.method.model import Model
 from mpcc.core.method.terms import TermWeights
 from mpcc.core.method.training import Schedule, Trainer
 from mpcc.core.registry import Observer, Registry
 from mpcc.core.run.assembly import choose_device, choose_metrics, load_data
-from mpcc.core.storage.checkpoint import random_states, seed_everything
+from mpcc.core.system.randomness import random_states, seed_everything
 
 __all__ = ["Run", "versions"]
 

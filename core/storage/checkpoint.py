@@ -10,21 +10,17 @@ from __future__ import annotations
 import hashlib
 import hmac
 import os
-import random
 import re
 from pathlib import Path
 from typing import IO, Any, cast
 
-import numpy as np
 import torch
 
 from mpcc.core.errors import InvalidInput
 from mpcc.core.system.resources import short_of_memory
+from mpcc.core.system.whole_files import flush_folder
 
-__all__ = [
-    *("FORMAT_VERSION", "BrokenCheckpoint"),
-    *("load_checkpoint", "random_states", "restore_random_states", "save_checkpoint", "seed_everything"),
-]
+__all__ = ["FORMAT_VERSION", "BrokenCheckpoint", "load_checkpoint", "save_checkpoint"]
 
 FORMAT_VERSION = 2
 # A zip archive ends with a record of 22 bytes, whose last two are the length of the comment that follows.
@@ -36,43 +32,6 @@ BLOCK = 2**20
 
 class BrokenCheckpoint(InvalidInput):
     """A file that cannot be read: cut, changed, or never a checkpoint."""
-
-
-def random_states(*, cuda: bool = True) -> dict[str, Any]:
-    """Return the states of all random generators: torch's, on the CPU and every CUDA device, NumPy's and Python's.
-
-    Training draws from torch's alone; plugins may draw from the others.
-
-    Arguments:
-        cuda: Whether those of CUDA devices are wanted.
-    """
-    on_devices = torch.cuda.get_rng_state_all() if cuda and torch.cuda.is_available() else []
-    _, words, position, has_gauss, cached = np.random.get_state()
-    version, internal, gauss = random.getstate()
-    return {
-        "cpu": torch.get_rng_state(),
-        "cuda": on_devices,
-        "numpy": [torch.from_numpy(np.asarray(words, np.int64)), int(position), int(has_gauss), float(cached)],
-        "python": [version, torch.tensor(internal, dtype=torch.int64), gauss],
-    }
-
-
-def restore_random_states(states: dict[str, Any]) -> None:
-    """Put `random_states` back; those of CUDA devices that are missing now are left out."""
-    torch.set_rng_state(states["cpu"])
-    if states["cuda"] and torch.cuda.is_available():
-        torch.cuda.set_rng_state_all(states["cuda"][: torch.cuda.device_count()])
-    words, position, has_gauss, cached = states["numpy"]
-    np.random.set_state(("MT19937", words.numpy().astype(np.uint32), position, has_gauss, cached))
-    version, internal, gauss = states["python"]
-    random.setstate((version, tuple(internal.tolist()), gauss))
-
-
-def seed_everything(seed: int) -> None:
-    """Seed torch's, NumPy's and Python's global random generators."""
-    torch.manual_seed(seed)
-    np.random.seed(seed % 2**32)
-    random.seed(seed)
 
 
 def save_checkpoint(path: Path, state: dict[str, Any]) -> None:
@@ -139,17 +98,6 @@ class RememberingFile:
     def flush(self) -> None:
         """Hand over what is buffered."""
         self._file.flush()
-
-
-def flush_folder(folder: Path) -> None:
-    """Wait until the names in a folder are on the disk, where the system can do that."""
-    if os.name != "posix":
-        return
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
 
 
 def add_digest(file: IO[bytes]) -> None:

@@ -5,12 +5,12 @@ from __future__ import annotations
 import contextlib
 import os
 import re
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from mpcc.core.storage.checkpoint import BrokenCheckpoint, flush_folder, load_checkpoint, write_checkpoint
+from mpcc.core.storage.checkpoint import BrokenCheckpoint, load_checkpoint, write_checkpoint
+from mpcc.core.system.whole_files import duplicate, flush_folder
 
 __all__ = ["KeptCheckpoints"]
 
@@ -140,24 +140,3 @@ class KeptCheckpoints:
             match = OLDER.fullmatch(path.name)
             if match and int(match[1]) > iteration:
                 path.unlink(missing_ok=True)
-
-
-def duplicate(source: Path, target: Path) -> None:
-    """Give a file a second name, in place of what has it; as a copy where the file system knows no links.
-
-    Raises:
-        OSError: If the disk has no room for a copy.
-    """
-    part = target.with_name(target.name + ".part")
-    part.unlink(missing_ok=True)
-    try:
-        try:
-            part.hardlink_to(source)
-        except OSError:
-            with source.open("rb") as whole, part.open("wb") as copy:
-                shutil.copyfileobj(whole, copy)
-                copy.flush()
-                os.fsync(copy.fileno())
-        part.replace(target)
-    finally:
-        part.unlink(missing_ok=True)

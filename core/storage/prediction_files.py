@@ -2,46 +2,18 @@
 
 from __future__ import annotations
 
-import contextlib
 import csv
-import errno
 import io
-import os
-from collections.abc import Iterable, Iterator, Sequence
-from pathlib import Path
+from collections.abc import Iterable, Sequence
 from typing import IO, Any
 
 import numpy as np
 import torch
 
 from mpcc.core.contracts import ImageSet
-from mpcc.core.errors import InvalidInput
 from mpcc.core.evaluation.inference import Prediction
 
-__all__ = ["AssignmentTable", "PosteriorRows", "new_file"]
-
-
-@contextlib.contextmanager
-def new_file(path: Path) -> Iterator[IO[bytes]]:
-    """Lend a file under a temporary name beside ``path``; it gets its name if the ``with`` block ends without an error.
-
-    Raises:
-        InvalidInput: If it cannot be written.
-    """
-    part = path.with_name(f"{path.name}.{os.getpid()}.part")
-    try:
-        with part.open("xb") as file:
-            yield file
-        if path.exists():
-            raise InvalidInput(f"{path} has appeared meanwhile: expected a new file")
-        part.replace(path)
-    except OSError as error:
-        # What is read meanwhile may fail, too; that is not the file's fault.
-        if error.filename == str(part) or error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
-            raise InvalidInput(f"{path} cannot be written: {error.strerror or error}") from error
-        raise
-    finally:
-        part.unlink(missing_ok=True)
+__all__ = ["AssignmentTable", "PosteriorRows"]
 
 
 class AssignmentTable:

@@ -27,7 +27,11 @@ from torch import Tensor
 from mpcc.core.config import RunConfig
 from mpcc.core.contracts import Evaluation, ImageSet
 from mpcc.core.errors import InvalidInput, OutOfResources
+from mpcc.core.evaluation.confusion import confusion_sheet
+from mpcc.core.evaluation.findings import Findings
+from mpcc.core.evaluation.sheets import reconstruction_sheet, sample_sheet
 from mpcc.core.system.resources import disk_errors, no_room
+from mpcc.core.system.whole_files import write_whole
 
 __all__ = ["RunFolder"]
 
@@ -241,6 +245,16 @@ class RunFolder:
             ) from error
         write_whole(self.metrics, "".join(kept).encode())
 
+    def write_findings(self, findings: Findings) -> None:
+        """Write the pictures and tables of an evaluation; each file is replaced as a whole."""
+        self.write_picture("samples", sample_sheet(findings.pictures))
+        self.write_picture("reconstructions", reconstruction_sheet(findings.pictures))
+        self.write_assignments(findings.data, findings.indices, findings.evaluation, findings.images.known_errors())
+        self.write_posterior(findings.evaluation.posterior)
+        if findings.confusion is not None:
+            self.write_table("confusion", findings.confusion.rows())
+            self.write_picture("confusion", confusion_sheet(findings.confusion))
+
     def write_assignments(
         self, data: ImageSet, indices: Tensor, evaluation: Evaluation, errors: Tensor | None = None
     ) -> None:
@@ -304,16 +318,3 @@ def cannot_be_made(path: Path, error: OSError) -> InvalidInput | OutOfResources:
     if no_room(error):
         return OutOfResources(f"{text}; free space there")
     return InvalidInput(f"{text}; expected a path that can be written")
-
-
-def write_whole(path: Path, content: bytes) -> None:
-    """Write a file under a temporary name and rename it, so that readers never see half of it."""
-    part = path.with_name(path.name + ".part")
-    try:
-        with part.open("wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        part.replace(path)
-    finally:
-        part.unlink(missing_ok=True)

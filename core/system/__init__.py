@@ -1,0 +1,1 @@
+"""Memory, disk, random states, whole files, kernel settings; knows errors only."""

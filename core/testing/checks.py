@@ -27,9 +27,13 @@ from mpcc.core.testing.datasets import DATASET_LAWS, DatasetCase
 from mpcc.core.testing.fast_networks import FAST_LAWS
 from mpcc.core.testing.metrics import METRIC_LAWS, MetricCase
 from mpcc.core.testing.prior.cases import PriorCase
-from mpcc.core.testing.prior_checks import PRIOR_LAWS
+from mpcc.core.testing.prior.gradients import GRADIENTS
+from mpcc.core.testing.prior.numerics import NUMERICS
+from mpcc.core.testing.prior.probability import PROBABILITY
+from mpcc.core.testing.prior.structure import STRUCTURE
+from mpcc.core.testing.prior.tails import ENCODER
 from mpcc.core.testing.registration import REGISTRATION_LAWS, default_options
-from mpcc.core.testing.report import ContractViolation, Finding, Report, examine_laws
+from mpcc.core.testing.report import ContractViolation, Finding, Law, Report, examine_laws
 
 __all__ = [
     "ContractViolation",
@@ -41,6 +45,9 @@ __all__ = [
     "check_prior",
     "examine",
 ]
+
+# All laws of a prior, in the order of the report.
+PRIOR_LAWS: tuple[Law[PriorCase], ...] = (*STRUCTURE, *PROBABILITY, *GRADIENTS, *ENCODER, *NUMERICS)
 
 
 def check_prior(prior: str | type[Prior], options: Any = None, *, seed: int = 0) -> Report:

@@ -14,7 +14,7 @@ import torchvision
 from mpcc.core.contracts import Dataset, ImageSet
 from mpcc.core.errors import InvalidInput
 from mpcc.plugins.datasets.options import SplitOptions
-from mpcc.plugins.datasets.pickles import load_pickle
+from mpcc.plugins.datasets.reading.pickles import load_pickle
 from mpcc.plugins.datasets.resizing import resize_images
 from mpcc.plugins.datasets.sources import download_failed, missing_file, require_root
 from mpcc.plugins.datasets.splits import parts_of
@@ -30,7 +30,7 @@ _REMEDY = "delete it and pass --download"
 class CIFAR(Dataset, abc.ABC):
     """Photographs of 32 x 32, colour, in the pickle files of the CIFAR sets; a subclass says which set it is.
 
-    The files are read by `mpcc.plugins.datasets.pickles`, which runs nothing that they may ask for.
+    The files are read by `mpcc.plugins.datasets.reading.pickles`, which runs nothing that they may ask for.
 
     Attributes:
         name: The name of the data set, for messages.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torchvision
 
-from mpcc.plugins.datasets.idx import IdxSet
+from mpcc.plugins.datasets.reading.idx import IdxSet
 
 __all__ = ["MNIST"]
 

@@ -8,7 +8,7 @@ import attrs
 import numpy as np
 
 from mpcc.core.errors import InvalidInput
-from mpcc.plugins.datasets.array_files import Array
+from mpcc.plugins.datasets.reading.array_files import Array
 
 __all__ = ["ValueRange", "find_layout", "find_range", "to_bytes"]
 

@@ -1,0 +1,1 @@
+"""How the files of data sets are read: arrays, images, IDX, pickles."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.metadata
 import os
 import subprocess
 import sys
@@ -14,6 +15,7 @@ from typing import Any
 import pytest
 
 PACKAGES = ("core", "plugins")
+ROOT_MODULES = {"__init__.py", "__main__.py"}
 SOURCE_FOLDERS = ("core", "plugins", "tests", "docs", "examples", "benchmarks")
 SOURCE_FILES = (
     "CHANGELOG.md",
@@ -68,9 +70,9 @@ def test_every_package_has_an_init_file(repository: Path, settings: dict[str, An
     assert [str(folder) for folder in folders if not (folder / "__init__.py").is_file()] == []
 
 
-def test_no_module_lies_at_the_root_of_the_repository(repository: Path) -> None:
-    # The root is the package mpcc: a module there would ship inside the wheel.
-    assert [path.name for path in repository.glob("*.py")] == []
+def test_two_modules_lie_at_the_root_of_the_repository_and_no_other(repository: Path) -> None:
+    # The root is the package mpcc: any module there ships inside the wheel.
+    assert {path.name for path in repository.glob("*.py")} == ROOT_MODULES
 
 
 def test_every_file_of_the_packages_is_a_module_or_listed_package_data(
@@ -86,7 +88,7 @@ def test_the_wheel_holds_every_module_and_the_package_data_and_nothing_else(
 ) -> None:
     with zipfile.ZipFile(distributions["wheel"]) as wheel:
         inside = {name for name in wheel.namelist() if not PurePosixPath(name).parts[0].endswith(".dist-info")}
-    modules = {path for path in files_under(clean_copy, *PACKAGES) if path.endswith(".py")}
+    modules = {path for path in files_under(clean_copy, *PACKAGES) if path.endswith(".py")} | ROOT_MODULES
     assert inside == {f"mpcc/{path}" for path in modules | package_data(clean_copy, settings)}
     assert {"mpcc/registry.toml", "mpcc/core/py.typed", "mpcc/plugins/py.typed"} <= inside
 
@@ -142,3 +144,47 @@ def test_every_module_of_the_installed_wheel_imports_and_finds_the_registry(
     assert [str(path) for path in paths if not path.is_relative_to(installed.resolve())] == []
     assert len(paths) == len(modules) + 1
     assert paths[-1].is_file()
+
+
+def run_python(*arguments: str, folder: Path, path: Path | None = None) -> str:
+    """Run Python in a folder and return what it prints."""
+    environment = {**os.environ, **({"PYTHONPATH": str(path)} if path else {})}
+    done = subprocess.run(
+        [sys.executable, "-P", "-W", "error", *arguments], cwd=folder, env=environment, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+ROOT_PROGRAM = """
+import sys
+before = set(sys.modules)
+import mpcc
+print(sorted(set(sys.modules) - before - {"mpcc", "__future__"}), mpcc.__version__, "__version__" in dir(mpcc))
+try:
+    mpcc.no_such_name
+except AttributeError as error:
+    print(error)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["checkout", "wheel"])
+def test_the_root_package_knows_its_version_and_imports_nothing(
+    kind: str, tmp_path: Path, request: pytest.FixtureRequest
+) -> None:
+    path = request.getfixturevalue("installed") if kind == "wheel" else None
+    version = importlib.metadata.version("mpcc")
+    lines = run_python("-c", ROOT_PROGRAM, folder=tmp_path, path=path).splitlines()
+    assert lines == [f"[] {version} True", "module 'mpcc' has no attribute 'no_such_name'"]
+
+
+@pytest.mark.slow
+def test_the_package_runs_as_its_commands_do(tmp_path: Path) -> None:
+    scripts = Path(sys.executable).parent
+    for module, command in (
+        (["plugins", "--json"], ["mpcc", "plugins", "--json"]),
+        (["run", "--dry-run"], ["mpcc-run", "--dry-run"]),
+    ):
+        done = subprocess.run([scripts / command[0], *command[1:]], cwd=tmp_path, capture_output=True, text=True)
+        assert run_python("-m", "mpcc", *module, folder=tmp_path) == done.stdout

@@ -48,9 +48,11 @@ def run_main(arguments: Sequence[str] | None = None) -> None:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Run the command ``mpcc`` and exit with its status."""
-    print_any_name()
+    """Run the command ``mpcc`` and exit with its status; ``mpcc run`` is ``mpcc-run``."""
     given = list(sys.argv[1:] if arguments is None else arguments)
+    if given[:1] == ["run"]:
+        run_main(given[1:])
+    print_any_name()
     sys.exit(guarded("mpcc", given, lambda: mpcc_command(given)))
 
 

@@ -20,6 +20,7 @@ from digit_runs import train
 from mpcc.core.config import Layer, resolve
 from mpcc.core.registry import load_registry
 from mpcc.core.reporting.summary import Summary, summarise
+from mpcc.core.run.assembly import schedule_of
 
 PAPER = ["mnist", "omniglot", "fashion-mnist", "cifar10", "cifar20"]
 
@@ -39,9 +40,7 @@ def summary_of(preset: str) -> Summary:
         architecture,
         prior,
         channels=channels,
-        batch=settings.batch,
-        d_steps=settings.d_steps,
-        e_steps=settings.e_steps,
+        schedule=schedule_of(settings),
     )
 
 

@@ -26,6 +26,7 @@ __all__ = [
     "ImageSource",
     "Metric",
     "Networks",
+    "Objective",
     "Prior",
 ]
 
@@ -207,6 +208,10 @@ class Networks:
     encoder: nn.Module
     conditional: bool = False
     grouped: bool = False
+
+    def by_name(self) -> dict[str, nn.Module]:
+        """Return the three networks under the names that phases, optimizers, logs and checkpoints use."""
+        return {"generator": self.generator, "discriminator": self.discriminator, "encoder": self.encoder}
 
 
 class Architecture(abc.ABC):
@@ -406,3 +411,14 @@ class Metric(abc.ABC):
     @abc.abstractmethod
     def compute(self, evaluation: Evaluation) -> float | Mapping[str, float]:
         """Return the score as a finite number; or several, by the full names under which they are reported."""
+
+
+class Objective(abc.ABC):
+    """A system of joint matching: which updates make an iteration, in which order, and what each minimises.
+
+    A plugin's constructor takes ``(options,)``.
+    """
+
+    @abc.abstractmethod
+    def phases(self) -> Sequence[object]:
+        """Return the rows of an iteration, each a `mpcc.core.method.phases.Phase` or ``Afterwards``, in their order."""

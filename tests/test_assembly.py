@@ -15,8 +15,9 @@ from mpcc.core.contracts import Architecture, Evaluation, ImageSet, Metric, Netw
 from mpcc.core.errors import InvalidInput, PluginError, TrainingDiverged
 from mpcc.core.images.stream import ImageStream
 from mpcc.core.method.model import Model
+from mpcc.core.method.schedule import Schedule
 from mpcc.core.method.terms import TermWeights
-from mpcc.core.method.training import Schedule, Trainer
+from mpcc.core.method.training import Trainer
 from mpcc.core.registry import Entry, load_registry
 from mpcc.core.reporting.health import check_parameters
 from mpcc.core.run import assembly

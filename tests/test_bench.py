@@ -23,12 +23,14 @@ from mpcc.core.bench.inference import growth, predict_figures, predict_sizes
 from mpcc.core.bench.memory import memory_of, resident
 from mpcc.core.bench.reference import convolution, matmul
 from mpcc.core.bench.subject import ImagesOnDemand, Subject
-from mpcc.core.bench.timing import PHASES, Measured, Spread, interleaved, phase_seconds, training_figures
+from mpcc.core.bench.timing import Measured, Spread, interleaved, section_seconds, training_figures
 from mpcc.core.commands import entry
 from mpcc.core.config import Layer, resolve
+from mpcc.core.method.phases import MPCC
 from mpcc.core.registry import load_registry
 
 CPU = torch.device("cpu")
+SECTIONS = ("real images", "generated images", *(row.name for row in MPCC), "rest")
 SHORT = ["--rounds", "2", "--iterations", "1", "--threads", "1", "--device", "cpu", "--predict-images", "100"]
 
 
@@ -101,7 +103,7 @@ def test_a_bench_of_everything_writes_table_figures_and_picture(
         assert engine["of_best"] <= engine["of_matmul"]
         assert engine["images_per_second"] == pytest.approx(100 / engine["median"])
         assert sum(engine["phases"]["shares"].values()) == pytest.approx(1)
-        assert tuple(engine["phases"]["shares"]) == PHASES
+        assert tuple(engine["phases"]["shares"]) == SECTIONS
         assert engine["memory"]["peak"] == 7
     assert training["engines"]["plain"]["speedup"] == 1
     assert training["engines"]["fast"]["record"]["name"] == "fast"
@@ -221,8 +223,8 @@ def test_phases_fill_an_iteration_and_leave_the_trainer_as_it_was(subject: Subje
     measured, other = (subject.assemble(engine).trainer for _ in range(2))
     before = dict(vars(measured)), dict(vars(measured.engine)), dict(vars(measured.stream))
     torch.manual_seed(0)
-    seconds = phase_seconds(measured)
-    assert tuple(seconds) == PHASES
+    seconds = section_seconds(measured)
+    assert tuple(seconds) == SECTIONS
     assert all(value > 0 for name, value in seconds.items() if name != "rest")
     assert [set(vars(each)) for each in (measured, measured.engine, measured.stream)] == [set(each) for each in before]
     torch.manual_seed(0)
@@ -234,13 +236,16 @@ def test_phases_fill_an_iteration_and_leave_the_trainer_as_it_was(subject: Subje
 
 def test_figures_of_training_follow_from_the_seconds() -> None:
     seconds = {"plain": [[2.0, 2.0], [4.0, 4.0]], "fast-bf16": [[1.0, 1.0], [1.0, 1.0]]}
-    phase = dict.fromkeys(PHASES, 0.0) | {"generator": 3.0, "rest": 1.0}
+    phase = dict.fromkeys(SECTIONS, 0.0) | {"generator and prior": 3.0, "rest": 1.0}
     rates = {"float32": {"matmul": 100.0, "best": 200.0}, "bf16": {"matmul": 400.0, "best": 400.0}}
     found = training_figures(seconds, {key: [phase, phase] for key in seconds}, rates, operations=60, images=30)
     assert (found["plain"]["median"], found["plain"]["quartiles"], found["plain"]["spread"]) == (3.0, [2.0, 4.0], 2.0)
     assert [found["plain"][key] for key in ("images_per_second", "rate", "of_matmul", "of_best")] == [10, 20, 0.2, 0.1]
     assert (found["fast-bf16"]["speedup"], found["fast-bf16"]["of_best"]) == (3.0, 0.15)
-    assert found["plain"]["phases"]["shares"] == dict.fromkeys(PHASES, 0.0) | {"generator": 0.75, "rest": 0.25}
+    assert found["plain"]["phases"]["shares"] == dict.fromkeys(SECTIONS, 0.0) | {
+        "generator and prior": 0.75,
+        "rest": 0.25,
+    }
     del seconds["plain"]
     alone = training_figures(seconds, {"fast-bf16": [phase]}, rates, operations=60, images=30)
     assert alone["fast-bf16"]["speedup"] is None

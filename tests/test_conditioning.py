@@ -17,8 +17,9 @@ from mpcc.core.errors import InvalidInput
 from mpcc.core.images.stream import ImageStream
 from mpcc.core.layers.spectral_norm import SpectralLinear
 from mpcc.core.method.model import Model
+from mpcc.core.method.schedule import Schedule
 from mpcc.core.method.terms import TermWeights
-from mpcc.core.method.training import Schedule, Trainer
+from mpcc.core.method.training import Trainer
 from mpcc.core.testing import check_architecture
 from mpcc.plugins.architectures.biggan import BigGAN8, BigGAN16, BigGAN32, BigGAN64, Generator
 from mpcc.plugins.architectures.blocks import ConditionalBatchNorm, DownBlock, PlainBlock, UpBlock

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from mpcc.core.config import RunSettings
 from mpcc.core.contracts import Networks
-from mpcc.core.engines import choice
+from mpcc.core.engines import choice as choice_of_engine
 from mpcc.core.engines.choice import choose_engine
 from mpcc.core.engines.fast import FastEngine
 from mpcc.core.errors import InvalidInput
@@ -22,9 +22,16 @@ from mpcc.core.layers.spectral_norm import SpectralLayer
 from mpcc.core.method.engine import Engine, PlainEngine
 from mpcc.core.method.entropy import EntropyPolicy
 from mpcc.core.method.model import Model, trainable
-from mpcc.core.method.objectives import discriminator_loss, encoder_loss, generator_loss
+from mpcc.core.method.objectives import (
+    Batch,
+    discriminator_loss,
+    encoder_and_prior_loss,
+    encoder_loss,
+    generator_loss,
+)
+from mpcc.core.method.schedule import Schedule
 from mpcc.core.method.terms import TermWeights
-from mpcc.core.method.training import Schedule, Trainer
+from mpcc.core.method.training import Trainer
 from mpcc.core.registry import load_registry
 from mpcc.plugins.architectures.biggan import BigGAN8, BigGAN16, BigGAN32
 from mpcc.plugins.architectures.options import BigGANOptions
@@ -121,15 +128,19 @@ def losses(made: Trainer) -> dict[str, tuple[tuple[nn.Module, ...], Callable[[],
     def discriminator() -> Tensor:
         # The second of two batches: in the fast engine it is the second group of one call.
         *_, fakes = engine.generated(model, BATCH, 2)
-        return discriminator_loss(model, real[1], fakes, weights).objective
+        return discriminator_loss(model, Batch(BATCH, real[1], fakes), weights).objective
 
     def encoder(train_prior: bool) -> Tensor:
         *_, fakes = engine.generated(model, BATCH, 1 if train_prior else 3, train_prior)
-        return encoder_loss(model, fakes, weights, train_prior).objective
+        loss = encoder_and_prior_loss if train_prior else encoder_loss
+        return loss(model, Batch(BATCH, generated=fakes), weights).objective
 
     return {
         "discriminator": ((networks.discriminator,), discriminator),
-        "generator": ((networks.generator, model.prior), lambda: generator_loss(model, BATCH, weights).objective),
+        "generator": (
+            (networks.generator, model.prior),
+            lambda: generator_loss(model, Batch(BATCH), weights).objective,
+        ),
         "first encoder": ((networks.encoder, model.prior), lambda: encoder(True)),
         "later encoder": ((networks.encoder,), lambda: encoder(False)),
     }
@@ -158,7 +169,7 @@ def test_gradients_of_a_phase_from_the_same_state_agree_in_single_precision(phas
     assert float((found - expected).norm() / expected.norm()) < 1e-4
 
 
-needs_bf16 = pytest.mark.skipif(not choice.computes_bf16(CPU), reason="this processor has no bf16 arithmetic")
+needs_bf16 = pytest.mark.skipif(not choice_of_engine.computes_bf16(CPU), reason="this processor has no bf16 arithmetic")
 
 
 @needs_bf16
@@ -301,7 +312,7 @@ def test_settings_choose_the_engine() -> None:
 
 @pytest.mark.parametrize("known", [False, True])
 def test_bf16_is_refused_where_the_hardware_does_not_have_it(monkeypatch: pytest.MonkeyPatch, known: bool) -> None:
-    monkeypatch.setattr(choice, "computes_bf16", lambda device: known)
+    monkeypatch.setattr(choice_of_engine, "computes_bf16", lambda device: known)
     if known:
         assert choice(precision="bf16").precision_name == "bf16"
     else:
@@ -323,6 +334,6 @@ def test_precision_auto_is_bf16_where_it_is_faster(
     monkeypatch: pytest.MonkeyPatch, machine: str, known: bool, matrix_unit: bool, expected: str
 ) -> None:
     monkeypatch.setattr("platform.machine", lambda: machine)
-    monkeypatch.setattr(choice, "computes_bf16", lambda device: known)
+    monkeypatch.setattr(choice_of_engine, "computes_bf16", lambda device: known)
     monkeypatch.setattr("torch.cpu._is_amx_tile_supported", lambda: matrix_unit)
     assert choice(precision="auto").precision_name == expected

@@ -11,8 +11,9 @@ from mpcc.core.images.stream import ImageStream
 from mpcc.core.method.engine import Engine, PlainEngine
 from mpcc.core.method.entropy import EntropyPolicy
 from mpcc.core.method.model import Model
+from mpcc.core.method.schedule import Schedule
 from mpcc.core.method.terms import TermWeights
-from mpcc.core.method.training import Schedule, Trainer
+from mpcc.core.method.training import Trainer
 from mpcc.core.registry import load_registry
 from mpcc.plugins.architectures.biggan import BigGAN8
 from mpcc.plugins.architectures.options import BigGANOptions

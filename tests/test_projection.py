@@ -17,7 +17,7 @@ from mpcc.core.config.options import convert, fields
 from mpcc.core.contracts import Networks
 from mpcc.core.errors import InvalidInput
 from mpcc.core.method.model import Model, trainable
-from mpcc.core.method.objectives import discriminator_loss, draw, generator_loss
+from mpcc.core.method.objectives import Batch, discriminator_loss, draw, generator_loss
 from mpcc.core.method.terms import TermWeights
 from mpcc.core.testing import ContractViolation, check_architecture
 from mpcc.core.testing.architectures import reacts_to_labels
@@ -119,7 +119,7 @@ def test_generated_images_come_with_their_own_labels_and_real_ones_with_the_most
     torch.manual_seed(2)
     z, y = made.prior.sample(N)
     torch.manual_seed(2)
-    discriminator_loss(made, real(), draw(made, N, train_prior=False), WEIGHTS)
+    discriminator_loss(made, Batch(N, real(), draw(made, N, train_prior=False)), WEIGHTS)
     ((images, labels),) = spy.calls
     expected = most_probable(made, real())
     assert set(expected.tolist()) == set(range(K))
@@ -138,7 +138,7 @@ def test_the_discriminators_loss_is_the_hinge_of_its_conditional_scores() -> Non
     on_fake = D(made.generate(z, y), y).numpy()
     expected = np.maximum(1 - on_real, 0).mean() + np.maximum(1 + on_fake, 0).mean()
     torch.manual_seed(2)
-    loss = discriminator_loss(made, real(), draw(made, N, train_prior=False), WEIGHTS)
+    loss = discriminator_loss(made, Batch(N, real(), draw(made, N, train_prior=False)), WEIGHTS)
     assert loss.terms["data_discriminator"].item() == pytest.approx(expected, rel=1e-9)
     assert loss.objective.item() == pytest.approx(3 * expected, rel=1e-9)
 
@@ -148,7 +148,7 @@ def test_the_generators_loss_takes_the_labels_that_it_drew() -> None:
     torch.manual_seed(3)
     _, y = made.prior.sample(N)
     torch.manual_seed(3)
-    loss = generator_loss(made, N, WEIGHTS)
+    loss = generator_loss(made, Batch(N), WEIGHTS)
     ((images, labels),) = spy.calls
     assert torch.equal(labels, y)
     assert loss.objective.item() == pytest.approx(-3 * spy.inner(images, y).mean().item(), rel=1e-9)
@@ -159,7 +159,7 @@ def test_inferred_labels_give_no_gradient_to_the_encoder_or_the_prior() -> None:
     networks = made.networks
     trunk = {id(parameter) for parameter in networks.discriminator.parameters()}
     with trainable(networks.discriminator, networks.encoder, made.prior):
-        discriminator_loss(made, real(), draw(made, N, train_prior=False), WEIGHTS).objective.backward()  # type: ignore[no-untyped-call]
+        discriminator_loss(made, Batch(N, real(), draw(made, N, train_prior=False)), WEIGHTS).objective.backward()  # type: ignore[no-untyped-call]
     assert networks.discriminator.label.weight.grad.abs().max() > 0
     own = [parameter for parameter in networks.encoder.parameters() if id(parameter) not in trunk]
     assert own
@@ -169,7 +169,7 @@ def test_inferred_labels_give_no_gradient_to_the_encoder_or_the_prior() -> None:
 def test_the_data_term_reaches_generator_and_prior_through_the_projection() -> None:
     made = model(projection="posterior")
     with trainable(made.networks.generator, made.prior):
-        generator_loss(made, N, WEIGHTS).objective.backward()  # type: ignore[no-untyped-call]
+        generator_loss(made, Batch(N), WEIGHTS).objective.backward()  # type: ignore[no-untyped-call]
     assert made.prior.loc.grad.abs().max() > 0  # type: ignore[union-attr]
     assert all(parameter.grad is None for parameter in made.networks.discriminator.parameters())
 
@@ -179,9 +179,9 @@ def test_an_unconditional_discriminator_is_called_with_images_alone_and_the_enco
     called: list[int] = []
     made.networks.encoder.register_forward_hook(lambda *_: called.append(1))
     torch.manual_seed(4)
-    loss = discriminator_loss(made, real(), draw(made, N, train_prior=False), WEIGHTS)
+    loss = discriminator_loss(made, Batch(N, real(), draw(made, N, train_prior=False)), WEIGHTS)
     after = torch.rand(1)
-    generator_loss(made, N, WEIGHTS)
+    generator_loss(made, Batch(N), WEIGHTS)
     assert [len(inputs) for inputs in spy.calls] == [1, 1]
     assert called == []
     # The draws and the arithmetic as written before there were labels.

@@ -26,8 +26,9 @@ from mpcc.core.layers.spectral_norm import (
     power_iteration,
 )
 from mpcc.core.method.model import Model, standing_generator
+from mpcc.core.method.schedule import Schedule
 from mpcc.core.method.terms import TermWeights
-from mpcc.core.method.training import Schedule, Trainer
+from mpcc.core.method.training import Trainer
 from mpcc.plugins.architectures.biggan import BigGAN8
 from mpcc.plugins.architectures.options import BigGANOptions
 from mpcc.plugins.priors.gmm import GaussianMixture

@@ -6,9 +6,10 @@ import copy
 import io
 import math
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
+import attrs
 import pytest
 import torch
 import torch.nn.functional as F
@@ -20,9 +21,11 @@ from mpcc.core.layers.spectral_norm import SpectralLayer
 from mpcc.core.method import objectives
 from mpcc.core.method.engine import Engine, PlainEngine
 from mpcc.core.method.model import Model, standing_generator, trainable
-from mpcc.core.method.objectives import Generated
+from mpcc.core.method.objectives import Batch
+from mpcc.core.method.phases import MPCC, Afterwards, Phase
+from mpcc.core.method.schedule import Schedule
 from mpcc.core.method.terms import TermWeights
-from mpcc.core.method.training import Schedule, Trainer
+from mpcc.core.method.training import Trainer
 from mpcc.plugins.architectures.biggan import BigGAN8
 from mpcc.plugins.architectures.options import BigGANOptions
 from mpcc.plugins.priors.gmm import GaussianMixture
@@ -35,7 +38,11 @@ PUBLISHED = TermWeights.published(channels=1, image_size=8, latent_dim=J)
 
 
 def trainer(
-    dtype: torch.dtype = torch.float32, weights: TermWeights = PUBLISHED, engine: Engine | None = None, **schedule: Any
+    dtype: torch.dtype = torch.float32,
+    weights: TermWeights = PUBLISHED,
+    engine: Engine | None = None,
+    phases: Sequence[Phase | Afterwards] = MPCC,
+    **schedule: Any,
 ) -> Trainer:
     """A tiny trainer, the same every time."""
     torch.manual_seed(0)
@@ -46,7 +53,7 @@ def trainer(
         network.to(dtype)
     images = torch.randint(256, (31, 1, 8, 8), dtype=torch.uint8)
     model = Model.assemble(prior, networks, CPU)
-    return Trainer(model, ImageStream(images, BATCH, seed=1), Schedule(**SCHEDULE | schedule), weights, engine)
+    return Trainer(model, ImageStream(images, BATCH, seed=1), Schedule(**SCHEDULE | schedule), weights, engine, phases)
 
 
 def groups(model: Model) -> dict[str, list[nn.Parameter]]:
@@ -64,28 +71,38 @@ def groups(model: Model) -> dict[str, list[nn.Parameter]]:
     }
 
 
-def fakes(t: Trainer, train_prior: bool = False) -> Generated:
+def fakes(t: Trainer, train_prior: bool = False) -> Batch:
     with trainable(*([t.model.prior] if train_prior else [])):
         (made,) = t.engine.generated(t.model, BATCH, 1, train_prior)
-    return made
+    return Batch(BATCH, generated=made)
 
 
-PHASES: dict[str, tuple[Callable[[Trainer], Any], set[str]]] = {
-    "discriminator": (lambda t: t._discriminator_step(t.stream.next(), fakes(t)), {"discriminator", "trunk"}),
-    "generator": (lambda t: t._generator_step(), {"generator", "prior"}),
-    "first encoder": (lambda t: t._encoder_step(fakes(t, True), train_prior=True), {"encoder", "trunk", "prior"}),
-    "later encoder": (lambda t: t._encoder_step(fakes(t), train_prior=False), {"encoder", "trunk"}),
+# Whose parameters each phase of the paper's system changes.
+CHANGES = {
+    "discriminator": {"discriminator", "trunk"},
+    "generator and prior": {"generator", "prior"},
+    "encoder and prior": {"encoder", "trunk", "prior"},
+    "encoder": {"encoder", "trunk"},
 }
-every_phase = pytest.mark.parametrize("phase", PHASES)
+ROWS = {row.name: row for row in MPCC if isinstance(row, Phase)}
+every_phase = pytest.mark.parametrize("phase", CHANGES)
+
+
+def test_the_phases_are_those_of_the_paper() -> None:
+    assert list(ROWS) == list(CHANGES)
+
+
+def one_update(phase: str, **changes: Any) -> Trainer:
+    """A tiny trainer whose iterations are one update of a phase."""
+    return trainer(phases=(attrs.evolve(ROWS[phase], updates=lambda schedule: 1),), **changes)
 
 
 @every_phase
 def test_a_phase_changes_what_the_schedule_says_and_nothing_else(phase: str) -> None:
-    step, expected = PHASES[phase]
-    made = trainer()
+    expected, made = CHANGES[phase], one_update(phase)
     before = {name: [p.detach().clone() for p in owned] for name, owned in groups(made.model).items()}
-    step(made)
-    after = groups(made.model)
+    made.iterate()
+    after = {name: owned for name, owned in groups(made.model).items() if name != "averaged"}
     changed = {name: [not torch.equal(*pair) for pair in zip(before[name], after[name], strict=True)] for name in after}
     assert {name for name, flags in changed.items() if any(flags)} == expected
     for name in expected - {"generator"}:  # a bias in front of a batch norm has no gradient
@@ -94,25 +111,23 @@ def test_a_phase_changes_what_the_schedule_says_and_nothing_else(phase: str) -> 
 
 @every_phase
 def test_only_what_a_phase_changes_gets_a_gradient(phase: str) -> None:
-    step, expected = PHASES[phase]
-    made = trainer()
-    step(made)
+    expected, made = CHANGES[phase], one_update(phase)
+    made.iterate()
     received = {name for name, owned in groups(made.model).items() if any(p.grad is not None for p in owned)}
     assert received == expected
 
 
 @every_phase
 def test_the_power_iteration_advances_in_the_updated_network_alone(phase: str) -> None:
-    step, expected = PHASES[phase]
-    made = trainer()
-    parts = made.model.parts()
+    expected, made = CHANGES[phase], one_update(phase)
+    parts = made.model.trained_parts()
 
     def vectors() -> dict[str, list[Tensor]]:
         layers = {name: [m for m in part.modules() if isinstance(m, SpectralLayer)] for name, part in parts.items()}
         return {name: [vector for m in found for vector in (m.u, m.v)] for name, found in layers.items()}
 
     before = copy.deepcopy(vectors())
-    step(made)
+    made.iterate()
     moved = {name for name, found in vectors().items() if any(map(lambda a, b: not a.equal(b), before[name], found))}
     # The trunk's vectors belong to both networks that share it.
     shared = {"discriminator", "encoder"} if "trunk" in expected else set()
@@ -175,15 +190,16 @@ def test_each_objective_is_the_weighted_sum_of_its_terms() -> None:
     made = trainer(torch.float64)
     real = torch.rand(BATCH, 1, 8, 8, dtype=torch.float64)
     losses = [
-        objectives.discriminator_loss(made.model, real, fakes(made), weights),
-        objectives.generator_loss(made.model, BATCH, weights),
-        objectives.encoder_loss(made.model, fakes(made, True), weights, train_prior=True),
-        objectives.encoder_loss(made.model, fakes(made), weights, train_prior=False),
+        objectives.discriminator_loss(made.model, attrs.evolve(fakes(made), real=real), weights),
+        objectives.generator_loss(made.model, Batch(BATCH), weights),
+        objectives.encoder_and_prior_loss(made.model, fakes(made, True), weights),
+        objectives.encoder_loss(made.model, fakes(made), weights),
     ]
     factors = {"data_discriminator": 2, "data_generator": 2, "latent": 3, "membership": 5, "entropy": 7, "label": 11}
     for loss in losses:
         expected = sum(factors[name] * term for name, term in loss.terms.items())
         torch.testing.assert_close(loss.objective, expected, atol=1e-12, rtol=1e-12)
+        assert loss.weights == {name: factors[name] for name in loss.terms}
     assert [len(loss.terms) for loss in losses] == [1, 1, 4, 1]
 
 
@@ -338,14 +354,15 @@ def test_a_step_size_on_the_device_falls_like_one_on_the_host() -> None:
 
 def test_the_prior_sees_the_written_out_terms_alone_in_the_encoder_phase() -> None:
     weights = TermWeights(latent=0.3, membership=0.7, entropy=0.2)
-    made = trainer(torch.float64, weights)
-    made._generator_step()  # its gradient must not linger
+    made = one_update("encoder and prior", dtype=torch.float64, weights=weights)
+    for parameter in made.model.prior.parameters():
+        parameter.grad = torch.ones_like(parameter)  # an earlier gradient must not linger
     written = Written(made, weights)
     torch.manual_seed(3)
     objective = written.encoder_objective(*written.draw(), with_prior=True)
     expected = torch.autograd.grad(objective, [written.mu, written.raw])
     torch.manual_seed(3)
-    made._encoder_step(fakes(made, True), train_prior=True)
+    made.iterate()
     prior = made.model.prior
     torch.testing.assert_close((prior.loc.grad, prior.raw_scale.grad), expected, atol=1e-12, rtol=1e-10)
 

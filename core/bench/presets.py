@@ -16,7 +16,7 @@ from mpcc.core.bench import inference
 from mpcc.core.bench.memory import RULE, memory_of
 from mpcc.core.bench.reference import references
 from mpcc.core.bench.subject import Subject, settling_iterations, synchroniser
-from mpcc.core.bench.timing import FORMULAS, Measured, Spread, interleaved, phase_seconds, training_figures
+from mpcc.core.bench.timing import FORMULAS, Measured, Spread, interleaved, section_seconds, training_figures
 from mpcc.core.config import RunConfig, options
 from mpcc.core.registry import Registry
 from mpcc.core.registry.attribution import attributed
@@ -132,7 +132,7 @@ def training(
             engine,
             trainer.iterate,
             trainer.engine.active,
-            lambda: phases[engine].append(phase_seconds(trainer, wait)),
+            lambda: phases[engine].append(section_seconds(trainer, wait)),
         )
 
     for run in runs.values():

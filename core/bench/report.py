@@ -81,7 +81,7 @@ def phase_table(training: Mapping[str, Any]) -> Table:
     """Return the shares of phases, a row for each engine."""
     engines = training["engines"]
     phases = list(next(iter(engines.values()))["phases"]["shares"])
-    table = Table("share of time", *(phase.replace("_", " ") for phase in phases), box=None, pad_edge=False)
+    table = Table("share of time", *phases, box=None, pad_edge=False)
     for name, found in engines.items():
         table.add_row(name, *(f"{found['phases']['shares'][phase]:.1%}" for phase in phases))
     return table
@@ -207,7 +207,7 @@ def draw_shares(axes: Axes, trained: Mapping[str, Any]) -> None:
     bottom = [0.0] * len(found)
     for phase in found[0][1]["phases"]["shares"]:
         heights = [each["phases"]["shares"][phase] for _, each in found]
-        axes.bar(range(len(found)), heights, bottom=bottom, label=phase.replace("_", " "))
+        axes.bar(range(len(found)), heights, bottom=bottom, label=phase)
         bottom = [low + height for low, height in zip(bottom, heights, strict=True)]
     ticks(axes, [label for label, _ in found])
     axes.legend(fontsize="small", loc="center left", bbox_to_anchor=(1, 0.5))

@@ -22,7 +22,7 @@ from mpcc.core.method.entropy import EntropyPolicy
 from mpcc.core.method.model import Model
 from mpcc.core.registry import Entry, Registry
 from mpcc.core.reporting.summary import Summary, summarise
-from mpcc.core.run.assembly import load_data
+from mpcc.core.run.assembly import load_data, schedule_of
 from mpcc.core.run.run import Run
 
 __all__ = [
@@ -182,9 +182,7 @@ class Subject:
             build_architecture(self.registry, self.config),
             prior,
             channels=self.channels,
-            batch=settings.batch,
-            d_steps=settings.d_steps,
-            e_steps=settings.e_steps,
+            schedule=schedule_of(settings),
             entropy=EntropyPolicy.of(prior, settings.entropy, settings.entropy_samples),
         )
 

@@ -16,16 +16,10 @@ import numpy as np
 
 from mpcc.core.method.training import Trainer
 
-__all__ = ["FORMULAS", "PHASES", "Measured", "Spread", "interleaved", "phase_seconds", "training_figures"]
+__all__ = ["FORMULAS", "Measured", "Spread", "interleaved", "section_seconds", "training_figures"]
 
 Seconds = list[list[float]]
 
-PHASES = (
-    *("discriminator", "generator", "encoder_and_prior", "generated_images", "real_images", "average"),
-    "rest",
-)
-# The methods of the trainer that carry out the first three.
-STEPS = ("_discriminator_step", "_generator_step", "_encoder_step")
 FORMULAS = {
     "median, quartiles": "of the seconds of all timed iterations of all rounds; the spread is their difference",
     "speedup": "median over rounds of (median of plain / median of the engine) in the same round",
@@ -37,7 +31,7 @@ FORMULAS = {
     "rate of a reference": "its operations / the median of its seconds, FLOP/s; float32 is not rounded to tf32",
     "of_matmul": "rate / rate of the matmul in the engine's precision",
     "of_best": "rate / the highest rate among matmul and convolutions in the engine's precision",
-    "shares": "seconds of a phase / seconds of all phases, over iterations of their own, one in each round; on CUDA "
+    "shares": "seconds of a section / seconds of all, over iterations of their own, one in each round; on CUDA "
     "executed one by one, while the fast engine replays a whole iteration as one graph",
 }
 
@@ -133,72 +127,36 @@ def interleaved(
     return seconds
 
 
-@contextlib.contextmanager
-def replaced(owner: object, name: str, value: object) -> Iterator[None]:
-    """Give an object another attribute for the length of a ``with`` block."""
-    before = vars(owner).get(name)
-    setattr(owner, name, value)
-    try:
-        yield
-    finally:
-        if before is None:
-            delattr(owner, name)
-        else:
-            setattr(owner, name, before)
+def section_seconds(trainer: Trainer, wait: Callable[[], None] = lambda: None) -> dict[str, float]:
+    """Carry out one iteration and return the seconds of each of its sections, and of the ``rest``.
 
-
-def phase_seconds(trainer: Trainer, wait: Callable[[], None] = lambda: None) -> dict[str, float]:
-    """Carry out one iteration and return the seconds of each of `PHASES`.
-
-    The device is waited for after each phase. On CUDA an engine may replay a recorded iteration, which has no phases:
-    there they are carried out one by one whatever the engine does otherwise.
+    Sections are real images, generated images, and the rows of the trainer's phases. The device is waited for after
+    each. On CUDA an engine may replay a recorded iteration, which has no sections: here it is carried out update by
+    update whatever the engine does otherwise.
 
     Arguments:
         trainer: It does one iteration more.
         wait: Returns when the device has finished.
     """
-    engine, seconds, ended = trainer.engine, dict.fromkeys(PHASES, 0.0), 0.0
-    steps = dict(zip(STEPS, PHASES[:3], strict=True))
+    names = ["real images", "generated images", *(row.name for row in trainer.phases)]
+    seconds = dict.fromkeys(names, 0.0)
 
-    def timed(phase: str, function: Callable[..., Any]) -> Callable[..., Any]:
-        def call(*given: Any, **named: Any) -> Any:
-            begin = time.perf_counter()
-            found = function(*given, **named)
-            wait()
-            seconds[phase] += time.perf_counter() - begin
-            return found
-
-        return call
-
-    take = timed("generated_images", lambda batches: next(batches, None))
-    generated, run = engine.generated, engine.run
-
-    def generating(*given: Any, **named: Any) -> Iterator[Any]:
-        batches = generated(*given, **named)
-        while (batch := take(batches)) is not None:
-            yield batch
-
-    def running(iteration: Callable[..., Any], real: Any) -> Any:
-        nonlocal ended
-        found = iteration(real) if trainer.model.device.type == "cuda" else run(iteration, real)
-        wait()
-        ended = time.perf_counter()
-        return found
-
-    with contextlib.ExitStack() as stack:
-        for name, phase in steps.items():
-            stack.enter_context(replaced(trainer, name, timed(phase, getattr(trainer, name))))
-        stack.enter_context(replaced(trainer.stream, "next", timed("real_images", trainer.stream.next)))
-        stack.enter_context(replaced(engine, "generated", generating))
-        stack.enter_context(replaced(engine, "run", running))
+    @contextlib.contextmanager
+    def clock(name: str) -> Iterator[None]:
         begin = time.perf_counter()
-        trainer.iterate()
+        yield
         wait()
-        end = time.perf_counter()
-    # The average of the generator is all that comes after the updates.
-    seconds["average"] = end - ended
-    seconds["rest"] = max(0.0, end - begin - sum(seconds.values()))
-    return seconds
+        seconds[name] += time.perf_counter() - begin
+
+    before, trainer.section = trainer.section, clock
+    try:
+        begin = time.perf_counter()
+        trainer.iterate(recorded=trainer.model.device.type != "cuda")
+        wait()
+        whole = time.perf_counter() - begin
+    finally:
+        trainer.section = before
+    return {**seconds, "rest": max(0.0, whole - sum(seconds.values()))}
 
 
 def training_figures(
@@ -212,21 +170,21 @@ def training_figures(
 
     Arguments:
         seconds: Of timed iterations, by engine, a list for each round.
-        phases: Seconds of phases of some iterations, by engine.
+        phases: Seconds of the sections of some iterations, by engine.
         rates: FLOP/s by precision: ``matmul`` and ``best``.
         operations: Floating-point operations of an iteration.
         images: Real images in an iteration.
 
     Returns:
         By engine: raw seconds, median, quartiles, speedup over ``plain`` (None without it), images and operations a
-        second and what fraction of the references that is, shares of phases.
+        second and what fraction of the references that is, shares of sections.
     """
     found = {}
     for name, timed in seconds.items():
         spread = Spread.of([each for one in timed for each in one])
         precision = name.partition("-")[2] or "float32"
         rate = operations / spread.median
-        total = {phase: sum(each[phase] for each in phases[name]) for phase in PHASES}
+        total = {phase: sum(each[phase] for each in phases[name]) for phase in phases[name][0]}
         found[name] = {
             "seconds": timed,
             **spread.plain(),

@@ -87,7 +87,7 @@ def describe(registry: Registry, config: RunConfig) -> None:
     from mpcc.core.method.entropy import EntropyPolicy
     from mpcc.core.registry.attribution import attributed
     from mpcc.core.reporting.summary import summarise
-    from mpcc.core.run.assembly import known_metrics, load_data
+    from mpcc.core.run.assembly import known_metrics, load_data, schedule_of
 
     entries = {section: registry.entry(kind, getattr(config, section).name) for section, kind in SECTIONS.items()}
     settings = config.run
@@ -112,9 +112,7 @@ def describe(registry: Registry, config: RunConfig) -> None:
             prior,
             entropy=entropy,
             channels=channels,
-            batch=settings.batch,
-            d_steps=settings.d_steps,
-            e_steps=settings.e_steps,
+            schedule=schedule_of(settings),
         )
     print("\n" + "\n".join(f"# {line}".rstrip() for line in summary.lines()))
 

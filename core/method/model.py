@@ -46,7 +46,7 @@ class Model:
         Raises:
             PluginError: If a part has a parameter that is not to be trained, or weights on another device.
         """
-        parts = (prior, networks.generator, networks.discriminator, networks.encoder)
+        parts = (prior, *networks.by_name().values())
         # All are looked at before the first is frozen: discriminator and encoder share parameters.
         for part in parts:
             for name, parameter in part.named_parameters():
@@ -74,15 +74,13 @@ class Model:
         images: Tensor = self.networks.generator(self.prior.input_map(z), y)
         return images
 
+    def trained_parts(self) -> dict[str, nn.Module]:
+        """Return the modules that are trained, under the names that phases, optimizers and logs use."""
+        return {**self.networks.by_name(), "prior": self.prior}
+
     def parts(self) -> dict[str, nn.Module]:
-        """Return the modules under the names that checkpoints use."""
-        return {
-            "prior": self.prior,
-            "generator": self.networks.generator,
-            "discriminator": self.networks.discriminator,
-            "encoder": self.networks.encoder,
-            "averaged_generator": self.averaged,
-        }
+        """Return all modules under the names that checkpoints use."""
+        return {**self.trained_parts(), "averaged_generator": self.averaged}
 
     @torch.no_grad()
     def average(self, decay: float) -> None:

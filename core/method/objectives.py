@@ -1,10 +1,14 @@
-"""Which terms of the joint divergence make the loss of each phase of MPCC (method: supplement, A.2; order: training).
+"""The losses of MPCC: which terms of the joint divergence each kind of update minimises (supplement, A.2).
 
-Each function returns the objective to be minimised and the raw terms for the log, and neither takes gradients nor
-steps. Losses are computed in single precision at least, whatever the networks compute in.
+A loss is a function of the model, a batch and the weights of the terms. It takes no gradients and no steps; the order
+of the updates is in `mpcc.core.method.phases`. Losses are computed in single precision at least, whatever precision
+the networks compute in.
 """
 
 from __future__ import annotations
+
+import functools
+from typing import TypeVar
 
 import attrs
 import torch
@@ -14,7 +18,19 @@ from mpcc.core.method import terms
 from mpcc.core.method.model import Model
 from mpcc.core.method.terms import TermWeights
 
-__all__ = ["Generated", "Loss", "discriminator_loss", "draw", "encoder_loss", "generate", "generator_loss"]
+__all__ = [
+    "Batch",
+    "Generated",
+    "Loss",
+    "discriminator_loss",
+    "draw",
+    "encoder_and_prior_loss",
+    "encoder_loss",
+    "generate",
+    "generator_loss",
+]
+
+T = TypeVar("T")
 
 
 @attrs.frozen(eq=False)
@@ -57,16 +73,49 @@ def single(values: Tensor) -> Tensor:
 
 
 @attrs.frozen(eq=False)
+class Batch:
+    """What one update works on.
+
+    Attributes:
+        size: N, the number of samples.
+        real: Real images in [-1, 1], shape (N, D, R, R), if the phase takes any.
+        generated: As many generated images, if the phase draws any.
+    """
+
+    size: int
+    real: Tensor | None = None
+    generated: Generated | None = None
+
+
+@attrs.frozen(eq=False)
 class Loss:
-    """The loss of one phase.
+    """The loss of one update.
 
     Attributes:
         objective: What is minimised, a scalar.
         terms: The raw, unweighted terms in it, by name, detached scalars.
+        weights: What each term is multiplied by in the objective, by the same names.
     """
 
     objective: Tensor
     terms: dict[str, Tensor]
+    weights: dict[str, float]
+
+    @classmethod
+    def of(cls, **terms: tuple[float, Tensor]) -> Loss:
+        """Return the weighted sum of terms, each given as its weight and its value, a scalar.
+
+        Example:
+            >>> loss = Loss.of(latent=(0.5, torch.tensor(4.0)), label=(1.0, torch.tensor(-1.0)))
+            >>> loss.objective, loss.terms
+            (tensor(1.), {'latent': tensor(4.), 'label': tensor(-1.)})
+        """
+        weighted = [weight * value for weight, value in terms.values()]
+        return cls(
+            functools.reduce(torch.add, weighted),
+            {name: value.detach() for name, (_, value) in terms.items()},
+            {name: weight for name, (weight, _) in terms.items()},
+        )
 
 
 @torch.no_grad()
@@ -82,68 +131,81 @@ def inferred_labels(model: Model, images: Tensor, dtype: torch.dtype) -> Tensor:
     return model.prior.log_responsibilities(loc.to(dtype)).argmax(dim=1)
 
 
-def discriminator_loss(model: Model, real: Tensor, generated: Generated, weights: TermWeights) -> Loss:
-    """Data term, the discriminator's side. Generator and prior are held fixed.
+def discriminator_loss(model: Model, batch: Batch, weights: TermWeights) -> Loss:
+    """Return the discriminator's side of the data term. Generator and prior are held fixed.
 
-    A conditional discriminator gets the labels that generated images were made with, and the inferred ones of real
-    images: none of the data set's.
+    A conditional discriminator gets the labels that generated images were made with. For real images it gets the
+    inferred labels, never those of the data set.
 
     Arguments:
         model: Prior and networks.
-        real: Real images in [-1, 1], shape (N, D, R, R).
-        generated: As many.
+        batch: Real and generated images.
         weights: Of the terms.
     """
+    generated = needed(batch.generated)
     networks, z, y = model.networks, generated.z, generated.y
-    real = real.to(generated.images.dtype)
+    real = needed(batch.real).to(generated.images.dtype)
     labels = (torch.cat([inferred_labels(model, real, z.dtype), y]),) if networks.conditional else ()
-    # One call for both: the discriminator has no batch statistics, so that its scores don't depend on the company.
+    # One call for both: the discriminator has no batch statistics, so a score does not depend on the other images.
     scores = single(networks.discriminator(torch.cat([real, generated.images]), *labels))
     real_scores, fake_scores = torch.split(scores, len(real))
-    data = terms.data_discriminator(real_scores, fake_scores)
-    return Loss(weights.data * data, {"data_discriminator": data.detach()})
+    return Loss.of(data_discriminator=(weights.data, terms.data_discriminator(real_scores, fake_scores)))
 
 
-def generator_loss(model: Model, batch: int, weights: TermWeights) -> Loss:
-    """Data term, the side of the generator and, through z, of the prior. The discriminator is held fixed.
+def generator_loss(model: Model, batch: Batch, weights: TermWeights) -> Loss:
+    """Return the data term's side of the generator and, through z, of the prior. The discriminator is held fixed.
 
     Arguments:
         model: Prior and networks.
-        batch: How many (z, y) to draw.
+        batch: Its size says how many (z, y) to draw.
         weights: Of the terms.
     """
-    z, y = model.prior.sample(batch)
+    z, y = model.prior.sample(batch.size)
     networks = model.networks
     scores = single(networks.discriminator(model.generate(z, y), *((y,) if networks.conditional else ())))
-    data = terms.data_generator(scores, model.prior.label_ratio(y))
-    return Loss(weights.data * data, {"data_generator": data.detach()})
+    return Loss.of(data_generator=(weights.data, terms.data_generator(scores, model.prior.label_ratio(y))))
 
 
-def encoder_loss(model: Model, generated: Generated, weights: TermWeights, train_prior: bool) -> Loss:
-    """Latent term; and, where the prior takes part, the membership, entropy and label terms.
-
-    The generator is held fixed: no gradient enters it through the generated images. z is not detached, so that the
-    latent term reaches the prior.
+def encoder_loss(model: Model, batch: Batch, weights: TermWeights) -> Loss:
+    """Return the latent term. Generator and prior are held fixed.
 
     Arguments:
         model: Prior and networks.
-        generated: With a z that carries gradients if the prior takes part.
+        batch: Generated images.
         weights: Of the terms.
-        train_prior: Whether the prior's terms and gradients are wanted.
     """
-    prior, z, y = model.prior, generated.z, generated.y
-    ratio = prior.label_ratio(y)
+    return Loss.of(latent=(weights.latent, latent_term(model, needed(batch.generated))))
+
+
+def encoder_and_prior_loss(model: Model, batch: Batch, weights: TermWeights) -> Loss:
+    """Return all terms but the data term: latent, membership, entropy and label. The generator is held fixed.
+
+    Arguments:
+        model: Prior and networks.
+        batch: Generated images, their z with gradients, so that the latent term reaches the prior.
+        weights: Of the terms.
+    """
+    prior, generated = model.prior, needed(batch.generated)
+    z, y = generated.z, generated.y
+    latent, phi = latent_term(model, generated), prior.weights()
+    return Loss.of(
+        latent=(weights.latent, latent),
+        membership=(weights.membership, terms.membership(prior.log_responsibilities(z), y, prior.label_ratio(y))),
+        entropy=(weights.entropy, terms.entropy(phi, model.entropy.entropies(prior))),
+        label=(weights.label, terms.label(phi)),
+    )
+
+
+def latent_term(model: Model, generated: Generated) -> Tensor:
+    """Return E[-log q(z|x~)] on generated images; no gradient enters the generator through the images."""
+    prior, z = model.prior, generated.z
     loc, raw_scale = model.networks.encoder(generated.images)
     with prior.full_precision():
         q = prior.encoder_distribution(loc.to(z.dtype), raw_scale.to(z.dtype))
-        latent = terms.latent(q, z, ratio)
-    objective = weights.latent * latent
-    raw = {"latent": latent.detach()}
-    if train_prior:
-        phi = prior.weights()
-        membership = terms.membership(prior.log_responsibilities(z), y, ratio)
-        entropy = terms.entropy(phi, model.entropy.entropies(prior))
-        label = terms.label(phi)
-        objective = objective + weights.membership * membership + weights.entropy * entropy + weights.label * label
-        raw |= {"membership": membership.detach(), "entropy": entropy.detach(), "label": label.detach()}
-    return Loss(objective, raw)
+        return terms.latent(q, z, prior.label_ratio(generated.y))
+
+
+def needed(value: T | None) -> T:
+    """Return what a phase must have drawn for its loss."""
+    assert value is not None, "the phase of this loss has to draw generated images and to take real ones"
+    return value

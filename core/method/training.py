@@ -1,16 +1,15 @@
-"""The training loop: one iteration of matching the two joints, phase by phase.
+"""The training loop: it carries out the phases of `mpcc.core.method.phases`, iteration by iteration.
 
-The order is that of the authors' code: discriminator steps, one generator step, encoder steps. In each phase only what
-is named in ``trainable`` has gradients; everything else is held fixed.
+In each update only the parameters of the parts that its phase trains have gradients; everything else is held fixed.
 """
 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterable
+import itertools
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
-import attrs
 import torch
 from torch import Tensor, nn
 from torch.optim import Adam, Optimizer
@@ -19,59 +18,12 @@ from mpcc.core.images.stream import ImageStream
 from mpcc.core.method.engine import Engine, PlainEngine
 from mpcc.core.method.finite_guard import FiniteGuard
 from mpcc.core.method.model import Model, thawed, to_unit_range
-from mpcc.core.method.objectives import Generated, Loss, discriminator_loss, encoder_loss, generator_loss
+from mpcc.core.method.objectives import Batch, Generated, Loss
+from mpcc.core.method.phases import MPCC, Afterwards, Draws, Phase, real_batches
+from mpcc.core.method.schedule import Schedule
 from mpcc.core.method.terms import TermWeights
 
-__all__ = ["Schedule", "Trainer"]
-
-
-@attrs.frozen
-class Schedule:
-    """How much of what happens in one iteration.
-
-    Attributes:
-        batch: Images in each update, real and generated.
-        d_steps: Discriminator updates.
-        e_steps: Encoder updates.
-        lr: Adam's step size for the three networks.
-        prior_lr: Adam's step size for the prior, eta_p.
-        ema_decay: Of the generator's average.
-        ema_start: The first iteration that is averaged; before it the average is a copy.
-        iterations: How many there will be; only a decay of the step sizes needs to know.
-        lr_decay: Over which share of them, the last ones, all step sizes fall linearly to 0; 0 for constant ones, which
-            are the paper's (supplement, C). The decay is ours.
-
-    Raises:
-        ValueError: If step sizes are to fall towards an end that is not known.
-    """
-
-    batch: int
-    d_steps: int
-    e_steps: int
-    lr: float
-    prior_lr: float
-    ema_decay: float
-    ema_start: int
-    iterations: int | None = None
-    lr_decay: float = 0.0
-
-    def __attrs_post_init__(self) -> None:
-        """Check that there is an end."""
-        if self.lr_decay > 0 and self.iterations is None:
-            raise ValueError(f"lr_decay {self.lr_decay}: expected the number of iterations, too")
-
-    def lr_factor(self, done: int) -> float:
-        """Return what multiplies the step sizes in the iteration after so many; more than 0, at the very end too.
-
-        Example:
-            >>> schedule = Schedule(50, 4, 4, 2e-4, 1e-3, 0.99, 0, iterations=10, lr_decay=0.4)
-            >>> [schedule.lr_factor(done) for done in range(10)]
-            [1.0, 1.0, 1.0, 1.0, 1.0, 1.0, 1.0, 0.75, 0.5, 0.25]
-        """
-        if self.iterations is None or self.lr_decay == 0:
-            return 1.0
-        left = max(self.iterations - done, 1)
-        return min(1.0, left / (self.lr_decay * self.iterations))
+__all__ = ["Trainer"]
 
 
 def adam(parameters: Iterable[nn.Parameter], lr: float | Tensor, capturable: bool = False) -> Adam:
@@ -99,19 +51,28 @@ def check_moments(name: str, optimizer: Optimizer) -> None:
                 raise ValueError(f"{key} in the optimizer of the {name} is not of the shape {tuple(shape)}")
 
 
+def no_clock(name: str) -> contextlib.AbstractContextManager[None]:
+    """Return a context that does nothing."""
+    return contextlib.nullcontext()
+
+
 class Trainer:
-    """Holds the optimizers and carries out iterations.
+    """Holds the optimizers and carries out iterations, phase by phase.
 
     Arguments:
         model: What is trained.
-        stream: Real images; an iteration takes ``d_steps`` batches.
+        stream: Real images.
         schedule: Numbers of updates and step sizes.
         weights: Of the terms.
         engine: What executes the iterations; the plain one if it is None.
+        phases: The updates of an iteration in their order.
 
     Attributes:
         iteration: How many iterations are done.
         guard: Knows the first update whose loss or gradient was not finite.
+        term_weights: What each term was multiplied by in its last update, by name.
+        section: Called with the name of each section of an iteration, it returns a context for it: ``real images``,
+            ``generated images``, and each row of the phases. `mpcc bench` puts a clock here.
     """
 
     def __init__(
@@ -121,6 +82,7 @@ class Trainer:
         schedule: Schedule,
         weights: TermWeights,
         engine: Engine | None = None,
+        phases: Sequence[Phase | Afterwards] = MPCC,
     ) -> None:
         self.model = model
         self.stream = stream
@@ -128,17 +90,19 @@ class Trainer:
         self.weights = weights
         self.engine = engine or PlainEngine()
         self.engine.prepare(model)
+        self.phases = tuple(phases)
         self.iteration = 0
-        networks = model.networks
-        # The shared trunk is in two optimizers, with moments of its own in each.
+        self.term_weights: dict[str, float] = {}
+        self.section: Callable[[str], contextlib.AbstractContextManager[Any]] = no_clock
+        self._real_batches = real_batches(self.phases, schedule)
+        trained = {part for phase in self.phases if isinstance(phase, Phase) for part in phase.trains}
+        # The trunk is in two optimizers, with moments of its own in each. A fixed prior has buffers only, and Adam
+        # refuses an empty list.
         self.optimizers = {
-            "discriminator": self._optimizer(networks.discriminator, schedule.lr),
-            "generator": self._optimizer(networks.generator, schedule.lr),
-            "encoder": self._optimizer(networks.encoder, schedule.lr),
+            name: self._optimizer(part, schedule.prior_lr if name == "prior" else schedule.lr)
+            for name, part in model.trained_parts().items()
+            if name in trained and any(True for _ in part.parameters())
         }
-        # A fixed prior has buffers only, and Adam refuses an empty list.
-        if any(True for _ in model.prior.parameters()):
-            self.optimizers["prior"] = self._optimizer(model.prior, schedule.prior_lr)
         # A module looks for its parameters anew each time that it is asked.
         self._parameters = {
             name: [parameter for group in optimizer.param_groups for parameter in group["params"]]
@@ -164,79 +128,90 @@ class Trainer:
                 else:
                     group["lr"] = lr
 
-    def iterate(self) -> dict[str, Tensor]:
+    def iterate(self, *, recorded: bool = True) -> dict[str, Tensor]:
         """Carry out one iteration.
 
-        From the first update whose loss or gradient is not finite, nothing is updated any more: see `guard`.
+        After the first update whose loss or gradient is not finite, nothing is updated any more: see `guard`.
+
+        Arguments:
+            recorded: Whether the engine may replay a recorded iteration, which has no sections.
 
         Returns:
-            The raw terms of the last update of each kind, detached scalars on the device.
+            The raw terms of the last update of each phase, detached scalars on the device.
         """
         self._set_step_sizes()
-        real = self.stream.take(self.schedule.d_steps)
-        terms = self.engine.run(self.updates, real)
+        with self.section("real images"):
+            real = self.stream.take(self._real_batches) if self._real_batches else torch.empty(0)
+        terms = self.engine.run(self.updates, real) if recorded else self.updates(real)
         self.iteration += 1
-        self.model.average(self.schedule.ema_decay if self.iteration >= self.schedule.ema_start else 0.0)
+        for row in self.phases:
+            if isinstance(row, Afterwards):
+                with self.section(row.name):
+                    row.action(self.model, self.schedule, self.iteration)
         return terms
 
     def updates(self, real: Tensor) -> dict[str, Tensor]:
-        """Update everything as often as the schedule says, in its order.
+        """Carry out the updates of all phases in their order.
 
         Arguments:
-            real: Real images, uint8, a batch for each discriminator update, shape (d_steps, N, D, R, R).
+            real: Real images, uint8, shape (batches, N, D, R, R).
         """
-        model, batch, generated = self.model, self.schedule.batch, self.engine.generated
         self.guard.begin()
-        for images, fakes in zip(real, generated(model, batch, self.schedule.d_steps), strict=True):
-            terms = self._discriminator_step(images, fakes)
-        terms |= self._generator_step()
-        with self._trained("prior"):
-            (fakes,) = generated(model, batch, 1, train_prior=True)
-        terms |= self._encoder_step(fakes, train_prior=True)
-        # The prior has changed: the images for the encoder alone are drawn from the new one.
-        for fakes in generated(model, batch, self.schedule.e_steps - 1):
-            terms |= self._encoder_step(fakes, train_prior=False)
+        terms: dict[str, Tensor] = {}
+        for phase in self.phases:
+            if isinstance(phase, Phase):
+                for number, generated in enumerate(self._drawn(phase)):
+                    images = None if phase.real is None else real[(phase.real + number) % len(real)]
+                    with self.section(phase.name):
+                        terms |= self._update(phase, images, generated)
         return terms
 
-    def _discriminator_step(self, images: Tensor, fakes: Generated) -> dict[str, Tensor]:
-        discriminator = self.model.networks.discriminator
-        with self._trained("discriminator"):
-            with self.engine.precision():
-                loss = discriminator_loss(self.model, to_unit_range(images, self.model.device), fakes, self.weights)
-            self._update("discriminator", loss, "discriminator")
-        self.engine.advance(discriminator)
-        return loss.terms
+    def _drawn(self, phase: Phase) -> Iterator[Generated | None]:
+        """Yield what a phase draws for each of its updates."""
+        model, size, count = self.model, self.schedule.batch, phase.updates(self.schedule)
+        if phase.draws is Draws.NOTHING:
+            yield from itertools.repeat(None, count)
+            return
+        with_prior = phase.draws is Draws.WITH_PRIOR
+        # Batches can be generated together as long as no update between them changes what generates them.
+        together = count if not with_prior and not {"generator", "prior"} & {*phase.trains} else 1
+        for _ in range(0, count, max(together, 1)):
+            with self._trained(*(["prior"] if with_prior else [])):
+                batches = self.engine.generated(model, size, together, with_prior)
+                while (batch := self._next(batches)) is not None:
+                    yield batch
 
-    def _generator_step(self) -> dict[str, Tensor]:
-        generator = self.model.networks.generator
-        with self._trained("generator", "prior"):
-            with self.engine.precision():
-                loss = generator_loss(self.model, self.schedule.batch, self.weights)
-            self._update("generator", loss, "generator", "prior")
-        self.engine.advance(generator)
-        return loss.terms
+    def _next(self, batches: Iterator[Generated]) -> Generated | None:
+        with self.section("generated images"):
+            return next(batches, None)
 
-    def _encoder_step(self, fakes: Generated, train_prior: bool) -> dict[str, Tensor]:
-        encoder = self.model.networks.encoder
-        with self._trained("encoder", *(["prior"] if train_prior else [])):
+    def _update(self, phase: Phase, images: Tensor | None, generated: Generated | None) -> dict[str, Tensor]:
+        """Carry out one update: loss, gradients, the optimizers' steps, a power iteration."""
+        model = self.model
+        with self._trained(*phase.trains):
             with self.engine.precision():
-                loss = encoder_loss(self.model, fakes, self.weights, train_prior)
-            self._update("encoder", loss, "encoder", *(["prior"] if train_prior else []))
-        self.engine.advance(encoder)
+                real = None if images is None else to_unit_range(images, model.device)
+                loss = phase.loss(model, Batch(self.schedule.batch, real, generated), self.weights)
+            self._step(phase, loss)
+        if phase.advances is not None:
+            self.engine.advance(getattr(model.networks, phase.advances))
+        self.term_weights |= loss.weights
         return loss.terms
 
     def _trained(self, *names: str) -> contextlib.AbstractContextManager[None]:
         """Return a context in which the parameters of these parts alone have gradients."""
         return thawed([parameter for name in names for parameter in self._parameters.get(name, ())])
 
-    def _update(self, phase: str, loss: Loss, *names: str) -> None:
-        optimizers = {name: self.optimizers[name] for name in names if name in self.optimizers}
+    def _step(self, phase: Phase, loss: Loss) -> None:
+        optimizers = {name: self.optimizers[name] for name in phase.trains if name in self.optimizers}
         for name in optimizers:
             for parameter in self._parameters[name]:
                 parameter.grad = None
         loss.objective.backward()  # type: ignore[no-untyped-call]
-        found = {name: [each.grad for each in self._parameters[name] if each.grad is not None] for name in optimizers}
-        self.guard.watch(phase, loss.objective, found)
+        gradients = {
+            name: [each.grad for each in self._parameters[name] if each.grad is not None] for name in optimizers
+        }
+        self.guard.watch(phase.name, loss.objective, gradients)
         for optimizer in optimizers.values():
             optimizer.step()
 

@@ -1,8 +1,7 @@
 """What a run would train and what an iteration costs: layers, parameters, floating-point operations.
 
 Nothing is trained, and everything comes from the contracts: layers are the modules that own parameters, their output
-shapes are seen by forward hooks, and operations are those of the losses that training takes
-(`mpcc.core.method.objectives`),
+shapes are seen by forward hooks, and operations are those of the phases of an iteration (`mpcc.core.method.phases`),
 backward passes included, as `torch.utils.flop_counter.FlopCounterMode` counts them. The networks compute on the meta
 device, which knows shapes only, so that large ones take no longer than small ones; the prior computes for real.
 
@@ -23,10 +22,12 @@ from torch.utils.flop_counter import FlopCounterMode
 from mpcc.core.contracts import Architecture, Networks, Prior
 from mpcc.core.method.entropy import EntropyPolicy
 from mpcc.core.method.model import Model, trainable
-from mpcc.core.method.objectives import Loss, discriminator_loss, draw, encoder_loss, generator_loss
+from mpcc.core.method.objectives import Batch, draw
+from mpcc.core.method.phases import MPCC, Afterwards, Draws, Phase
+from mpcc.core.method.schedule import Schedule
 from mpcc.core.method.terms import TermWeights
 
-__all__ = ["LayerSummary", "NetworkSummary", "Operations", "Summary", "summarise"]
+__all__ = ["LayerSummary", "NetworkSummary", "PhaseCost", "Summary", "summarise"]
 
 # Where networks don't run on the meta device, operations are counted on two small batches: they are affine in its size.
 SMALL_BATCHES = (2, 4)
@@ -88,29 +89,18 @@ class NetworkSummary:
 
 
 @attrs.frozen
-class Operations:
-    """Floating-point operations of one update of each kind, backward pass included.
+class PhaseCost:
+    """What the updates of one phase cost.
 
     Attributes:
-        discriminator: Of a discriminator update.
-        generator: Of a generator update.
-        encoder_and_prior: Of the first encoder update of an iteration, which trains the prior, too.
-        encoder: Of each further encoder update.
+        name: Of the phase.
+        updates: In an iteration.
+        operations: Floating-point operations of one update, backward pass included.
     """
 
-    discriminator: int
-    generator: int
-    encoder_and_prior: int
-    encoder: int
-
-    def of_iteration(self, d_steps: int, e_steps: int) -> int:
-        """Return those of one iteration.
-
-        Example:
-            >>> Operations(discriminator=1000, generator=100, encoder_and_prior=10, encoder=1).of_iteration(4, 4)
-            4113
-        """
-        return d_steps * self.discriminator + self.generator + self.encoder_and_prior + (e_steps - 1) * self.encoder
+    name: str
+    updates: int
+    operations: int
 
 
 @attrs.frozen
@@ -121,21 +111,17 @@ class Summary:
         networks: Generator, discriminator, encoder.
         prior: Class of the prior.
         prior_parameters: Numbers that the prior trains.
-        operations: Of each kind of update.
+        phases: What each phase costs, in their order.
         counted: How the operations were counted, in words.
         batch: Images in each update.
-        d_steps: Discriminator updates in an iteration.
-        e_steps: Encoder updates in an iteration.
     """
 
     networks: tuple[NetworkSummary, NetworkSummary, NetworkSummary]
     prior: str
     prior_parameters: int
-    operations: Operations
+    phases: tuple[PhaseCost, ...]
     counted: str
     batch: int
-    d_steps: int
-    e_steps: int
 
     @property
     def parameters(self) -> int:
@@ -145,7 +131,7 @@ class Summary:
     @property
     def operations_per_iteration(self) -> int:
         """Floating-point operations of one iteration."""
-        return self.operations.of_iteration(self.d_steps, self.e_steps)
+        return sum(phase.updates * phase.operations for phase in self.phases)
 
     def lines(self) -> list[str]:
         """Return everything as lines of text."""
@@ -159,10 +145,7 @@ class Summary:
         ]
         rows = [
             ("updates", "of", "each"),
-            (str(self.d_steps), "discriminator", spoken(self.operations.discriminator)),
-            ("1", "generator and prior", spoken(self.operations.generator)),
-            ("1", "encoder and prior", spoken(self.operations.encoder_and_prior)),
-            (str(self.e_steps - 1), "encoder", spoken(self.operations.encoder)),
+            *((str(phase.updates), phase.name, spoken(phase.operations)) for phase in self.phases),
         ]
         note = (
             f"multiplications and additions in convolutions and matrix products, forward and backward, {self.counted}"
@@ -193,10 +176,10 @@ def aligned(rows: Sequence[Sequence[str]]) -> list[str]:
 
 
 class Carry(torch.autograd.Function):
-    """Zeros of the same shape on another device; the gradient comes back as zeros, too."""
+    """Zeros of the same shape on another device; gradients come back as zeros, and can be differentiated again."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, device: str) -> Tensor:
+    def forward(ctx: Any, x: Tensor, device: str | torch.device) -> Tensor:
         """Return zeros in the shape of ``x`` on the device."""
         ctx.origin = x.device
         return torch.zeros_like(x, device=device)
@@ -204,10 +187,10 @@ class Carry(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
         """Return zeros where ``x`` came from."""
-        return torch.zeros_like(gradients[0], device=ctx.origin), None
+        return carry(gradients[0], ctx.origin), None
 
 
-def carry(value: Tensor, device: str) -> Tensor:
+def carry(value: Tensor, device: str | torch.device) -> Tensor:
     """Return zeros in the shape of a tensor on another device, in the same graph."""
     carried: Tensor = Carry.apply(value, device)
     return carried
@@ -242,11 +225,6 @@ def owned(network: nn.Module) -> Iterator[tuple[str, nn.Module, list[nn.Paramete
             yield name or type(module).__name__, module, parameters
 
 
-def parts(networks: Networks) -> dict[str, nn.Module]:
-    """Return the three networks by name."""
-    return {name: getattr(networks, name) for name in ("generator", "discriminator", "encoder")}
-
-
 def describe(networks: Networks) -> Callable[[], tuple[NetworkSummary, NetworkSummary, NetworkSummary]]:
     """Count parameters now and watch the output shapes of the forwards to come; what is returned tells both."""
     of_discriminator = {id(parameter) for parameter in networks.discriminator.parameters()}
@@ -258,7 +236,7 @@ def describe(networks: Networks) -> Callable[[], tuple[NetworkSummary, NetworkSu
             shapes.setdefault(id(module), tuple(first.shape[1:]))
 
     entries: dict[str, list[tuple[nn.Module, LayerSummary]]] = {}
-    for part, network in parts(networks).items():
+    for part, network in networks.by_name().items():
         entries[part] = []
         for name, module, parameters in owned(network):
             shared = part == "encoder" and all(id(each) in of_discriminator for each in parameters)
@@ -279,31 +257,35 @@ def describe(networks: Networks) -> Callable[[], tuple[NetworkSummary, NetworkSu
     return told
 
 
-def count(model: Model, shape: tuple[int, int, int], batch: int) -> Operations:
-    """Count the operations of each kind of update, with the gradients that the training loop takes.
+def count(
+    model: Model, shape: tuple[int, int, int], schedule: Schedule, phases: Sequence[Phase | Afterwards]
+) -> tuple[PhaseCost, ...]:
+    """Count the operations of an update of each phase, with the gradients that the training loop takes.
+
+    They are counted in the plain way: what the fast engine saves is not work.
 
     Arguments:
         model: On the CPU, frozen.
         shape: (D, R, R).
-        batch: N.
+        schedule: Batch size and numbers of updates.
+        phases: Those of an objective.
     """
-    networks, prior, weights = model.networks, model.prior, TermWeights()
-    real = torch.zeros(batch, *shape)
-    phases: list[tuple[tuple[nn.Module, ...], Callable[[], Loss]]] = [
-        (
-            (networks.discriminator,),
-            lambda: discriminator_loss(model, real, draw(model, batch, train_prior=False), weights),
-        ),
-        ((networks.generator, prior), lambda: generator_loss(model, batch, weights)),
-        ((networks.encoder, prior), lambda: encoder_loss(model, draw(model, batch, True), weights, train_prior=True)),
-        ((networks.encoder,), lambda: encoder_loss(model, draw(model, batch, False), weights, train_prior=False)),
-    ]
-    found = []
-    for modules, loss in phases:  # counted in the plain way: what the fast engine saves is not work
-        with trainable(*modules), FlopCounterMode(display=False) as counter:
-            loss().objective.backward()  # type: ignore[no-untyped-call]
-        found.append(counter.get_total_flops())
-    return Operations(*found)
+    weights, size = TermWeights(), schedule.batch
+    costs = []
+    for phase in phases:
+        if not isinstance(phase, Phase):
+            continue
+        real = None if phase.real is None else torch.zeros(size, *shape)
+        with (
+            trainable(*(model.trained_parts()[part] for part in phase.trains)),
+            FlopCounterMode(display=False) as flops,
+        ):
+            generated = None
+            if phase.draws is not Draws.NOTHING:
+                generated = draw(model, size, train_prior=phase.draws is Draws.WITH_PRIOR)
+            phase.loss(model, Batch(size, real, generated), weights).objective.backward()  # type: ignore[no-untyped-call]
+        costs.append(PhaseCost(phase.name, phase.updates(schedule), flops.get_total_flops()))
+    return tuple(costs)
 
 
 def summarise(
@@ -311,9 +293,8 @@ def summarise(
     prior: Prior,
     *,
     channels: int,
-    batch: int = 50,
-    d_steps: int = 4,
-    e_steps: int = 4,
+    schedule: Schedule,
+    phases: Sequence[Phase | Afterwards] = MPCC,
     entropy: EntropyPolicy | None = None,
 ) -> Summary:
     """Describe the networks that an architecture builds for a prior, and count what an iteration costs.
@@ -324,9 +305,8 @@ def summarise(
         architecture: Builds the networks, for the prior's K and J.
         prior: On the CPU.
         channels: D.
-        batch: Images in each update.
-        d_steps: Discriminator updates in an iteration.
-        e_steps: Encoder updates in an iteration.
+        schedule: Batch size and numbers of updates.
+        phases: The updates of an iteration.
         entropy: Where the entropies of the components come from; what the prior declares if it is None.
 
     Raises:
@@ -338,7 +318,8 @@ def summarise(
         >>> from mpcc.plugins.priors.gmm import GaussianMixture
         >>> from mpcc.plugins.priors.options import GaussianMixtureOptions
         >>> prior = GaussianMixture(10, 12, GaussianMixtureOptions())
-        >>> summary = summarise(BigGAN8(BigGANOptions(width=8)), prior, channels=1)
+        >>> schedule = Schedule(50, d_steps=4, e_steps=4, lr=2e-4, prior_lr=1e-3, ema_decay=0.99, ema_start=0)
+        >>> summary = summarise(BigGAN8(BigGANOptions(width=8)), prior, channels=1, schedule=schedule)
         >>> summary.prior_parameters, summary.networks[0].layers[0].output_shape
         (240, (512,))
     """
@@ -351,7 +332,7 @@ def summarise(
 
     def build() -> tuple[Networks, Prior]:
         networks, own_prior = architecture.build(prior.clusters, prior.latent_dim, channels), copy.deepcopy(prior)
-        for part in (*parts(networks).values(), own_prior):
+        for part in (*networks.by_name().values(), own_prior):
             part.train().requires_grad_(False)
         return networks, own_prior
 
@@ -362,26 +343,30 @@ def summarise(
         networks, own_prior = build()
         told = describe(networks)
         try:
-            generator, discriminator, encoder = (ShapesOnly(part) for part in parts(networks).values())
-            shapes_only = Networks(generator, discriminator, encoder, networks.conditional)
-            operations = count(model(shapes_only, own_prior), shape, batch)
+            parts = {name: ShapesOnly(part) for name, part in networks.by_name().items()}
+            costs = count(
+                model(Networks(**parts, conditional=networks.conditional), own_prior), shape, schedule, phases
+            )
             counted = FROM_SHAPES
         except Exception:
             # A plugin may look at values, which the meta device has not. If it is broken, it fails once more below.
             networks, own_prior = build()
             told = describe(networks)
-            low, high = (count(model(networks, own_prior), shape, small) for small in SMALL_BATCHES)
-            steps = (batch - SMALL_BATCHES[0]) / (SMALL_BATCHES[1] - SMALL_BATCHES[0])
-            pairs = zip(attrs.astuple(low), attrs.astuple(high), strict=True)
-            operations = Operations(*(round(one + steps * (other - one)) for one, other in pairs))
+            low, high = (
+                count(model(networks, own_prior), shape, attrs.evolve(schedule, batch=small), phases)
+                for small in SMALL_BATCHES
+            )
+            steps = (schedule.batch - SMALL_BATCHES[0]) / (SMALL_BATCHES[1] - SMALL_BATCHES[0])
+            costs = tuple(
+                attrs.evolve(one, operations=round(one.operations + steps * (other.operations - one.operations)))
+                for one, other in zip(low, high, strict=True)
+            )
             counted = FROM_BATCHES
     return Summary(
         networks=told(),
         prior=type(prior).__name__,
         prior_parameters=sum(parameter.numel() for parameter in prior.parameters()),
-        operations=operations,
+        phases=costs,
         counted=counted,
-        batch=batch,
-        d_steps=d_steps,
-        e_steps=e_steps,
+        batch=schedule.batch,
     )

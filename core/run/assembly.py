@@ -11,11 +11,12 @@ import torch
 from mpcc.core.config import RESUMABLE, RunConfig, RunSettings, options
 from mpcc.core.contracts import Architecture, Dataset, FeatureRequest, ImageSet, Metric
 from mpcc.core.errors import InvalidInput, PluginError, unknown_name
+from mpcc.core.method.schedule import Schedule
 from mpcc.core.registry import Registry
 
 __all__ = [
     *("check_fit", "check_images", "choose_device", "choose_metrics"),
-    *("differences", "known_metrics", "load_data", "read_data"),
+    *("differences", "known_metrics", "load_data", "read_data", "schedule_of"),
 ]
 
 
@@ -29,6 +30,11 @@ def choose_device(name: str) -> torch.device:
     if name == "cuda" and not available:
         raise InvalidInput("--device cuda: no CUDA device is available; nearest valid choice: --device cpu")
     return torch.device("cuda", torch.cuda.current_device()) if name != "cpu" and available else torch.device("cpu")
+
+
+def schedule_of(settings: RunSettings) -> Schedule:
+    """Return the schedule that the settings of a run ask for; its fields are settings of the same names."""
+    return Schedule(**{field.name: getattr(settings, field.name) for field in attrs.fields(Schedule)})
 
 
 def known_metrics(registry: Registry, names: str) -> list[str]:

@@ -26,9 +26,9 @@ from mpcc.core.images.stream import ImageStream
 from mpcc.core.method.entropy import EntropyPolicy
 from mpcc.core.method.model import Model
 from mpcc.core.method.terms import TermWeights
-from mpcc.core.method.training import Schedule, Trainer
+from mpcc.core.method.training import Trainer
 from mpcc.core.registry import Observer, Registry
-from mpcc.core.run.assembly import choose_device, choose_metrics, load_data
+from mpcc.core.run.assembly import choose_device, choose_metrics, load_data, schedule_of
 from mpcc.core.system.randomness import random_states, seed_everything
 
 __all__ = ["Run", "versions"]
@@ -103,9 +103,7 @@ class Run:
             membership=settings.membership_weight,
             entropy=published.entropy if settings.entropy_weight is None else settings.entropy_weight,
         )
-        schedule = Schedule(
-            **{field.name: getattr(settings, field.name) for field in attrs.fields(Schedule)},
-        )
+        schedule = schedule_of(settings)
         stream = ImageStream(
             data.images,
             settings.batch,

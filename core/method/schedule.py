@@ -1,0 +1,56 @@
+"""How much of what happens in one iteration, and with which step sizes."""
+
+from __future__ import annotations
+
+import attrs
+
+__all__ = ["Schedule"]
+
+
+@attrs.frozen
+class Schedule:
+    """How much of what happens in one iteration.
+
+    Attributes:
+        batch: Images in each update, real and generated.
+        d_steps: Discriminator updates.
+        e_steps: Encoder updates.
+        lr: Adam's step size for the three networks.
+        prior_lr: Adam's step size for the prior, eta_p.
+        ema_decay: Of the generator's average.
+        ema_start: The first iteration that is averaged; before it the average is a copy.
+        iterations: How many there will be; only a decay of the step sizes needs to know.
+        lr_decay: Over which share of them, the last ones, all step sizes fall linearly to 0; 0 for constant ones, which
+            are the paper's (supplement, C). The decay is ours.
+
+    Raises:
+        ValueError: If step sizes are to fall towards an end that is not known.
+    """
+
+    batch: int
+    d_steps: int
+    e_steps: int
+    lr: float
+    prior_lr: float
+    ema_decay: float
+    ema_start: int
+    iterations: int | None = None
+    lr_decay: float = 0.0
+
+    def __attrs_post_init__(self) -> None:
+        """Check that there is an end."""
+        if self.lr_decay > 0 and self.iterations is None:
+            raise ValueError(f"lr_decay {self.lr_decay}: expected the number of iterations, too")
+
+    def lr_factor(self, done: int) -> float:
+        """Return what multiplies the step sizes in the iteration after so many; more than 0, at the very end too.
+
+        Example:
+            >>> schedule = Schedule(50, 4, 4, 2e-4, 1e-3, 0.99, 0, iterations=10, lr_decay=0.4)
+            >>> [schedule.lr_factor(done) for done in range(10)]
+            [1.0, 1.0, 1.0, 1.0, 1.0, 1.0, 1.0, 0.75, 0.5, 0.25]
+        """
+        if self.iterations is None or self.lr_decay == 0:
+            return 1.0
+        left = max(self.iterations - done, 1)
+        return min(1.0, left / (self.lr_decay * self.iterations))

@@ -16,6 +16,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import attrs
 import pytest
 import torch
 from PIL import Image
@@ -23,7 +24,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from mpcc.core import cli
 from mpcc.core.checkpoint import save_checkpoint
-from mpcc.core.checkpoint_contents import CONTENTS
+from mpcc.core.checkpoint_contents import Contents
 from mpcc.core.errors import PluginError
 from mpcc.core.training import Trainer
 from mpcc.plugins.datasets.digits import Digits
@@ -155,7 +156,7 @@ def test_results_metrics_and_assignments_say_what_was_found(finished: Path) -> N
 
 def test_the_checkpoint_holds_everything_that_the_next_iteration_needs(finished: Path) -> None:
     saved = state(finished)
-    assert set(saved) == {"format_version", *CONTENTS}
+    assert set(saved) == {"format_version", *attrs.fields_dict(Contents)}
     assert set(saved["parts"]) == {"prior", "generator", "discriminator", "encoder", "averaged_generator"}
     assert set(saved["optimizers"]) == {"prior", "generator", "discriminator", "encoder"}
     assert saved["iteration"] == 6

@@ -94,6 +94,10 @@ def _converter() -> cattrs.Converter:
     """Make a converter that takes a value for what it is: cattrs' own makes 1 of "1" and a list of a tensor."""
     converter = cattrs.Converter(forbid_extra_keys=True)
 
+    def is_container(kind: Any) -> bool:
+        origin: Any = get_origin(kind)
+        return origin in (dict, list)
+
     def leaf(value: Any, kind: Any) -> Any:
         if not LEAVES[kind](value):
             raise ValueError(value)
@@ -109,7 +113,7 @@ def _converter() -> cattrs.Converter:
 
     for kind in LEAVES:
         converter.register_structure_hook(kind, leaf)
-    converter.register_structure_hook_func(lambda kind: get_origin(kind) in (dict, list), container)
+    converter.register_structure_hook_func(is_container, container)
     renamed = make_dict_structure_fn(Restart, converter, origin=override(rename="from"))
     converter.register_structure_hook(Restart, renamed)
     return converter

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import pickle
 import random
+import re
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -109,6 +111,20 @@ def test_every_single_changed_byte_is_found(tmp_path: Path) -> None:
         path.write_bytes(whole[:length])
         with pytest.raises(BrokenCheckpoint):
             load_checkpoint(path)
+
+
+def test_a_flipped_bit_that_every_check_sum_of_the_archive_lets_through_is_found(tmp_path: Path) -> None:
+    path = tmp_path / "last.pt"
+    save_checkpoint(path, {"weights": torch.arange(50.0)})
+    whole = bytearray(path.read_bytes())
+    # In the directory of a zip archive, byte 38 of an entry has the bit of MS-DOS for "this is a folder".
+    (entry,) = (found.start() for found in re.finditer(rb"PK\x01\x02.{42}[^/]+/data/0", whole, re.S))
+    whole[entry + 38] ^= 0x10
+    path.write_bytes(whole)
+    with zipfile.ZipFile(path) as archive:
+        assert archive.testzip() is None
+    with pytest.raises(BrokenCheckpoint, match="its content is not what its digest says"):
+        load_checkpoint(path)
 
 
 def test_random_states_go_back_to_where_they_were() -> None:

@@ -73,6 +73,7 @@ def test_plain_data_is_read_as_python_reads_it(cls: Any, protocol: int, tmp_path
 @pytest.mark.parametrize("array", ARRAYS, ids=lambda array: f"{array.dtype.str}{list(array.shape)}")
 def test_arrays_of_either_numpy_are_read(array: np.ndarray, protocol: int, package: bytes, tmp_path: Path) -> None:
     content = pickle.dumps({"one": array, "again": array}, protocol)
+    expected = pickle.loads(content)["one"]  # in the byte order of this machine, or in its own with protocol 5
     content = content.replace(b"numpy._core.", b"numpy.core.").replace(b"numpy.core.", package + b".")
     if protocol >= 4 and package == b"numpy.core":
         # There a name stands behind its length, and it all in a frame of a stated length.
@@ -82,8 +83,9 @@ def test_arrays_of_either_numpy_are_read(array: np.ndarray, protocol: int, packa
     found = read(content, tmp_path)
     for value in found.values():
         assert type(value) is np.ndarray
-        assert value.dtype == array.dtype
+        assert value.dtype == expected.dtype
         assert np.array_equal(value, array)
+        assert not value.flags.writeable
     assert found["one"] is found["again"]
 
 
@@ -221,6 +223,11 @@ UNKNOWN = {
     "a number of too many digits": b"L" + b"9" * 10_000 + b"L\n.",
     "a text without quotes": b"Sx\n.",
     "a text of half a quote": b"S'\n.",
+    "a text with a wrong escape": b"S'\\q'\n.",
+    "a state of a whole array": b"cnumpy.core.multiarray\n_reconstruct\n)R" + b"(NNNNtb.",
+    "a value set in a list": b"]K\x00K\x01s.",
+    "a value set in an array": b"cnumpy.core.multiarray\n_reconstruct\n)RK\x00K\x01s.",
+    "a value added to a dict": b"}K\x01a.",
     "a text that is no UTF-8": b"\x8c\x01\xff.",
     "a text": b"text and nothing else\n",
 }
@@ -289,6 +296,21 @@ def test_a_file_does_not_unfold_to_more_than_it_holds(tmp_path: Path) -> None:
     once = b"c_codecs\nencode\nq\x02" + text + b"X\x06\x00\x00\x00latin1q\x03\x86R"
     assert read(b"\x80\x02" + once + b".", tmp_path) == b"x" * 100_000
     assert "unfolds to more" in refusal(b"\x80\x02](" + once + b"h\x02h\x01h\x03\x86R" * 5 + b"e.", tmp_path)
+
+
+def test_an_array_that_is_built_again_and_again_does_not_unfold(tmp_path: Path) -> None:
+    # The bytes of an array in the other byte order are copied for each array that is made of them.
+    raw = b"T" + struct.pack("<i", 100_000) + b"x" * 100_000 + b"q\x01"
+    start = b"cnumpy.core.multiarray\n_reconstruct\n)R(K\x01J" + struct.pack("<i", 50_000) + b"\x85cnumpy\ndtype\n"
+    start += b"U\x02u2K\x00K\x01\x87R(K\x03U\x01>NNNJ\xff\xff\xff\xffJ\xff\xff\xff\xffK\x00tb\x89"
+    assert read(b"\x80\x02" + start + raw + b"tb.", tmp_path).tolist() == [256 * ord("x") + ord("x")] * 50_000
+    content = b"\x80\x02](" + start + raw + b"tb" + (start + b"h\x01tb") * 5 + b"e."
+    assert "unfolds to more" in refusal(content, tmp_path)
+
+
+def test_a_file_of_tiny_operations_does_not_make_endlessly_many_objects(tmp_path: Path) -> None:
+    assert len(read(b"(" + b"N" * 1_000_000 + b"l.", tmp_path)) == 1_000_000
+    assert "more than 4000000 operations" in refusal(b"(" + b"N" * 4_000_000 + b"l.", tmp_path)
 
 
 def test_nesting_as_deep_as_a_file_allows_does_no_harm(tmp_path: Path) -> None:

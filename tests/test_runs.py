@@ -16,6 +16,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import attrs
 import pytest
 import torch
 from PIL import Image
@@ -25,7 +26,7 @@ from mpcc.core.commands import entry
 from mpcc.core.errors import PluginError
 from mpcc.core.method.training import Trainer
 from mpcc.core.storage.checkpoint import save_checkpoint
-from mpcc.core.storage.checkpoint_contents import CONTENTS
+from mpcc.core.storage.checkpoint_contents import Contents
 from mpcc.plugins.datasets.digits import Digits
 
 TINY = {
@@ -155,7 +156,7 @@ def test_results_metrics_and_assignments_say_what_was_found(finished: Path) -> N
 
 def test_the_checkpoint_holds_everything_that_the_next_iteration_needs(finished: Path) -> None:
     saved = state(finished)
-    assert set(saved) == {"format_version", *CONTENTS}
+    assert set(saved) == {"format_version", *attrs.fields_dict(Contents)}
     assert set(saved["parts"]) == {"prior", "generator", "discriminator", "encoder", "averaged_generator"}
     assert set(saved["optimizers"]) == {"prior", "generator", "discriminator", "encoder"}
     assert saved["iteration"] == 6

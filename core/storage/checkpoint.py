@@ -3,6 +3,10 @@
 Saved by writing a temporary file, flushing it to the disk and renaming it, so that the file under the final name is
 always whole. A digest of all its bytes stands in the comment of the archive that `torch.save` writes: what a disk or a
 copy has changed since is found before anything is read. Loaded with ``weights_only=True``, so that no code in it runs.
+
+The check sums of the archive's records (`zipfile.ZipFile.testzip`) would not do instead of the digest. One bit in the
+archive's directory says that a record is a folder. If it flips, the check sums still fit, `torch.load` reads nothing
+for that tensor and returns memory that was never written.
 """
 
 from __future__ import annotations

@@ -6,94 +6,117 @@ belongs must not be found out after hours of training.
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NewType, get_args, get_origin
+
+import attrs
+import cattrs
+from cattrs.gen import make_dict_structure_fn, override
 
 from mpcc.core.config import SECTIONS
 from mpcc.core.errors import InvalidInput
 from mpcc.core.system.toml_file import parse_toml
 
-__all__ = ["CONTENTS", "check_contents", "saved_config"]
+__all__ = ["Contents", "check_contents", "saved_config"]
 
+Count = NewType("Count", int)
+Number = NewType("Number", float)
+Seconds = NewType("Seconds", float)
+Shape = NewType("Shape", list[int])
 
-def _count(value: Any) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and value >= 0
-
-
-def _number(value: Any) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
-
-
-def _seconds(value: Any) -> bool:
-    return _number(value) and value >= 0
-
-
-def _text(value: Any) -> bool:
-    return isinstance(value, str)
-
-
-def _texts(value: Any) -> bool:
-    return isinstance(value, dict) and all(isinstance(each, str) for pair in value.items() for each in pair)
-
-
-def _shape(value: Any) -> bool:
-    return isinstance(value, list) and len(value) == 4 and all(_count(each) for each in value)
-
-
-def _tables(value: Any) -> bool:
-    return isinstance(value, dict) and all(isinstance(each, dict) for each in value.values())
-
-
-def _table(value: Any) -> bool:
-    return isinstance(value, dict)
-
-
-def _best(value: Any) -> bool:
-    if value is None:
-        return True
-    if not isinstance(value, dict) or set(value) != {"name", "higher", "value", "iteration"}:
-        return False
-    if not _text(value["name"]) or not isinstance(value["higher"], bool):
-        return False
-    score, iteration = value["value"], value["iteration"]
-    known = isinstance(score, float) and math.isfinite(score) and _count(iteration)
-    return known or (score is None and iteration is None)
-
-
-def _restarts(value: Any) -> bool:
-    return isinstance(value, list) and all(
-        isinstance(each, dict)
-        and set(each) == {"iteration", "from", "reason"}
-        and _count(each["iteration"])
-        and _count(each["from"])
-        and _text(each["reason"])
-        for each in value
-    )
-
-
-# What there is in a checkpoint, how to tell, and what it is called in an error.
-CONTENTS: Mapping[str, tuple[Callable[[Any], bool], str]] = {
-    "iteration": (_count, "a whole number, 0 or more"),
-    "stream": (lambda value: _table(value) and all(map(_count, value.values())), "a table of whole numbers"),
-    "parts": (_tables, "a table of tables"),
-    "optimizers": (_tables, "a table of tables"),
-    "random": (_table, "a table"),
-    "images": (_shape, "four whole numbers"),
-    "fingerprint": (_text, "a text"),
-    "plugins": (_texts, "a table of texts"),
-    "versions": (_texts, "a table of texts"),
-    "threads": (_count, "a whole number"),
-    "executed": (_texts, "a table of texts"),
-    "config": (_text, "a text"),
-    "seconds": (_seconds, "a number, 0 or more"),
-    "evaluation_seconds": (_seconds, "a number, 0 or more"),
-    "best": (_best, "a score"),
-    "restarts": (_restarts, "a list of restarts"),
-    "hinges": (lambda value: isinstance(value, list) and all(map(_number, value)), "a list of numbers"),
-    "told": (lambda value: isinstance(value, list) and all(map(_text, value)), "a list of texts"),
+LEAVES: Mapping[Any, Callable[[Any], bool]] = {
+    str: lambda value: isinstance(value, str),
+    bool: lambda value: isinstance(value, bool),
+    Count: lambda value: type(value) is int and value >= 0,
+    Number: lambda value: type(value) in (int, float) and math.isfinite(value),
+    Seconds: lambda value: type(value) in (int, float) and 0 <= value < math.inf,
+    Shape: lambda value: isinstance(value, list) and len(value) == 4 and all(map(LEAVES[Count], value)),
 }
+
+
+@attrs.frozen
+class Best:
+    """The best score so far and where it was reached, or that there is none yet."""
+
+    name: str
+    higher: bool
+    value: Number | None
+    iteration: Count | None
+
+    def __attrs_post_init__(self) -> None:
+        if (self.value is None) != (self.iteration is None):
+            raise ValueError("expected a score with its iteration, or neither")
+
+
+@attrs.frozen
+class Restart:
+    """A return to an earlier checkpoint."""
+
+    iteration: Count
+    origin: Count  # "from" in the file
+    reason: str
+
+
+def holds(expected: str) -> Any:
+    """Make a field of `Contents`, with what it is called in an error."""
+    return attrs.field(metadata={"expected": expected})
+
+
+@attrs.frozen
+class Contents:
+    """What there is in a checkpoint, besides the version of its format."""
+
+    iteration: Count = holds("a whole number, 0 or more")
+    stream: dict[Any, Count] = holds("a table of whole numbers")
+    parts: dict[Any, dict[Any, Any]] = holds("a table of tables")
+    optimizers: dict[Any, dict[Any, Any]] = holds("a table of tables")
+    random: dict[Any, Any] = holds("a table")
+    images: Shape = holds("four whole numbers")
+    fingerprint: str = holds("a text")
+    plugins: dict[str, str] = holds("a table of texts")
+    versions: dict[str, str] = holds("a table of texts")
+    threads: Count = holds("a whole number")
+    executed: dict[str, str] = holds("a table of texts")
+    config: str = holds("a text")
+    seconds: Seconds = holds("a number, 0 or more")
+    evaluation_seconds: Seconds = holds("a number, 0 or more")
+    best: Best | None = holds("a score")
+    restarts: list[Restart] = holds("a list of restarts")
+    hinges: list[Number] = holds("a list of numbers")
+    told: list[str] = holds("a list of texts")
+
+
+@functools.cache
+def _converter() -> cattrs.Converter:
+    """Make a converter that takes a value for what it is: cattrs' own makes 1 of "1" and a list of a tensor."""
+    converter = cattrs.Converter(forbid_extra_keys=True)
+
+    def is_container(kind: Any) -> bool:
+        origin: Any = get_origin(kind)
+        return origin in (dict, list)
+
+    def leaf(value: Any, kind: Any) -> Any:
+        if not LEAVES[kind](value):
+            raise ValueError(value)
+        return value
+
+    def container(value: Any, kind: Any) -> Any:
+        if not isinstance(value, get_origin(kind)):
+            raise ValueError(value)
+        for row in value.items() if isinstance(value, dict) else zip(value):
+            for item, argument in zip(row, get_args(kind), strict=True):
+                converter.structure(item, argument)
+        return value
+
+    for kind in LEAVES:
+        converter.register_structure_hook(kind, leaf)
+    converter.register_structure_hook_func(is_container, container)
+    renamed = make_dict_structure_fn(Restart, converter, origin=override(rename="from"))
+    converter.register_structure_hook(Restart, renamed)
+    return converter
 
 
 def check_contents(state: Mapping[str, Any], source: Path) -> None:
@@ -106,13 +129,17 @@ def check_contents(state: Mapping[str, Any], source: Path) -> None:
     Raises:
         InvalidInput: If something is missing or is of another kind than it should be.
     """
-    for name, (fits, expected) in CONTENTS.items():
+    fields = attrs.fields_dict(Contents)
+    try:
+        _converter().structure({name: state[name] for name in fields if name in state}, Contents)
+    except cattrs.ClassValidationError as error:
+        name = error.group_exceptions()[0][0][1].name
         if name not in state:
-            raise InvalidInput(f"checkpoint {source}: expected a run's full state, {name!r} is missing")
-        if not fits(state[name]):
-            found = repr(state[name])
-            shown = found if len(found) < 60 else type(state[name]).__name__
-            raise InvalidInput(f"checkpoint {source}: {name!r}: expected {expected}, got {shown}")
+            raise InvalidInput(f"checkpoint {source}: expected a run's full state, {name!r} is missing") from error
+        found = repr(state[name])
+        shown = found if len(found) < 60 else type(state[name]).__name__
+        expected = fields[name].metadata["expected"]
+        raise InvalidInput(f"checkpoint {source}: {name!r}: expected {expected}, got {shown}") from error
 
 
 def saved_config(state: Mapping[str, Any], source: Path) -> dict[str, Any]:

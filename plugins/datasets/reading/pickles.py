@@ -1,18 +1,19 @@
 """A reader of pickle files that runs nothing: containers, text, numbers and numeric numpy arrays, or an error.
 
-Python's own reader calls whatever a file names. This one is a small machine of its own for the operations that such
-data needs; the few names of numpy that occur in it stand for functions below. It reads what Python 2 and 3 write with
-protocols 0 to 5 and numpy 1 and 2.
+Python's `pickle.Unpickler` calls whatever a file names, and its version in C takes memory for whatever index a file
+claims. This one is a subclass of the version in Python. It carries out the operations of plain data only, and the few
+names of numpy that occur in such data stand for functions below. It reads what Python 2 and 3 write with protocols 0
+to 5 and numpy 1 and 2.
 """
 
 from __future__ import annotations
 
-import codecs
 import io
 import math
-import pickletools
+import pickle
 import re
-from collections.abc import Callable, Iterator
+import warnings
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -24,13 +25,23 @@ from mpcc.core.errors import InvalidInput
 __all__ = ["load_pickle"]
 
 _LARGEST_FILE = 2**30  # bytes; the largest of the published sets has 156 million
+_MOST_OPERATIONS = 4_000_000  # each of which may make an object; a published file has some 200,000
+_PLAIN = {dict, list, tuple, str, bytes, int, float, bool, type(None), np.ndarray}
+# Not among them: persistent ids, extension codes, instances of classes, sets, buffers outside the file.
+_OPERATIONS = """
+    PROTO FRAME STOP MARK PUT BINPUT LONG_BINPUT MEMOIZE GET BINGET LONG_BINGET GLOBAL STACK_GLOBAL REDUCE
+    NONE NEWTRUE NEWFALSE INT BININT BININT1 BININT2 LONG LONG1 LONG4 FLOAT BINFLOAT
+    STRING BINSTRING SHORT_BINSTRING BINBYTES SHORT_BINBYTES BINBYTES8
+    UNICODE BINUNICODE SHORT_BINUNICODE BINUNICODE8
+    EMPTY_TUPLE TUPLE1 TUPLE2 TUPLE3 TUPLE EMPTY_LIST LIST APPEND APPENDS EMPTY_DICT
+"""
 
 
 def load_pickle(path: Path, remedy: str) -> object:
     """Read a pickle file.
 
-    Text of Python 2 comes as bytes. Arrays are read-only views of what was read. Nothing larger than the file is made
-    of it, whatever sizes it claims.
+    Text of Python 2 comes as bytes. Arrays are read-only. No array or text is larger than the file, whatever sizes the
+    file claims.
 
     Arguments:
         path: The file.
@@ -61,13 +72,19 @@ def load_pickle(path: Path, remedy: str) -> object:
     except OSError as error:
         raise InvalidInput(f"cannot read {path}: {error.strerror or error}") from error
     try:
-        return _Machine(len(data)).run(data)
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")  # Python warns of a text with a wrong escape.
+            return _PlainUnpickler(data).load()
     except _RefusedName as error:
         raise InvalidInput(
             f"refused file {path}: expected plain data, but it wants to use {error}, which is not run; {remedy}"
         ) from error
-    except (ValueError, TypeError, IndexError, KeyError, OverflowError, MemoryError) as error:
-        reason = " ".join(str(error).split())[:200] or type(error).__name__
+    except MemoryError:
+        raise
+    except Exception as error:
+        # Python's reader raises errors of many types for a broken file; all mean the same to the user.
+        reason = "it ends too early" if isinstance(error, EOFError) else " ".join(str(error).split())[:200]
+        reason = reason or type(error).__name__
         raise InvalidInput(f"broken file {path}: expected a pickle of plain data ({reason}); {remedy}") from error
 
 
@@ -75,7 +92,138 @@ class _RefusedName(Exception):
     """A global that is not among those of plain data."""
 
 
-_MARK = object()
+class _Dispatch(dict[int, Callable[[Any], None]]):
+    """What carries out each operation; the reader asks for it once for every operation in the file."""
+
+    left = _MOST_OPERATIONS
+
+    def __getitem__(self, code: int) -> Callable[[Any], None]:
+        self.left -= 1
+        if self.left < 0:
+            raise ValueError(f"it has more than {_MOST_OPERATIONS} operations")
+        if code not in self:
+            raise ValueError(f"the operation {bytes([code])!r} is not one of plain data")
+        return super().__getitem__(code)
+
+
+class _PlainUnpickler(pickle._Unpickler):
+    """Python's reader, in which every operation that could do harm is left out or replaced.
+
+    Arguments:
+        data: What is in the file.
+    """
+
+    stack: list[Any]
+    metastack: list[Any]
+    append: Callable[[object], None]
+    pop_mark: Callable[[], list[Any]]
+
+    def __init__(self, data: bytes) -> None:
+        super().__init__(io.BytesIO(data), encoding="bytes")
+        # An array of the oldest protocols is text, of which bytes are made, which may be copied once more.
+        self._budget = 2 * len(data)
+        known = pickle._Unpickler.dispatch
+        codes = [getattr(pickle, name)[0] for name in _OPERATIONS.split()]
+        replaced: dict[int, Callable[[Any], None]] = {
+            # The original takes memory for the size that a file claims; nothing of ours writes into the bytes.
+            pickle.BYTEARRAY8[0]: known[pickle.BINBYTES8[0]],
+            pickle.DICT[0]: _PlainUnpickler.load_dict,
+            pickle.SETITEM[0]: _PlainUnpickler.load_setitem,
+            pickle.SETITEMS[0]: _PlainUnpickler.load_setitems,
+            pickle.BUILD[0]: _PlainUnpickler.load_build,
+        }
+        self.dispatch = _Dispatch({code: known[code] for code in codes} | replaced)  # type: ignore[misc]
+
+    def load(self) -> object:
+        """Read the one value of the file.
+
+        Raises:
+            Exception: Of many types, if that is not plain data.
+        """
+        result = super().load()
+        if self.stack or self.metastack:
+            raise ValueError("its end comes too early")
+        # Without recursion, as nesting has no limit.
+        waiting, seen = [result], set()
+        while waiting:
+            value = waiting.pop()
+            if type(value) not in _PLAIN:
+                raise ValueError("a type or a function stands where a value should be")
+            if isinstance(value, (list, tuple, dict)) and id(value) not in seen:
+                seen.add(id(value))
+                waiting.extend(value.values() if isinstance(value, dict) else value)
+        return result
+
+    def find_class(self, module: str, name: str) -> object:
+        """Return what stands for a name of numpy or Python that occurs in plain data.
+
+        Raises:
+            _RefusedName: If it is another name.
+        """
+        known = {
+            ("numpy", "ndarray"): ...,  # an argument only
+            ("numpy", "dtype"): _make_type,
+            ("numpy.core.multiarray", "_reconstruct"): lambda *_: np.empty(0, np.int8),  # its state says what it is
+            ("numpy.core.multiarray", "scalar"): lambda kind, raw: _from_buffer(raw, kind, (1,), "C")[0].item(),
+            ("numpy.core.numeric", "_frombuffer"): _from_buffer,
+            ("_codecs", "encode"): self._encode,
+            # Python 3 writes this for no bytes, with protocols that have none.
+            ("builtins", "bytes"): lambda: b"",
+            ("__builtin__", "bytes"): lambda: b"",
+        }
+        found = known.get((module.replace("numpy._core.", "numpy.core."), name))
+        if found is None:
+            raise _RefusedName(f"{module}.{name}"[:100].encode("unicode_escape").decode("ascii"))
+        return found
+
+    def load_dict(self) -> None:
+        """Make a dict of keys and values."""
+        values = self.pop_mark()
+        self.append({})
+        self._fill(values)
+
+    def load_setitem(self) -> None:
+        """Set one value in a dict."""
+        value, key = self.stack.pop(), self.stack.pop()
+        self._fill([key, value])
+
+    def load_setitems(self) -> None:
+        """Set several values in a dict."""
+        self._fill(self.pop_mark())
+
+    def load_build(self) -> None:
+        """Give a type its byte order, or an array its contents."""
+        state, value = self.stack.pop(), self.stack[-1]
+        if isinstance(value, _Type):
+            value.set_order(*state[1:5])
+        elif isinstance(value, np.ndarray) and value.shape == (0,):
+            _, shape, kind, fortran, raw = state
+            view = _from_buffer(raw, kind, shape, "F" if fortran else "C")
+            self._spend(len(raw))
+            checked: Any = (1, view.shape, view.dtype, bool(fortran), raw)
+            value.__setstate__(checked)
+            value.flags.writeable = False  # it may be a view of the bytes
+        else:
+            raise ValueError("it gives a state to what has none")
+
+    def _fill(self, values: list[Any]) -> None:
+        """Set alternating keys and values; hashing a key that is nested deeply enough would crash Python."""
+        into, keys = self.stack[-1], values[::2]
+        if type(into) is not dict or not all(isinstance(key, (str, bytes, int, float)) for key in keys):
+            raise ValueError("expected a dict whose keys are text or numbers")
+        into.update(zip(keys, values[1::2], strict=True))
+
+    def _encode(self, text: str, encoding: str) -> bytes:
+        """How Python 3 writes bytes with protocols that have none."""
+        if type(text) is not str or encoding not in ("latin1", "latin-1"):
+            raise ValueError("expected bytes encoded as latin1")
+        self._spend(len(text))
+        return text.encode("latin-1")
+
+    def _spend(self, size: int) -> None:
+        self._budget -= size
+        if self._budget < 0:
+            raise ValueError("it unfolds to more than the file holds")
 
 
 @attrs.define(eq=False)
@@ -84,229 +232,15 @@ class _Type:
 
     dtype: np.dtype[Any]
 
-
-@attrs.define(eq=False)
-class _EmptyArray:
-    """What ``_reconstruct`` makes, until its state turns it into an array; `slots` are where the memo has it."""
-
-    slots: list[int] = attrs.field(factory=list)
-
-
-@attrs.frozen(eq=False)
-class _Global:
-    """A name that plain data uses, and what stands for calling it; None for one that is an argument only."""
-
-    make: Callable[..., object] | None
-
-
-class _Machine:
-    """Carries out the operations of a pickle, each of which is written out here.
-
-    Arguments:
-        budget: How many bytes may be made beyond views of the file.
-    """
-
-    def __init__(self, budget: int) -> None:
-        self._budget = budget
-        self._stack: list[Any] = []
-        self._memo: dict[int, Any] = {}
-        array, scalar, buffer = _Global(_empty_array), _Global(_scalar), _Global(_from_buffer)
-        self._globals = {
-            "numpy ndarray": _Global(None),
-            "numpy dtype": _Global(_make_type),
-            "_codecs encode": _Global(self._encode),
-            "__builtin__ bytes": _Global(_no_bytes),
-            "builtins bytes": _Global(_no_bytes),
-        }
-        for package in ("numpy.core", "numpy._core"):
-            self._globals[f"{package}.multiarray _reconstruct"] = array
-            self._globals[f"{package}.multiarray scalar"] = scalar
-            self._globals[f"{package}.numeric _frombuffer"] = buffer
-
-    def run(self, data: bytes) -> object:
-        for name, argument in _operations(data):
-            if name == "STOP":
-                result = self._stack.pop()
-                if self._stack:
-                    raise ValueError("its end comes too early")
-                _check_complete(result)
-                return result
-            self._step(name, argument)
-        raise ValueError("it ends without an end mark")
-
-    def _step(self, name: str, argument: Any) -> None:
-        push, pop = self._stack.append, self._stack.pop
-        match name:
-            case "PROTO" if argument > 5:
-                raise ValueError(f"expected protocol 0 to 5, got {argument}")
-            case "PROTO" | "FRAME":
-                pass
-            case "NONE" | "NEWTRUE" | "NEWFALSE":
-                push({"NONE": None, "NEWTRUE": True, "NEWFALSE": False}[name])
-            case "STRING" | "BINSTRING" | "SHORT_BINSTRING":
-                push(argument.encode("latin-1"))
-            case "BYTEARRAY8":
-                push(bytes(argument))
-            case _ if name in _VALUES:
-                push(argument)
-            case "MARK":
-                push(_MARK)
-            case "EMPTY_TUPLE" | "EMPTY_LIST" | "EMPTY_DICT":
-                push({"EMPTY_TUPLE": tuple, "EMPTY_LIST": list, "EMPTY_DICT": dict}[name]())
-            case "TUPLE1" | "TUPLE2" | "TUPLE3":
-                push(tuple(reversed([self._value() for _ in range(int(name[-1]))])))
-            case "TUPLE":
-                push(tuple(self._since_mark()))
-            case "LIST":
-                push(self._since_mark())
-            case "DICT":
-                push(_pairs({}, self._since_mark()))
-            case "APPEND":
-                _is(list, self._stack[-2]).append(pop())
-            case "APPENDS":
-                values = self._since_mark()
-                _is(list, self._stack[-1]).extend(values)
-            case "SETITEM":
-                value, key = self._value(), self._value()
-                _pairs(_is(dict, self._stack[-1]), [key, value])
-            case "SETITEMS":
-                values = self._since_mark()
-                _pairs(_is(dict, self._stack[-1]), values)
-            case "PUT" | "BINPUT" | "LONG_BINPUT":
-                self._remember(argument)
-            case "MEMOIZE":
-                self._remember(len(self._memo))
-            case "GET" | "BINGET" | "LONG_BINGET":
-                push(self._memo[argument])
-            case "GLOBAL":
-                push(self._find(argument))
-            case "STACK_GLOBAL":
-                attribute, module = _is(str, pop()), _is(str, pop())
-                push(self._find(f"{module} {attribute}"))
-            case "REDUCE":
-                arguments, function = _is(tuple, pop()), pop()
-                if not isinstance(function, _Global) or function.make is None:
-                    raise ValueError("it calls what is no function")
-                push(function.make(*arguments))
-            case "BUILD":
-                state = _is(tuple, pop())
-                push(self._with_state(pop(), state))
-            case _:
-                # Persistent ids, extension codes, instances of classes, buffers out of the file.
-                raise ValueError(f"the operation {name} is not one of plain data")
-
-    def _value(self) -> Any:
-        value = self._stack.pop()
-        if value is _MARK:
-            raise ValueError("a value is missing")
-        return value
-
-    def _since_mark(self) -> list[Any]:
-        """Pop everything down to the last mark."""
-        values = []
-        while (value := self._stack.pop()) is not _MARK:
-            values.append(value)
-        return values[::-1]
-
-    def _remember(self, slot: int) -> None:
-        value = self._stack[-1]
-        if isinstance(value, _EmptyArray):
-            value.slots.append(slot)
-        self._memo[slot] = value
-
-    def _find(self, name: str) -> _Global:
-        found = self._globals.get(name)
-        if found is None:
-            shown = name.replace(" ", ".", 1)[:100].encode("unicode_escape").decode("ascii")
-            raise _RefusedName(shown)
-        return found
-
-    def _with_state(self, value: object, state: tuple[Any, ...]) -> object:
-        """Give a type its byte order, or make an array of its contents."""
-        if isinstance(value, _Type):
-            # version, byte order, subarray, names, fields, ...: those of a structured type are not None.
-            if any(part is not None for part in state[2:5]):
-                raise ValueError("expected arrays of numbers, got structured ones")
-            order = _is(str, state[1].decode("ascii") if isinstance(state[1], bytes) else state[1])
-            if order == "<" or order == ">":
-                value.dtype = value.dtype.newbyteorder(order)
-            elif order not in ("=", "|"):
-                raise ValueError("a type of numbers has no such byte order")
-            return value
-        if isinstance(value, _EmptyArray):
-            _, shape, kind, fortran, raw = state
-            array = _from_buffer(raw, kind, shape, "F" if fortran else "C")
-            for slot in value.slots:
-                self._memo[slot] = array
-            return array
-        raise ValueError("it gives a state to what has none")
-
-    def _encode(self, text: str, encoding: str) -> bytes:
-        """How Python 3 writes bytes with protocols that have none."""
-        if encoding not in ("latin1", "latin-1"):
-            raise ValueError("expected bytes encoded as latin1")
-        self._budget -= len(_is(str, text))
-        if self._budget < 0:
-            raise ValueError("it unfolds to more than the file holds")
-        return text.encode("latin-1")
-
-
-_OPERATIONS = {operation.code: operation for operation in pickletools.opcodes}
-# Operations that stand for a value, which pickletools reads.
-_VALUES = {
-    *("INT", "BININT", "BININT1", "BININT2", "LONG", "LONG1", "LONG4", "FLOAT", "BINFLOAT"),
-    *("UNICODE", "BINUNICODE", "SHORT_BINUNICODE", "BINUNICODE8", "BINBYTES", "SHORT_BINBYTES", "BINBYTES8"),
-}
-_ESCAPE = rb"""\\(?:x[0-9a-fA-F]{2}|[\\'"abfnrtv])"""
-_LITERAL = re.compile(rb"""'(?:[^\\\n']|%b)*+'\n|"(?:[^\\\n"]|%b)*+"\n""" % (_ESCAPE, _ESCAPE))
-
-
-def _operations(data: bytes) -> Iterator[tuple[str, Any]]:
-    """Yield the name and the argument of each operation; arguments end where the file does."""
-    file = io.BytesIO(data)
-    while code := file.read(1):
-        operation = _OPERATIONS.get(code.decode("latin-1"))
-        if operation is None:
-            raise ValueError(f"unknown operation {code!r} at byte {file.tell() - 1}")
-        if operation.name == "STRING":
-            # pickletools reads ASCII only. What Python 2 wrote is a literal of bytes.
-            if not _LITERAL.fullmatch(line := file.readline()):
-                raise ValueError("a text without quotes")
-            yield operation.name, codecs.escape_decode(line[1:-2])[0].decode("latin-1")
-        elif operation.name == "GLOBAL":
-            # pickletools takes a backslash in a name for an escape.
-            lines = [file.readline().decode("utf-8") for _ in range(2)]
-            yield operation.name, " ".join(line.removesuffix("\n") for line in lines)
-        else:
-            yield operation.name, None if operation.arg is None else operation.arg.reader(file)
-
-
-def _check_complete(result: object) -> None:
-    """Check that nothing is left of what only goes into values; without recursion, as nesting has no limit."""
-    waiting, seen = [result], set()
-    while waiting:
-        value = waiting.pop()
-        if value is _MARK or isinstance(value, (_Global, _Type, _EmptyArray)):
-            raise ValueError("a type or a function stands where a value should be")
-        if isinstance(value, (list, tuple, dict)) and id(value) not in seen:
-            seen.add(id(value))
-            waiting.extend(value.values() if isinstance(value, dict) else value)
-
-
-def _is(kind: type[Any], value: Any) -> Any:
-    """Return the value if it is of the type."""
-    if type(value) is not kind:
-        raise ValueError(f"expected {kind.__name__}, got {type(value).__name__}")
-    return value
-
-
-def _pairs(into: dict[Any, Any], values: list[Any]) -> dict[Any, Any]:
-    """Set alternating keys and values; a key that is a container could be nested so deeply that hashing it crashes."""
-    for key, value in zip(values[::2], values[1::2], strict=True):
-        if not isinstance(key, (str, bytes, int, float)):
-            raise ValueError(f"expected keys that are text or numbers, got {type(key).__name__}")
-        into[key] = value
-    return into
+    def set_order(self, order: Any, *structure: object) -> None:
+        """Take over the byte order of a type without subarray, names and fields."""
+        if any(part is not None for part in structure):
+            raise ValueError("expected arrays of numbers, got structured ones")
+        order = order.decode("ascii") if isinstance(order, bytes) else order
+        if order not in ("<", ">", "=", "|"):
+            raise ValueError("a type of numbers has no such byte order")
+        if order in ("<", ">"):
+            self.dtype = self.dtype.newbyteorder(order)
 
 
 def _make_type(code: object, *_: object) -> _Type:
@@ -315,13 +249,6 @@ def _make_type(code: object, *_: object) -> _Type:
     if not isinstance(text, str) or not re.fullmatch(r"b1|[iu][1248]|f[248]", text):
         raise ValueError("expected arrays of plain numbers")
     return _Type(np.dtype(text))
-
-
-def _empty_array(cls: object, shape: object, code: object) -> _EmptyArray:
-    """``_reconstruct(ndarray, (0,), b"b")``."""
-    if not isinstance(cls, _Global) or cls.make is not None or shape != (0,):
-        raise ValueError("expected arrays that start empty")
-    return _EmptyArray()
 
 
 def _from_buffer(
@@ -347,15 +274,3 @@ def _from_buffer(
     if order not in ("C", "F"):
         raise ValueError("expected an order of rows or columns")
     return flat.reshape(sizes, order="F" if order == "F" else "C")
-
-
-def _scalar(kind: object, raw: object) -> object:
-    """One number of numpy as one of Python."""
-    return _from_buffer(raw, kind, (1,), "C")[0].item()
-
-
-def _no_bytes(*arguments: object) -> bytes:
-    """``bytes()``, as Python 3 writes it with protocols that have no bytes."""
-    if arguments:
-        raise ValueError("expected no arguments of bytes()")
-    return b""

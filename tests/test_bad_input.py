@@ -10,8 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from mpcc.core.commands import entry
-from mpcc.core.commands.train import train
+from mpcc.core.commands import entry, train
 from mpcc.core.registry import Registry, load_registry
 
 TINY = {

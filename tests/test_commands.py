@@ -206,7 +206,7 @@ def test_a_mistyped_command_of_mpcc_is_one_line_and_status_2(
 def test_a_reader_that_goes_away_is_no_error() -> None:
     code = (
         "import os, sys\nfrom mpcc.core.commands import entry\nread, write = os.pipe()\n"
-        "os.close(read)\nos.dup2(write, 1)\ncli.run_main(['--dry-run'])"
+        "os.close(read)\nos.dup2(write, 1)\nentry.run_main(['--dry-run'])"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert (done.returncode, done.stderr) == (0, "")

@@ -228,17 +228,17 @@ def test_no_room_for_the_files_of_the_last_evaluation_is_repaired_by_mpcc_evalua
 ) -> None:
     place = disk("size=2m")
     folder = place / "run"
-    write = Findings.write
+    write = RunFolder.write_findings
 
-    def without_room(self: Findings, target: RunFolder) -> None:
+    def without_room(self: RunFolder, findings: Findings) -> None:
         fill(place)
         try:
-            write(self, target)
+            write(self, findings)
         finally:
             empty(place)
 
     with monkeypatch.context() as patched:
-        patched.setattr(Findings, "write", without_room)
+        patched.setattr(RunFolder, "write_findings", without_room)
         assert run(*tiny(), "--out", folder) == 4
     said = lines(capsys.readouterr().err)
     assert said[-1] == (

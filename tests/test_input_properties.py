@@ -19,8 +19,8 @@ from hypothesis import strategies as some
 from hypothesis.extra import numpy as arrays
 from PIL import Image
 
+from mpcc.core.commands import plugins
 from mpcc.core.commands.flags import command_line, early_flags, file_flags, full_signature, parse
-from mpcc.core.commands.train import train
 from mpcc.core.config import Layer, RunSettings, options, read_config, resolve
 from mpcc.core.errors import InvalidInput
 from mpcc.core.registry import Registry, load_registry
@@ -146,7 +146,7 @@ def test_any_table_is_a_registry_that_can_be_listed_or_refused(tables: dict[str,
         (place / "mine.toml").write_bytes(tomli_w.dumps(tables).encode())
         found = accepted_or_refused(lambda: load_registry([], registries=[place / "mine.toml"]))
         if isinstance(found, Registry):
-            train.print_plugins(found)
+            plugins.print_plugins(found)
 
 
 SIGNATURE, _ = full_signature(BUILT_IN, resolve(BUILT_IN, [Layer("flag", {})]))

@@ -18,8 +18,7 @@ import pytest
 import tomli_w
 from PIL import Image
 
-from mpcc.core.commands import entry
-from mpcc.core.commands.train import train
+from mpcc.core.commands import entry, plugins
 from mpcc.core.config import read_config
 from mpcc.core.errors import InvalidInput
 from mpcc.core.registry import load_registry
@@ -255,7 +254,7 @@ def test_what_plugins_say_of_themselves_is_text(
     monkeypatch.setattr(sys, "path", list(sys.path))  # the folder of a registry file joins it
     entry, file = {"target": "a.b:c", "summary": "[/] and [bold]all[/bold]"}, tmp_path / "mine.toml"
     file.write_text(tomli_w.dumps({"metrics": {"mine": entry}}), encoding="utf-8")
-    train.print_plugins(load_registry([], registries=[file]))
+    plugins.print_plugins(load_registry([], registries=[file]))
     assert entry["summary"] in capsys.readouterr().out
     for summary in ("two\nlines", "\x1b[31mred", "two\u2028lines"):
         file.write_text(tomli_w.dumps({"metrics": {"mine": {**entry, "summary": summary}}}), encoding="utf-8")

@@ -41,6 +41,7 @@ __all__ = [
     "register_architectures",
     "register_datasets",
     "register_metrics",
+    "register_objectives",
     "register_priors",
     "run_ended",
     "run_started",
@@ -72,7 +73,8 @@ class RunInfo:
 
     Attributes:
         folder: The run folder; an observer may put files of its own into it.
-        config: The resolved configuration: tables ``run``, ``prior``, ``arch``, ``data`` of plain values.
+        config: The resolved configuration: tables ``run``, ``prior``, ``arch``, ``data``, ``objective`` of plain
+            values.
         iteration: How many iterations are done; not 0 for a resumed run.
         iterations: How many there will be.
     """
@@ -104,6 +106,11 @@ def register_metrics(register: Register) -> None:
 
 
 @hookspec
+def register_objectives(register: Register) -> None:
+    """Register subclasses of `mpcc.core.contracts.Objective`: which updates make an iteration, and their losses."""
+
+
+@hookspec
 def run_started(run: RunInfo) -> None:
     """Learn that training is about to start."""
 
@@ -127,6 +134,6 @@ def run_ended(iteration: int, results: Mapping[str, Any] | None, reason: str | N
 
 
 HOOKS = (
-    *("register_priors", "register_architectures", "register_datasets", "register_metrics"),
+    *("register_priors", "register_architectures", "register_datasets", "register_metrics", "register_objectives"),
     *("run_started", "step_ended", "evaluated", "run_ended"),
 )

@@ -16,7 +16,18 @@ from mpcc.core.registry import load_registry
 
 # Frozen: a flag that is renamed or lost breaks people's scripts. New ones are added here on purpose.
 FLAGS = {
-    *("--prior", "--arch", "--data", "--clusters", "--latent-dim", "--iterations", "--batch", "--lr", "--lr-decay"),
+    *(
+        "--prior",
+        "--arch",
+        "--data",
+        "--objective",
+        "--clusters",
+        "--latent-dim",
+        "--iterations",
+        "--batch",
+        "--lr",
+        "--lr-decay",
+    ),
     *("--prior-lr", "--d-steps", "--e-steps", "--ema-decay", "--ema-start", "--latent-weight", "--membership-weight"),
     *(
         "--entropy-weight",

@@ -83,7 +83,9 @@ def test_other_commands_exist() -> None:
 
 
 def test_the_table_of_plugins_is_the_registry() -> None:
-    rows = re.findall(r"^\| `([\w-]+)` \| (prior|architecture|dataset|metric) \| (.*) \|$", README, re.MULTILINE)
+    rows = re.findall(
+        r"^\| `([\w-]+)` \| (prior|architecture|dataset|metric|objective) \| (.*) \|$", README, re.MULTILINE
+    )
     assert rows == [(entry.name, entry.kind, entry.summary) for entry in load_registry(()).all_entries()]
 
 

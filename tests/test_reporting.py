@@ -42,8 +42,15 @@ def test_originals_and_reconstructions_alternate() -> None:
 
 
 def test_terms_are_logged_raw_and_weighted(tmp_path: Path) -> None:
-    log = EventLog(tmp_path, WEIGHTS)
-    log.losses(5, {"data_discriminator": 2.0, "latent": 3.0}, {"prior": 0.5}, {"encoder": 0.25})
+    log = EventLog(tmp_path)
+    weights = {"data_discriminator": 1.5, "latent": 0.1}
+    log.losses(5, {"data_discriminator": 2.0, "latent": 3.0}, weights, {"prior": 0.5}, {"encoder": 0.25})
+        5,
+        {"data_discriminator": 2.0, "latent": 3.0},
+        {"data_discriminator": 1.5, "latent": 0.1},
+        {"prior": 0.5},
+        {"encoder": 0.25},
+    )
     log.close()
     events = EventAccumulator(str(tmp_path)).Reload()
     read = {tag: events.Scalars(tag)[0] for tag in events.Tags()["scalars"]}
@@ -51,19 +58,19 @@ def test_terms_are_logged_raw_and_weighted(tmp_path: Path) -> None:
     values = {tag: event.value for tag, event in read.items()}
     assert values == pytest.approx(
         {
-            **{"terms/data_discriminator": 2.0, "weighted/data_discriminator": 2 * WEIGHTS.data},
-            **{"terms/latent": 3.0, "weighted/latent": 3 * WEIGHTS.latent, "learning_rate/prior": 0.5},
+            **{"terms/data_discriminator": 2.0, "weighted/data_discriminator": 3.0},
+            **{"terms/latent": 3.0, "weighted/latent": 0.3, "learning_rate/prior": 0.5},
             "gradient_norm/encoder": 0.25,
         }
     )
 
 
 def test_resumed_events_hide_those_that_are_written_anew(tmp_path: Path) -> None:
-    first = EventLog(tmp_path, WEIGHTS)
+    first = EventLog(tmp_path)
     for step in (1, 2, 3, 4):
         first.scores(step, {"acc": 0.1}, 1)
     first.close()
-    second = EventLog(tmp_path, WEIGHTS, purge_step=3)
+    second = EventLog(tmp_path, purge_step=3)
     for step in (3, 4, 5):
         second.scores(step, {"acc": 0.9}, 1)
     second.close()
@@ -88,7 +95,7 @@ class Plain(GaussianMixture):
 
 
 def test_a_prior_without_scales_has_no_histogram_of_them_and_its_other_quantities_are_written(tmp_path: Path) -> None:
-    log = EventLog(tmp_path, WEIGHTS)
+    log = EventLog(tmp_path)
     log.prior(1, Plain(2, 3, GaussianMixtureOptions()))
     log.close()
     events = EventAccumulator(str(tmp_path)).Reload()
@@ -97,7 +104,7 @@ def test_a_prior_without_scales_has_no_histogram_of_them_and_its_other_quantitie
 
 
 def test_a_note_is_written_as_text(tmp_path: Path) -> None:
-    log = EventLog(tmp_path, WEIGHTS)
+    log = EventLog(tmp_path)
     log.note("entropy", "noisy")
     log.close()
     assert EventAccumulator(str(tmp_path)).Reload().Tags()["tensors"] == ["entropy/text_summary"]

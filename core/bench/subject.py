@@ -20,6 +20,7 @@ from mpcc.core.errors import InvalidInput
 from mpcc.core.evaluation.inference import predictions
 from mpcc.core.method.entropy import EntropyPolicy
 from mpcc.core.method.model import Model
+from mpcc.core.method.phases import phases_of
 from mpcc.core.registry import Entry, Registry
 from mpcc.core.reporting.summary import Summary, summarise
 from mpcc.core.run.assembly import load_data, schedule_of
@@ -183,6 +184,9 @@ class Subject:
             prior,
             channels=self.channels,
             schedule=schedule_of(settings),
+            phases=phases_of(
+                self.registry.entry("objective", self.config.objective.name).load()(self.config.objective.options)
+            ),
             entropy=EntropyPolicy.of(prior, settings.entropy, settings.entropy_samples),
         )
 

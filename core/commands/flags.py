@@ -50,7 +50,12 @@ COMMAND_FLAGS: dict[str, tuple[str, Any, str]] = {
     "traceback": ("--traceback", bool, "show the traceback of an error"),
     "version": ("--version", bool, "print the version"),
 }
-SECTION_HELP = {"prior": "prior p(y) p(z|y)", "arch": "architecture of the three networks", "data": "data set"}
+SECTION_HELP = {
+    "prior": "prior p(y) p(z|y)",
+    "arch": "architecture of the three networks",
+    "data": "data set",
+    "objective": "which updates make an iteration",
+}
 
 
 def early_flags(arguments: list[str]) -> dict[str, str | None]:

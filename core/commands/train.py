@@ -85,6 +85,7 @@ def describe(registry: Registry, config: RunConfig) -> None:
     """
     from mpcc.core.images.augmentation import Augmentation
     from mpcc.core.method.entropy import EntropyPolicy
+    from mpcc.core.method.phases import phases_of
     from mpcc.core.registry.attribution import attributed
     from mpcc.core.reporting.summary import summarise
     from mpcc.core.run.assembly import known_metrics, load_data, schedule_of
@@ -113,6 +114,7 @@ def describe(registry: Registry, config: RunConfig) -> None:
             entropy=entropy,
             channels=channels,
             schedule=schedule_of(settings),
+            phases=phases_of(entries["objective"].load()(config.objective.options)),
         )
     print("\n" + "\n".join(f"# {line}".rstrip() for line in summary.lines()))
 

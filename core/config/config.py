@@ -42,7 +42,7 @@ NO_PRESET = "none"
 # Lists of files above the sections of a configuration.
 FILE_LISTS = ("plugins", "registries")
 # The sections of a configuration that name a plugin, and the kind of plugin.
-SECTIONS = {"prior": "prior", "arch": "architecture", "data": "dataset"}
+SECTIONS = {"prior": "prior", "arch": "architecture", "data": "dataset", "objective": "objective"}
 
 
 @attrs.frozen
@@ -62,6 +62,7 @@ class RunConfig:
         prior: Choice of prior.
         arch: Choice of architecture.
         data: Choice of data set.
+        objective: Choice of the system: which updates make an iteration.
         origins: Where each value came from, by dotted name such as ``run.clusters``.
         plugins: One-file plugins to be loaded, absolute paths.
         registries: Registry files to be loaded, absolute paths.
@@ -71,6 +72,7 @@ class RunConfig:
     prior: PluginChoice
     arch: PluginChoice
     data: PluginChoice
+    objective: PluginChoice
     origins: Mapping[str, str] = attrs.field(factory=dict, eq=False)
     plugins: tuple[Path, ...] = ()
     registries: tuple[Path, ...] = ()
@@ -269,6 +271,7 @@ def resolve(registry: Registry, layers: list[Layer], preset: str | None = None) 
         prior=choices["prior"],
         arch=choices["arch"],
         data=choices["data"],
+        objective=choices["objective"],
         origins=origins,
         plugins=registry.plugin_files,
         registries=registry.registry_files,

@@ -9,117 +9,28 @@ name that two plugins claim can't be used until one of them goes.
 from __future__ import annotations
 
 import contextlib
-import importlib
 import inspect
 import os
 import sys
 import tomllib
-import unicodedata
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 import attrs
-import pluggy
 
-from mpcc.core import hookspecs
 from mpcc.core.errors import InvalidInput, PluginError, unknown_name
+from mpcc.core.registry.entries import KINDS, Entry, reason
 from mpcc.core.registry.local_plugins import import_file, read_source
+from mpcc.core.registry.plugin import Observer, Plugin
 from mpcc.core.registry.registry_file import RegistryFile, environment_registries
 
-__all__ = [
-    "API_VERSION",
-    "KINDS",
-    "Broken",
-    "Entry",
-    "Observer",
-    "Registry",
-    "failing_file",
-    "load_registry",
-    "reason",
-    "strict_plugins",
-]
+__all__ = ["Broken", "Registry", "failing_file", "load_registry", "strict_plugins"]
 
-API_VERSION = 1
 ENTRY_POINT_GROUP = "mpcc"
 STRICT_VARIABLE = "MPCC_STRICT_PLUGINS"
-# What text of one line has not: control characters, separators of lines and of paragraphs, halves of characters.
-BREAKS = ("Cc", "Zl", "Zp", "Cs")
 BUILT_IN_FILE = Path(__file__).resolve().parents[2] / "registry.toml"
-
-# The contract that a class of each kind must fulfil; hooks and registry.toml use the plural.
-KINDS = {"prior": "Prior", "architecture": "Architecture", "dataset": "Dataset", "metric": "Metric"}
-
-
-@attrs.frozen
-class Entry:
-    """One registered name.
-
-    Attributes:
-        kind: ``prior``, ``architecture``, ``dataset`` or ``metric``.
-        name: What a user types.
-        target: Import path of the class, ``module:Class``.
-        summary: One line.
-        options: Import path of the options class, or None.
-        defaults: Default values of options that differ from those of the class.
-        origin: The entry point that registered it, or ``built-in``.
-        distribution: The installed distribution that it came with.
-        version: That distribution's version.
-    """
-
-    kind: str
-    name: str
-    target: str
-    summary: str
-    options: str | None
-    defaults: Mapping[str, Any]
-    origin: str
-    distribution: str
-    version: str
-
-    def load(self) -> type:
-        """Import the class and check it against the contract.
-
-        Raises:
-            PluginError: If the import fails or the class is not what the contract asks for.
-        """
-        contract = getattr(importlib.import_module("mpcc.core.contracts"), KINDS[self.kind])
-        found = self._resolve(self.target)
-        if not (inspect.isclass(found) and issubclass(found, contract)):
-            raise PluginError(f"{self.described()}: {self.target} is not a subclass of {contract.__name__}")
-        if inspect.isabstract(found):
-            missing = ", ".join(sorted(getattr(found, "__abstractmethods__", ())))
-            raise PluginError(f"{self.described()}: {self.target} lacks {missing}")
-        return found
-
-    def options_class(self) -> type | None:
-        """Import the options class, or return None if there are no options.
-
-        Raises:
-            PluginError: If the import fails or it is no class.
-        """
-        if self.options is None:
-            return None
-        found = self._resolve(self.options)
-        if not inspect.isclass(found):
-            raise PluginError(f"{self.described()}: {self.options} is not a class")
-        return found
-
-    def described(self) -> str:
-        """Return kind, name, distribution and version for messages."""
-        return f"{self.kind} {self.name!r} of {self.distribution} {self.version} ({self.origin})"
-
-    def _resolve(self, path: str) -> Any:
-        module_name, _, attribute = path.partition(":")
-        try:
-            module = importlib.import_module(module_name)
-        except (Exception, SystemExit) as error:
-            raise PluginError(f"{self.described()}: cannot import {module_name}: {reason(error)}") from error
-        try:
-            return getattr(module, attribute)
-        except AttributeError as error:
-            raise PluginError(f"{self.described()}: {module_name} has no {attribute!r}") from error
 
 
 @attrs.frozen
@@ -135,22 +46,6 @@ class Broken:
     def described(self) -> str:
         """Return one line that names the plugin, its distribution, its file and the reason."""
         return f"plugin {self.origin!r} of {self.distribution} {self.version} ({self.file}): {self.error}"
-
-
-@attrs.frozen
-class Observer:
-    """A plugin that watches runs.
-
-    Attributes:
-        hooks: The hooks that it implements, by name; each takes the arguments of its specification by keyword.
-        package: Its module.
-    """
-
-    hooks: Mapping[str, Callable[..., Any]]
-    package: str
-    origin: str
-    distribution: str
-    version: str
 
 
 @attrs.frozen
@@ -207,12 +102,6 @@ class Registry:
                 yield from claims
 
 
-def reason(error: BaseException) -> str:
-    """Return the kind and the message of an exception in one line."""
-    text = " ".join(str(error).split())
-    return f"{type(error).__name__}: {text}" if text else type(error).__name__
-
-
 def strict_plugins() -> bool:
     """Return whether the user wants every broken plugin to be an error."""
     return os.environ.get(STRICT_VARIABLE, "") not in {"", "0"}
@@ -236,68 +125,104 @@ def load_registry(
         PluginError: If a file that the user named is broken, or any plugin is and ``MPCC_STRICT_PLUGINS=1``.
     """
     table = tomllib.loads(BUILT_IN_FILE.read_text(encoding="utf-8"))
-    manager = pluggy.PluginManager("mpcc")
-    manager.add_hookspecs(hookspecs)
-    entries: dict[str, dict[str, tuple[Entry, ...]]] = {kind: {} for kind in KINDS}
-    broken: list[Broken] = []
-    observers: list[Observer] = []
-    presets = dict(table["presets"])
-    owners = dict.fromkeys(presets, "registry.toml of mpcc")
-
-    def collect(plugin: object, origin: str, distribution: str, version: str) -> None:
-        found = registrations(manager, plugin, origin, distribution, version)
-        observer = observing(manager, plugin, origin, distribution, version)
-        for entry in found:
-            by_name = entries[entry.kind]
-            by_name[entry.name] = (*by_name.get(entry.name, ()), entry)
-        if observer is not None:
-            observers.append(observer)
-
-    collect(RegistryFile(table), "built-in", "mpcc", metadata.version("mpcc"))
+    collection = Collection(dict(table["presets"]), dict.fromkeys(table["presets"], "registry.toml of mpcc"))
+    collection.add(Plugin.of(RegistryFile(table), "built-in", "mpcc", metadata.version("mpcc")))
     registries = unique([*environment_registries(), *registries], "--registry")
     plugins = unique(plugins, "--plugin")
     # A plugin may print; standard output belongs to the commands.
     with contextlib.redirect_stdout(sys.stderr):
         for path in registries:
             file = RegistryFile.read(path)
-            collect(file, str(path), "registry file", file.version)
-            for name, preset in file.presets.items():
-                if name in presets:
-                    raise InvalidInput(
-                        f"preset {name!r} is in {owners[name]} and in {path}: expected another name in one of them"
-                    )
-                presets[name], owners[name] = preset, str(path)
+            collection.add(Plugin.of(file, str(path), "registry file", file.version))
+            collection.add_presets(file.presets, path)
         for path in plugins:
-            version = read_source(path)
-            try:
-                collect(import_file(path), str(path), "local file", version)
-            except (Exception, SystemExit) as error:
-                sys.modules.pop(path.stem, None)
-                place = failing_file(path.stem, error) or str(path)
-                raise PluginError(Broken(path.stem, "local file", version, place, reason(error)).described()) from error
+            collection.add(plugin_of_file(path))
         points = metadata.entry_points(group=ENTRY_POINT_GROUP) if entry_points is None else entry_points
-        # pluggy's own loader stops at the first plugin that raises; one by one, a bad plugin harms itself only.
+        # pluggy's own loader stops at the first plugin that raises. One by one, a bad plugin harms only itself.
         for point in sorted(points, key=lambda point: point.name):
-            distribution = point.dist.name if point.dist else "?"
-            version = point.dist.version if point.dist else "?"
-            try:
-                collect(point.load(), point.name, distribution, version)
-            except (Exception, SystemExit) as error:
-                place = failing_file(point.module, error) or point.value
-                record = Broken(point.name, distribution, version, place, reason(error))
-                if strict_plugins():
-                    raise PluginError(record.described()) from error
-                broken.append(record)
+            plugin = plugin_of_entry_point(point)
+            if isinstance(plugin, Plugin):
+                collection.add(plugin)
+            elif strict_plugins():
+                raise PluginError(plugin.described())
+            else:
+                collection.broken.append(plugin)
     return Registry(
-        entries=entries,
-        presets=presets,
+        entries=collection.entries,
+        presets=collection.presets,
         defaults=table["defaults"],
-        broken=tuple(broken),
-        observers=tuple(observers),
+        broken=tuple(collection.broken),
+        observers=tuple(collection.observers),
         compat=table["compat"],
         plugin_files=tuple(plugins),
         registry_files=tuple(registries),
     )
+
+
+@attrs.define
+class Collection:
+    """What has been loaded so far.
+
+    Attributes:
+        presets: By name.
+        owners: The file of each preset, by name.
+        entries: By kind, then by name.
+        observers: Plugins that watch runs.
+        broken: Plugins that could not be loaded.
+    """
+
+    presets: dict[str, Mapping[str, Any]]
+    owners: dict[str, str]
+    entries: dict[str, dict[str, tuple[Entry, ...]]] = attrs.field(factory=lambda: {kind: {} for kind in KINDS})
+    observers: list[Observer] = attrs.field(factory=list)
+    broken: list[Broken] = attrs.field(factory=list)
+
+    def add(self, plugin: Plugin) -> None:
+        """Take what a plugin brings."""
+        for entry in plugin.entries:
+            by_name = self.entries[entry.kind]
+            by_name[entry.name] = (*by_name.get(entry.name, ()), entry)
+        self.observers += [plugin.observer] if plugin.observer is not None else []
+
+    def add_presets(self, presets: Mapping[str, Mapping[str, Any]], path: Path) -> None:
+        """Take the presets of a file.
+
+        Raises:
+            InvalidInput: If one has the name of another.
+        """
+        for name, preset in presets.items():
+            if name in self.presets:
+                raise InvalidInput(
+                    f"preset {name!r} is in {self.owners[name]} and in {path}: expected another name in one of them"
+                )
+            self.presets[name], self.owners[name] = preset, str(path)
+
+
+def plugin_of_file(path: Path) -> Plugin:
+    """Load a one-file plugin.
+
+    Raises:
+        InvalidInput: If the file cannot be a plugin.
+        PluginError: If it is broken.
+    """
+    version = read_source(path)
+    try:
+        return Plugin.of(import_file(path), str(path), "local file", version)
+    except (Exception, SystemExit) as error:
+        sys.modules.pop(path.stem, None)
+        place = failing_file(path.stem, error) or str(path)
+        raise PluginError(Broken(path.stem, "local file", version, place, reason(error)).described()) from error
+
+
+def plugin_of_entry_point(point: metadata.EntryPoint) -> Plugin | Broken:
+    """Load an installed plugin; one that fails comes back as the record of its failure."""
+    distribution = point.dist.name if point.dist else "?"
+    version = point.dist.version if point.dist else "?"
+    try:
+        return Plugin.of(point.load(), point.name, distribution, version)
+    except (Exception, SystemExit) as error:
+        place = failing_file(point.module, error) or point.value
+        return Broken(point.name, distribution, version, place, reason(error))
 
 
 def unique(paths: Iterable[Path], flag: str) -> list[Path]:
@@ -323,77 +248,3 @@ def failing_file(module: str, error: BaseException) -> str | None:
         if package in Path(frame.filename).with_suffix("").parts:
             return f"{frame.filename}:{frame.lineno}"
     return None
-
-
-def observing(
-    manager: pluggy.PluginManager, plugin: object, origin: str, distribution: str, version: str
-) -> Observer | None:
-    """Return a registered plugin as an observer, or None if it implements no hook that watches runs."""
-    others = [other for other in manager.get_plugins() if other is not plugin]
-    hooks: dict[str, Callable[..., Any]] = {}
-    for name in hookspecs.HOOKS:
-        caller = manager.subset_hook_caller(name, others)
-        if not name.startswith("register_") and caller.get_hookimpls():
-            hooks[name] = caller
-    package = getattr(plugin, "__name__", type(plugin).__module__)
-    return Observer(hooks, package, origin, distribution, version) if hooks else None
-
-
-def registrations(
-    manager: pluggy.PluginManager, plugin: object, origin: str, distribution: str, version: str
-) -> list[Entry]:
-    """Call one plugin's registration hooks and return what it registers; on any error nothing of it stays.
-
-    Raises:
-        PluginError: If a hook does not exist, or a registration is not valid.
-        Exception: Whatever the plugin raises.
-    """
-    for name in dir(plugin):
-        options = manager.parse_hookimpl_opts(plugin, name)
-        if options is not None and not options["optionalhook"] and (options["specname"] or name) not in hookspecs.HOOKS:
-            raise unknown_name("hook", name, hookspecs.HOOKS)
-    staged: list[Entry] = []
-    manager.register(plugin, name=f"{distribution}:{origin}")
-    try:
-        others = [other for other in manager.get_plugins() if other is not plugin]
-        for kind in KINDS:
-
-            def register(
-                name: str,
-                target: str,
-                *,
-                summary: str,
-                options: str | None = None,
-                defaults: Mapping[str, Any] | None = None,
-                api_version: int = 1,
-                kind: str = kind,
-            ) -> None:
-                check_registration(kind, name, target, summary, options, api_version)
-                if any(entry.kind == kind and entry.name == name for entry in staged):
-                    raise PluginError(f"{kind} {name!r} is registered twice by {distribution} ({origin})")
-                staged.append(
-                    Entry(kind, name, target, summary, options, dict(defaults or {}), origin, distribution, version)
-                )
-
-            manager.subset_hook_caller(f"register_{kind}s", others)(register=register)
-    except BaseException:
-        manager.unregister(plugin)
-        raise
-    return staged
-
-
-def check_registration(kind: str, name: str, target: str, summary: str, options: str | None, api_version: int) -> None:
-    """Refuse a registration that could not work.
-
-    Raises:
-        PluginError: Naming the value and what was expected.
-    """
-    if not isinstance(name, str) or not name or not name.replace("_", "").replace("-", "").isalnum():
-        raise PluginError(f"{kind} name {name!r}: expected letters, digits, '-' and '_'")
-    for path in (target, *(() if options is None else (options,))):
-        if not isinstance(path, str) or len(path.split(":")) != 2 or not all(path.split(":")):
-            raise PluginError(f"{kind} {name!r}: {path!r} is not an import path like 'package.module:Class'")
-    if not isinstance(summary, str) or not summary or any(unicodedata.category(each) in BREAKS for each in summary):
-        raise PluginError(f"{kind} {name!r}: the summary must be one line of text, got {summary!r}")
-    if api_version != API_VERSION:
-        raise PluginError(f"{kind} {name!r} is written for plugin API {api_version}; this mpcc has {API_VERSION}")

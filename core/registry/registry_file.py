@@ -36,8 +36,8 @@ from mpcc.core.system.toml_file import read_toml
 __all__ = ["RegistryFile", "digest", "environment_registries"]
 
 VARIABLE = "MPCC_REGISTRY"
-SECTIONS = ("priors", "architectures", "datasets", "metrics")
-PRESET_TABLES = ("run", "prior", "arch", "data")
+SECTIONS = ("priors", "architectures", "datasets", "metrics", "objectives")
+PRESET_TABLES = ("run", "prior", "arch", "data", "objective")
 FIELDS = ("target", "summary", "options", "defaults", "api_version")
 
 
@@ -109,6 +109,10 @@ class RegistryFile:
     @hookimpl
     def register_metrics(self, register: Register) -> None:
         self._register("metrics", register)
+
+    @hookimpl
+    def register_objectives(self, register: Register) -> None:
+        self._register("objectives", register)
 
 
 def check_entry(where: str, section: str, name: str, entry: Any) -> None:

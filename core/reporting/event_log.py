@@ -32,7 +32,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import attrs
 import torch
 from torch.utils.tensorboard import SummaryWriter
 
@@ -40,7 +39,6 @@ from mpcc.core.contracts import Prior
 from mpcc.core.evaluation.confusion import Confusion, confusion_sheet
 from mpcc.core.evaluation.evaluation import Pictures
 from mpcc.core.evaluation.sheets import reconstruction_sheet, sample_sheet
-from mpcc.core.method.terms import TermWeights
 
 if TYPE_CHECKING:
     # What an evaluation finds draws its pictures with the functions below.
@@ -55,28 +53,25 @@ class EventLog:
 
     Arguments:
         folder: The run folder.
-        weights: Of the terms.
         purge_step: On resume, the first step that is written anew; later events of the old run are hidden.
     """
 
-    def __init__(self, folder: Path, weights: TermWeights, purge_step: int | None = None) -> None:
+    def __init__(self, folder: Path, purge_step: int | None = None) -> None:
         self._folder = folder
         self._open(purge_step)
-        self._weights = attrs.asdict(weights)
 
     def losses(
         self,
         step: int,
         terms: Mapping[str, float],
+        weights: Mapping[str, float],
         learning_rates: Mapping[str, float],
         gradient_norms: Mapping[str, float],
     ) -> None:
         """Write the terms, raw and weighted, the step sizes and the sizes of the gradients."""
         for name, value in terms.items():
-            # data_discriminator and data_generator are two sides of the one data term.
-            weight = self._weights[name.partition("_")[0]]
             self._scalar(f"terms/{name}", value, step)
-            self._scalar(f"weighted/{name}", weight * value, step)
+            self._scalar(f"weighted/{name}", weights[name] * value, step)
         for name, value in learning_rates.items():
             self._scalar(f"learning_rate/{name}", value, step)
         for name, value in gradient_norms.items():

@@ -10,6 +10,7 @@ Letters in shapes: N images, D image channels, R image size.
 
 from __future__ import annotations
 
+import contextlib
 import copy
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
@@ -257,6 +258,22 @@ def describe(networks: Networks) -> Callable[[], tuple[NetworkSummary, NetworkSu
     return told
 
 
+class Untracked(contextlib.AbstractContextManager[None]):
+    """In place of what tells modules apart: its hooks do not bear gradients inside a loss, and only totals count."""
+
+    parents = frozenset({"Global"})
+
+    def __exit__(self, *error: object) -> None:
+        """Do nothing."""
+
+
+def operation_counter() -> FlopCounterMode:
+    """Return torch's counter of floating-point operations, for losses that take gradients of their own too."""
+    counter = FlopCounterMode(display=False)
+    counter.mod_tracker = Untracked()
+    return counter
+
+
 def count(
     model: Model, shape: tuple[int, int, int], schedule: Schedule, phases: Sequence[Phase | Afterwards]
 ) -> tuple[PhaseCost, ...]:
@@ -278,7 +295,7 @@ def count(
         real = None if phase.real is None else torch.zeros(size, *shape)
         with (
             trainable(*(model.trained_parts()[part] for part in phase.trains)),
-            FlopCounterMode(display=False) as flops,
+            operation_counter() as flops,
         ):
             generated = None
             if phase.draws is not Draws.NOTHING:

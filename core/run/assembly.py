@@ -186,7 +186,9 @@ def differences(saved: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
     """
     found = []
     for section in now:
-        before, after = saved.get(section, {}), now[section]
+        if section not in saved:  # an earlier version did not know it: the run had the default
+            continue
+        before, after = saved[section], now[section]
         if section == "run":
             # A checkpoint of an earlier version does not know what has been added since: it ran with the defaults.
             before = {**{each.name: each.default for each in attrs.fields(RunSettings)}, **before}

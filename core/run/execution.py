@@ -78,7 +78,7 @@ class Execution:
             folder.write_config(run.config)
             if run.data.skipped:
                 folder.write_skipped(run.data.skipped)
-        self.events = EventLog(folder.path, self.trainer.weights, purge_step=start + 1 if resumed else None)
+        self.events = EventLog(folder.path, purge_step=start + 1 if resumed else None)
         self.observers = Observers.of(run.observers, self.trainer.model.device)
         self.results: dict[str, Any] = {}
         self._interval = Interval.parse(self.settings.checkpoint_every)
@@ -177,8 +177,9 @@ class Execution:
         """Log the terms, the sizes of the gradients and the step sizes."""
         rates = {name: float(optimizer.param_groups[0]["lr"]) for name, optimizer in self.trainer.optimizers.items()}
         norms = {name: float(norm) for name, norm in self.trainer.guard.norms.items()}
-        self.events.losses(self.trainer.iteration, values, rates, norms)
-        self.run.hinges.append(values["data_discriminator"])
+        self.events.losses(self.trainer.iteration, values, self.trainer.term_weights, rates, norms)
+        # Another objective may have no discriminator.
+        self.run.hinges += [values["data_discriminator"]] if "data_discriminator" in values else []
 
     def _evaluate(self) -> bool:
         """Evaluate; write scores, pictures and assignments; return whether this is the best evaluation so far."""

@@ -25,6 +25,7 @@ from mpcc.core.images.fingerprint import fingerprint
 from mpcc.core.images.stream import ImageStream
 from mpcc.core.method.entropy import EntropyPolicy
 from mpcc.core.method.model import Model
+from mpcc.core.method.phases import phases_of
 from mpcc.core.method.terms import TermWeights
 from mpcc.core.method.training import Trainer
 from mpcc.core.registry import Observer, Registry
@@ -112,7 +113,8 @@ class Run:
             workers=settings.workers,
             device=device,
         )
-        trainer = Trainer(model, stream, schedule, weights, choose_engine(settings, device))
+        phases = phases_of(entries["objective"].load()(config.objective.options))
+        trainer = Trainer(model, stream, schedule, weights, choose_engine(settings, device), phases)
         indices = choose_images(len(data), settings.eval_images, settings.seed)
         used = [*entries.values(), *(registry.entry("metric", name) for name in metrics)]
         plugins = {f"{entry.kind} {entry.name}": f"{entry.distribution} {entry.version}" for entry in used}

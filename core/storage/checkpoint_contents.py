@@ -151,6 +151,9 @@ def saved_config(state: Mapping[str, Any], source: Path) -> dict[str, Any]:
     content = str(state["config"]).encode("utf-8", "surrogatepass")
     tables = parse_toml(content, f"checkpoint {source}: config")
     for section in ("run", *SECTIONS):
+        # Versions before there were objectives wrote no such table; their runs had the default.
+        if section == "objective" and section not in tables:
+            continue
         if not isinstance(tables.get(section), dict):
             raise InvalidInput(f"checkpoint {source}: config: expected a table [{section}]")
     return tables

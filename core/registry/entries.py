@@ -1,0 +1,99 @@
+"""One registered name: what it stands for, where it came from, and how its class is loaded."""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+from collections.abc import Mapping
+from typing import Any
+
+import attrs
+
+from mpcc.core.errors import PluginError
+
+__all__ = ["KINDS", "Entry", "reason"]
+
+# The contract that a class of each kind must fulfil; hooks and registry.toml use the plural.
+KINDS = {
+    "prior": "Prior",
+    "architecture": "Architecture",
+    "dataset": "Dataset",
+    "metric": "Metric",
+    "objective": "Objective",
+}
+
+
+@attrs.frozen
+class Entry:
+    """One registered name.
+
+    Attributes:
+        kind: One of `KINDS`.
+        name: What a user types.
+        target: Import path of the class, ``module:Class``.
+        summary: One line.
+        options: Import path of the options class, or None.
+        defaults: Default values of options that differ from those of the class.
+        origin: The entry point that registered it, or ``built-in``.
+        distribution: The installed distribution that it came with.
+        version: That distribution's version.
+    """
+
+    kind: str
+    name: str
+    target: str
+    summary: str
+    options: str | None
+    defaults: Mapping[str, Any]
+    origin: str
+    distribution: str
+    version: str
+
+    def load(self) -> type:
+        """Import the class and check it against the contract.
+
+        Raises:
+            PluginError: If the import fails or the class is not what the contract asks for.
+        """
+        contract = getattr(importlib.import_module("mpcc.core.contracts"), KINDS[self.kind])
+        found = self._resolve(self.target)
+        if not (inspect.isclass(found) and issubclass(found, contract)):
+            raise PluginError(f"{self.described()}: {self.target} is not a subclass of {contract.__name__}")
+        if inspect.isabstract(found):
+            missing = ", ".join(sorted(getattr(found, "__abstractmethods__", ())))
+            raise PluginError(f"{self.described()}: {self.target} lacks {missing}")
+        return found
+
+    def options_class(self) -> type | None:
+        """Import the options class, or return None if there are no options.
+
+        Raises:
+            PluginError: If the import fails or it is no class.
+        """
+        if self.options is None:
+            return None
+        found = self._resolve(self.options)
+        if not inspect.isclass(found):
+            raise PluginError(f"{self.described()}: {self.options} is not a class")
+        return found
+
+    def described(self) -> str:
+        """Return kind, name, distribution and version for messages."""
+        return f"{self.kind} {self.name!r} of {self.distribution} {self.version} ({self.origin})"
+
+    def _resolve(self, path: str) -> Any:
+        module_name, _, attribute = path.partition(":")
+        try:
+            module = importlib.import_module(module_name)
+        except (Exception, SystemExit) as error:
+            raise PluginError(f"{self.described()}: cannot import {module_name}: {reason(error)}") from error
+        try:
+            return getattr(module, attribute)
+        except AttributeError as error:
+            raise PluginError(f"{self.described()}: {module_name} has no {attribute!r}") from error
+
+
+def reason(error: BaseException) -> str:
+    """Return the kind and the message of an exception in one line."""
+    text = " ".join(str(error).split())
+    return f"{type(error).__name__}: {text}" if text else type(error).__name__

@@ -1,0 +1,127 @@
+"""One plugin: what it registers, and which hooks of it watch runs. Each has a plugin manager of its own."""
+
+from __future__ import annotations
+
+import functools
+import unicodedata
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import attrs
+import pluggy
+
+from mpcc.core import hookspecs
+from mpcc.core.errors import PluginError, unknown_name
+from mpcc.core.registry.entries import KINDS, Entry
+
+__all__ = ["API_VERSION", "Observer", "Plugin"]
+
+API_VERSION = 1
+# What text of one line has not: control characters, separators of lines and of paragraphs, halves of characters.
+BREAKS = ("Cc", "Zl", "Zp", "Cs")
+
+
+@attrs.frozen
+class Observer:
+    """A plugin that watches runs.
+
+    Attributes:
+        hooks: The hooks that it implements, by name; each takes the arguments of its specification by keyword.
+        package: Its module.
+    """
+
+    hooks: Mapping[str, Callable[..., Any]]
+    package: str
+    origin: str
+    distribution: str
+    version: str
+
+
+@attrs.frozen
+class Plugin:
+    """What one plugin brings.
+
+    Attributes:
+        entries: The names that it registers.
+        observer: Its hooks that watch runs, or None.
+    """
+
+    entries: tuple[Entry, ...]
+    observer: Observer | None
+
+    @classmethod
+    def of(cls, plugin: object, origin: str, distribution: str, version: str) -> Plugin:
+        """Call the registration hooks of a plugin.
+
+        Arguments:
+            plugin: A module or an object with hook implementations.
+            origin: The entry point or the file that it comes from, or ``built-in``.
+            distribution: The installed distribution that it comes with.
+            version: Of the distribution.
+
+        Raises:
+            PluginError: If a hook does not exist, or a registration is not valid.
+            Exception: Whatever the plugin raises.
+        """
+        manager = pluggy.PluginManager("mpcc")
+        manager.add_hookspecs(hookspecs)
+        refuse_unknown_hooks(manager, plugin)
+        manager.register(plugin)
+        entries: list[Entry] = []
+
+        def register(
+            kind: str,
+            name: str,
+            target: str,
+            *,
+            summary: str,
+            options: str | None = None,
+            defaults: Mapping[str, Any] | None = None,
+            api_version: int = API_VERSION,
+        ) -> None:
+            check_registration(kind, name, target, summary, options, api_version)
+            if any((entry.kind, entry.name) == (kind, name) for entry in entries):
+                raise PluginError(f"{kind} {name!r} is registered twice by {distribution} ({origin})")
+            entries.append(
+                Entry(kind, name, target, summary, options, dict(defaults or {}), origin, distribution, version)
+            )
+
+        for kind in KINDS:
+            getattr(manager.hook, f"register_{kind}s")(register=functools.partial(register, kind))
+        watching: dict[str, Callable[..., Any]] = {
+            name: getattr(manager.hook, name)
+            for name in hookspecs.HOOKS
+            if not name.startswith("register_") and getattr(manager.hook, name).get_hookimpls()
+        }
+        package = getattr(plugin, "__name__", type(plugin).__module__)
+        observer = Observer(watching, package, origin, distribution, version) if watching else None
+        return cls(tuple(entries), observer)
+
+
+def refuse_unknown_hooks(manager: pluggy.PluginManager, plugin: object) -> None:
+    """Refuse a hook implementation whose name is mistyped.
+
+    Raises:
+        PluginError: Naming it and the nearest hook.
+    """
+    for name in dir(plugin):
+        options = manager.parse_hookimpl_opts(plugin, name)
+        if options is not None and not options["optionalhook"] and (options["specname"] or name) not in hookspecs.HOOKS:
+            raise unknown_name("hook", name, hookspecs.HOOKS)
+
+
+def check_registration(kind: str, name: str, target: str, summary: str, options: str | None, api_version: int) -> None:
+    """Refuse a registration that could not work.
+
+    Raises:
+        PluginError: Naming the value and what was expected.
+    """
+    if not isinstance(name, str) or not name or not name.replace("_", "").replace("-", "").isalnum():
+        raise PluginError(f"{kind} name {name!r}: expected letters, digits, '-' and '_'")
+    for path in (target, *(() if options is None else (options,))):
+        if not isinstance(path, str) or len(path.split(":")) != 2 or not all(path.split(":")):
+            raise PluginError(f"{kind} {name!r}: {path!r} is not an import path like 'package.module:Class'")
+    if not isinstance(summary, str) or not summary or any(unicodedata.category(each) in BREAKS for each in summary):
+        raise PluginError(f"{kind} {name!r}: the summary must be one line of text, got {summary!r}")
+    if api_version != API_VERSION:
+        raise PluginError(f"{kind} {name!r} is written for plugin API {api_version}; this mpcc has {API_VERSION}")

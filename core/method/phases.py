@@ -139,13 +139,11 @@ def phases_of(objective: Objective) -> tuple[Phase | Afterwards, ...]:
     Raises:
         PluginError: If a row cannot be carried out.
     """
-    rows = tuple(objective.phases())
-    check_phases(rows, type(objective).__name__)
-    return rows
+    return check_phases(objective.phases(), type(objective).__name__)
 
 
-def check_phases(rows: Sequence[object], name: str) -> None:
-    """Refuse rows that the training loop cannot carry out.
+def check_phases(rows: Sequence[object], name: str) -> tuple[Phase | Afterwards, ...]:
+    """Return rows that the training loop can carry out, and refuse others.
 
     Arguments:
         rows: Of an objective.
@@ -154,13 +152,13 @@ def check_phases(rows: Sequence[object], name: str) -> None:
     Raises:
         PluginError: Naming the row, what it says and what was expected.
     """
-    phases = [row for row in rows if isinstance(row, Phase)]
+    known = tuple(row for row in rows if isinstance(row, Phase | Afterwards))
     for row in rows:
-        if not isinstance(row, Phase | Afterwards):
+        if row not in known:
             raise PluginError(f"{name}: expected rows that are a Phase or Afterwards, got {row!r}")
+    phases = [row for row in known if isinstance(row, Phase)]
     for phase in phases:
-        unknown = [part for part in phase.trains if part not in PARTS]
-        if unknown or not phase.trains:
+        if not phase.trains or not {*phase.trains} <= {*PARTS}:
             raise PluginError(
                 f"{name}, phase {phase.name!r}: trains {phase.trains}; expected some of {', '.join(PARTS)}"
             )
@@ -168,8 +166,9 @@ def check_phases(rows: Sequence[object], name: str) -> None:
             raise PluginError(
                 f"{name}, phase {phase.name!r}: advances {phase.advances!r}; expected one of {', '.join(NETWORKS)}"
             )
-    names = [row.name for row in rows if isinstance(row, Phase | Afterwards)]
+    names = [row.name for row in known]
     if len(set(names)) < len(names):
         raise PluginError(f"{name}: expected a name of its own for each row, got {', '.join(names)}")
     if not any(phase.real is not None for phase in phases):
         raise PluginError(f"{name}: expected a phase that takes real images (real=0), there is none")
+    return known

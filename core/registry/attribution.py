@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 from mpcc.core.errors import InvalidInput, PluginError, TrainingDiverged
-from mpcc.core.registry.registry import Entry, reason
+from mpcc.core.registry.entries import Entry, reason
 from mpcc.core.system.resources import short_of_memory
 
 __all__ = ["attributed"]

@@ -270,7 +270,7 @@ class Untracked(contextlib.AbstractContextManager[None]):
 def operation_counter() -> FlopCounterMode:
     """Return torch's counter of floating-point operations, for losses that take gradients of their own too."""
     counter = FlopCounterMode(display=False)
-    counter.mod_tracker = Untracked()
+    counter.mod_tracker = Untracked()  # type: ignore[assignment]
     return counter
 
 

@@ -361,9 +361,7 @@ def summarise(
         told = describe(networks)
         try:
             parts = {name: ShapesOnly(part) for name, part in networks.by_name().items()}
-            costs = count(
-                model(Networks(**parts, conditional=networks.conditional), own_prior), shape, schedule, phases
-            )
+            costs = count(model(attrs.evolve(networks, **parts), own_prior), shape, schedule, phases)
             counted = FROM_SHAPES
         except Exception:
             # A plugin may look at values, which the meta device has not. If it is broken, it fails once more below.

@@ -2,30 +2,29 @@
 
     python benchmarks/malformed_inputs.py --cases 2600 --seed 0
 
-Real files of every kind are made in a temporary folder. For each case some of them, or words of a command line, are
-spoilt (`malformation`), and the command that reads them is run, in a process that does many cases. Allowed are the
-status 0; the status 2 with one line that says what is wrong, and nothing changed or left behind; and 3, where training
-really ran and diverged. Counted besides are exceptions that nothing caught, or that came out of our own plugins; cases
-of more than a minute; a GiB of memory more than before, or a request for memory that was denied; processes that died;
-files that were changed or left behind; and other statuses. Printed as a table of Markdown, with the command that
-repeats each case that was bad; exits with 1 if there is any.
+Real files of every kind are made in a temporary folder. For each case Hypothesis spoils some of them, or words of a
+command line (`malformed_cases`), and the command that reads them is run, in a process that does many cases. Allowed are
+the status 0; the status 2 with one line that says what is wrong, and nothing changed or left behind; and 3, where
+training really ran and diverged. Counted besides are exceptions that nothing caught, or that came out of our own
+plugins; cases of more than a minute; a GiB of memory more than before, or a request for memory that was denied;
+processes that died; files that were changed or left behind; and other statuses. Printed as a table of Markdown, with
+the command that repeats each case that was bad; exits with 1 if there is any. A case is the same for the same seed,
+kind and number, as long as the versions of Hypothesis and of these files are.
 """
 
 from __future__ import annotations
 
 import argparse
 import contextlib
+import faulthandler
 import hashlib
 import io
-import json
 import os
 import re
 import resource
-import select
 import shutil
 import signal
 import socket
-import subprocess
 import sys
 import tempfile
 import time
@@ -33,15 +32,17 @@ import traceback
 import warnings
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
+from multiprocessing import get_context
+from multiprocessing.connection import Connection
 from pathlib import Path
-from random import Random
 from types import FrameType
+from unittest import mock
 
 import attrs
-from malformed_cases import KINDS
-from malformed_commands import Case
-
-from mpcc.core import cli
+import hypothesis
+from hypothesis.configuration import set_hypothesis_home_dir
+from hypothesis.strategies import SearchStrategy
+from malformed_cases import KINDS, Case
 
 __all__ = ["Outcome", "main", "supervise"]
 
@@ -50,6 +51,10 @@ LIMIT_BYTES = 2**30
 # Beyond what a process has at its start. More would be a danger to the machine, and is as good as huge.
 ADDRESS_SPACE = 6 * 2**30
 BAD = ("tracebacks", "hangs", "allocations", "crashes", "damaged", "unclear")
+# Where a case works, below the folder that is watched: names with a few steps up stay inside.
+PLACE = "a/b/c/d/case"
+# A process of its own that shares nothing: in this one mpcc is not imported, see `malformed_cases`.
+PROCESSES = get_context("spawn")
 
 
 @attrs.frozen
@@ -83,19 +88,25 @@ def without_network(*_: object, **__: object) -> None:
     raise OSError(101, "Network is unreachable")
 
 
-@contextlib.contextmanager
-def captured() -> Iterator[tuple[io.BytesIO, io.BytesIO]]:
-    """Catch both outputs, encoded as a terminal's are."""
-    out, err = io.BytesIO(), io.BytesIO()
-    old = sys.stdout, sys.stderr
-    sys.stdout = io.TextIOWrapper(out, encoding="utf-8", write_through=True)
-    sys.stderr = io.TextIOWrapper(err, encoding="utf-8", errors="backslashreplace", write_through=True)
-    try:
-        yield out, err
-    finally:
-        sys.stdout.detach()
-        sys.stderr.detach()
-        sys.stdout, sys.stderr = old
+def drawn(strategy: SearchStrategy[Case], seed: str) -> Case:
+    """Draw one case; the same one for the same seed."""
+    cases = []
+
+    # The first example is always the simplest one.
+    @hypothesis.seed(seed)
+    @hypothesis.settings(
+        max_examples=2,
+        database=None,
+        deadline=None,
+        phases=[hypothesis.Phase.generate],
+        suppress_health_check=list(hypothesis.HealthCheck),
+    )
+    @hypothesis.given(strategy)
+    def collect(case: Case) -> None:
+        cases.append(case)
+
+    collect()
+    return cases[-1]
 
 
 def digest(folder: Path) -> dict[str, str]:
@@ -112,42 +123,49 @@ def digest(folder: Path) -> dict[str, str]:
 
 def damage(before: Mapping[str, str], after: Mapping[str, str], case: Case, status: int | None) -> list[str]:
     """Return what was changed, removed, or made that should not have been."""
+    allowed = tuple(f"{PLACE}/{name}" for name in case.writes if status in (0, 3))
     changed = sorted(name for name in {*before, *after} if before.get(name) != after.get(name))
-    if status in (0, 3):
-        allowed = tuple(case.writes)
-        changed = [name for name in changed if not any(name == each or name.startswith(f"{each}/") for each in allowed)]
-    return [name for name in changed if "__pycache__" not in name]
+    inside = [name for name in changed if any(name == each or name.startswith(f"{each}/") for each in allowed)]
+    return [name for name in changed if "__pycache__" not in name and name not in inside]
 
 
-def run_case(kind: str, number: int, seed: int, stock: Path, work: Path) -> Outcome:
-    """Make one case in a new folder, run it, look what happened, and remove the folder."""
-    random = Random(f"{seed}/{kind}/{number}")
-    folder = work / f"{kind}-{number}"
-    folder.mkdir()
+def run_case(case: Case, root: Path) -> tuple[int | None, list[str], str]:
+    """Write the files of a case into a new folder, run its command, and return its status and what was bad."""
+    from mpcc.core import checkpoint, cli
+
+    shutil.rmtree(root, ignore_errors=True)
+    folder = root / PLACE
+    folder.mkdir(parents=True)
+    for name, content in case.files.items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_bytes(content)
+    for name in case.sealed:
+        with (folder / name).open("r+b") as file:
+            checkpoint.add_digest(file)
     os.chdir(folder)
-    case = KINDS[kind](random, folder, stock)
-    before, shared = digest(folder), digest(stock)
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    before, peak = digest(root), resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     status, bad, told = None, [], ""
-    os.environ.update(case.environment)
-    entry = cli.run_main if case.command == "mpcc-run" else cli.main
+    # Encoded as a terminal's are.
+    out = io.TextIOWrapper(io.BytesIO(), encoding="utf-8", write_through=True)
+    err = io.TextIOWrapper(io.BytesIO(), encoding="utf-8", errors="backslashreplace", write_through=True)
     signal.alarm(LIMIT_SECONDS)
-    with captured() as (_, err), warnings.catch_warnings():
+    with (
+        contextlib.redirect_stdout(out),
+        contextlib.redirect_stderr(err),
+        warnings.catch_warnings(),
+        mock.patch.dict(os.environ, case.environment),
+    ):
         try:
-            entry(list(case.arguments))
+            (cli.run_main if case.command == "mpcc-run" else cli.main)(list(case.arguments))
         except SystemExit as ended:
             status = ended.code if isinstance(ended.code, int) else 1
-        except TimeLimit:
-            bad.append("hangs")
-            told = traceback.format_exc()[-2000:]
-        except BaseException:
-            bad.append("tracebacks")
+        except BaseException as error:
+            bad.append("hangs" if isinstance(error, TimeLimit) else "tracebacks")
             told = traceback.format_exc()[-3000:]
         finally:
             signal.alarm(0)
-    for name in case.environment:
-        del os.environ[name]
-    said = err.getvalue().decode("utf-8", "replace")
+    err.seek(0)
+    said = err.read()
     last = said.rstrip("\n").rpartition("\n")[2]
     if resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - peak > LIMIT_BYTES / 1024 or asked_for_memory(said + told):
         bad.append("allocations")
@@ -155,13 +173,11 @@ def run_case(kind: str, number: int, seed: int, stock: Path, work: Path) -> Outc
         bad.append("tracebacks")
     if status not in (0, 2, 3, None) or (status in (2, 3) and not re.match(r"mpcc(-run)?: error: \S", last)):
         bad.append("unclear")
-    wrong = damage(before, digest(folder), case, status) + (["stock"] if digest(stock) != shared else [])
+    wrong = damage(before, digest(root), case, status)
     if wrong:
         bad.append("damaged")
-    told = " | ".join(filter(None, (f"{wrong}" if wrong else "", last[:600], told)))
-    os.chdir(work)
-    shutil.rmtree(folder)
-    return Outcome(kind, number, status, sorted(set(bad)), f"{shown(case)} -> {told}")
+    os.chdir(root.parent)
+    return status, sorted(set(bad)), " | ".join(filter(None, (f"{wrong}" if wrong else "", last[:600], told)))
 
 
 def asked_for_memory(said: str) -> bool:
@@ -182,76 +198,83 @@ def shown(case: Case) -> str:
     return f"{case.command} {words!r}".encode("utf-8", "backslashreplace").decode()
 
 
-def work_through(seed: int, stock: Path, work: Path) -> None:
-    """Do the cases that standard input names, one a line, and write an outcome for each."""
-    answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
-    os.dup2(2, 1)
+def work_through(pipe: Connection, folder: Path) -> None:
+    """Do the cases that come through a pipe, and send what happened."""
+    # What the system libraries say goes into a file, and this process knows of no network.
+    handle = os.open(folder / "errors", os.O_CREAT | os.O_TRUNC | os.O_WRONLY)
+    os.dup2(handle, 1)
+    os.dup2(handle, 2)
+    faulthandler.enable()
     signal.signal(signal.SIGALRM, out_of_time)
     socket.socket.connect = without_network  # type: ignore[method-assign, assignment]
     socket.getaddrinfo = without_network  # type: ignore[assignment]
     os.environ.pop("MPCC_DATA", None)
     import torch
 
+    from mpcc.core import cli  # noqa: F401
+
     torch.set_num_threads(1)
     limit = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize() + ADDRESS_SPACE
     resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
-    for line in sys.stdin:
-        kind, number = line.split()
-        outcome = run_case(kind, int(number), seed, stock, work)
-        answers.write(json.dumps(attrs.asdict(outcome)) + "\n")
-        answers.flush()
+    while True:
+        pipe.send(run_case(pipe.recv(), folder / "watched"))
+
+
+def write_stock(folder: Path) -> None:
+    """Write the files that are spoilt."""
+    from wellformed_inputs import build
+
+    build(folder)
 
 
 class Worker:
     """A process that does one case after another; a new one is started where the old one was bad."""
 
-    def __init__(self, seed: int, stock: Path, work: Path) -> None:
-        here = [sys.executable, "-X", "faulthandler", __file__, "--worker", str(stock), str(work), "--seed", str(seed)]
-        self.errors = tempfile.TemporaryFile()  # noqa: SIM115
-        self.process = subprocess.Popen(
-            here, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self.errors, text=True, bufsize=1
-        )
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.pipe, other_end = PROCESSES.Pipe()
+        self.process = PROCESSES.Process(target=work_through, args=(other_end, folder))
+        self.process.start()
+        other_end.close()
 
-    def do(self, kind: str, number: int) -> Outcome:
+    def do(self, case: Case) -> tuple[int | None, list[str], str]:
         """Do one case; the process may be gone afterwards."""
-        stdin, stdout = self.process.stdin, self.process.stdout
-        assert stdin is not None
-        assert stdout is not None
-        stdin.write(f"{kind} {number}\n")
-        ready, _, _ = select.select([stdout], [], [], 2 * LIMIT_SECONDS)
-        if not ready:
-            return Outcome(kind, number, None, ["hangs"], "the process did not answer to its alarm")
-        line = stdout.readline()
-        if not line:
-            self.errors.seek(0)
-            told = self.errors.read().decode("utf-8", "replace")[-3000:]
-            return Outcome(kind, number, None, ["crashes"], f"status {self.process.wait()} | {told}")
-        return Outcome(**json.loads(line))
+        self.pipe.send(case)
+        if not self.pipe.poll(2 * LIMIT_SECONDS):
+            return None, ["hangs"], "the process did not answer to its alarm"
+        try:
+            return self.pipe.recv()
+        except EOFError:
+            self.process.join()
+            told = (self.folder / "errors").read_text(encoding="utf-8", errors="replace")[-3000:]
+            return None, ["crashes"], f"status {self.process.exitcode} | {told}"
 
     def end(self) -> None:
         """End the process."""
         self.process.kill()
-        self.process.communicate()
-        self.errors.close()
+        self.process.join()
 
 
 def supervise(chosen: Sequence[tuple[str, int]], seed: int, folder: Path) -> Iterator[Outcome]:
     """Do cases, each in a worker that has seen nothing bad, and yield what happened."""
-    from wellformed_inputs import build
-
-    stock, work = folder / "stock", folder / "work"
-    build(stock)
-    work.mkdir()
+    set_hypothesis_home_dir(folder / "hypothesis")
+    stock_folder = folder / "stock"
+    building = PROCESSES.Process(target=write_stock, args=(stock_folder,))
+    building.start()
+    building.join()
+    files = sorted(path for path in stock_folder.rglob("*") if path.is_file())
+    stock = {path.relative_to(stock_folder).as_posix(): path.read_bytes() for path in files}
+    strategies = {kind: KINDS[kind](stock) for kind, _ in chosen}
     worker: Worker | None = None
     try:
         for kind, number in chosen:
-            worker = worker or Worker(seed, stock, work)
-            outcome = worker.do(kind, number)
-            if outcome.bad:
+            case = drawn(strategies[kind], f"{seed}/{kind}/{number}")
+            worker = worker or Worker(folder)
+            status, bad, told = worker.do(case)
+            if bad:
                 worker.end()
                 worker = None
-                shutil.rmtree(work / f"{kind}-{number}", ignore_errors=True)
-            yield outcome
+            yield Outcome(kind, number, status, bad, f"{shown(case)} -> {told}")
     finally:
         if worker is not None:
             worker.end()
@@ -277,11 +300,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     made.add_argument("--seed", type=int, default=0, help="another seed is another set of cases")
     made.add_argument("--kinds", nargs="+", choices=list(KINDS), default=list(KINDS), help="all by default")
     made.add_argument("--only", metavar="KIND:NUMBER", nargs="+", help="repeat these cases, and tell all about them")
-    made.add_argument("--worker", nargs=2, type=Path, help=argparse.SUPPRESS)
     given = made.parse_args(arguments)
-    if given.worker:
-        work_through(given.seed, *given.worker)
-        return
     kinds: list[str] = given.kinds
     chosen = [(kinds[number % len(kinds)], number // len(kinds)) for number in range(given.cases)]
     if given.only:

@@ -8,8 +8,8 @@ the status 0; the status 2 with one line that says what is wrong, and nothing ch
 training really ran and diverged. Counted besides are exceptions that nothing caught, or that came out of our own
 plugins; cases of more than a minute; a GiB of memory more than before, or a request for memory that was denied;
 processes that died; files that were changed or left behind; and other statuses. Printed as a table of Markdown, with
-the command that repeats each case that was bad; exits with 1 if there is any. A case is the same for the same seed,
-kind and number, as long as the versions of Hypothesis and of these files are.
+the command that repeats each case that was bad; exits with 1 if there is any. The same seed, kind and number give the
+same case as long as neither Hypothesis nor these files change.
 """
 
 from __future__ import annotations
@@ -27,15 +27,16 @@ import signal
 import socket
 import sys
 import tempfile
+import threading
 import time
 import traceback
 import warnings
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from multiprocessing import get_context
-from multiprocessing.connection import Connection
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from multiprocessing import get_context, parent_process
 from pathlib import Path
-from types import FrameType
 from unittest import mock
 
 import attrs
@@ -48,13 +49,22 @@ __all__ = ["Outcome", "main", "supervise"]
 
 LIMIT_SECONDS = 60
 LIMIT_BYTES = 2**30
+# An allocation that was denied here might be granted elsewhere.
+DENIED = re.compile(r"MemoryError|can't allocate|not enough memory|Unable to allocate|std::bad_alloc")
+# An exception out of a plugin of ours; for a plugin of others it is the place that helps.
+BLAMED = re.compile(r"\(built-in\): \S*plugins/\w+/\w+\.py:\d+")
 # Beyond what a process has at its start. More would be a danger to the machine, and is as good as huge.
 ADDRESS_SPACE = 6 * 2**30
 BAD = ("tracebacks", "hangs", "allocations", "crashes", "damaged", "unclear")
 # Where a case works, below the folder that is watched: names with a few steps up stay inside.
 PLACE = "a/b/c/d/case"
-# A process of its own that shares nothing: in this one mpcc is not imported, see `malformed_cases`.
-PROCESSES = get_context("spawn")
+# Hypothesis describes strategies, and these hold the files that they spoil.
+warnings.filterwarnings("ignore", "Generating overly large repr")
+# Two examples for a case: the first is always the simplest one.
+DRAWING = hypothesis.settings(
+    hypothesis.settings(max_examples=2, database=None, deadline=None, phases=[hypothesis.Phase.generate]),
+    suppress_health_check=list(hypothesis.HealthCheck),
+)
 
 
 @attrs.frozen
@@ -80,27 +90,17 @@ class TimeLimit(BaseException):
     """A case takes too long."""
 
 
-def out_of_time(number: int, frame: FrameType | None) -> None:
+def out_of_time(*_: object) -> None:
+    """End a case by its alarm."""
     raise TimeLimit
-
-
-def without_network(*_: object, **__: object) -> None:
-    raise OSError(101, "Network is unreachable")
 
 
 def drawn(strategy: SearchStrategy[Case], seed: str) -> Case:
     """Draw one case; the same one for the same seed."""
-    cases = []
+    cases: list[Case] = []
 
-    # The first example is always the simplest one.
     @hypothesis.seed(seed)
-    @hypothesis.settings(
-        max_examples=2,
-        database=None,
-        deadline=None,
-        phases=[hypothesis.Phase.generate],
-        suppress_health_check=list(hypothesis.HealthCheck),
-    )
+    @DRAWING
     @hypothesis.given(strategy)
     def collect(case: Case) -> None:
         cases.append(case)
@@ -123,15 +123,19 @@ def digest(folder: Path) -> dict[str, str]:
 
 def damage(before: Mapping[str, str], after: Mapping[str, str], case: Case, status: int | None) -> list[str]:
     """Return what was changed, removed, or made that should not have been."""
-    allowed = tuple(f"{PLACE}/{name}" for name in case.writes if status in (0, 3))
-    changed = sorted(name for name in {*before, *after} if before.get(name) != after.get(name))
-    inside = [name for name in changed if any(name == each or name.startswith(f"{each}/") for each in allowed)]
-    return [name for name in changed if "__pycache__" not in name and name not in inside]
+    allowed = [Path(PLACE, name) for name in case.writes if status in (0, 3)]
+    changed = sorted(Path(name) for name in {*before, *after} if before.get(name) != after.get(name))
+    return [
+        str(path)
+        for path in changed
+        if "__pycache__" not in path.parts and not any(path.is_relative_to(each) for each in allowed)
+    ]
 
 
 def run_case(case: Case, root: Path) -> tuple[int | None, list[str], str]:
     """Write the files of a case into a new folder, run its command, and return its status and what was bad."""
-    from mpcc.core import checkpoint, cli
+    from mpcc.core import cli
+    from mpcc.core.checkpoint import add_digest
 
     shutil.rmtree(root, ignore_errors=True)
     folder = root / PLACE
@@ -141,20 +145,16 @@ def run_case(case: Case, root: Path) -> tuple[int | None, list[str], str]:
         (folder / name).write_bytes(content)
     for name in case.sealed:
         with (folder / name).open("r+b") as file:
-            checkpoint.add_digest(file)
+            add_digest(file)
     os.chdir(folder)
     before, peak = digest(root), resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    status, bad, told = None, [], ""
+    status, bad, told = None, list[str](), ""
     # Encoded as a terminal's are.
     out = io.TextIOWrapper(io.BytesIO(), encoding="utf-8", write_through=True)
     err = io.TextIOWrapper(io.BytesIO(), encoding="utf-8", errors="backslashreplace", write_through=True)
     signal.alarm(LIMIT_SECONDS)
-    with (
-        contextlib.redirect_stdout(out),
-        contextlib.redirect_stderr(err),
-        warnings.catch_warnings(),
-        mock.patch.dict(os.environ, case.environment),
-    ):
+    variables = mock.patch.dict(os.environ, case.environment)
+    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err), warnings.catch_warnings(), variables:
         try:
             (cli.run_main if case.command == "mpcc-run" else cli.main)(list(case.arguments))
         except SystemExit as ended:
@@ -167,9 +167,9 @@ def run_case(case: Case, root: Path) -> tuple[int | None, list[str], str]:
     err.seek(0)
     said = err.read()
     last = said.rstrip("\n").rpartition("\n")[2]
-    if resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - peak > LIMIT_BYTES / 1024 or asked_for_memory(said + told):
+    if resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - peak > LIMIT_BYTES / 1024 or DENIED.search(said + told):
         bad.append("allocations")
-    if "--traceback" not in case.arguments and ("Traceback (most recent call last)" in said or blames_our_plugin(last)):
+    if "--traceback" not in case.arguments and ("Traceback (most recent call last)" in said or BLAMED.search(last)):
         bad.append("tracebacks")
     if status not in (0, 2, 3, None) or (status in (2, 3) and not re.match(r"mpcc(-run)?: error: \S", last)):
         bad.append("unclear")
@@ -180,34 +180,29 @@ def run_case(case: Case, root: Path) -> tuple[int | None, list[str], str]:
     return status, sorted(set(bad)), " | ".join(filter(None, (f"{wrong}" if wrong else "", last[:600], told)))
 
 
-def asked_for_memory(said: str) -> bool:
-    """Return whether an allocation was denied: elsewhere it might have been granted."""
-    return (
-        re.search(r"MemoryError|can't allocate|not enough memory|Unable to allocate|std::bad_alloc", said) is not None
-    )
-
-
-def blames_our_plugin(line: str) -> bool:
-    """Return whether an error is an exception out of our own plugins: for theirs it is the place that helps."""
-    return re.search(r"\(built-in\): \S*plugins/\w+/\w+\.py:\d+", line) is not None
-
-
 def shown(case: Case) -> str:
     """Return a command line, short."""
     words = [word if len(word) < 60 else f"{word[:40]}..({len(word)})" for word in case.arguments]
     return f"{case.command} {words!r}".encode("utf-8", "backslashreplace").decode()
 
 
-def work_through(pipe: Connection, folder: Path) -> None:
-    """Do the cases that come through a pipe, and send what happened."""
-    # What the system libraries say goes into a file, and this process knows of no network.
-    handle = os.open(folder / "errors", os.O_CREAT | os.O_TRUNC | os.O_WRONLY)
+def end_with_parent() -> None:
+    """Wait for the end of the process that started this one, however it ends, and end this one."""
+    if parent := parent_process():
+        parent.join()
+        os._exit(1)
+
+
+def prepare(errors: Path) -> None:
+    """Make a process fit for cases: no network, little memory, and what libraries print goes into a file."""
+    handle = os.open(errors, os.O_CREAT | os.O_TRUNC | os.O_WRONLY)
     os.dup2(handle, 1)
     os.dup2(handle, 2)
     faulthandler.enable()
+    threading.Thread(target=end_with_parent, daemon=True).start()
     signal.signal(signal.SIGALRM, out_of_time)
-    socket.socket.connect = without_network  # type: ignore[method-assign, assignment]
-    socket.getaddrinfo = without_network  # type: ignore[assignment]
+    offline = mock.Mock(side_effect=OSError(101, "Network is unreachable"))
+    socket.socket.connect = socket.getaddrinfo = offline  # type: ignore[method-assign]
     os.environ.pop("MPCC_DATA", None)
     import torch
 
@@ -216,68 +211,50 @@ def work_through(pipe: Connection, folder: Path) -> None:
     torch.set_num_threads(1)
     limit = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize() + ADDRESS_SPACE
     resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
-    while True:
-        pipe.send(run_case(pipe.recv(), folder / "watched"))
 
 
-def write_stock(folder: Path) -> None:
-    """Write the files that are spoilt."""
+def write_stock(folder: Path) -> dict[str, bytes]:
+    """Write the files that are spoilt, and return what is in them."""
     from wellformed_inputs import build
 
     build(folder)
+    files = sorted(path for path in folder.rglob("*") if path.is_file())
+    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in files}
 
 
-class Worker:
-    """A process that does one case after another; a new one is started where the old one was bad."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        self.pipe, other_end = PROCESSES.Pipe()
-        self.process = PROCESSES.Process(target=work_through, args=(other_end, folder))
-        self.process.start()
-        other_end.close()
-
-    def do(self, case: Case) -> tuple[int | None, list[str], str]:
-        """Do one case; the process may be gone afterwards."""
-        self.pipe.send(case)
-        if not self.pipe.poll(2 * LIMIT_SECONDS):
-            return None, ["hangs"], "the process did not answer to its alarm"
-        try:
-            return self.pipe.recv()
-        except EOFError:
-            self.process.join()
-            told = (self.folder / "errors").read_text(encoding="utf-8", errors="replace")[-3000:]
-            return None, ["crashes"], f"status {self.process.exitcode} | {told}"
-
-    def end(self) -> None:
-        """End the process."""
-        self.process.kill()
-        self.process.join()
+@contextlib.contextmanager
+def worker(errors: Path) -> Iterator[ProcessPoolExecutor]:
+    """Lend a process that shares nothing with this one, in which mpcc is not imported: see `malformed_cases`."""
+    context = get_context("spawn")
+    pool = ProcessPoolExecutor(1, context, prepare, (errors,))
+    try:
+        yield pool
+    finally:
+        pool.shutdown(wait=False, cancel_futures=True)
+        for process in context.active_children():
+            process.kill()
 
 
 def supervise(chosen: Sequence[tuple[str, int]], seed: int, folder: Path) -> Iterator[Outcome]:
-    """Do cases, each in a worker that has seen nothing bad, and yield what happened."""
+    """Do cases, each in a process that has seen nothing bad, and yield what happened."""
+    errors, left = folder / "errors", list(reversed(chosen))
     set_hypothesis_home_dir(folder / "hypothesis")
-    stock_folder = folder / "stock"
-    building = PROCESSES.Process(target=write_stock, args=(stock_folder,))
-    building.start()
-    building.join()
-    files = sorted(path for path in stock_folder.rglob("*") if path.is_file())
-    stock = {path.relative_to(stock_folder).as_posix(): path.read_bytes() for path in files}
-    strategies = {kind: KINDS[kind](stock) for kind, _ in chosen}
-    worker: Worker | None = None
-    try:
-        for kind, number in chosen:
-            case = drawn(strategies[kind], f"{seed}/{kind}/{number}")
-            worker = worker or Worker(folder)
-            status, bad, told = worker.do(case)
-            if bad:
-                worker.end()
-                worker = None
-            yield Outcome(kind, number, status, bad, f"{shown(case)} -> {told}")
-    finally:
-        if worker is not None:
-            worker.end()
+    stock: dict[str, bytes] = {}
+    while left:
+        with worker(errors) as pool:
+            stock = stock or pool.submit(write_stock, folder / "stock").result()
+            strategies = {kind: KINDS[kind](stock) for kind, _ in chosen}
+            bad: Sequence[str] = ()
+            while left and not bad:
+                kind, number = left.pop()
+                case = drawn(strategies[kind], f"{seed}/{kind}/{number}")
+                try:
+                    status, bad, told = pool.submit(run_case, case, folder / "watched").result(2 * LIMIT_SECONDS)
+                except TimeoutError:
+                    status, bad, told = None, ["hangs"], "the process did not answer to its alarm"
+                except BrokenProcessPool:
+                    status, bad, told = None, ["crashes"], errors.read_text("utf-8", "replace")[-3000:]
+                yield Outcome(kind, number, status, bad, f"{shown(case)} -> {told}")
 
 
 def table(outcomes: Sequence[Outcome], kinds: Sequence[str]) -> list[str]:

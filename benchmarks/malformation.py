@@ -11,7 +11,9 @@ import zipfile
 import zlib
 from collections.abc import Sequence
 from functools import partial
+from typing import Any
 
+import numpy as np
 from hypothesis import strategies as some
 from hypothesis.strategies import DrawFn, SearchStrategy
 
@@ -61,28 +63,43 @@ def damaged(draw: DrawFn, data: bytes, others: Sequence[bytes] = ()) -> bytes:
 
 
 def accident(head: bytes, piece: bytes, tail: bytes, others: Sequence[bytes]) -> SearchStrategy[bytes]:
-    """Cut, delete, repeat, insert, blank, enlarge, flip, or exchange one piece of a file."""
+    """Cut, delete, repeat, blank, enlarge, flip, insert or exchange one piece of a file."""
     rest = len(piece) - 1
     tops = [first + fill * rest for first, fill in ((b"\x7f", b"\xff"), (b"\x80", b"\0"), (b"\xff", b"\xff"))]
-    pieces = [
-        some.just(b""),
-        some.sampled_from((piece * 2, piece * 51, bytes(len(piece)))),
-        some.binary(min_size=1, max_size=64).map(lambda inserted: inserted * 80 + piece),
-        some.binary(min_size=1, max_size=8).map(lambda inserted: inserted + piece),
-        some.sampled_from([*tops, *(top[::-1] for top in tops)]),
-        some.builds(flip, some.just(piece), some.integers(0, 7), some.sampled_from((7, 5000))),
-        some.sampled_from((0, 2**31, 2**62, 10**30, 10**400)).map(
-            lambda number: re.sub(rb"\d+", str(number).encode(), piece, count=1)
-        ),
-    ]
+    numbers = [str(number).encode() for number in (0, 2**31, 2**62, 10**30, 10**400)]
+    pieces = [b"", piece * 2, piece * 51, bytes(len(piece)), *tops, *(top[::-1] for top in tops)]
+    pieces += [re.sub(rb"\d+", number, piece, count=1) for number in numbers]
+    pieces += [flipped(piece, bit, step) for bit in range(8) for step in (7, 5000)]
+    inserted = some.builds(bytes.__mul__, some.binary(min_size=1, max_size=64), some.sampled_from((1, 1, 80)))
+    changed = some.sampled_from(pieces) | inserted.map(lambda new: new + piece)
     exchanged = [other[: len(head + piece)] + tail for other in others]
-    changed = some.one_of(pieces).map(lambda new: head + new + tail)
-    return some.one_of(some.just(head), changed, changed, changed, changed, some.sampled_from(exchanged or [tail]))
+    return some.sampled_from([head, *exchanged]) | (changed | changed).map(lambda new: head + new + tail)
 
 
-def flip(piece: bytes, bit: int, step: int) -> bytes:
+def flipped(piece: bytes, bit: int, step: int) -> bytes:
     """Flip a bit of every so many bytes."""
-    return bytes(byte ^ (1 << bit) * (at % step == 0) for at, byte in enumerate(piece))
+    mask = np.zeros(len(piece), dtype=np.uint8)
+    mask[::step] = 1 << bit
+    return (np.frombuffer(piece, dtype=np.uint8) ^ mask).tobytes()
+
+
+Member = tuple[Any, bytes]
+
+
+def spoilt_members(
+    members: list[Member], chosen: Sequence[int], odd: SearchStrategy[Member], others: Sequence[bytes] = ()
+) -> SearchStrategy[list[Member]]:
+    """Spoil one of the chosen members of a file, leave it out, repeat it somewhere, or exchange it for an odd one."""
+
+    def ways(at: int) -> SearchStrategy[list[Member]]:
+        before, (name, content), after = members[:at], members[at], members[at + 1 :]
+        spoilt = damaged(content, others).map(lambda raw: (name, raw))
+        changed = (spoilt | spoilt | odd | odd).map(lambda member: [*before, member, *after])
+        added = some.builds(lambda place, member: [*members[:place], member, *members[place:]], places, spoilt | odd)
+        return changed | added | some.just([*before, *after])
+
+    places = some.integers(0, len(members))
+    return some.sampled_from(chosen).flatmap(ways)
 
 
 @some.composite
@@ -92,27 +109,21 @@ def damaged_archive(draw: DrawFn, data: bytes, others: Sequence[bytes] = ()) -> 
     Or repeat it, leave it out, let it unfold to 128 MiB, make it a link, or let its name lead out of the folder.
     """
     with zipfile.ZipFile(io.BytesIO(data)) as archive:
-        members = [(info.filename, archive.read(info), info.compress_type, 0) for info in archive.infolist()]
+        members = [((info.filename, 0), archive.read(info)) for info in archive.infolist()]
+        packing = archive.infolist()[0].compress_type
     # The member that says what the others are is chosen more often.
-    pickles = [at for at, (name, *_) in enumerate(members) if name.endswith(".pkl")]
-    at = draw(some.sampled_from([*range(len(members)), *pickles * (len(members) // 2)]))
-    name, content, packing, _ = members[at]
+    pickles = [at for at, ((name, _), _) in enumerate(members) if name.endswith(".pkl")]
+    chosen = [*range(len(members)), *pickles * (len(members) // 2)]
+    (name, _), content = members[draw(some.sampled_from(chosen))]
     names = ("../" * 4 + "outside", "/absolute", "a/../../" + name, "\\x", "", "ü/" + name, "x" * 3000)
-    spoilt = damaged(content, others).map(lambda raw: [(name, raw, packing, 0)])
-    members[at : at + 1] = draw(
-        some.one_of(
-            *[spoilt] * 6,
-            spoilt.map(lambda added: [members[at], *added]),
-            some.sampled_from(names).map(lambda odd: [(odd, content, packing, 0)]),
-            some.sampled_from((0, 2**20, 2**27)).map(lambda size: [(name, bytes(size), zipfile.ZIP_DEFLATED, 0)]),
-            some.sampled_from(([], [(name, content, packing, 0o120777 << 16)])),
-        )
-    )
+    odd = some.sampled_from([((name, 0o120777 << 16), content), *(((odd, 0), content) for odd in names)])
+    odd |= some.sampled_from((0, 2**20, 2**27)).map(lambda size: ((name, 0), bytes(size)))
     made = io.BytesIO()
     with zipfile.ZipFile(made, "w") as archive, warnings.catch_warnings(action="ignore"):
-        for each, raw, kind, attributes in members:
+        for (each, attributes), raw in draw(spoilt_members(members, chosen, odd, others)):
             info = zipfile.ZipInfo(each)
-            info.compress_type, info.external_attr = kind, attributes
+            info.compress_type = zipfile.ZIP_DEFLATED if len(raw) >= 2**20 else packing
+            info.external_attr = attributes
             archive.writestr(info, raw)
     return made.getvalue()
 
@@ -120,30 +131,28 @@ def damaged_archive(draw: DrawFn, data: bytes, others: Sequence[bytes] = ()) -> 
 @some.composite
 def damaged_png(draw: DrawFn, data: bytes) -> bytes:
     """Spoil, repeat, move or enlarge a chunk of a PNG file; every checksum is right."""
-    chunks, at = [], 8
+    chunks, at = list[Member](), 8
     while at + 12 <= len(data):
         end = at + 8 + int.from_bytes(data[at : at + 4], "big")
         chunks.append((data[at + 4 : at + 8], data[at + 8 : end]))
         at = end + 4
-    header, chosen = chunks[0][1], draw(some.integers(0, len(chunks) - 1))
-    kind, content = chunks[chosen]
-    sides = ((2**31 - 1, 2**31 - 1), (2**32 - 1, 1), (1, 2**31 - 1), (0, 5), (30_000, 30_000))
-    change, place, new = draw(
-        some.one_of(
-            some.sampled_from(sides).map(lambda each: (1, 0, [(b"IHDR", struct.pack(">2I", *each) + header[8:])])),
-            some.tuples(some.integers(8, 12), some.integers(0, 255)).map(
-                lambda byte: (1, 0, [(b"IHDR", header[: byte[0]] + bytes([byte[1]]) + header[byte[0] + 1 :])])
-            ),
-            some.integers(0, len(chunks)).map(lambda place: (0, place, [(kind, content)])),
-            some.just((1, chosen, [])),
-            some.tuples(some.sampled_from((b"zTXt", b"iCCP")), some.sampled_from((10, 2**25))).map(
-                lambda text: (0, 1, [(text[0], b"name\0\0" + zlib.compress(bytes(text[1])))])
-            ),
-            damaged(content).map(lambda raw: (1, chosen, [(kind, raw)])),
+    header = chunks[0][1]
+    sides = some.sampled_from(((2**31 - 1, 2**31 - 1), (2**32 - 1, 1), (1, 2**31 - 1), (0, 5), (30_000, 30_000)))
+    headers = sides.map(lambda each: struct.pack(">2I", *each) + header[8:])
+    headers |= some.binary(min_size=5, max_size=5).map(lambda kind: header[:8] + kind)
+    texts = some.sampled_from((10, 2**25)).map(lambda size: b"name\0\0" + zlib.compress(bytes(size)))
+    chosen, odd = draw(
+        some.sampled_from(
+            [
+                ([0], headers.map(lambda raw: (b"IHDR", raw))),
+                (range(1, len(chunks)), some.tuples(some.sampled_from((b"zTXt", b"iCCP")), texts)),
+            ]
         )
     )
-    chunks[place : place + change] = new
-    parts = [struct.pack(">I", len(raw)) + k + raw + struct.pack(">I", zlib.crc32(k + raw)) for k, raw in chunks]
+    spoilt = draw(spoilt_members(chunks, chosen, odd))
+    parts = [
+        struct.pack(">I", len(raw)) + kind + raw + struct.pack(">I", zlib.crc32(kind + raw)) for kind, raw in spoilt
+    ]
     return data[:8] + b"".join(parts)
 
 

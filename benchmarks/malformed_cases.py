@@ -59,9 +59,9 @@ class Case:
     sealed: Sequence[str] = ()
 
 
-def run_of(files: Files, *flags: str) -> Case:
+def run_of(files: Files, *flags: str, without: Sequence[str] = ()) -> Case:
     """Return a tiny run into the folder ``out``; these flags replace those of their names."""
-    named = {flag.partition("=")[0] for flag in flags}
+    named = {flag.partition("=")[0] for flag in (*flags, *without)}
     rest = [f"--{name}={value}" for name, value in TINY.items() if f"--{name}" not in named]
     return Case("mpcc-run", [*rest, *([] if "--out" in named else ["--out=out"]), *flags], files)
 
@@ -124,13 +124,11 @@ def registry(draw: DrawFn, stock: Stock) -> Case:
     """A registry file that was spoilt, and what is in it used or listed."""
     files = {"registry.toml": draw(damaged_toml(stock["registry.toml"]))}
     used = ["--prior=mine", "--preset=small"]
-    run = run_of(files, *used, "--metrics=used")
     # The preset has numbers of its own for these two.
-    words = [word for word in run.arguments if not word.startswith(("--latent-dim=", "--clusters="))]
-    runs = [Case("mpcc-run", words, files), Case("mpcc-run", [*used, "--dry-run"], files)]
-    case = draw(
-        some.sampled_from([Case("mpcc", ["plugins"], files), Case("mpcc", ["plugins", "--json"], files), *runs])
-    )
+    run = run_of(files, *used, "--metrics=used", without=["--latent-dim", "--clusters"])
+    words = (["plugins"], ["plugins", "--json"])
+    cases = [run, Case("mpcc-run", [*used, "--dry-run"], files), *(Case("mpcc", each, files) for each in words)]
+    case = draw(some.sampled_from(cases))
     if draw(some.booleans()):
         return attrs.evolve(case, environment={"MPCC_REGISTRY": "registry.toml"})
     return attrs.evolve(case, arguments=[*case.arguments, "--registry=registry.toml"])
@@ -171,7 +169,8 @@ LIMITS = {
     "int": some.sampled_from([*SMALL, *HUGE]),
 }
 # Networks of 20 GB and more, which would fit into some machines.
-WIDE = ("1797", "1798", str(2**15))
+WIDE = ("--arch.width=1797", "--arch.width=1798", f"--arch.width={2**15}")
+METRICS = ("all", "silhouette", "reconstruction,acc", "nmi,ari,purity")
 
 
 @some.composite
@@ -179,26 +178,18 @@ def extremes(draw: DrawFn, stock: Stock) -> Case:
     """Numbers and choices that are well formed, of any prior and any conditioning, as small and as large as they go."""
     options = json.loads(stock["options.json"])
     prior = draw(some.sampled_from(sorted(options)))
-    unlimited = (*BUDGET, "--download", "--device", "--generated-images")
-    pairs = [
+    pairs = [some.tuples(some.sampled_from(BUDGET), some.just(str(10**30)))] * 4
+    pairs += [some.tuples(some.just("--metrics"), some.sampled_from(METRICS))] * 6
+    pairs += [
         some.tuples(some.just(name), some.one_of([LIMITS.get(word, some.just(word)) for word in words]))
         for name, words in options[prior].items()
-        if words and name not in unlimited
+        if words and name not in (*BUDGET, "--download", "--device", "--generated-images")
     ]
-    values = dict(draw(some.lists(some.one_of(pairs), min_size=1, max_size=5)))
-    if values.get("--arch.width") in WIDE:
-        del values["--arch.width"]
-    dry = False
-    if draw(some.integers(0, 4)) == 0:
-        huge = draw(some.sampled_from(BUDGET))
-        values[huge] = str(10**30)
-        # Ten to the thirtieth of these is honest work: only what it would be is looked at.
-        dry = huge not in ("--threads", "--workers")
-    if draw(some.integers(0, 2)) == 0:
-        metrics = ("all", "silhouette", "reconstruction,acc", "nmi,ari,purity")
-        values["--metrics"] = draw(some.sampled_from(metrics))
-    flags = [f"{name}={value}" for name, value in values.items()]
-    return run_of({}, f"--prior={prior}", *flags, *["--dry-run"] * (dry or draw(some.integers(0, 4)) == 0))
+    flags = [f"{name}={value}" for name, value in draw(some.lists(some.one_of(pairs), min_size=1, max_size=5))]
+    # Ten to the thirtieth iterations or steps are honest work: only what they would be is looked at.
+    honest = any(flag in [f"{name}={10**30}" for name in BUDGET[:4]] for flag in flags)
+    dry = ["--dry-run"] * (honest or draw(some.integers(0, 4)) == 0)
+    return run_of({}, f"--prior={prior}", *(flag for flag in flags if flag not in WIDE), *dry)
 
 
 @some.composite
@@ -207,14 +198,12 @@ def mpcc_flags(draw: DrawFn, stock: Stock) -> Case:
     commands = json.loads(stock["flags.json"])
     del commands["mpcc-run"]
     chosen = draw(some.sampled_from(sorted(commands)))
-    words, folders = chosen.split(), some.sampled_from(("run", "run", "run", "run", "nowhere", "arrays"))
+    words = chosen.split()
     if chosen in ("evaluate", "export", "predict"):
-        words.append(draw(folders | folders | ODD_WORDS))
-    if chosen == "predict":
-        words += draw(some.sampled_from(([], ["--data-path=arrays/bytes.npy"])))
+        words.append(draw(some.sampled_from(("run", "run", "run", "run", "nowhere", "arrays")) | ODD_WORDS))
+        words += ["--data-path=arrays/bytes.npy"] * (chosen == "predict" and draw(some.booleans()))
     elif chosen in ("plugins new", "plugins check"):
-        kinds = some.sampled_from(("prior", "metric", "dataset", "my-thing"))
-        words += draw(some.lists(kinds | ODD_WORDS, max_size=3))
+        words += draw(some.lists(some.sampled_from(("prior", "metric", "dataset", "my-thing")) | ODD_WORDS, max_size=3))
     elif chosen == "bench":
         # Nothing that could begin to measure.
         words.append(f"--presets={draw(ODD_WORDS)}")
@@ -229,22 +218,18 @@ def names_in(words: Sequence[str]) -> list[str]:
     return [str(path) for name in names for path in (name, *name.parents) if path.name]
 
 
-def odd_flags(names: Sequence[str]) -> SearchStrategy[list[str]]:
+@some.composite
+def odd_flags(draw: DrawFn, names: Sequence[str]) -> list[str]:
     """Draw one to three flags, each with an odd value, or with none."""
-    name = some.sampled_from(names)
-    misspelt = name.flatmap(
-        lambda it: some.sampled_from((f"{it}x", it[1:], it[:-1], f"{it}.x", f"--no-{it[2:]}", it.replace("-", "_")))
-    )
-    whole = some.builds("{}={}".format, name, ODD_WORDS).map(lambda word: [word])
-    flag = (
-        whole
-        | whole
-        | some.builds("{}={}".format, misspelt, ODD_WORDS).map(lambda word: [word])
-        | some.tuples(name, ODD_WORDS).map(list)
-        | some.tuples(name, ODD_WORDS, ODD_WORDS).map(list)
-        | name.map(lambda word: [word])
-    )
-    return some.lists(flag, min_size=1, max_size=3).map(lambda flags: [word for each in flags for word in each])
+    words: list[str] = []
+    for _ in range(draw(some.integers(1, 3))):
+        name, value = draw(some.sampled_from(names)), draw(ODD_WORDS)
+        spellings = (f"{name}x", name[1:], name[:-1], f"{name}.x", f"--no-{name[2:]}", name.replace("-", "_"))
+        joined = [[f"{each}={value}"] for each in (name, name, name, draw(some.sampled_from(spellings)))]
+        words += draw(
+            some.sampled_from([*joined, [name, value], [name, value], [name], [name, value, draw(ODD_WORDS)]])
+        )
+    return words
 
 
 @some.composite

@@ -253,7 +253,8 @@ def supervise(chosen: Sequence[tuple[str, int]], seed: int, folder: Path) -> Ite
                 except TimeoutError:
                     status, bad, told = None, ["hangs"], "the process did not answer to its alarm"
                 except BrokenProcessPool:
-                    status, bad, told = None, ["crashes"], errors.read_text("utf-8", "replace")[-3000:]
+                    said = errors.read_text("utf-8", "replace")[-3000:]
+                    status, bad, told = None, ["crashes"], f"the process died | {said}"
                 yield Outcome(kind, number, status, bad, f"{shown(case)} -> {told}")
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import io
 import resource
 import struct
@@ -16,6 +17,7 @@ from typing import Any
 import numpy as np
 import pytest
 import tomli_w
+from hypothesis import strategies as some
 from PIL import Image
 
 from mpcc.core import cli
@@ -276,3 +278,28 @@ def test_a_hundred_malformed_inputs_do_no_harm(repository: Path, tmp_path: Path)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "| all | 112 |" in done.stdout
     assert not list(tmp_path.iterdir())
+
+
+HARM = {
+    "tracebacks": "import sys\nprint('Traceback (most recent call last)', file=sys.stderr)",
+    "hangs": "import signal\nsignal.alarm(1)\nwhile True:\n    pass",
+    "allocations": "b'x' * (3 * 2**29)",
+    "crashes": "import os\nos._exit(9)",
+    "damaged": "open('../beside', 'w').close()",
+    "unclear": "raise KeyboardInterrupt",
+}
+
+
+@pytest.mark.slow
+def test_every_kind_of_harm_is_found_and_a_case_can_be_repeated(
+    repository: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.syspath_prepend(str(repository / "benchmarks"))
+    fuzzer = importlib.import_module("malformed_inputs")
+    for word, code in HARM.items():
+        case = fuzzer.Case("mpcc", ["plugins", "--plugin=harm.py"], {"harm.py": code.encode()})
+        monkeypatch.setitem(fuzzer.KINDS, word, lambda _, case=case: some.just(case))
+    chosen = [("checkpoint", 4), *((word, 0) for word in HARM), ("checkpoint", 4)]
+    first, *harmful, again = fuzzer.supervise(chosen, 0, tmp_path)
+    assert {each.kind: each.bad for each in harmful} == {word: [word] for word in HARM}
+    assert again == first

@@ -1,195 +1,182 @@
-"""Ways to spoil what is well formed: bytes, archives, values of TOML, words of a command line.
-
-Every function takes the randomness that it needs as a `random.Random`, so that a case can be repeated.
-"""
+"""Strategies of Hypothesis that spoil what is well formed: bytes, archives, values of TOML, words of a command line."""
 
 from __future__ import annotations
 
 import io
+import json
 import re
 import struct
+import warnings
 import zipfile
 import zlib
 from collections.abc import Sequence
-from random import Random
+from functools import partial
+from typing import Any
 
-__all__ = ["ODD_WORDS", "spoil_archive", "spoil_bytes", "spoil_png", "spoil_toml"]
+import numpy as np
+from hypothesis import strategies as some
+from hypothesis.strategies import DrawFn, SearchStrategy
+
+__all__ = ["ODD_VALUES", "ODD_WORDS", "damaged", "damaged_archive", "damaged_png", "damaged_toml"]
+
+LARGE_NUMBERS = (*map(str, (2**31, 2**63 - 1, 2**63, 2**64, 10**12, 10**30)), "9" * 400, "9" * 5000, "1e400", "1e308")
+LONG_NAMES = ("a" * 300, "a/" * 3000 + "a")
+# No name of a file that exists, and no folder outside the case's own.
+TEXTS = some.text(some.characters(exclude_categories=["Cs"], exclude_characters="/\0"))
 
 # What people and programs type by mistake. None of them names a file that exists, or asks for hours of honest work.
-ODD_WORDS = (
-    *("", " ", "-", "--", "-1", "0", "00", "-0", "+1", "1.5", "1e3", "1e400", "-1e400", "1e-400", "nan", "inf", "-inf"),
-    *("1_0", "0x10", "१२", "¼", "1,5", "1 2", "9" * 5000, "-" + "9" * 400, str(2**31), str(2**63), str(2**64)),
-    *(str(10**12), str(10**30), "1e308", "-1e308", "1e-308", "true", "True", "False", "none", "None", "null", "[]"),
-    *("{}", "[1]", '{"a": 1}', "all", "auto", "x", "ü", "日本", "\u202e", "\u2028", "a\nb", "\t", "\x1b[31m", "\x7f"),
-    *("\udcff", "\udc80x", "%s", "%n", "{0}", "${HOME}", "$(id)", "`id`", "~nobody-of-this-name", "../..", "a" * 300),
-    *("a/" * 3000 + "a", "nowhere", "--help", "--batch", "[/]", "[bold]", "[/bold]", "=", "a=b", ",", ",,", "acc,,nmi"),
-)
+WORDS = """
+- -- -1 0 00 -0 +1 1.5 1e3 -1e400 1e-400 -1e308 1e-308 nan inf -inf 1_0 0x10 १२ ¼ 1,5 true True False false none None
+null [] {} [1] = a=b , ,, acc,,nmi all auto x ü 日本 nowhere ../.. %s %n {0} ${HOME} $(id) `id` ~nobody-of-this-name
+--help --batch [/] [bold] [/bold]
+"""
+SPACED_WORDS = ("", " ", "1 2", '{"a": 1}', "-" + "9" * 400, "a\nb", "\t", "\x1b[31m", "\x7f", "\u202e", "\u2028")
+ODD_WORDS = some.sampled_from([*WORDS.split(), *SPACED_WORDS, *LARGE_NUMBERS, *LONG_NAMES, "\udcff", "\udc80x"])
+ODD_WORDS |= TEXTS | some.floats().map(repr)
 
 # The same for a value in a file of TOML, as it is written there.
-ODD_VALUES = (
-    *("0", "-1", "1", "2", "1.5", "-0.0", "1e400", "1e308", "-1e308", "1e-320", "nan", "inf", "-inf", "true", "false"),
-    *(str(2**31), str(2**63 - 1), str(2**63), str(2**64), str(10**12), str(10**30), "9" * 400, "9" * 5000, "0x7f"),
-    *('""', '" "', '"x"', '"all"', '"none"', '"1"', '"nan"', '"ü日本"', '"\\u0000"', '"a\\u0000b"', '"\\u001b[31m"'),
-    *('"\\n"', '"a\\nb"', '"\\u202e"', '"\\u2028"', '"[/]"', '"[/bold]"', '"../.."', '"/nowhere/x"', '"~nobody-x/y"'),
-    *(
-        '"' + "a" * 300 + '"',
-        '"' + "a/" * 3000 + '"',
-        "[]",
-        "[1]",
-        '["x"]',
-        "[[]]",
-        "{}",
-        "{ a = 1 }",
-        '{ name = "x" }',
-    ),
-    *("1979-05-27", "07:32:00", "1979-05-27T07:32:00Z", "0001-01-01", "[" * 2000, "[" * 300 + "]" * 300, "{ a = " * 99),
-    *('"os:path"', '"builtins:int"', '"builtins:object"', '":"', '"a:b:c"', '".:x"', '"..x:y"', '"mpcc:x"', '"x.y:z"'),
-)
-
-HUGE = (0x7F, 0x80, 0xFF)
+VALUES = """
+0 -1 1 2 1.5 -0.0 -1e308 1e-320 nan inf -inf true false 0x7f [] [1] ["x"] [[]] {} {a=1} {name="x"} 1979-05-27 07:32:00
+1979-05-27T07:32:00Z 0001-01-01 "" "x" "all" "none" "1" "nan" "ü日本" "\\u0000" "a\\u0000b" "\\u001b[31m" "\\n" "a\\nb"
+"\\u202e" "\\u2028" "\\u0020" "[/]" "[/bold]" "../.." "/nowhere/x" "~nobody-x/y" "os:path" "builtins:int"
+"builtins:object" ":" "a:b:c" ".:x" "..x:y" "mpcc:x" "x.y:z"
+"""
+LONG_VALUES = ("[" * 2000, "[" * 300 + "]" * 300, "{ a = " * 99, *(f'"{name}"' for name in LONG_NAMES))
+ODD_VALUES = some.sampled_from([*VALUES.split(), *LARGE_NUMBERS, *LONG_VALUES])
+ODD_VALUES |= TEXTS.map(partial(json.dumps, ensure_ascii=False)) | some.floats().map(repr)
 
 
-def spoil_bytes(data: bytes, random: Random, others: Sequence[bytes] = ()) -> bytes:
-    """Return bytes that differ from what they were by one to three accidents.
+@some.composite
+def damaged(draw: DrawFn, data: bytes, others: Sequence[bytes] = ()) -> bytes:
+    """Spoil bytes by one to three accidents, more of them near the beginning, where formats keep what matters.
 
     Arguments:
+        draw: Chooses.
         data: What is spoilt.
-        random: Chooses.
-        others: Contents of other files, whose beginnings may replace that of this one.
+        others: Contents of other files, parts of which may come in.
     """
-    spoilt = bytearray(data)
-    for _ in range(random.choice((1, 1, 1, 2, 3))):
-        one_accident(spoilt, random, others)
-    return bytes(spoilt)
+    for _ in range(draw(some.sampled_from((1, 1, 1, 2, 3)))):
+        start = draw(some.integers(0, max(0, len(data) - 1)))
+        end = start + draw(some.sampled_from((1, 2, 4, 16, 256, 4096)))
+        data = draw(accident(data[:start], data[start:end], data[end:], others))
+    return data
 
 
-def one_accident(data: bytearray, random: Random, others: Sequence[bytes]) -> None:
-    """Flip, cut, delete, repeat, insert, blank, exchange the header, or enlarge a size, in place."""
-    size = len(data)
-    # Half of the accidents happen where formats keep what matters: at the beginning.
-    start = random.randrange(min(size, 512) if random.random() < 0.5 else size) if size else 0
-    span = min(random.choice((1, 2, 4, 16, 256, 4096)), size - start)
-    match random.randrange(9):
-        case 0:
-            for _ in range(random.choice((1, 1, 4, 32)) if size else 0):
-                data[random.randrange(size)] ^= 1 << random.randrange(8)
-        case 1:
-            del data[start:]
-        case 2:
-            del data[start : start + span]
-        case 3:
-            data[start:start] = data[start : start + span] * random.choice((1, 1, 50))
-        case 4:
-            data[start:start] = random.randbytes(random.choice((1, 3, 64, 5000)))
-        case 5:
-            data[start : start + span] = bytes(span)
-        case 6 if others:
-            length = random.choice((2, 8, 64, 512))
-            data[:length] = random.choice(others)[:length]
-        case 7:
-            numbers = list(re.finditer(rb"\d+", bytes(data[:4096])))
-            if numbers:
-                chosen = random.choice(numbers)
-                data[chosen.start() : chosen.end()] = str(random.choice((0, 2**31, 2**62, 10**30, 10**400))).encode()
-        case _:
-            width = min(random.choice((1, 2, 4, 8)), size - start)
-            first = random.choice(HUGE)
-            value = bytes([first]) + bytes([0xFF if first != 0x80 else 0]) * (width - 1)
-            data[start : start + width] = value[:width] if random.random() < 0.5 else value[:width][::-1]
+def accident(head: bytes, piece: bytes, tail: bytes, others: Sequence[bytes]) -> SearchStrategy[bytes]:
+    """Cut, delete, repeat, blank, enlarge, flip, insert or exchange one piece of a file."""
+    rest = len(piece) - 1
+    tops = [first + fill * rest for first, fill in ((b"\x7f", b"\xff"), (b"\x80", b"\0"), (b"\xff", b"\xff"))]
+    numbers = [str(number).encode() for number in (0, 2**31, 2**62, 10**30, 10**400)]
+    pieces = [b"", piece * 2, piece * 51, bytes(len(piece)), *tops, *(top[::-1] for top in tops)]
+    pieces += [re.sub(rb"\d+", number, piece, count=1) for number in numbers]
+    pieces += [flipped(piece, bit, step) for bit in range(8) for step in (7, 5000)]
+    inserted = some.builds(bytes.__mul__, some.binary(min_size=1, max_size=64), some.sampled_from((1, 1, 80)))
+    changed = some.sampled_from(pieces) | inserted.map(lambda new: new + piece)
+    exchanged = [other[: len(head + piece)] + tail for other in others]
+    return some.sampled_from([head, *exchanged]) | (changed | changed).map(lambda new: head + new + tail)
 
 
-def spoil_archive(data: bytes, random: Random, others: Sequence[bytes] = ()) -> bytes:
-    """Return a zip archive one of whose members was spoilt before it was packed, so that its checksum is right.
+def flipped(piece: bytes, bit: int, step: int) -> bytes:
+    """Flip a bit of every so many bytes."""
+    mask = np.zeros(len(piece), dtype=np.uint8)
+    mask[::step] = 1 << bit
+    return (np.frombuffer(piece, dtype=np.uint8) ^ mask).tobytes()
 
-    Or one with a member that is repeated, is missing, or has a name that leads out of the folder, or is a link.
+
+Member = tuple[Any, bytes]
+
+
+def spoilt_members(
+    members: list[Member], chosen: Sequence[int], odd: SearchStrategy[Member], others: Sequence[bytes] = ()
+) -> SearchStrategy[list[Member]]:
+    """Spoil one of the chosen members of a file, leave it out, repeat it somewhere, or exchange it for an odd one."""
+
+    def ways(at: int) -> SearchStrategy[list[Member]]:
+        before, (name, content), after = members[:at], members[at], members[at + 1 :]
+        spoilt = damaged(content, others).map(lambda raw: (name, raw))
+        changed = (spoilt | spoilt | odd | odd).map(lambda member: [*before, member, *after])
+        added = some.builds(lambda place, member: [*members[:place], member, *members[place:]], places, spoilt | odd)
+        return changed | added | some.just([*before, *after])
+
+    places = some.integers(0, len(members))
+    return some.sampled_from(chosen).flatmap(ways)
+
+
+@some.composite
+def damaged_archive(draw: DrawFn, data: bytes, others: Sequence[bytes] = ()) -> bytes:
+    """Spoil a member of a zip archive before it is packed, so that its checksum is right.
+
+    Or repeat it, leave it out, let it unfold to 128 MiB, make it a link, or let its name lead out of the folder.
     """
     with zipfile.ZipFile(io.BytesIO(data)) as archive:
-        members = [(info.filename, archive.read(info), info.compress_type) for info in archive.infolist()]
-    chosen = random.randrange(len(members))
-    if random.random() < 0.4:
-        # The member that says what the others are.
-        chosen = next((at for at, (name, *_) in enumerate(members) if name.endswith(".pkl")), chosen)
-    name, content, packing = members[chosen]
-    match random.randrange(10):
-        case 0:
-            del members[chosen]
-        case 1:
-            members.append((name, spoil_bytes(content, random, others), packing))
-        case 2:
-            odd = random.choice(
-                ("../" * 4 + "outside", "/absolute", "a/../../" + name, "\\x", "", "ü/" + name, "x" * 3000)
-            )
-            members[chosen] = (odd, content, packing)
-        case 3:
-            members[chosen] = (name, bytes(random.choice((0, 2**20, 2**27))), zipfile.ZIP_DEFLATED)
-        case _:
-            members[chosen] = (name, spoil_bytes(content, random, others), packing)
+        members = [((info.filename, 0), archive.read(info)) for info in archive.infolist()]
+        packing = archive.infolist()[0].compress_type
+    # The member that says what the others are is chosen more often.
+    pickles = [at for at, ((name, _), _) in enumerate(members) if name.endswith(".pkl")]
+    chosen = [*range(len(members)), *pickles * (len(members) // 2)]
+    (name, _), content = members[draw(some.sampled_from(chosen))]
+    names = ("../" * 4 + "outside", "/absolute", "a/../../" + name, "\\x", "", "ü/" + name, "x" * 3000)
+    odd = some.sampled_from([((name, 0o120777 << 16), content), *(((odd, 0), content) for odd in names)])
+    odd |= some.sampled_from((0, 2**20, 2**27)).map(lambda size: ((name, 0), bytes(size)))
     made = io.BytesIO()
-    with zipfile.ZipFile(made, "w") as archive:
-        written: set[str] = set()
-        for each, raw, kind in members:
+    with zipfile.ZipFile(made, "w") as archive, warnings.catch_warnings(action="ignore"):
+        for (each, attributes), raw in draw(spoilt_members(members, chosen, odd, others)):
             info = zipfile.ZipInfo(each)
-            info.compress_type = kind
-            if random.random() < 0.02:
-                info.external_attr = 0o120777 << 16  # a symbolic link
-            if each not in written or random.random() < 0.5:
-                info.filename = each if each not in written else each + "x"
-                archive.writestr(info, raw)
-                written.add(info.filename)
+            info.compress_type = zipfile.ZIP_DEFLATED if len(raw) >= 2**20 else packing
+            info.external_attr = attributes
+            archive.writestr(info, raw)
     return made.getvalue()
 
 
-def spoil_png(data: bytes, random: Random) -> bytes:
-    """Return a PNG file with one chunk spoilt, repeated, moved or enlarged, and every checksum right."""
-    chunks, at = [], 8
+@some.composite
+def damaged_png(draw: DrawFn, data: bytes) -> bytes:
+    """Spoil, repeat, move or enlarge a chunk of a PNG file; every checksum is right."""
+    chunks, at = list[Member](), 8
     while at + 12 <= len(data):
-        (length,) = struct.unpack(">I", data[at : at + 4])
-        chunks.append((data[at + 4 : at + 8], data[at + 8 : at + 8 + length]))
-        at += 12 + length
-    chosen = random.randrange(len(chunks))
-    kind, content = chunks[chosen]
-    match random.randrange(6):
-        case 0:
-            sides = random.choice(((2**31 - 1, 2**31 - 1), (2**32 - 1, 1), (1, 2**31 - 1), (0, 5), (30_000, 30_000)))
-            chunks[0] = (b"IHDR", struct.pack(">2I", *sides) + chunks[0][1][8:])
-        case 1:
-            chunks.insert(random.randrange(len(chunks) + 1), (kind, content))
-        case 2:
-            del chunks[chosen]
-        case 3:
-            header = bytearray(chunks[0][1])
-            header[8 + random.randrange(5)] = random.randrange(256)
-            chunks[0] = (b"IHDR", bytes(header))
-        case 4:
-            text = zlib.compress(bytes(random.choice((10, 2**25))))
-            chunks.insert(1, (random.choice((b"zTXt", b"iCCP")), b"name\0\0" + text))
-        case _:
-            chunks[chosen] = (kind, spoil_bytes(content, random))
-    parts = [struct.pack(">I", len(raw)) + k + raw + struct.pack(">I", zlib.crc32(k + raw)) for k, raw in chunks]
+        end = at + 8 + int.from_bytes(data[at : at + 4], "big")
+        chunks.append((data[at + 4 : at + 8], data[at + 8 : end]))
+        at = end + 4
+    header = chunks[0][1]
+    sides = some.sampled_from(((2**31 - 1, 2**31 - 1), (2**32 - 1, 1), (1, 2**31 - 1), (0, 5), (30_000, 30_000)))
+    headers = sides.map(lambda each: struct.pack(">2I", *each) + header[8:])
+    headers |= some.binary(min_size=5, max_size=5).map(lambda kind: header[:8] + kind)
+    texts = some.sampled_from((10, 2**25)).map(lambda size: b"name\0\0" + zlib.compress(bytes(size)))
+    chosen, odd = draw(
+        some.sampled_from(
+            [
+                ([0], headers.map(lambda raw: (b"IHDR", raw))),
+                (range(1, len(chunks)), some.tuples(some.sampled_from((b"zTXt", b"iCCP")), texts)),
+            ]
+        )
+    )
+    spoilt = draw(spoilt_members(chunks, chosen, odd))
+    parts = [
+        struct.pack(">I", len(raw)) + kind + raw + struct.pack(">I", zlib.crc32(kind + raw)) for kind, raw in spoilt
+    ]
     return data[:8] + b"".join(parts)
 
 
-def spoil_toml(text: str, random: Random) -> str:
-    """Return TOML with values, names or tables exchanged; one in four times it is spoilt as bytes are."""
-    if random.random() < 0.25:
-        return spoil_bytes(text.encode(), random).decode("utf-8", "surrogateescape")
-    lines = text.splitlines()
-    for _ in range(random.choice((1, 1, 1, 2, 3))):
-        at = random.choice([number for number, line in enumerate(lines) if " = " in line] or [0])
+@some.composite
+def damaged_toml(draw: DrawFn, data: bytes) -> bytes:
+    """Exchange values, names or tables of a file of TOML; one in four times spoil it as bytes are."""
+    if draw(some.integers(0, 3)) == 0:
+        return draw(damaged(data))
+    lines = data.decode().splitlines()
+    for _ in range(draw(some.sampled_from((1, 1, 1, 2, 3)))):
+        at = draw(some.sampled_from([at for at, line in enumerate(lines) if " = " in line] or [0]))
         name, _, _ = lines[at].partition(" = ")
-        match random.randrange(12):
-            case 0:
-                lines[at] = ""
-            case 1:
-                lines.insert(random.randrange(len(lines)), lines[at])
-            case 2:
-                lines[at] = (
-                    f"[{random.choice(('x', 'run', 'run.x', 'prior', '[prior]', 'a.b', '', 'presets', 'data.name'))}]"
-                )
-            case 3:
-                lines.insert(
-                    0, f"{random.choice(('preset', 'plugins', 'registries', 'x', name))} = {random.choice(ODD_VALUES)}"
-                )
-            case _:
-                lines[at] = f"{name} = {random.choice(ODD_VALUES)}"
-    return "\n".join(lines) + "\n"
+        value = draw(ODD_VALUES)
+        table = draw(some.sampled_from(("x", "run", "run.x", "prior", "[prior]", "a.b", "", "presets", "data.name")))
+        top = draw(some.sampled_from(("preset", "plugins", "registries", "x", name)))
+        lines = draw(
+            some.sampled_from(
+                [
+                    *[[*lines[:at], f"{name} = {value}", *lines[at + 1 :]]] * 8,
+                    [*lines[:at], *lines[at + 1 :]],
+                    [*lines[:at], lines[at], *lines[at:]],
+                    [*lines[:at], f"[{table}]", *lines[at + 1 :]],
+                    [f"{top} = {value}", *lines],
+                ]
+            )
+        )
+    return ("\n".join(lines) + "\n").encode()

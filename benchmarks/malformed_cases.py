@@ -1,295 +1,384 @@
-"""The kinds of malformed input: which files are spoilt, and which command reads them."""
+"""Strategies of Hypothesis for the kinds of malformed input: which files are spoilt, and which command reads them.
+
+Nothing here imports mpcc: Hypothesis takes constants from the modules that are loaded, and what is drawn should not
+change when mpcc does.
+"""
 
 from __future__ import annotations
 
 import gzip
 import io
-import shutil
+import json
 import zipfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
-from random import Random
 from typing import Any
 
 import attrs
 import numpy as np
 import torch
-from malformation import ODD_VALUES, spoil_archive, spoil_bytes, spoil_png, spoil_toml
-from malformed_commands import BUDGET, Case, extremes, mpcc_flags, run_flags, run_of, tiny
+from hypothesis import strategies as some
+from hypothesis.extra import numpy as arrays_of
+from hypothesis.strategies import DrawFn, SearchStrategy
+from malformation import ODD_VALUES, ODD_WORDS, damaged, damaged_archive, damaged_png, damaged_toml
 
-from mpcc.core.storage.checkpoint import add_digest, save_checkpoint
+__all__ = ["KINDS", "TINY", "Case"]
 
-__all__ = ["KINDS"]
+Stock = Mapping[str, bytes]
+Files = dict[str, bytes]
+
+# One iteration of a net of one channel, in a fraction of a second.
+TINY = {
+    **{"arch": "biggan8", "arch.width": 1, "batch": 4, "d-steps": 1, "e-steps": 1, "standing-passes": 1},
+    **{"metrics": "occupancy", "threads": 1, "iterations": 1, "latent-dim": 3, "clusters": 3, "eval-images": 20},
+    **{"device": "cpu", "workers": 0, "preset": "none"},
+}
+# Numbers that would be honest work for hours, or for gigabytes, if they were let through: the flags win over the files.
+BUDGET = ("--iterations", "--d-steps", "--e-steps", "--standing-passes", "--threads", "--workers")
 
 
-def config(random: Random, folder: Path, stock: Path) -> Case:
+@attrs.frozen
+class Case:
+    """A command on spoilt input.
+
+    Attributes:
+        command: ``mpcc-run`` or ``mpcc``.
+        arguments: Its words.
+        files: What the working folder holds.
+        writes: What a success may change or make, below the working folder.
+        environment: Variables.
+        sealed: Checkpoints that get a new digest: what is read then is what is wrong, not that its digest is.
+    """
+
+    command: str
+    arguments: Sequence[str]
+    files: Files = attrs.field(factory=dict)
+    writes: Sequence[str] = ("out",)
+    environment: Mapping[str, str] = attrs.field(factory=dict)
+    sealed: Sequence[str] = ()
+
+
+def run_of(files: Files, *flags: str, without: Sequence[str] = ()) -> Case:
+    """Return a tiny run into the folder ``out``; these flags replace those of their names."""
+    named = {flag.partition("=")[0] for flag in (*flags, *without)}
+    rest = [f"--{name}={value}" for name, value in TINY.items() if f"--{name}" not in named]
+    return Case("mpcc-run", [*rest, *([] if "--out" in named else ["--out=out"]), *flags], files)
+
+
+def below(stock: Stock, *folders: str) -> Files:
+    """Return the files of some folders."""
+    return {name: data for name, data in stock.items() if name.startswith(tuple(f"{each}/" for each in folders))}
+
+
+def spoilt_one(files: Files, stock: Stock, of: Callable[[str], bool] = lambda _: True) -> SearchStrategy[Files]:
+    """Spoil one of some files."""
+    others = [data for name, data in stock.items() if not name.startswith("run/")]
+    names = some.sampled_from([name for name in files if of(name)])
+
+    def spoilt(name: str) -> SearchStrategy[Files]:
+        ways = [damaged(files[name], others)]
+        if zipfile.is_zipfile(io.BytesIO(files[name])):
+            ways.append(damaged_archive(files[name], others))
+        elif name.endswith(".png"):
+            ways.append(damaged_png(files[name]))
+        return some.one_of(ways).map(lambda data: {**files, name: data})
+
+    return names.flatmap(spoilt)
+
+
+def choices(*named: str) -> SearchStrategy[list[str]]:
+    """Draw some of the flags that are written as ``name=one,another``."""
+    options = [(name, values.split(",")) for name, _, values in (each.partition("=") for each in named)]
+    return some.fixed_dictionaries({}, optional={name: some.sampled_from(values) for name, values in options}).map(
+        lambda chosen: [f"--data.{name}={value}" for name, value in chosen.items()]
+    )
+
+
+def read(stock: Stock, files: Files, *flags: str) -> SearchStrategy[Case]:
+    """Train on files of the working folder, or predict them."""
+    prediction = Case("mpcc", ["predict", "run", *flags, "--out=out"], {**files, **below(stock, "run")})
+    return some.sampled_from([run_of(files, *flags)] * 2 + [prediction])
+
+
+def of_run(stock: Stock, files: Files) -> SearchStrategy[Case]:
+    """Read the run folder ``run``."""
+    files = {**files, "bytes.npy": stock["arrays/bytes.npy"]}
+    predict = ["predict", "run", "--data-path=bytes.npy", "--out=out", "--posterior=out.npy"]
+    commands = [["export", "run", "--out=out"], ["evaluate", "run", "--out=out"], predict]
+    cases = [Case("mpcc", words, files, ["out", "out.npy"]) for words in commands]
+    return some.sampled_from([*cases, Case("mpcc-run", ["--resume=run", "--iterations=2"], files, ["run"])])
+
+
+@some.composite
+def config(draw: DrawFn, stock: Stock) -> Case:
     """A configuration file that was spoilt."""
-    text = spoil_toml((stock / "run" / "config.toml").read_text(encoding="utf-8"), random)
-    (folder / "config.toml").write_bytes(text.encode("utf-8", "surrogateescape"))
-    if random.random() < 0.4:
-        return Case("mpcc-run", ["--config", "config.toml", "--dry-run"])
-    return Case("mpcc-run", ["--config", "config.toml", *tiny(*BUDGET), "--out", "out"])
+    files = {"config.toml": draw(damaged_toml(stock["run/config.toml"]))}
+    budget = [f"{name}={TINY[name[2:]]}" for name in BUDGET]
+    rest = draw(some.sampled_from((["--dry-run"], [*budget, "--out=out"])))
+    return Case("mpcc-run", ["--config=config.toml", *rest], files)
 
 
-def registry(random: Random, folder: Path, stock: Path) -> Case:
+@some.composite
+def registry(draw: DrawFn, stock: Stock) -> Case:
     """A registry file that was spoilt, and what is in it used or listed."""
-    text = spoil_toml((stock / "registry.toml").read_text(encoding="utf-8"), random)
-    (folder / "registry.toml").write_bytes(text.encode("utf-8", "surrogateescape"))
-    named = ["--registry", "registry.toml"]
-    environment = {"MPCC_REGISTRY": "registry.toml"} if random.random() < 0.3 else {}
-    named = [] if environment else named
-    chosen = random.choice(("list", "json", "dry", "run"))
-    if chosen in ("list", "json"):
-        return Case("mpcc", ["plugins", *(["--json"] if chosen == "json" else []), *named], environment=environment)
-    flags = [*named, "--prior", "mine", "--preset", "small"]
-    if chosen == "dry":
-        return Case("mpcc-run", [*flags, "--dry-run"], environment=environment)
-    rest = tiny(without=("latent-dim", "clusters", "preset"), metrics="used")
-    return Case("mpcc-run", [*rest, *flags, "--out", "out"], environment=environment)
+    files = {"registry.toml": draw(damaged_toml(stock["registry.toml"]))}
+    used = ["--prior=mine", "--preset=small"]
+    # The preset has numbers of its own for these two.
+    run = run_of(files, *used, "--metrics=used", without=["--latent-dim", "--clusters"])
+    words = (["plugins"], ["plugins", "--json"])
+    cases = [run, Case("mpcc-run", [*used, "--dry-run"], files), *(Case("mpcc", each, files) for each in words)]
+    case = draw(some.sampled_from(cases))
+    if draw(some.booleans()):
+        return attrs.evolve(case, environment={"MPCC_REGISTRY": "registry.toml"})
+    return attrs.evolve(case, arguments=[*case.arguments, "--registry=registry.toml"])
 
 
-def plugin(random: Random, folder: Path, stock: Path) -> Case:
+@some.composite
+def plugin(draw: DrawFn, stock: Stock) -> Case:
     """A one-file plugin that was spoilt: its text, or what it registers."""
-    text = (stock / "malformed_plugin.py").read_bytes()
-    if random.random() < 0.5:
-        text = spoil_bytes(text, random)
-    else:
-        words = (b'"local"', b'"mpcc.plugins.priors.gmm:GaussianMixture"', b'"The mixture of Gaussians once more."')
-        values = (b"None", b"5", b"''", b"[]", b"b'x'", b"object()", b"'os:path'", b"'x\\ny'", b"'[/]'", b"lambda: 1")
-        text = text.replace(random.choice(words), random.choice(values))
-    (folder / "malformed_plugin.py").write_bytes(text)
-    named = ["--plugin", "malformed_plugin.py"]
-    if random.random() < 0.5:
-        return Case("mpcc", ["plugins", *named])
-    return run_of(*named, "--prior", "local", *(["--dry-run"] if random.random() < 0.5 else []))
+    text = stock["malformed_plugin.py"]
+    words = (b'"local"', b'"mpcc.plugins.priors.gmm:GaussianMixture"', b'"The mixture of Gaussians once more."')
+    values = (b"None", b"5", b"''", b"[]", b"b'x'", b"object()", b"'os:path'", b"'x\\ny'", b"'[/]'", b"lambda: 1")
+    exchanged = some.builds(text.replace, some.sampled_from(words), some.sampled_from(values))
+    files = {"malformed_plugin.py": draw(damaged(text) | exchanged)}
+    named = ["--plugin=malformed_plugin.py", "--prior=local"]
+    runs = [run_of(files, *named), run_of(files, *named, "--dry-run")]
+    return draw(some.sampled_from([Case("mpcc", ["plugins", named[0]], files), *runs]))
 
 
-def arrays(random: Random, folder: Path, stock: Path) -> Case:
-    """A file of arrays that was spoilt, its images or its labels, trained on or predicted."""
-    name = random.choice(sorted(path.name for path in (stock / "arrays").iterdir()))
-    data = (stock / "arrays" / name).read_bytes()
-    others = other_files(stock)
-    if zipfile.is_zipfile(io.BytesIO(data)) and random.random() < 0.6:
-        data = spoil_archive(data, random, others)
-    else:
-        data = spoil_bytes(data, random, others)
-    (folder / name).write_bytes(data)
-    flags = [f"--data.memory={random.choice(('auto', 'load', 'stream'))}"]
-    if name == "labels.npy":
-        shutil.copyfile(stock / "arrays" / "bytes.npy", folder / "bytes.npy")
-        flags, name = ["--data.labels", "labels.npy"], "bytes.npy"
-    elif name.startswith(("both", "packed")):
-        flags = ["--data.labels-key", "labels"]
-    return training_or_prediction(random, folder, stock, "arrays", name, flags)
+@some.composite
+def run_flags(draw: DrawFn, stock: Stock) -> Case:
+    """Flags of mpcc-run that are odd, missing, repeated, unknown or without a value."""
+    names = [name for name in json.loads(stock["flags.json"])["mpcc-run"] if name not in (*BUDGET, "--help")]
+    flags = draw(odd_flags(names)) + draw(some.sampled_from([[], [], ["--dry-run"]]))
+    # A budget that is odd on purpose, of what is refused.
+    if draw(some.integers(0, 4)) == 0:
+        name = draw(some.sampled_from(BUDGET))
+        huge = str(10**30) if name in ("--threads", "--workers") else "1e9"
+        flags.append(f"{name}={draw(some.sampled_from(('0', '-1', 'x', 'nan', '', '1.5', huge)))}")
+    return attrs.evolve(run_of({}, *flags), writes=["out", "runs", *names_in(flags)])
 
 
-def array_values(random: Random, folder: Path, stock: Path) -> Case:
-    """Well-formed files of arrays with odd shapes, types and values: of images, or of labels."""
-    kind = random.choice(
-        ["f2", "f4", "f8", "u1", "i1", "i8", "b1", "c8", "U3", "M8[s]", ">f4", ">u2", "f4", "f8", "u8"]
-    )
-    shape = random.choice(
-        ((0, 8, 8), (12, 0, 8), (12, 8), (12, 8, 8, 2), (12, 3, 8, 3), (1, 8, 8), (3, 1, 1), (5, 8, 9), (12, 8, 8), ())
-    )
-    made = np.zeros(shape, dtype=kind)
-    if kind[-2] == "f" and made.size:
-        made = np.linspace(0, 1, made.size).reshape(shape).astype(kind)
-        odd = random.choice((np.nan, np.inf, -np.inf, -2.0, 256.0, 6e4, 1.0))
-        made[tuple(random.randrange(side) for side in shape)] = odd
-    np.save(folder / "images.npy", made, allow_pickle=False)
-    flags = [f"--data.memory={random.choice(('auto', 'load', 'stream'))}"]
-    if random.random() < 0.5:
-        np.save(folder / "images.npy", np.zeros((12, 8, 8), dtype=np.uint8))
-        labels = np.asarray(
-            random.choice(
-                ([0] * 11, [0] * 13, [-1] * 12, [0.5] * 12, [float("nan")] * 12, [2**62] * 12, [], 5, ["a"] * 12)
-            )
-        )
-        np.save(folder / "labels.npy", labels, allow_pickle=False)
-        flags += ["--data.labels", "labels.npy"]
-    flags += [f"--data.layout={random.choice(('auto', 'NHW', 'NHWC', 'NCHW'))}"] * (random.random() < 0.3)
-    flags += [f"--data.value-range={random.choice(('unit', 'symmetric', 'bytes'))}"] * (random.random() < 0.3)
-    return training_or_prediction(random, folder, stock, "arrays", "images.npy", flags)
+SMALL = ("0", "1", "1", "2", "2", "3", "5", "7", "64", "1797", "1798")
+HUGE = [str(number) for number in (2**15, 2**31 - 1, 2**31, 2**53 + 1, 2**63 - 1, 2**63, 10**12, 10**30, 10**400)]
+REAL = ("0", "1", "-1", "1e-320", "1e-45", "1e-38", "1e-8", "0.999999999999", "100", "1e6", "1e38", "1e39", "1e308")
+LIMITS = {
+    "bool": some.sampled_from(("true", "false")),
+    "float": some.sampled_from(REAL) | some.floats(0, 2).map(repr),
+    "int": some.sampled_from([*SMALL, *HUGE]),
+}
+# Networks of 20 GB and more, which would fit into some machines.
+WIDE = ("--arch.width=1797", "--arch.width=1798", f"--arch.width={2**15}")
+METRICS = ("all", "silhouette", "reconstruction,acc", "nmi,ari,purity")
 
 
-def images(random: Random, folder: Path, stock: Path) -> Case:
-    """A folder of images one of which was spoilt."""
-    shutil.copytree(stock / "images", folder / "images")
-    file = random.choice(sorted(path for path in (folder / "images").rglob("*") if path.is_file()))
-    data = file.read_bytes()
-    if file.suffix == ".png" and random.random() < 0.6:
-        file.write_bytes(spoil_png(data, random))
-    else:
-        file.write_bytes(spoil_bytes(data, random, other_files(stock)))
-    flags = [f"--data.memory={random.choice(('load', 'stream'))}"]
-    flags += ["--data.channels=3"] * (random.random() < 0.8)
-    flags += [
-        f"--data.unreadable={random.choice(('refuse', 'skip'))}",
-        f"--data.labels={random.choice(('auto', 'none'))}",
+@some.composite
+def extremes(draw: DrawFn, stock: Stock) -> Case:
+    """Numbers and choices that are well formed, of any prior and any conditioning, as small and as large as they go."""
+    options = json.loads(stock["options.json"])
+    prior = draw(some.sampled_from(sorted(options)))
+    pairs = [some.tuples(some.sampled_from(BUDGET), some.just(str(10**30)))] * 4
+    pairs += [some.tuples(some.just("--metrics"), some.sampled_from(METRICS))] * 6
+    pairs += [
+        some.tuples(some.just(name), some.one_of([LIMITS.get(word, some.just(word)) for word in words]))
+        for name, words in options[prior].items()
+        if words and name not in (*BUDGET, "--download", "--device", "--generated-images")
     ]
-    return training_or_prediction(random, folder, stock, "folder", "images", flags)
+    flags = [f"{name}={value}" for name, value in draw(some.lists(some.one_of(pairs), min_size=1, max_size=5))]
+    # Ten to the thirtieth iterations or steps are honest work: only what they would be is looked at.
+    honest = any(flag in [f"{name}={10**30}" for name in BUDGET[:4]] for flag in flags)
+    dry = ["--dry-run"] * (honest or draw(some.integers(0, 4)) == 0)
+    return run_of({}, f"--prior={prior}", *(flag for flag in flags if flag not in WIDE), *dry)
 
 
-def mnist(random: Random, folder: Path, stock: Path) -> Case:
+@some.composite
+def mpcc_flags(draw: DrawFn, stock: Stock) -> Case:
+    """Words of ``mpcc evaluate``, ``predict``, ``plugins`` and ``bench`` that are odd, missing, repeated or unknown."""
+    commands = json.loads(stock["flags.json"])
+    del commands["mpcc-run"]
+    chosen = draw(some.sampled_from(sorted(commands)))
+    words = chosen.split()
+    if chosen in ("evaluate", "export", "predict"):
+        words.append(draw(some.sampled_from(("run", "run", "run", "run", "nowhere", "arrays")) | ODD_WORDS))
+        words += ["--data-path=arrays/bytes.npy"] * (chosen == "predict" and draw(some.booleans()))
+    elif chosen in ("plugins new", "plugins check"):
+        words += draw(some.lists(some.sampled_from(("prior", "metric", "dataset", "my-thing")) | ODD_WORDS, max_size=3))
+    elif chosen == "bench":
+        # Nothing that could begin to measure.
+        words.append(f"--presets={draw(ODD_WORDS)}")
+    words += draw(odd_flags([*commands[chosen], "--plugin", "--registry", "--help", "--traceback", "--version"]))
+    files = below(stock, "run", "arrays")
+    return Case("mpcc", words, files, ["out", "run", "my-thing", *names_in(words)])
+
+
+def names_in(words: Sequence[str]) -> list[str]:
+    """Return what may be the name of a file that a command was asked to write, and the folders above it."""
+    names = [Path(name) for word in words for name in (word, word.partition("=")[2]) if name]
+    return [str(path) for name in names for path in (name, *name.parents) if path.name]
+
+
+@some.composite
+def odd_flags(draw: DrawFn, names: Sequence[str]) -> list[str]:
+    """Draw one to three flags, each with an odd value, or with none."""
+    words: list[str] = []
+    for _ in range(draw(some.integers(1, 3))):
+        name, value = draw(some.sampled_from(names)), draw(ODD_WORDS)
+        spellings = (f"{name}x", name[1:], name[:-1], f"{name}.x", f"--no-{name[2:]}", name.replace("-", "_"))
+        joined = [[f"{each}={value}"] for each in (name, name, name, draw(some.sampled_from(spellings)))]
+        words += draw(
+            some.sampled_from([*joined, [name, value], [name, value], [name], [name, value, draw(ODD_WORDS)]])
+        )
+    return words
+
+
+@some.composite
+def arrays(draw: DrawFn, stock: Stock) -> Case:
+    """A file of arrays that was spoilt, its images or its labels, trained on or predicted."""
+    name = draw(some.sampled_from(sorted(below(stock, "arrays"))))
+    files = draw(spoilt_one({name: stock[name]}, stock))
+    flags = draw(choices("memory=auto,load,stream"))
+    if name == "arrays/labels.npy":
+        flags += [f"--data.labels={name}"]
+        files["arrays/bytes.npy"], name = stock["arrays/bytes.npy"], "arrays/bytes.npy"
+    elif name.startswith(("arrays/both", "arrays/packed")):
+        flags += ["--data.labels-key=labels"]
+    return draw(read(stock, files, "--data=arrays", f"--data.path={name}", *flags))
+
+
+def one_odd(kind: str, value: float, at: int) -> np.ndarray:
+    """Return images between 0 and 1 but for one pixel."""
+    made = np.linspace(0, 1, 12 * 8 * 8).astype(kind)
+    made[at] = value
+    return made.reshape(12, 8, 8)
+
+
+SHAPES = ((0, 8, 8), (12, 0, 8), (12, 8), (12, 8, 8), (12, 8, 8, 2), (12, 3, 8, 3), (1, 8, 8), (3, 1, 1), (5, 8, 9))
+PIXELS = some.sampled_from((np.nan, np.inf, -np.inf, -2.0, 256.0, 6e4, 1.0)) | some.floats(width=16)
+IMAGES = some.builds(one_odd, some.sampled_from(("f2", "f4", "f8", ">f4")), PIXELS, some.integers(0, 767))
+IMAGES |= arrays_of.arrays(
+    arrays_of.scalar_dtypes() | arrays_of.unicode_string_dtypes(),
+    some.sampled_from(SHAPES) | arrays_of.array_shapes(min_dims=0, max_dims=5, min_side=0, max_side=12),
+)
+LABELS = some.sampled_from(
+    ([0] * 11, [0] * 13, [-1] * 12, [0.5] * 12, [float("nan")] * 12, [2**62] * 12, [], 5, ["a"] * 12)
+).map(np.asarray) | arrays_of.arrays(arrays_of.scalar_dtypes(), (12,))
+
+
+def saved(array: np.ndarray) -> bytes:
+    """Return a file of an array."""
+    file = io.BytesIO()
+    np.save(file, array, allow_pickle=False)
+    return file.getvalue()
+
+
+@some.composite
+def array_values(draw: DrawFn, stock: Stock) -> Case:
+    """Well-formed files of arrays with odd shapes, types and values: of images, or of labels."""
+    flags = draw(choices("memory=auto,load,stream", "layout=auto,NHW,NHWC,NCHW", "value-range=unit,symmetric,bytes"))
+    if draw(some.booleans()):
+        files = {"images.npy": saved(draw(IMAGES))}
+    else:
+        files = {"images.npy": saved(np.zeros((12, 8, 8), dtype=np.uint8)), "labels.npy": saved(draw(LABELS))}
+        flags += ["--data.labels=labels.npy"]
+    return draw(read(stock, files, "--data=arrays", "--data.path=images.npy", *flags))
+
+
+@some.composite
+def images(draw: DrawFn, stock: Stock) -> Case:
+    """A folder of images one of which was spoilt."""
+    files = draw(spoilt_one(below(stock, "images"), stock))
+    flags = draw(choices("memory=load,stream", "unreadable=refuse,skip,skip", "labels=auto,none"))
+    # Without it, pictures of grey and of colour are refused whatever their damage.
+    flags += draw(some.sampled_from([[], *[["--data.channels=3"]] * 4]))
+    return draw(read(stock, files, "--data=folder", "--data.path=images", *flags))
+
+
+@some.composite
+def mnist(draw: DrawFn, stock: Stock) -> Case:
     """Files of MNIST one of which was spoilt; a quarter of the time a packed one, to be unpacked."""
-    raw = folder / "root" / "MNIST" / "raw"
-    shutil.copytree(stock / "root" / "MNIST" / "raw", raw)
-    packed = random.random() < 0.25
-    file = random.choice(sorted(path for path in raw.iterdir() if (path.suffix == ".gz") == packed))
-    data = file.read_bytes()
-    if packed and random.random() < 0.5:
-        data = gzip.compress(spoil_bytes(gzip.decompress(data), random))
-    else:
-        data = spoil_bytes(data, random)
-    file.write_bytes(data)
-    if packed:
-        file.with_suffix("").unlink()
-    flags = ["--data", "mnist", "--data-root", "root", f"--data.split={random.choice(('all', 'train', 'test'))}"]
-    case = run_of(*flags, *(["--download"] if packed else []))
+    files = below(stock, "root/MNIST")
+    flags = ["--data=mnist", "--data-root=root", *draw(choices("split=all,train,test"))]
+    if draw(some.integers(0, 3)):
+        return run_of(draw(spoilt_one(files, stock, lambda name: not name.endswith(".gz"))), *flags)
+    name = draw(some.sampled_from([name for name in files if name.endswith(".gz")]))
+    raw = files.pop(name.removesuffix(".gz"))
+    files[name] = draw(damaged(files[name]) | damaged(raw).map(partial(gzip.compress, mtime=0)))
     # Unpacking is what was asked for.
-    return attrs.evolve(case, writes=["out", "root"]) if packed else case
+    return attrs.evolve(run_of(files, *flags, "--download"), writes=["out", "root"])
 
 
-def cifar(random: Random, folder: Path, stock: Path) -> Case:
+@some.composite
+def cifar(draw: DrawFn, stock: Stock) -> Case:
     """Pickles of CIFAR one of which was spoilt."""
-    name, place = random.choice((("cifar10", "cifar-10-batches-py"), ("cifar20", "cifar-100-python")))
-    shutil.copytree(stock / "root" / place, folder / "root" / place)
-    file = random.choice(sorted((folder / "root" / place).iterdir()))
-    file.write_bytes(spoil_bytes(file.read_bytes(), random, other_files(stock)))
-    split = random.choice(("all", "train", "test"))
-    return run_of("--data", name, "--data-root", "root", f"--data.split={split}")
+    name, place = draw(some.sampled_from((("cifar10", "cifar-10-batches-py"), ("cifar20", "cifar-100-python"))))
+    files = draw(spoilt_one(below(stock, f"root/{place}"), stock))
+    return run_of(files, f"--data={name}", "--data-root=root", *draw(choices("split=all,train,test")))
 
 
-def omniglot(random: Random, folder: Path, stock: Path) -> Case:
+@some.composite
+def omniglot(draw: DrawFn, stock: Stock) -> Case:
     """A zip of Omniglot that was spoilt, or one of its members."""
-    place = Path("root/omniglot-py/images_background_small1.zip")
-    (folder / place).parent.mkdir(parents=True)
-    data = (stock / place).read_bytes()
-    spoilt = spoil_archive(data, random) if random.random() < 0.6 else spoil_bytes(data, random, other_files(stock))
-    (folder / place).write_bytes(spoilt)
-    return run_of(
-        "--data", "omniglot", "--data-root", "root", "--data.classes=2", f"--data.copies={random.choice((1, 2))}"
-    )
+    files = draw(spoilt_one(below(stock, "root/omniglot-py"), stock))
+    return run_of(files, "--data=omniglot", "--data-root=root", "--data.classes=2", *draw(choices("copies=1,2")))
 
 
-def checkpoint(random: Random, folder: Path, stock: Path) -> Case:
+@some.composite
+def checkpoint(draw: DrawFn, stock: Stock) -> Case:
     """A checkpoint that was spoilt: its bytes, the members of its archive, or one of its values."""
-    shutil.copytree(stock / "run", folder / "run")
-    file = folder / "run" / "checkpoints" / "last.pt"
-    data = file.read_bytes()
-    chosen = random.randrange(4)
-    if chosen == 0:
-        file.write_bytes(spoil_bytes(data, random, other_files(stock)))
-    elif chosen == 1:
-        file.write_bytes(spoil_archive(data, random, other_files(stock)))
-        with file.open("r+b") as opened:
-            # What is read then is what is wrong, not that its digest is.
-            add_digest(opened)
-    else:
-        save_checkpoint(file, with_odd_value(torch.load(file, weights_only=True), random))
-    return of_run(random, stock)
+    name = "run/checkpoints/last.pt"
+    sealed = draw(some.sampled_from(([], [name], [name], [name])))
+    odd = odd_checkpoint(stock[name])
+    data = draw(damaged_archive(stock[name]) | odd | odd if sealed else damaged(stock[name]))
+    return attrs.evolve(draw(of_run(stock, {**below(stock, "run"), name: data})), sealed=sealed)
 
 
-def run_folder(random: Random, folder: Path, stock: Path) -> Case:
-    """A run folder whose configuration or metrics were spoilt."""
-    shutil.copytree(stock / "run", folder / "run")
-    if random.random() < 0.3:
-        file = folder / "run" / "metrics.jsonl"
-        file.write_bytes(spoil_bytes(file.read_bytes(), random))
-        return Case("mpcc-run", ["--resume", "run", "--iterations=2"], writes=["run"])
-    file = folder / "run" / "config.toml"
-    text = spoil_toml(file.read_text(encoding="utf-8"), random)
-    file.write_bytes(text.encode("utf-8", "surrogateescape"))
-    return of_run(random, stock)
-
-
-def training_or_prediction(
-    random: Random, folder: Path, stock: Path, data: str, path: str, flags: Sequence[str]
-) -> Case:
-    """Return a training on files of the working folder, or a prediction of them."""
-    if random.random() < 0.7:
-        return run_of("--data", data, "--data.path", path, *flags)
-    shutil.copytree(stock / "run", folder / "run")
-    return Case("mpcc", ["predict", "run", "--data", data, "--data.path", path, *flags, "--out", "out"])
-
-
-def of_run(random: Random, stock: Path) -> Case:
-    """Return a command that reads the run folder ``run``."""
-    match random.randrange(4):
-        case 0:
-            return Case("mpcc", ["export", "run", "--out", "out"])
-        case 1:
-            return Case("mpcc-run", ["--resume", "run", "--iterations=2"], writes=["run"])
-        case 2:
-            return Case("mpcc", ["evaluate", "run", "--out", "out"])
-        case _:
-            path = str(stock / "arrays" / "bytes.npy")
-            return Case(
-                "mpcc",
-                ["predict", "run", "--data-path", path, "--out", "out", "--posterior", "out.npy"],
-                ("out", "out.npy"),
-            )
-
-
-def with_odd_value(state: dict[str, Any], random: Random) -> dict[str, Any]:
+@some.composite
+def odd_checkpoint(draw: DrawFn, data: bytes) -> bytes:
     """Exchange one value of a checkpoint, at any depth, or leave it out."""
+    state = torch.load(io.BytesIO(data), weights_only=True)
     place: Any = state
     while True:
-        key = random.choice(sorted(place) if isinstance(place, dict) else range(len(place)))
+        key = draw(some.sampled_from(sorted(place) if isinstance(place, dict) else range(len(place))))
         inner = place[key]
-        if not (isinstance(inner, (dict, list)) and inner) or random.random() < 0.15:
+        if not (isinstance(inner, (dict, list)) and inner) or draw(some.integers(0, 6)) == 0:
             break
         place = inner
     odd: list[Any] = [None, -1, 2**62, 2**70, float("nan"), "", "x", [], {}, [1], {"a": 1}, True, torch.zeros(0)]
     odd += [torch.full((2, 3), torch.nan), torch.zeros(1, dtype=torch.int64)]
     if isinstance(inner, torch.Tensor):
-        odd += [
-            inner.flatten()[:0],
-            torch.full_like(inner, 255),
-            inner.double(),
-            inner.unsqueeze(0),
-            inner.to(torch.complex64),
-        ]
+        odd += [inner.flatten()[:0], torch.full_like(inner, 255), inner.double(), inner.unsqueeze(0)]
+        odd += [inner.to(torch.complex64)]
         odd += [torch.full_like(inner, torch.nan)] if inner.is_floating_point() else [-inner.to(torch.int64)]
         odd += [inner.to_sparse()] if inner.ndim and inner.dtype != torch.uint8 else []
     elif isinstance(inner, str):
-        odd += [inner[: len(inner) // 2], inner.replace("1", random.choice(ODD_VALUES)), "a\0b"]
+        odd += [inner[: len(inner) // 2], inner.replace("1", draw(ODD_VALUES)), "a\0b"]
     elif isinstance(inner, (int, float)):
         odd += [inner + 1, -inner, inner * 10**12]
-    if random.random() < 0.2 and isinstance(place, dict):
+    if isinstance(place, dict) and draw(some.integers(0, 4)) == 0:
         del place[key]
     else:
-        place[key] = random.choice(odd)
-    return state
+        place[key] = draw(some.sampled_from(odd))
+    file = io.BytesIO()
+    torch.save(state, file)
+    return file.getvalue()
 
 
-def other_files(stock: Path) -> list[bytes]:
-    """Return the contents of files of all kinds, by the order of their names."""
-    names = (
-        "arrays/bytes.npy",
-        "arrays/both.npz",
-        "arrays/old.pth",
-        "registry.toml",
-        "images/a/0.png",
-        "images/b/1.jpg",
+@some.composite
+def run_folder(draw: DrawFn, stock: Stock) -> Case:
+    """A run folder whose configuration or metrics were spoilt."""
+    files = below(stock, "run")
+    if draw(some.integers(0, 2)) == 0:
+        files["run/metrics.jsonl"] = draw(damaged(files["run/metrics.jsonl"]))
+        return Case("mpcc-run", ["--resume=run", "--iterations=2"], files, ["run"])
+    files["run/config.toml"] = draw(damaged_toml(files["run/config.toml"]))
+    return draw(of_run(stock, files))
+
+
+KINDS: dict[str, Callable[[Stock], SearchStrategy[Case]]] = {
+    kind.__name__.replace("_", "-"): kind
+    for kind in (
+        *(config, registry, plugin, run_flags, extremes, mpcc_flags, arrays),
+        *(array_values, images, mnist, cifar, omniglot, checkpoint, run_folder),
     )
-    names += ("images/a/2.tif", "root/MNIST/raw/train-images-idx3-ubyte.gz", "root/cifar-10-batches-py/data_batch_1")
-    return [(stock / name).read_bytes() for name in names]
-
-
-KINDS: dict[str, Callable[[Random, Path, Path], Case]] = {
-    "config": config,
-    "registry": registry,
-    "plugin": plugin,
-    "run-flags": run_flags,
-    "extremes": extremes,
-    "mpcc-flags": mpcc_flags,
-    "arrays": arrays,
-    "array-values": array_values,
-    "images": images,
-    "mnist": mnist,
-    "cifar": cifar,
-    "omniglot": omniglot,
-    "checkpoint": checkpoint,
-    "run-folder": run_folder,
 }

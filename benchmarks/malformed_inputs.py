@@ -2,54 +2,69 @@
 
     python benchmarks/malformed_inputs.py --cases 2600 --seed 0
 
-Real files of every kind are made in a temporary folder. For each case some of them, or words of a command line, are
-spoilt (`malformation`), and the command that reads them is run, in a process that does many cases. Allowed are the
-status 0; the status 2 with one line that says what is wrong, and nothing changed or left behind; and 3, where training
-really ran and diverged. Counted besides are exceptions that nothing caught, or that came out of our own plugins; cases
-of more than a minute; a GiB of memory more than before, or a request for memory that was denied; processes that died;
-files that were changed or left behind; and other statuses. Printed as a table of Markdown, with the command that
-repeats each case that was bad; exits with 1 if there is any.
+Real files of every kind are made in a temporary folder. For each case Hypothesis spoils some of them, or words of a
+command line (`malformed_cases`), and the command that reads them is run, in a process that does many cases. Allowed are
+the status 0; the status 2 with one line that says what is wrong, and nothing changed or left behind; and 3, where
+training really ran and diverged. Counted besides are exceptions that nothing caught, or that came out of our own
+plugins; cases of more than a minute; a GiB of memory more than before, or a request for memory that was denied;
+processes that died; files that were changed or left behind; and other statuses. Printed as a table of Markdown, with
+the command that repeats each case that was bad; exits with 1 if there is any. The same seed, kind and number give the
+same case as long as neither Hypothesis nor these files change.
 """
 
 from __future__ import annotations
 
 import argparse
 import contextlib
+import faulthandler
 import hashlib
 import io
-import json
 import os
 import re
 import resource
-import select
 import shutil
 import signal
 import socket
-import subprocess
 import sys
 import tempfile
+import threading
 import time
 import traceback
 import warnings
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from multiprocessing import get_context, parent_process
 from pathlib import Path
-from random import Random
-from types import FrameType
+from unittest import mock
 
 import attrs
-from malformed_cases import KINDS
-from malformed_commands import Case
-
-from mpcc.core.commands import entry
+import hypothesis
+from hypothesis.configuration import set_hypothesis_home_dir
+from hypothesis.strategies import SearchStrategy
+from malformed_cases import KINDS, Case
 
 __all__ = ["Outcome", "main", "supervise"]
 
 LIMIT_SECONDS = 60
 LIMIT_BYTES = 2**30
+# An allocation that was denied here might be granted elsewhere.
+DENIED = re.compile(r"MemoryError|can't allocate|not enough memory|Unable to allocate|std::bad_alloc")
+# An exception out of a plugin of ours; for a plugin of others it is the place that helps.
+BLAMED = re.compile(r"\(built-in\): \S*plugins/\w+/\w+\.py:\d+")
 # Beyond what a process has at its start. More would be a danger to the machine, and is as good as huge.
 ADDRESS_SPACE = 6 * 2**30
 BAD = ("tracebacks", "hangs", "allocations", "crashes", "damaged", "unclear")
+# Where a case works, below the folder that is watched: names with a few steps up stay inside.
+PLACE = "a/b/c/d/case"
+# Hypothesis describes strategies, and these hold the files that they spoil.
+warnings.filterwarnings("ignore", "Generating overly large repr")
+# Two examples for a case: the first is always the simplest one.
+DRAWING = hypothesis.settings(
+    hypothesis.settings(max_examples=2, database=None, deadline=None, phases=[hypothesis.Phase.generate]),
+    suppress_health_check=list(hypothesis.HealthCheck),
+)
 
 
 @attrs.frozen
@@ -75,27 +90,23 @@ class TimeLimit(BaseException):
     """A case takes too long."""
 
 
-def out_of_time(number: int, frame: FrameType | None) -> None:
+def out_of_time(*_: object) -> None:
+    """End a case by its alarm."""
     raise TimeLimit
 
 
-def without_network(*_: object, **__: object) -> None:
-    raise OSError(101, "Network is unreachable")
+def drawn(strategy: SearchStrategy[Case], seed: str) -> Case:
+    """Draw one case; the same one for the same seed."""
+    cases: list[Case] = []
 
+    @hypothesis.seed(seed)
+    @DRAWING
+    @hypothesis.given(strategy)
+    def collect(case: Case) -> None:
+        cases.append(case)
 
-@contextlib.contextmanager
-def captured() -> Iterator[tuple[io.BytesIO, io.BytesIO]]:
-    """Catch both outputs, encoded as a terminal's are."""
-    out, err = io.BytesIO(), io.BytesIO()
-    old = sys.stdout, sys.stderr
-    sys.stdout = io.TextIOWrapper(out, encoding="utf-8", write_through=True)
-    sys.stderr = io.TextIOWrapper(err, encoding="utf-8", errors="backslashreplace", write_through=True)
-    try:
-        yield out, err
-    finally:
-        sys.stdout.detach()
-        sys.stderr.detach()
-        sys.stdout, sys.stderr = old
+    collect()
+    return cases[-1]
 
 
 def digest(folder: Path) -> dict[str, str]:
@@ -112,68 +123,61 @@ def digest(folder: Path) -> dict[str, str]:
 
 def damage(before: Mapping[str, str], after: Mapping[str, str], case: Case, status: int | None) -> list[str]:
     """Return what was changed, removed, or made that should not have been."""
-    changed = sorted(name for name in {*before, *after} if before.get(name) != after.get(name))
-    if status in (0, 3):
-        allowed = tuple(case.writes)
-        changed = [name for name in changed if not any(name == each or name.startswith(f"{each}/") for each in allowed)]
-    return [name for name in changed if "__pycache__" not in name]
+    allowed = [Path(PLACE, name) for name in case.writes if status in (0, 3)]
+    changed = sorted(Path(name) for name in {*before, *after} if before.get(name) != after.get(name))
+    return [
+        str(path)
+        for path in changed
+        if "__pycache__" not in path.parts and not any(path.is_relative_to(each) for each in allowed)
+    ]
 
 
-def run_case(kind: str, number: int, seed: int, stock: Path, work: Path) -> Outcome:
-    """Make one case in a new folder, run it, look what happened, and remove the folder."""
-    random = Random(f"{seed}/{kind}/{number}")
-    folder = work / f"{kind}-{number}"
-    folder.mkdir()
+def run_case(case: Case, root: Path) -> tuple[int | None, list[str], str]:
+    """Write the files of a case into a new folder, run its command, and return its status and what was bad."""
+    from mpcc.core.commands import entry
+    from mpcc.core.storage.checkpoint import add_digest
+
+    shutil.rmtree(root, ignore_errors=True)
+    folder = root / PLACE
+    folder.mkdir(parents=True)
+    for name, content in case.files.items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_bytes(content)
+    for name in case.sealed:
+        with (folder / name).open("r+b") as file:
+            add_digest(file)
     os.chdir(folder)
-    case = KINDS[kind](random, folder, stock)
-    before, shared = digest(folder), digest(stock)
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    status, bad, told = None, [], ""
-    os.environ.update(case.environment)
-    command = entry.run_main if case.command == "mpcc-run" else entry.main
+    before, peak = digest(root), resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    status, bad, told = None, list[str](), ""
+    # Encoded as a terminal's are.
+    out = io.TextIOWrapper(io.BytesIO(), encoding="utf-8", write_through=True)
+    err = io.TextIOWrapper(io.BytesIO(), encoding="utf-8", errors="backslashreplace", write_through=True)
     signal.alarm(LIMIT_SECONDS)
-    with captured() as (_, err), warnings.catch_warnings():
+    variables = mock.patch.dict(os.environ, case.environment)
+    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err), warnings.catch_warnings(), variables:
         try:
-            command(list(case.arguments))
+            (entry.run_main if case.command == "mpcc-run" else entry.main)(list(case.arguments))
         except SystemExit as ended:
             status = ended.code if isinstance(ended.code, int) else 1
-        except TimeLimit:
-            bad.append("hangs")
-            told = traceback.format_exc()[-2000:]
-        except BaseException:
-            bad.append("tracebacks")
+        except BaseException as error:
+            bad.append("hangs" if isinstance(error, TimeLimit) else "tracebacks")
             told = traceback.format_exc()[-3000:]
         finally:
             signal.alarm(0)
-    for name in case.environment:
-        del os.environ[name]
-    said = err.getvalue().decode("utf-8", "replace")
+    err.seek(0)
+    said = err.read()
     last = said.rstrip("\n").rpartition("\n")[2]
-    if resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - peak > LIMIT_BYTES / 1024 or asked_for_memory(said + told):
+    if resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - peak > LIMIT_BYTES / 1024 or DENIED.search(said + told):
         bad.append("allocations")
-    if "--traceback" not in case.arguments and ("Traceback (most recent call last)" in said or blames_our_plugin(last)):
+    if "--traceback" not in case.arguments and ("Traceback (most recent call last)" in said or BLAMED.search(last)):
         bad.append("tracebacks")
     if status not in (0, 2, 3, None) or (status in (2, 3) and not re.match(r"mpcc(-run)?: error: \S", last)):
         bad.append("unclear")
-    wrong = damage(before, digest(folder), case, status) + (["stock"] if digest(stock) != shared else [])
+    wrong = damage(before, digest(root), case, status)
     if wrong:
         bad.append("damaged")
-    told = " | ".join(filter(None, (f"{wrong}" if wrong else "", last[:600], told)))
-    os.chdir(work)
-    shutil.rmtree(folder)
-    return Outcome(kind, number, status, sorted(set(bad)), f"{shown(case)} -> {told}")
-
-
-def asked_for_memory(said: str) -> bool:
-    """Return whether an allocation was denied: elsewhere it might have been granted."""
-    return (
-        re.search(r"MemoryError|can't allocate|not enough memory|Unable to allocate|std::bad_alloc", said) is not None
-    )
-
-
-def blames_our_plugin(line: str) -> bool:
-    """Return whether an error is an exception out of our own plugins: for theirs it is the place that helps."""
-    return re.search(r"\(built-in\): \S*plugins/\w+/\w+\.py:\d+", line) is not None
+    os.chdir(root.parent)
+    return status, sorted(set(bad)), " | ".join(filter(None, (f"{wrong}" if wrong else "", last[:600], told)))
 
 
 def shown(case: Case) -> str:
@@ -182,79 +186,76 @@ def shown(case: Case) -> str:
     return f"{case.command} {words!r}".encode("utf-8", "backslashreplace").decode()
 
 
-def work_through(seed: int, stock: Path, work: Path) -> None:
-    """Do the cases that standard input names, one a line, and write an outcome for each."""
-    answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
-    os.dup2(2, 1)
+def end_with_parent() -> None:
+    """Wait for the end of the process that started this one, however it ends, and end this one."""
+    if parent := parent_process():
+        parent.join()
+        os._exit(1)
+
+
+def prepare(errors: Path) -> None:
+    """Make a process fit for cases: no network, little memory, and what libraries print goes into a file."""
+    handle = os.open(errors, os.O_CREAT | os.O_TRUNC | os.O_WRONLY)
+    os.dup2(handle, 1)
+    os.dup2(handle, 2)
+    faulthandler.enable()
+    threading.Thread(target=end_with_parent, daemon=True).start()
     signal.signal(signal.SIGALRM, out_of_time)
-    socket.socket.connect = without_network  # type: ignore[method-assign, assignment]
-    socket.getaddrinfo = without_network  # type: ignore[assignment]
+    offline = mock.Mock(side_effect=OSError(101, "Network is unreachable"))
+    socket.socket.connect = socket.getaddrinfo = offline  # type: ignore[method-assign]
     os.environ.pop("MPCC_DATA", None)
     import torch
+
+    from mpcc.core.commands import entry  # noqa: F401
 
     torch.set_num_threads(1)
     limit = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize() + ADDRESS_SPACE
     resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
-    for line in sys.stdin:
-        kind, number = line.split()
-        outcome = run_case(kind, int(number), seed, stock, work)
-        answers.write(json.dumps(attrs.asdict(outcome)) + "\n")
-        answers.flush()
 
 
-class Worker:
-    """A process that does one case after another; a new one is started where the old one was bad."""
+def write_stock(folder: Path) -> dict[str, bytes]:
+    """Write the files that are spoilt, and return what is in them."""
+    from wellformed_inputs import build
 
-    def __init__(self, seed: int, stock: Path, work: Path) -> None:
-        here = [sys.executable, "-X", "faulthandler", __file__, "--worker", str(stock), str(work), "--seed", str(seed)]
-        self.errors = tempfile.TemporaryFile()  # noqa: SIM115
-        self.process = subprocess.Popen(
-            here, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self.errors, text=True, bufsize=1
-        )
+    build(folder)
+    files = sorted(path for path in folder.rglob("*") if path.is_file())
+    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in files}
 
-    def do(self, kind: str, number: int) -> Outcome:
-        """Do one case; the process may be gone afterwards."""
-        stdin, stdout = self.process.stdin, self.process.stdout
-        assert stdin is not None
-        assert stdout is not None
-        stdin.write(f"{kind} {number}\n")
-        ready, _, _ = select.select([stdout], [], [], 2 * LIMIT_SECONDS)
-        if not ready:
-            return Outcome(kind, number, None, ["hangs"], "the process did not answer to its alarm")
-        line = stdout.readline()
-        if not line:
-            self.errors.seek(0)
-            told = self.errors.read().decode("utf-8", "replace")[-3000:]
-            return Outcome(kind, number, None, ["crashes"], f"status {self.process.wait()} | {told}")
-        return Outcome(**json.loads(line))
 
-    def end(self) -> None:
-        """End the process."""
-        self.process.kill()
-        self.process.communicate()
-        self.errors.close()
+@contextlib.contextmanager
+def worker(errors: Path) -> Iterator[ProcessPoolExecutor]:
+    """Lend a process that shares nothing with this one, in which mpcc is not imported: see `malformed_cases`."""
+    context = get_context("spawn")
+    pool = ProcessPoolExecutor(1, context, prepare, (errors,))
+    try:
+        yield pool
+    finally:
+        pool.shutdown(wait=False, cancel_futures=True)
+        for process in context.active_children():
+            process.kill()
 
 
 def supervise(chosen: Sequence[tuple[str, int]], seed: int, folder: Path) -> Iterator[Outcome]:
-    """Do cases, each in a worker that has seen nothing bad, and yield what happened."""
-    from wellformed_inputs import build
-
-    stock, work = folder / "stock", folder / "work"
-    build(stock)
-    work.mkdir()
-    worker: Worker | None = None
-    try:
-        for kind, number in chosen:
-            worker = worker or Worker(seed, stock, work)
-            outcome = worker.do(kind, number)
-            if outcome.bad:
-                worker.end()
-                worker = None
-                shutil.rmtree(work / f"{kind}-{number}", ignore_errors=True)
-            yield outcome
-    finally:
-        if worker is not None:
-            worker.end()
+    """Do cases, each in a process that has seen nothing bad, and yield what happened."""
+    errors, left = folder / "errors", list(reversed(chosen))
+    set_hypothesis_home_dir(folder / "hypothesis")
+    stock: dict[str, bytes] = {}
+    while left:
+        with worker(errors) as pool:
+            stock = stock or pool.submit(write_stock, folder / "stock").result()
+            strategies = {kind: KINDS[kind](stock) for kind, _ in chosen}
+            bad: Sequence[str] = ()
+            while left and not bad:
+                kind, number = left.pop()
+                case = drawn(strategies[kind], f"{seed}/{kind}/{number}")
+                try:
+                    status, bad, told = pool.submit(run_case, case, folder / "watched").result(2 * LIMIT_SECONDS)
+                except TimeoutError:
+                    status, bad, told = None, ["hangs"], "the process did not answer to its alarm"
+                except BrokenProcessPool:
+                    said = errors.read_text("utf-8", "replace")[-3000:]
+                    status, bad, told = None, ["crashes"], f"the process died | {said}"
+                yield Outcome(kind, number, status, bad, f"{shown(case)} -> {told}")
 
 
 def table(outcomes: Sequence[Outcome], kinds: Sequence[str]) -> list[str]:
@@ -277,11 +278,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     made.add_argument("--seed", type=int, default=0, help="another seed is another set of cases")
     made.add_argument("--kinds", nargs="+", choices=list(KINDS), default=list(KINDS), help="all by default")
     made.add_argument("--only", metavar="KIND:NUMBER", nargs="+", help="repeat these cases, and tell all about them")
-    made.add_argument("--worker", nargs=2, type=Path, help=argparse.SUPPRESS)
     given = made.parse_args(arguments)
-    if given.worker:
-        work_through(given.seed, *given.worker)
-        return
     kinds: list[str] = given.kinds
     chosen = [(kinds[number % len(kinds)], number // len(kinds)) for number in range(given.cases)]
     if given.only:

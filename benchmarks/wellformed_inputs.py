@@ -1,29 +1,30 @@
-"""Real files of every kind that mpcc reads, small ones, and the commands that read them."""
+"""Real files of every kind that mpcc reads, small ones, and what its commands take."""
 
 from __future__ import annotations
 
 import contextlib
 import gzip
 import io
+import json
+import re
 import struct
 import zipfile
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from types import UnionType
+from typing import Any, Literal, Union, get_args, get_origin
 
 import numpy as np
 import torch
 from cifar100_pickles import Python2Pickler
+from malformed_cases import TINY
 from PIL import Image
 
 from mpcc.core.commands import entry
+from mpcc.core.config import RunSettings, flag, options
+from mpcc.core.registry import load_registry
 
-__all__ = ["TINY", "build"]
-
-# One iteration of a net of one channel, in a fraction of a second.
-TINY = {
-    **{"arch": "biggan8", "arch.width": 1, "batch": 4, "d-steps": 1, "e-steps": 1, "standing-passes": 1},
-    **{"metrics": "occupancy", "threads": 1, "iterations": 1, "latent-dim": 3, "clusters": 3, "eval-images": 20},
-    **{"device": "cpu", "workers": 0, "preset": "none"},
-}
+__all__ = ["build"]
 
 REGISTRY = """\
 [priors.mine]
@@ -72,6 +73,16 @@ def build(stock: Path) -> None:
     write_cifar(stock / "root", random)
     write_omniglot(stock / "root" / "omniglot-py" / "images_background_small1.zip", random)
     write_run(stock / "run")
+    (stock / "flags.json").write_text(json.dumps(flags()), encoding="utf-8")
+    (stock / "options.json").write_text(json.dumps(options_by_prior()), encoding="utf-8")
+
+
+def said(entry: Callable[[Sequence[str]], None], *words: str) -> str:
+    """Return what a command prints."""
+    output = io.StringIO()
+    with contextlib.redirect_stderr(output), contextlib.redirect_stdout(output), contextlib.suppress(SystemExit):
+        entry(words)
+    return output.getvalue()
 
 
 def write_run(folder: Path) -> None:
@@ -80,12 +91,41 @@ def write_run(folder: Path) -> None:
     Raises:
         RuntimeError: If that fails.
     """
-    said = io.StringIO()
-    flags = [f"--{name}={value}" for name, value in TINY.items()]
-    with contextlib.redirect_stderr(said), contextlib.redirect_stdout(said), contextlib.suppress(SystemExit):
-        entry.run_main([*flags, "--out", str(folder)])
+    output = said(entry.run_main, *(f"--{name}={value}" for name, value in TINY.items()), f"--out={folder}")
     if not (folder / "checkpoints" / "last.pt").is_file():
-        raise RuntimeError(said.getvalue())
+        raise RuntimeError(output)
+
+
+def flags() -> dict[str, list[str]]:
+    """Return the flags of ``mpcc-run`` and of every command of ``mpcc``, as their help names them."""
+    commands = ("", "evaluate", "export", "predict", "plugins", "plugins list", "plugins new", "plugins check", "bench")
+    helps = {command: said(entry.main, *command.split(), "--help") for command in commands}
+    helps["mpcc-run"] = said(entry.run_main, "--data=folder", "--help")
+    helps["predict"] += " --data.path --data.memory --data.labels --data.images-key --data.x"
+    return {command: sorted(set(re.findall(r"--[a-z][\w.-]*", shown))) for command, shown in helps.items()}
+
+
+def options_by_prior() -> dict[str, dict[str, list[str]]]:
+    """Return what the options of a run, of each prior and of an architecture take: choices, or names of types."""
+    registry, found = load_registry([]), {}
+    for prior in registry.names("prior"):
+        classes = {"run": RunSettings, "prior": registry.entry("prior", prior).options_class()}
+        classes["arch"] = registry.entry("architecture", "biggan8").options_class()
+        found[prior] = {
+            flag(section, name): alternatives(field.type)
+            for section, cls in classes.items()
+            for name, field in (options.fields(cls) if cls else {}).items()
+        }
+    return found
+
+
+def alternatives(kind: Any) -> list[str]:
+    """Return the choices of a type, or the names of its types of numbers."""
+    if get_origin(kind) in (Union, UnionType):
+        return [word for each in get_args(kind) for word in alternatives(each)]
+    if get_origin(kind) is Literal:
+        return [str(value) for value in get_args(kind)]
+    return [kind.__name__] if kind in (bool, int, float) else []
 
 
 def write_arrays(folder: Path, random: np.random.Generator) -> None:

@@ -306,6 +306,14 @@ def test_nothing_that_a_file_asks_for_is_run(tmp_path: Path) -> None:
         assert not made.exists()
 
 
+def test_an_archive_under_the_name_of_one_array_is_refused(tmp_path: Path) -> None:
+    save(tmp_path / "x.npz", images=np.zeros((20, 8, 8), dtype=np.uint8)).rename(tmp_path / "x.npy")
+    with zipfile.ZipFile(tmp_path / "y.npy", "w") as archive:
+        archive.writestr("images", b"abc")
+    for name in ("x.npy", "y.npy"):
+        assert refusal(tmp_path / name).startswith(f"broken file {tmp_path / name}: expected a .npy file")
+
+
 def lying_header(shape: str) -> bytes:
     header = f"{{'descr': '|u1', 'fortran_order': False, 'shape': {shape}, }}\n".encode()
     return b"\x93NUMPY\x01\x00" + struct.pack("<H", len(header)) + header

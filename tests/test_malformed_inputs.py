@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import io
 import resource
 import struct
@@ -16,6 +17,7 @@ from typing import Any
 import numpy as np
 import pytest
 import tomli_w
+from hypothesis import strategies as some
 from PIL import Image
 
 from mpcc.core.commands import entry, plugins
@@ -276,3 +278,27 @@ def test_a_hundred_malformed_inputs_do_no_harm(repository: Path, tmp_path: Path)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "| all | 112 |" in done.stdout
     assert not list(tmp_path.iterdir())
+
+
+# A plugin that does harm while it is loaded, and what is counted then.
+HARM = {
+    "import os\nos._exit(9)": ["crashes"],
+    "import signal\nsignal.alarm(1)\nwhile True:\n    pass": ["hangs"],
+    "import sys\nprint('Traceback (most recent call last)', file=sys.stderr)\nopen('../beside', 'w').close()\n"
+    "b'x' * (3 * 2**29)\nraise KeyboardInterrupt": ["allocations", "damaged", "tracebacks", "unclear"],
+}
+
+
+@pytest.mark.slow
+def test_every_kind_of_harm_is_found_and_a_case_can_be_repeated(
+    repository: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.syspath_prepend(str(repository / "benchmarks"))
+    fuzzer = importlib.import_module("malformed_inputs")
+    for code in HARM:
+        case = fuzzer.Case("mpcc", ["plugins", "--plugin=harm.py"], {"harm.py": code.encode()})
+        monkeypatch.setitem(fuzzer.KINDS, code, lambda _, case=case: some.just(case))
+    chosen = [("checkpoint", 4), *((code, 0) for code in HARM), ("checkpoint", 4)]
+    first, *harmful, again = fuzzer.supervise(chosen, 0, tmp_path)
+    assert {each.kind: each.bad for each in harmful} == HARM
+    assert again == first

@@ -135,7 +135,8 @@ def _content(path: Path) -> Array | Tensor | Mapping[str, Tensor | _Member]:
         raise InvalidInput(f"{path} {what}: expected a file of arrays{similar_file(path, EXTENSIONS)}")
     try:
         if path.suffix == ".npy":
-            return np.load(path, mmap_mode="r", allow_pickle=False)  # type: ignore[no-any-return]
+            # Not np.load: it also takes an archive or a pickle under this name.
+            return np.lib.format.open_memmap(path, mode="r")
         if path.suffix == ".npz":
             with zipfile.ZipFile(path) as archive:
                 names = [name for name in archive.namelist() if name.endswith(".npy")]

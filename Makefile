@@ -1,19 +1,28 @@
-# `make run` clusters the digits; `make test` runs every check. Both set up .venv first, once.
+# `make run` clusters the digits; `make test` checks a change; `make check` also runs what is slow by nature.
+# All set up .venv first, once.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 # What is installed depends on these two files alone; their digest names the stamp.
 STAMP := $(VENV)/.installed-$(shell cat requirements.lock pyproject.toml 2>/dev/null | cksum | tr ' ' '-')
 
-.PHONY: run test setup lock clean
+.PHONY: run test check lint setup lock clean
 
 run: setup
 	$(BIN)/mpcc-run
 
-test: setup
+lint: setup
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/python -m pytest
+
+# One process a core, each with one thread: tests of small networks gain nothing from more.
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --dist worksteal
+
+test: lint
+	$(PYTEST) -m "not check"
+
+check: lint
+	$(PYTEST)
 
 setup: $(STAMP)
 

@@ -20,12 +20,14 @@ SUMMARIES = {
     "architecture": "Fully connected networks for 8x8 images.",
     "dataset": "Noisy bars in four places.",
     "metric": "V-measure of clusters and classes.",
+    "objective": "The paper's system with a gradient penalty.",
 }
 RUNS = {
     "prior": "mpcc-run --prior {}",
     "architecture": "mpcc-run --arch {}",
     "dataset": "mpcc-run --data {} --arch biggan8 --clusters 4",
     "metric": "mpcc-run --metrics acc,{}",
+    "objective": "mpcc-run --objective {}",
 }
 
 

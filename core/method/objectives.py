@@ -117,6 +117,10 @@ class Loss:
             {name: weight for name, (weight, _) in terms.items()},
         )
 
+    def __add__(self, other: Loss) -> Loss:
+        """Return the loss with the terms of both."""
+        return Loss(self.objective + other.objective, self.terms | other.terms, self.weights | other.weights)
+
 
 @torch.no_grad()
 def inferred_labels(model: Model, images: Tensor, dtype: torch.dtype) -> Tensor:

@@ -1,0 +1,157 @@
+"""Laws of an objective: its rows can be carried out, train what they name, and are the same in both engines.
+
+They are tried on small networks of our own, so that no architecture and no data set is needed.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.distributions import Normal
+
+from mpcc.core.contracts import Networks, Objective
+from mpcc.core.engines.fast import FastEngine
+from mpcc.core.errors import PluginError
+from mpcc.core.images.stream import ImageStream
+from mpcc.core.method.engine import Engine, PlainEngine
+from mpcc.core.method.model import Model
+from mpcc.core.method.phases import Phase, phases_of
+from mpcc.core.method.schedule import Schedule
+from mpcc.core.method.terms import TermWeights
+from mpcc.core.method.training import Trainer
+from mpcc.core.mixture import LocationScaleMixture
+from mpcc.core.mixture_options import MixtureOptions
+from mpcc.core.testing.cases import Case
+from mpcc.core.testing.comparison import require_plugin
+from mpcc.core.testing.report import Laws, broken, require
+
+__all__ = ["OBJECTIVE_LAWS", "ObjectiveCase"]
+
+CLUSTERS, LATENT_DIM, SIZE, BATCH, ITERATIONS = 3, 4, 8, 6, 2
+PIXELS = SIZE * SIZE
+SCHEDULE = Schedule(BATCH, d_steps=2, e_steps=2, lr=1e-3, prior_lr=1e-3, ema_decay=0.9, ema_start=0)
+# Both engines compute in single precision; Adam makes a full step of a gradient that is only rounding.
+SAME = 0.02
+
+
+class Gaussians(LocationScaleMixture):
+    """Diagonal Gaussians."""
+
+    def family(self, loc: Tensor, scale: Tensor) -> Normal:
+        """Return a Normal."""
+        return Normal(loc, scale, validate_args=False)
+
+
+class SmallGenerator(nn.Module):
+    """A linear map of z and y to an image."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.linear = nn.Linear(LATENT_DIM + CLUSTERS, PIXELS)
+
+    def forward(self, z: Tensor, y: Tensor) -> Tensor:
+        """Return images, shape (N, 1, 8, 8)."""
+        label = F.one_hot(y, CLUSTERS).to(z.dtype)
+        return torch.tanh(self.linear(torch.cat([z, label], 1))).view(-1, 1, SIZE, SIZE)
+
+
+class SmallDiscriminator(nn.Module):
+    """Two layers to a score."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layers = nn.Sequential(nn.Flatten(), nn.Linear(PIXELS, 16), nn.Softplus(), nn.Linear(16, 1))
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Return scores, shape (N,)."""
+        scores: Tensor = self.layers(images).squeeze(1)
+        return scores
+
+
+class SmallEncoder(nn.Module):
+    """Two heads on the pixels."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.loc, self.raw_scale = nn.Linear(PIXELS, LATENT_DIM), nn.Linear(PIXELS, LATENT_DIM)
+
+    def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the location and the raw scale, each of shape (N, J)."""
+        pixels = images.flatten(1)
+        return self.loc(pixels), self.raw_scale(pixels)
+
+
+class ObjectiveCase(Case[Objective]):
+    """An objective's class and options."""
+
+    def trainer(self, engine: Engine) -> Trainer:
+        """Return a trainer of small networks, the same each time."""
+        torch.manual_seed(self.seed)
+        prior = Gaussians(CLUSTERS, LATENT_DIM, MixtureOptions())
+        networks = Networks(SmallGenerator(), SmallDiscriminator(), SmallEncoder())
+        images = torch.randint(256, (5 * BATCH, 1, SIZE, SIZE), dtype=torch.uint8)
+        model = Model.assemble(prior, networks, torch.device("cpu"))
+        stream = ImageStream(images, BATCH, seed=0)
+        return Trainer(model, stream, SCHEDULE, TermWeights(), engine, phases_of(self.make()))
+
+    def trained(self, engine: Engine) -> Trainer:
+        """Return a trainer after some iterations."""
+        trainer = self.trainer(engine)
+        torch.manual_seed(self.seed)
+        for _ in range(ITERATIONS):
+            trainer.iterate()
+        return trainer
+
+
+OBJECTIVE_LAWS = Laws[ObjectiveCase]()
+
+
+@OBJECTIVE_LAWS.add("it builds, and its rows can be carried out", essential=True)
+def rows_can_be_carried_out(case: ObjectiveCase) -> str:
+    """The rows are phases, each with a name of its own, and they name parts that there are."""
+    objective = case.make()
+    require_plugin(objective, Objective)
+    try:
+        rows = phases_of(objective)
+    except PluginError as error:
+        broken(str(error))
+    require(phases_of(objective) == rows, "phases() returned other rows when it was called again")
+    return ", ".join(row.name for row in rows)
+
+
+@OBJECTIVE_LAWS.add("losses and gradients are finite and every part that is named gets a gradient")
+def gradients_reach_what_is_named(case: ObjectiveCase) -> str:
+    """An iteration changes every part that a phase names, and leaves the others as they are."""
+    trainer = case.trainer(PlainEngine())
+    parts = trainer.model.trained_parts()
+    before = {name: [each.detach().clone() for each in part.parameters()] for name, part in parts.items()}
+    trainer.iterate()
+    breakdown = trainer.guard.breakdown()
+    require(breakdown is None, str(breakdown))
+    for name, part in parts.items():
+        changed = any(not torch.equal(*pair) for pair in zip(before[name], part.parameters(), strict=True))
+        named = any(name in row.trains for row in trainer.phases if isinstance(row, Phase))
+        require(changed == named, f"the {name} is {'' if named else 'not '}trained, but it {changed_words(changed)}")
+    return ", ".join(f"{name} {float(value):.3g}" for name, value in trainer.iterate().items())
+
+
+def changed_words(changed: bool) -> str:
+    """Return what happened to a part, in words."""
+    return "changed" if changed else "stayed as it was"
+
+
+@OBJECTIVE_LAWS.add("the fast engine ends where the plain one does")
+def both_engines_agree(case: ObjectiveCase) -> str:
+    """Draws that the objective makes by itself would part the engines."""
+    plain, fast = case.trained(PlainEngine()), case.trained(FastEngine())
+    pairs = zip(vector(plain), vector(fast), strict=True)
+    worst = max(float((one - two).norm() / one.norm().clamp(min=1e-6)) for one, two in pairs)
+    require(worst < SAME, f"after {ITERATIONS} iterations parameters differ by {worst:.2g} of their size")
+    return f"{worst:.1g} of the parameters' size"
+
+
+def vector(trainer: Trainer) -> list[Tensor]:
+    """Return the parameters of each part as one vector."""
+    parts = trainer.model.trained_parts().values()
+    return [torch.cat([each.detach().flatten() for each in part.parameters()]) for part in parts]

@@ -12,7 +12,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import attrs
 import tomli_w
@@ -132,9 +132,13 @@ class Layer:
     plugins: tuple[Path, ...] = ()
     registries: tuple[Path, ...] = ()
 
+    def key(self, section: str, name: str) -> str:
+        """Return what an option is called in this source."""
+        return flag(section, name) if self.origin == "flag" else f"{section}.{name}"
+
     def spelled(self, section: str, name: str) -> str:
         """Return how the user wrote a value, for errors."""
-        return flag(section, name) if self.origin == "flag" else f"{self.origin}: {section}.{name}"
+        return self.key(section, name) if self.origin == "flag" else f"{self.origin}: {section}.{name}"
 
 
 def flag(section: str, name: str) -> str:
@@ -198,7 +202,7 @@ def chosen_names(registry: Registry, layers: list[Layer]) -> dict[str, tuple[str
         for section in SECTIONS:
             name = layer.tables.get(section, {}).get("name")
             if name is not None:
-                if not isinstance(name, str):
+                if not isinstance(name, str) or not name:
                     raise InvalidInput(f"{layer.spelled(section, 'name')}: expected a name, got {name!r}")
                 chosen[section] = (name, layer.origin)
     return chosen
@@ -248,7 +252,6 @@ def resolve(registry: Registry, layers: list[Layer], preset: str | None = None) 
         InvalidInput: If a name or a value is not valid; the message names it and the valid ones.
     """
     data = chosen_names(registry, layers)["data"][0]
-    registry.entry("dataset", data)
     for layer in reversed(layers):
         preset = layer.preset if preset is None else preset
     found = None if preset == NO_PRESET else preset_layer(registry, preset or data, required=preset is not None)
@@ -279,28 +282,26 @@ def resolve(registry: Registry, layers: list[Layer], preset: str | None = None) 
 
 
 def _section(section: str, described: str, cls: type | None, layers: list[Layer], origins: dict[str, str]) -> Any:
-    known = {} if cls is None else options.fields(cls)
-    values: dict[str, Any] = {}
-    for name in known:
-        origins[f"{section}.{name}"] = "default"
+    known = options.fields(cls)
+    origins.update({f"{section}.{name}": "default" for name in known})
+    given: dict[str, Any] = {}
+    source: dict[str, Layer] = {}
     for layer in layers:
         for name, value in layer.tables.get(section, {}).items():
             if name == "name" and section in SECTIONS:
                 continue
-            if name not in known:
-                if layer.strict:
-                    raise unknown_name(
-                        f"option of {described} in {layer.origin}:",
-                        f"{section}.{name}",
-                        [f"{section}.{each}" for each in known],
-                    )
-                continue
-            converted = options.convert(value, known[name], layer.spelled(section, name))
-            if isinstance(converted, Path):
-                converted = _absolute(converted, layer.spelled(section, name))
-            values[name] = converted
-            origins[f"{section}.{name}"] = layer.origin
-    return None if cls is None else options.make(cls, values, described)
+            if name in known:
+                given[name], source[name], origins[f"{section}.{name}"] = value, layer, layer.origin
+            elif layer.strict:
+                where = f" in {layer.origin}" if layer.origin != "flag" else ""
+                names = [layer.key(section, each) for each in known]
+                raise unknown_name(f"option of {described}{where}:", layer.key(section, name), names)
+    if cls is None:
+        return None
+    for name, value in given.items():
+        if Path in (known[name].type, *get_args(known[name].type)) and isinstance(value, str) and value:
+            given[name] = _absolute(Path(value), source[name].spelled(section, name))
+    return options.make(cls, given, described, lambda name: source[name].spelled(section, name))
 
 
 def _absolute(path: Path, where: str) -> Path:

@@ -38,7 +38,7 @@ class PredictFlags(PluginFiles, RunFiles):
     )
     out: Path | None = option(None, "table to be written, a new file; by default predictions.csv in the run folder")
     posterior: Path | None = option(None, "write q(y|z) of all images as well, a new .npy file, float32, (N, K)")
-    batch: int = option(256, "images that pass through the encoder at once", validator=attrs.validators.ge(1))
+    batch: int = option(256, "images that pass through the encoder at once", least=1)
 
 
 def predict_run(words: list[str]) -> int:

@@ -204,15 +204,16 @@ def train(registry: Registry, config: RunConfig, out: Path | None, resume: Path 
     from mpcc.core.storage.run_folder import RunFolder
     from mpcc.core.system.resources import memory_errors
 
+    plugins, lower = used(registry, config), remedies(config)
     folder = RunFolder.existing(resume) if resume else RunFolder.plan(out, config)
     with contextlib.ExitStack() as held:
         if resume:
             held.enter_context(folder.locked())
-        with memory_errors("loading and building", remedies(config)), attributed(used(registry, config)):
+        with memory_errors("loading and building", lower), attributed(plugins):
             run = Run.assemble(registry, config)
         checkpoints = KeptCheckpoints(folder.checkpoints, config.run.keep_checkpoints)
         if resume:
-            with memory_errors("loading the checkpoint", remedies(config)):
+            with memory_errors("loading the checkpoint", lower):
                 take_up(run, folder, checkpoints)
         else:
             folder.create()
@@ -221,7 +222,7 @@ def train(registry: Registry, config: RunConfig, out: Path | None, resume: Path 
             if not resume:
                 held.enter_context(folder.locked())
             print(f"{description}; run folder {folder.path}", file=sys.stderr)
-            with memory_errors("training", remedies(config)), attributed(used(registry, config)):
+            with memory_errors("training", lower), attributed(plugins):
                 results = execute(run, folder, checkpoints, resumed=resume is not None)
         except Stopped as stop:
             print(f"mpcc-run: {stop}", file=sys.stderr)

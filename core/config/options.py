@@ -34,9 +34,36 @@ class Bare:
 BARE = Bare()
 
 
-def option(default: Any, help: str, *, validator: Any = None, **metadata: Any) -> Any:
-    """Declare an option: a field of an attrs class with a default and a line of help."""
-    return attrs.field(default=default, validator=validator, metadata={"help": help, **metadata})
+def option(
+    default: Any,
+    help: str,
+    *,
+    least: float | None = None,
+    most: float | None = None,
+    above: float | None = None,
+    below: float | None = None,
+    validator: Any = None,
+    **metadata: Any,
+) -> Any:
+    """Declare an option: a field of an attrs class.
+
+    Arguments:
+        default: Its default.
+        help: One line.
+        least: The smallest value.
+        most: The largest value.
+        above: A bound that a value must be above.
+        below: A bound that a value must be below.
+        validator: Of attrs, for what bounds cannot say.
+        metadata: What else is known of the field.
+    """
+    bounds = {attrs.validators.ge: least, attrs.validators.le: most}
+    bounds |= {attrs.validators.gt: above, attrs.validators.lt: below}
+    checks = [check(bound) for check, bound in bounds.items() if bound is not None]
+    checks += [validator] if validator else []
+    together = attrs.validators.and_(*checks) if checks else None
+    optional = attrs.validators.optional(together) if together and default is None else together
+    return attrs.field(default=default, validator=optional, metadata={"help": help, **metadata})
 
 
 @functools.cache

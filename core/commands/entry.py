@@ -9,11 +9,13 @@ import sys
 import traceback
 from collections.abc import Callable, Sequence
 
+from mpcc.core.commands.train import run_command
 from mpcc.core.errors import EXIT_INTERRUPTED, InvalidInput, OutOfResources, TrainingDiverged, unknown_name
 
 __all__ = ["COMMANDS", "main", "run_main"]
 
-# By name: the function, whose module is imported only when it is called, and what it does.
+# By name: the function, whose module is imported only when it is called, and what it does. What mpcc-run imports, all
+# others need as well.
 COMMANDS = {
     "run": ("train:run_command", "train: the same as mpcc-run"),
     "plugins": ("plugins:plugins_command", "list all plugins; or check one, or write a new one"),
@@ -36,7 +38,7 @@ flags:
 def run_main(arguments: Sequence[str] | None = None) -> None:
     """Run the command ``mpcc-run`` and exit with its status."""
     given = list(sys.argv[1:] if arguments is None else arguments)
-    sys.exit(guarded("mpcc-run", given, lambda words: called("run", words)))
+    sys.exit(guarded("mpcc-run", given, run_command))
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -84,7 +86,7 @@ def mpcc_command(words: list[str]) -> int:
         print(HELP)
         return 0
     if words[0] == "--version":
-        return called("run", words)
+        return run_command(words)
     if words[0] not in COMMANDS:
         raise unknown_name("command", words[0], COMMANDS)
     return called(words[0], words[1:])

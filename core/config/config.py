@@ -259,25 +259,17 @@ def resolve(registry: Registry, layers: list[Layer], preset: str | None = None) 
         # Choosing --preset mnist for one's own folder must not choose mnist's images.
         layers = [found, *layers]
     names = chosen_names(registry, layers)
-    origins: dict[str, str] = {}
+    entries = {section: registry.entry(kind, names[section][0]) for section, kind in SECTIONS.items()}
+    sources = {section: (entry.options_class(), entry.described()) for section, entry in entries.items()}
+    origins = {f"{section}.name": names[section][1] for section in SECTIONS}
     choices = {}
-    for section, kind in SECTIONS.items():
-        name, origin = names[section]
-        entry = registry.entry(kind, name)
-        origins[f"{section}.name"] = origin
-        cls = entry.options_class()
-        registered = Layer("registry", {section: entry.defaults})
-        choices[section] = PluginChoice(name, _section(section, entry.described(), cls, [registered, *layers], origins))
+    for section, (cls, described) in sources.items():
+        registered = Layer("registry", {section: entries[section].defaults})
+        choice = _section(section, described, cls, [registered, *layers], origins)
+        choices[section] = PluginChoice(names[section][0], choice)
     run = _section("run", "mpcc-run", RunSettings, layers, origins)
     return RunConfig(
-        run=run,
-        prior=choices["prior"],
-        arch=choices["arch"],
-        data=choices["data"],
-        objective=choices["objective"],
-        origins=origins,
-        plugins=registry.plugin_files,
-        registries=registry.registry_files,
+        run=run, **choices, origins=origins, plugins=registry.plugin_files, registries=registry.registry_files
     )
 
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import argparse
 import difflib
-import functools
 import re
 import textwrap
 from collections.abc import Collection, Sequence
@@ -92,8 +91,13 @@ class Typed:
         Raises:
             InvalidInput: Naming the flag, the value and what was expected.
         """
-        given = {name: self.own[name] for name in options.fields(cls) if name in self.own}
-        return options.make(cls, given, "the command", functools.partial(flag, "run"))
+        known = options.fields(cls)
+        given = {name: self.own[name] for name in known if name in self.own}
+
+        def where(name: str) -> str:
+            return name.upper() if known[name].metadata.get("positional") else flag("run", name)
+
+        return options.make(cls, given, "the command", where)
 
 
 class Once(argparse.Action):

@@ -292,7 +292,7 @@ def _section(section: str, described: str, cls: type | None, layers: list[Layer]
         return None
     for name, value in given.items():
         if Path in (known[name].type, *get_args(known[name].type)) and isinstance(value, str) and value:
-            given[name] = _absolute(Path(value), source[name].spelled(section, name))
+            given[name] = str(_absolute(Path(value), source[name].spelled(section, name)))
     return options.make(cls, given, described, lambda name: source[name].spelled(section, name))
 
 

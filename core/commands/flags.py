@@ -91,7 +91,7 @@ class Typed:
         Raises:
             InvalidInput: Naming the flag, the value and what was expected.
         """
-        known = options.fields(cls)
+        known = options.fields(cls)  # type: ignore[arg-type]  # a class can be hashed
         given = {name: self.own[name] for name in known if name in self.own}
 
         def where(name: str) -> str:

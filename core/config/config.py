@@ -12,7 +12,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 import attrs
 import tomli_w
@@ -285,15 +285,18 @@ def _section(section: str, described: str, cls: type | None, layers: list[Layer]
             if name in known:
                 given[name], source[name], origins[f"{section}.{name}"] = value, layer, layer.origin
             elif layer.strict:
-                where = f" in {layer.origin}" if layer.origin != "flag" else ""
+                place = f" in {layer.origin}" if layer.origin != "flag" else ""
                 names = [layer.key(section, each) for each in known]
-                raise unknown_name(f"option of {described}{where}:", layer.key(section, name), names)
+                raise unknown_name(f"option of {described}{place}:", layer.key(section, name), names)
     if cls is None:
         return None
-    for name, value in given.items():
-        if Path in (known[name].type, *get_args(known[name].type)) and isinstance(value, str) and value:
-            given[name] = str(_absolute(Path(value), source[name].spelled(section, name)))
-    return options.make(cls, given, described, lambda name: source[name].spelled(section, name))
+
+    def where(name: str) -> str:
+        return source[name].spelled(section, name)
+
+    made: Any = options.make(cls, given, described, where)
+    paths = {name: getattr(made, name) for name in given if isinstance(getattr(made, name), Path)}
+    return attrs.evolve(made, **{name: _absolute(path, where(name)) for name, path in paths.items()}) if paths else made
 
 
 def _absolute(path: Path, where: str) -> Path:

@@ -241,7 +241,7 @@ def make(cls: type[T], given: Mapping[str, Any], kind: str, where: Callable[[str
     Raises:
         InvalidInput: If a name is unknown, a value cannot be taken, or the values don't go together.
     """
-    known = fields(cls)
+    known = fields(cls)  # type: ignore[arg-type]  # a class can be hashed
     for name in given:
         if name not in known:
             raise unknown_name(f"option of {kind}:", name, known)

@@ -24,7 +24,7 @@ def parser(description: str | None, priors: Sequence[str], out: str) -> argparse
 def train(folder: Path, arguments: Sequence[str]) -> None:
     """Train one model with ``mpcc-run`` unless its results are there."""
     if not (folder / "results.json").exists():
-        command = [sys.executable, "-c", "from mpcc.core.commands.train import run_main; run_main()", *arguments]
+        command = [sys.executable, "-c", "from mpcc.core.commands.entry import run_main; run_main()", *arguments]
         # Standard output is for the tables.
         subprocess.run([*command, "--out", str(folder)], check=True, stdout=sys.stderr)
 

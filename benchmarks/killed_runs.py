@@ -36,7 +36,7 @@ CLOCKS = {"seconds", "evaluation_seconds"}
 
 def start(*arguments: str) -> subprocess.Popen[str]:
     """Start ``mpcc-run`` in a process of its own."""
-    command = "from mpcc.core.commands.train import run_main; run_main()"
+    command = "from mpcc.core.commands.entry import run_main; run_main()"
     return subprocess.Popen(
         [sys.executable, "-c", command, *arguments], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
     )

@@ -12,7 +12,9 @@ EXIT_INTERRUPTED = 130
 
 
 class InvalidInput(ValueError):
-    """Input that cannot be used: a flag, an option, a file, a data set. The commands exit with status 2."""
+    """Input that cannot be used: a flag, an option, a file, a data set. The commands exit with ``status``."""
+
+    status = 2
 
 
 class PluginError(InvalidInput):
@@ -22,9 +24,13 @@ class PluginError(InvalidInput):
 class TrainingDiverged(ArithmeticError):
     """Training produced a value that is not finite; the message names the quantity and the iteration."""
 
+    status = 3
+
 
 class OutOfResources(RuntimeError):
-    """Memory or disk space ran out; the message says what to lower or to free. The commands exit with status 4."""
+    """Memory or disk space ran out; the message says what to lower or to free."""
+
+    status = 4
 
 
 def unknown_name(kind: str, given: str, known: Iterable[str]) -> InvalidInput:

@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
-from importlib import metadata
 from pathlib import Path
 
 import pytest
 import torch
 
-from mpcc.core.commands import entry, train
-from mpcc.core.registry import Registry, load_registry
+from mpcc.core.commands import entry
 
 TINY = {
     **{"arch.width": 1, "batch": 10, "latent-dim": 3, "d-steps": 1, "e-steps": 1, "iterations": 2},
@@ -246,12 +244,10 @@ def fakes(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPa
     folder = tmp_path_factory.mktemp("plugin")
     (folder / "fake_bad_sets.py").write_text(FAKE, encoding="utf-8")
     monkeypatch.syspath_prepend(str(folder))
-    point = metadata.EntryPoint("fake_bad_sets", "fake_bad_sets", "mpcc")
-
-    def load(**_: object) -> Registry:
-        return load_registry([point])
-
-    monkeypatch.setattr(train, "load_registry", load)
+    info = folder / "fake_bad_sets-1.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: fake_bad_sets\nVersion: 1\n", encoding="utf-8")
+    (info / "entry_points.txt").write_text("[mpcc]\nfake_bad_sets = fake_bad_sets\n", encoding="utf-8")
 
 
 @pytest.mark.usefixtures("fakes")

@@ -161,7 +161,7 @@ def test_without_matplotlib_everything_else_is_written(
         (["--threads", "0"], "--threads: the value must be >= 1: 0"),
         (["--device", "gpu"], "unknown value for --device: 'gpu': expected one of auto, cpu, cuda"),
         (["--out", "there"], "--out there already exists: expected a new folder"),
-        (["--outt", "x"], "Unknown option"),
+        (["--outt", "x"], "unknown option '--outt': did you mean '--out'"),
     ],
 )
 def test_bad_input_is_one_line_and_leaves_nothing(

@@ -163,6 +163,24 @@ def test_flags_come_in_any_order_and_with_or_without_an_equals_sign(capsys: pyte
     assert run(capsys, "--dry-run", "--prior.scale-floor=0.3", "--data.classes=7", "--data=omniglot") == expected
 
 
+def test_a_negative_number_is_a_value_and_a_truth_needs_none(capsys: pytest.CaptureFixture[str]) -> None:
+    flags = ["--prior", "student_t", "--prior.initial-raw-scale", "-1e-1", "--prior.learn-df", "--augment-flip"]
+    tables = tomllib.loads(run(capsys, *flags, "--dry-run")[1])
+    assert tables["prior"]["initial_raw_scale"] == -0.1
+    assert (tables["prior"]["learn_df"], tables["run"]["augment_flip"]) == (True, True)
+    flags = ["--prior=student_t", "--prior.learn-df=no", "--augment-flip=false"]
+    tables = tomllib.loads(run(capsys, *flags, "--dry-run")[1])
+    assert (tables["prior"]["learn_df"], tables["run"]["augment_flip"]) == (False, False)
+    assert "unexpected 'true'" in run(capsys, "--augment-flip", "true")[2]
+
+
+def test_a_flag_without_its_value_takes_none_from_further_on(capsys: pytest.CaptureFixture[str]) -> None:
+    status, _, err = run(capsys, "--prior.scale-floor", "--batch", "5", "0.3")
+    assert (status, err.count("\n")) == (2, 1)
+    assert "unexpected '0.3'" in err
+    assert "--prior.scale-floor: expected a finite number, got nothing" in run(capsys, "--prior.scale-floor")[2]
+
+
 def test_a_dry_run_prints_origins_writes_nothing_and_can_be_run_again(
     capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:

@@ -19,9 +19,9 @@ from hypothesis import strategies as some
 from hypothesis.extra import numpy as arrays
 from PIL import Image
 
-from mpcc.core.commands import plugins
-from mpcc.core.commands.flags import command_line, early_flags, file_flags, full_signature, parse
-from mpcc.core.config import Layer, RunSettings, options, read_config, resolve
+from mpcc.core.commands.plugins import print_plugins
+from mpcc.core.commands.train import RunFlags, run_parser
+from mpcc.core.config import SECTIONS, Layer, RunSettings, options, read_config, resolve
 from mpcc.core.errors import InvalidInput
 from mpcc.core.registry import Registry, load_registry
 from mpcc.plugins.datasets.arrays import Arrays
@@ -89,7 +89,7 @@ def test_any_value_is_taken_by_an_option_or_refused(cls: type, data: some.DataOb
     if name != "-":
         field = options.fields(cls)[name]
         found = accepted_or_refused(lambda: options.convert(value, field, f"--{name}"))
-        # What is taken once is taken again: flags are converted when they are read, and when layers are stacked.
+        # What is taken once is taken again: a configuration that was written is read.
         assert found is None or options.convert(found, field, name) == found
 
 
@@ -146,20 +146,22 @@ def test_any_table_is_a_registry_that_can_be_listed_or_refused(tables: dict[str,
         (place / "mine.toml").write_bytes(tomli_w.dumps(tables).encode())
         found = accepted_or_refused(lambda: load_registry([], registries=[place / "mine.toml"]))
         if isinstance(found, Registry):
-            plugins.print_plugins(found)
+            print_plugins(found)
 
 
-SIGNATURE, _ = full_signature(BUILT_IN, resolve(BUILT_IN, [Layer("flag", {})]))
-APP = command_line(SIGNATURE)
-FLAGS = some.sampled_from(sorted({name for each in APP.assemble_argument_collection() for name in each.names}))
+def configured_by(words: list[str]) -> None:
+    typed = run_parser().read(words, SECTIONS)
+    typed.make(RunFlags)
+    resolve(BUILT_IN, [Layer("flag", typed.tables)])
 
 
-@settings(repeatable, max_examples=40)  # a fifth of a second each
+FLAGS = some.sampled_from(sorted(run_parser(BUILT_IN, resolve(BUILT_IN, [])).kinds))
+
+
+@repeatable
 @given(some.lists(FLAGS | WORDS | some.builds("{}={}".format, FLAGS, WORDS), max_size=6))
 def test_any_words_are_flags_or_refused(words: list[str]) -> None:
-    accepted_or_refused(lambda: early_flags(words))
-    accepted_or_refused(lambda: file_flags(words))
-    accepted_or_refused(lambda: parse(APP, words))
+    accepted_or_refused(lambda: configured_by(words))
 
 
 def load_arrays(images: Path, labels: Path | None = None) -> Any:

@@ -188,7 +188,7 @@ def test_a_missing_registry_file_and_a_flag_without_value_are_errors(capsys: pyt
     assert "--registry no.toml: no such file" in run(capsys, "--registry", "no.toml", "--dry-run")[2].replace(
         str(Path.cwd()) + "/", ""
     )
-    assert "--plugin: expected a file, got nothing" in run(capsys, "--plugin")[2]
+    assert "--plugin: expected a path, got nothing" in run(capsys, "--plugin")[2]
 
 
 @pytest.mark.parametrize("value", ['"x.py"', "[3]", '[""]'])

@@ -4,63 +4,56 @@ from __future__ import annotations
 
 import datetime
 import shlex
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
 import attrs
-from cyclopts import Parameter
 
 from mpcc.core.bench.settings import BenchSettings
-from mpcc.core.commands.plugin_flags import PluginFiles, RegistryFiles
-from mpcc.core.config import Layer, RunConfig, options, resolve
+from mpcc.core.commands.flags import Parser, PluginFiles
+from mpcc.core.config import Layer, RunConfig, RunSettings, environment_layer, resolve
+from mpcc.core.config.options import option
 from mpcc.core.errors import InvalidInput, unknown_name
-from mpcc.core.registry import Registry, load_registry
+from mpcc.core.registry import Registry
 
-__all__ = ["ENGINES", "PARTS", "bench"]
+__all__ = ["ENGINES", "PARTS", "BenchFlags", "bench"]
 
+PURPOSE = "Measure training, loading, prediction and posterior; print a table, write bench.json and bench.png."
+SETTINGS = ("device", "threads", "data_root")
 ENGINES = ("plain", "fast", "fast-bf16")
 PARTS = ("training", "loading", "predict", "posterior")
 
 
-def bench(
-    *,
-    presets: Annotated[str, Parameter(help="presets to measure, separated by commas")] = "digits",
-    engines: Annotated[
-        str | None,
-        Parameter(
-            help=f"engines to compare, separated by commas: {', '.join(ENGINES)}; by default plain, fast, and "
-            "fast-bf16 where the hardware computes in bf16"
-        ),
-    ] = None,
-    parts: Annotated[
-        str | None, Parameter(help=f"what to measure, separated by commas: {', '.join(PARTS)}; by default all")
-    ] = None,
-    rounds: Annotated[str, Parameter(help="how often each engine has its turn")] = "5",
-    iterations: Annotated[str, Parameter(help="timed iterations in each round, after one that is not timed")] = "2",
-    predict_images: Annotated[
-        str, Parameter(help="the most images that memory is measured for when their clusters are predicted")
-    ] = "100000",
-    device: Annotated[str, Parameter(help="where to compute: auto, cpu or cuda")] = "auto",
-    threads: Annotated[str | None, Parameter(help="threads on the CPU; by default those of the preset")] = None,
-    data_root: Annotated[str | None, Parameter(help="folder of the data sets; by default $MPCC_DATA")] = None,
-    out: Annotated[Path | None, Parameter(help="folder to be made; by default a unique name below runs/")] = None,
-    plugin: PluginFiles = None,
-    registry: RegistryFiles = None,
-) -> int:
-    """Measure training, loading, prediction and posterior; print a table, write bench.json and bench.png."""
-    found = load_registry(plugins=plugin or (), registries=registry or ())
-    chosen_parts = chosen("--parts", ",".join(PARTS) if parts is None else parts, PARTS)
-    wanted = None if engines is None else chosen("--engines", engines, ENGINES)
-    settings = converted(
-        rounds=rounds,
-        iterations=iterations,
-        device=device,
-        threads=threads,
-        data_root=data_root,
-        predict_images=predict_images,
+@attrs.frozen(slots=False)
+class BenchFlags(PluginFiles):
+    """Flags of the command's own, beside `BenchSettings`."""
+
+    presets: str = option("digits", "presets to measure, separated by commas")
+    engines: str | None = option(
+        None,
+        f"engines to compare, separated by commas: {', '.join(ENGINES)}; by default plain, fast, and fast-bf16 where "
+        "the hardware computes in bf16",
     )
-    configs = {name: preset(found, name, settings) for name in chosen("--presets", presets, found.presets)}
-    path = planned(out)
+    parts: str = option(",".join(PARTS), "what to measure, separated by commas")
+    out: Path | None = option(None, "folder to be made; by default a unique name below runs/")
+
+
+def bench(words: list[str]) -> int:
+    """Do what ``mpcc bench`` was asked for and return the exit status."""
+    parser = Parser("mpcc bench", PURPOSE)
+    parser.declare("Command", BenchFlags, values=BenchFlags())
+    parser.declare("Measurement", BenchSettings, values=BenchSettings())
+    parser.declare("Settings, by default those of the preset", RunSettings, "run", only=SETTINGS)
+    typed = parser.read_all(words)
+    flags, settings = typed.make(BenchFlags), typed.make(BenchSettings)
+    found = flags.load()
+    parts = chosen("--parts", flags.parts, PARTS)
+    wanted = None if flags.engines is None else chosen("--engines", flags.engines, ENGINES)
+    # All presets are measured on one device, whichever each of them names.
+    tables = {"run": {"device": "auto", **typed.tables.get("run", {})}}
+    configs = {name: preset(found, name, tables) for name in chosen("--presets", flags.presets, found.presets)}
+    path = planned(flags.out)
     # From here on torch is needed; everything above has been checked without it.
     from mpcc.core.bench.presets import measured
     from mpcc.core.bench.report import print_report, write_plot
@@ -69,19 +62,19 @@ def bench(
     from mpcc.core.storage.run_folder import RunFolder
     from mpcc.core.system.whole_files import write_whole
 
-    where = choose_device(settings.device)
+    where = choose_device(tables["run"]["device"])
     if wanted is None:
         wanted = [name for name in ENGINES if name != "fast-bf16" or computes_bf16(where)]
     elif "fast-bf16" in wanted and not computes_bf16(where):
         raise InvalidInput(
             f"--engines fast-bf16: this {where.type} has no bf16 arithmetic (nearest valid choice: --engines fast)"
         )
-    folder = RunFolder(path, named=out is not None)
+    folder = RunFolder(path, named=flags.out is not None)
     folder.create()
     try:
-        report = measured(found, configs, wanted, chosen_parts, settings, where)
-        given = {"presets": ",".join(configs), "engines": ",".join(wanted), "parts": ",".join(chosen_parts)}
-        report["command"] = command({**given, **attrs.asdict(settings)})
+        report = measured(found, configs, wanted, parts, settings, where)
+        given = {"presets": ",".join(configs), "engines": ",".join(wanted), "parts": ",".join(parts)}
+        report["command"] = command({**given, **attrs.asdict(settings), **tables["run"]})
         write_whole(folder.path / "bench.json", as_json(report))
     except BaseException:
         folder.discard()
@@ -129,31 +122,11 @@ def chosen(flag: str, given: str, known: Any) -> list[str]:
     return names
 
 
-def converted(**typed: str | None) -> BenchSettings:
-    """Convert what was typed, as strictly as the flags of ``mpcc-run``.
-
-    Raises:
-        InvalidInput: Naming the flag, the value and what was expected.
-    """
-    known = options.fields(BenchSettings)
-    values = {
-        name: options.convert(value, known[name], f"--{name.replace('_', '-')}")
-        for name, value in typed.items()
-        if value is not None
-    }
-    return BenchSettings(**values)
-
-
-def preset(registry: Registry, name: str, settings: BenchSettings) -> RunConfig:
+def preset(registry: Registry, name: str, tables: Mapping[str, Mapping[str, Any]]) -> RunConfig:
     """Return the values of a preset, with the flags that are given above them.
 
     A preset of the name of a data set is for that; another one says itself which it takes.
     """
-    # Not at the top: the commands' module imports this one.
-    from mpcc.core.config import environment_layer
-
-    flags = {"device": settings.device, "threads": settings.threads, "data_root": settings.data_root}
-    tables = {"run": {key: value for key, value in flags.items() if value is not None}}
     named = {"data": {"name": name}} if name in registry.names("dataset") else {}
     return resolve(registry, [environment_layer(), Layer("flag", {**tables, **named})], name)
 

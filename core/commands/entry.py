@@ -2,49 +2,43 @@
 
 from __future__ import annotations
 
+import importlib
 import io
 import os
 import sys
 import traceback
 from collections.abc import Callable, Sequence
-from importlib import metadata
 
-import cyclopts
-
-from mpcc.core.commands.bench import bench
-from mpcc.core.commands.evaluate import evaluate_run
-from mpcc.core.commands.export import export_run
-from mpcc.core.commands.plugins import check_plugin, list_plugins, new_plugin
-from mpcc.core.commands.predict import predict_run, with_named_data
 from mpcc.core.commands.train import run_command
-from mpcc.core.errors import EXIT_INTERRUPTED, InvalidInput, OutOfResources, TrainingDiverged
+from mpcc.core.errors import EXIT_INTERRUPTED, InvalidInput, OutOfResources, TrainingDiverged, unknown_name
 
-__all__ = [
-    "EXIT_DIVERGED",
-    "EXIT_INVALID",
-    "EXIT_RESOURCES",
-    "STATUS",
-    "guarded",
-    "main",
-    "mpcc_command",
-    "print_any_name",
-    "run_main",
-]
+__all__ = ["COMMANDS", "main", "run_main"]
 
+# By name: the function, whose module is imported only when it is called, and what it does. What mpcc-run imports, all
+# others need as well.
+COMMANDS = {
+    "run": ("train:run_command", "train: the same as mpcc-run"),
+    "plugins": ("plugins:plugins_command", "list all plugins; or check one, or write a new one"),
+    "evaluate": ("evaluate:evaluate_run", "evaluate a checkpoint anew, into a new folder"),
+    "predict": ("predict:predict_run", "assign clusters to images with a trained run"),
+    "export": ("export:export_run", "write the weights of a checkpoint as safetensors"),
+    "bench": ("bench:bench", "measure how fast training and what surrounds it are"),
+}
+HELP = f"""usage: mpcc COMMAND [flags]
 
-EXIT_INVALID = 2
-EXIT_DIVERGED = 3
-EXIT_RESOURCES = 4
+Train and look at what is installed, check it, write more; evaluate, use and export runs.
 
-
-STATUS: dict[type[BaseException], int] = {TrainingDiverged: EXIT_DIVERGED, OutOfResources: EXIT_RESOURCES}
+commands, each with --help:
+{"".join(f"  {name:<10}{purpose}{chr(10)}" for name, (_, purpose) in COMMANDS.items())}
+flags:
+  --version   print the version
+  --traceback show the traceback of an error"""
 
 
 def run_main(arguments: Sequence[str] | None = None) -> None:
     """Run the command ``mpcc-run`` and exit with its status."""
-    print_any_name()
     given = list(sys.argv[1:] if arguments is None else arguments)
-    sys.exit(guarded("mpcc-run", given, lambda: run_command(given)))
+    sys.exit(guarded("mpcc-run", given, run_command))
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -52,32 +46,31 @@ def main(arguments: Sequence[str] | None = None) -> None:
     given = list(sys.argv[1:] if arguments is None else arguments)
     if given[:1] == ["run"]:
         run_main(given[1:])
-    print_any_name()
-    sys.exit(guarded("mpcc", given, lambda: mpcc_command(given)))
+    sys.exit(guarded("mpcc", given, mpcc_command))
 
 
-def print_any_name() -> None:
-    """Let standard output take names of files that are no text: they are written as the bytes that they are."""
-    if isinstance(sys.stdout, io.TextIOWrapper):
-        sys.stdout.reconfigure(errors="surrogateescape")
-
-
-def guarded(command: str, arguments: Sequence[str], action: Callable[[], int]) -> int:
-    """Turn what goes wrong into one line on standard error and an exit status.
+def guarded(command: str, given: Sequence[str], action: Callable[[list[str]], int]) -> int:
+    """Do what a command was asked for; turn what goes wrong into one line on standard error and an exit status.
 
     Returns:
         0, 2 for invalid input, 3 for diverged training, 4 if memory or disk space ran out, 130 after an interruption.
     """
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        # Names of files that are no text are written as the bytes that they are.
+        sys.stdout.reconfigure(errors="surrogateescape")
     try:
-        status = action()
+        try:
+            status = action([word for word in given if word != "--traceback"])
+        except SystemExit as help_was_printed:
+            status = int(help_was_printed.code or 0)
         # Here, not at the end of the interpreter, where a reader that has gone would be an error.
         sys.stdout.flush()
         return status
-    except (InvalidInput, OutOfResources, TrainingDiverged, cyclopts.CycloptsError) as error:
-        if "--traceback" in arguments:
+    except (InvalidInput, OutOfResources, TrainingDiverged) as error:
+        if "--traceback" in given:
             traceback.print_exc()
         print(f"{command}: error: {' '.join(str(error).split())}", file=sys.stderr)
-        return STATUS.get(type(error), EXIT_INVALID)
+        return error.status
     except KeyboardInterrupt:
         print(f"{command}: interrupted", file=sys.stderr)
         return EXIT_INTERRUPTED
@@ -87,24 +80,20 @@ def guarded(command: str, arguments: Sequence[str], action: Callable[[], int]) -
         return 0
 
 
-def mpcc_command(arguments: list[str]) -> int:
+def mpcc_command(words: list[str]) -> int:
     """Do what ``mpcc`` was asked for and return the exit status."""
-    app = cyclopts.App(
-        name="mpcc",
-        help="Look at what is installed, check it, write more; evaluate and export runs. To train, use mpcc-run.",
-        version=f"mpcc {metadata.version('mpcc')}",
-        help_format="plaintext",
-    )
-    plugins = cyclopts.App(name="plugins", help="List all plugins; or check one, or write a new one.")
-    plugins.default(list_plugins)
-    plugins.command(list_plugins, name="list")
-    plugins.command(check_plugin, name="check")
-    plugins.command(new_plugin, name="new")
-    app.command(plugins)
-    app.command(evaluate_run, name="evaluate")
-    app.command(predict_run, name="predict")
-    app.command(export_run, name="export")
-    app.command(bench, name="bench")
-    given = with_named_data([word for word in arguments if word != "--traceback"])
-    result = app(given, exit_on_error=False, print_error=False, result_action="return_value")
-    return int(result or 0)
+    if not words or words[0] in ("--help", "-h"):
+        print(HELP)
+        return 0
+    if words[0] == "--version":
+        return run_command(words)
+    if words[0] not in COMMANDS:
+        raise unknown_name("command", words[0], COMMANDS)
+    return called(words[0], words[1:])
+
+
+def called(name: str, words: list[str]) -> int:
+    """Import the module of a command, and call it."""
+    module, _, function = COMMANDS[name][0].partition(":")
+    status: int = getattr(importlib.import_module(f"mpcc.core.commands.{module}"), function)(words)
+    return status

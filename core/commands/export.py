@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Any
 
-from cyclopts import Parameter
+import attrs
 
+from mpcc.core.commands.flags import Parser, RunFiles
 from mpcc.core.config import SECTIONS
+from mpcc.core.config.options import option
 from mpcc.core.errors import InvalidInput
 from mpcc.core.run.saved_run import check_checkpoint, run_layer
 from mpcc.core.storage.checkpoint_contents import saved_config
@@ -16,7 +18,9 @@ from mpcc.core.storage.checkpoint_contents import saved_config
 if TYPE_CHECKING:
     from torch import Tensor
 
-__all__ = ["export_run"]
+__all__ = ["ExportFlags", "export_run"]
+
+PURPOSE = "Write the prior and the networks of a checkpoint as safetensors, a file for each, into a new folder."
 
 # The parts of a checkpoint, and which section of the configuration says what plugin each is made by.
 SECTION_OF = {
@@ -28,17 +32,19 @@ SECTION_OF = {
 }
 
 
-def export_run(
-    run: Annotated[Path, Parameter(help="run folder, of mpcc-run")],
-    *,
-    checkpoint: Annotated[
-        Path | None, Parameter(help="checkpoint of the run; by default its newest, checkpoints/last.pt")
-    ] = None,
-    out: Annotated[
-        Path | None, Parameter(help="folder to be made; by default export-ITERATION in the run folder")
-    ] = None,
-) -> int:
-    """Write the prior and the networks of a checkpoint as safetensors, a file for each, into a new folder."""
+@attrs.frozen(slots=False)
+class ExportFlags(RunFiles):
+    """Flags of the command's own."""
+
+    out: Path | None = option(None, "folder to be made; by default export-ITERATION in the run folder")
+
+
+def export_run(words: list[str]) -> int:
+    """Do what ``mpcc export`` was asked for and return the exit status."""
+    parser = Parser("mpcc export", PURPOSE, "RUN [flags]")
+    parser.declare("Command", ExportFlags)
+    flags = parser.read_all(words).make(ExportFlags)
+    run, out, source = flags.run, flags.out, flags.source
     layer = run_layer(run)
     check_new(out)
     # From here on torch is needed; everything above has been checked without it.
@@ -51,7 +57,6 @@ def export_run(
     from mpcc.core.storage.checkpoint import load_checkpoint
     from mpcc.core.storage.run_folder import RunFolder
 
-    source = checkpoint or run / "checkpoints" / "last.pt"
     state = load_checkpoint(source)
     check_checkpoint(state, source, layer.tables)
     weights = {part: separate(part, state["parts"], source) for part in SECTION_OF}

@@ -1,214 +1,253 @@
-"""The flags of ``mpcc-run``: read once for the plugins, then all of them, built from the options of those plugins."""
+"""The flags of all commands: fields of attrs classes, read by argparse.
+
+A class declares the flags of a command as `RunSettings` declares what a run does: each field has a type, a default and
+a line of help. What was typed comes out as text, by section and name. It is converted once, where the class is made.
+"""
 
 from __future__ import annotations
 
 import argparse
 import difflib
-import inspect
-from collections.abc import Callable, Sequence
+import re
+import textwrap
+from collections.abc import Collection, Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any, Literal, NoReturn, TypeVar, get_args, get_origin
 
 import attrs
-import cyclopts
-from cyclopts import Group, Parameter
 
-from mpcc.core.config import SECTIONS, RunConfig, RunSettings, flag, options
+from mpcc.core.config import Layer, flag, options
+from mpcc.core.config.options import BARE, option
 from mpcc.core.errors import InvalidInput
-from mpcc.core.registry import Registry
+from mpcc.core.registry import Registry, load_registry
 
-__all__ = ["COMMAND_FLAGS", "command_line", "early_flags", "file_flags", "full_signature", "parse"]
+__all__ = ["CommandFlags", "Parser", "PluginFiles", "RunFiles", "Typed", "argument"]
 
-COMMAND_GROUP = "Command"
+T = TypeVar("T")
 
-# Flags that belong to the command, not to the configuration.
-COMMAND_FLAGS: dict[str, tuple[str, Any, str]] = {
-    "config": (
-        "--config",
-        Path | None,
-        "configuration file, such as the config.toml of a run folder; flags override it",
-    ),
-    "preset": (
-        "--preset",
-        str | None,
-        "preset to start from, none for none; by default that of --config or of the data set",
-    ),
-    "compat": (
-        "--compat",
-        str | None,
-        "repeat the choices of another implementation: reference for the authors' published code",
-    ),
-    "plugin": ("--plugin", list[Path] | None, "load a one-file plugin, a Python file with hooks; may be repeated"),
-    "registry": (
-        "--registry",
-        list[Path] | None,
-        "load a registry file of your own, beside those of $MPCC_REGISTRY; may be repeated",
-    ),
-    "out": ("--out", Path | None, "run folder, a new one; by default a unique name below runs/"),
-    "resume": ("--resume", Path | None, "continue the run in this folder from its newest checkpoint"),
-    "dry_run": ("--dry-run", bool, "print the configuration and where each value comes from; write nothing"),
-    "traceback": ("--traceback", bool, "show the traceback of an error"),
-    "version": ("--version", bool, "print the version"),
-}
-SECTION_HELP = {
-    "prior": "prior p(y) p(z|y)",
-    "arch": "architecture of the three networks",
-    "data": "data set",
-    "objective": "which updates make an iteration",
-}
+# What help calls a value.
+METAVARS = {int: "INT", float: "FLOAT", Path: "PATH", str: "TEXT", bool: ""}
 
 
-def early_flags(arguments: list[str]) -> dict[str, str | None]:
-    """Read the flags that decide which options exist; all others are left for the full parser.
-
-    Raises:
-        InvalidInput: If one of them is empty, which would otherwise mean the current folder or nothing at all.
-    """
-    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
-    expected = {
-        **dict.fromkeys([*SECTIONS, "preset", "compat"], "a name"),
-        **dict.fromkeys(["config", "out", "resume"], "a path"),
-    }
-    for name in expected:
-        parser.add_argument(f"--{name}", nargs="?")
-    found, _ = parser.parse_known_args(arguments)
-    for name, what in expected.items():
-        if getattr(found, name) == "":
-            raise InvalidInput(f"--{name}: expected {what}, got ''")
-    return {name: getattr(found, name) for name in expected}
+def argument(help: str) -> Any:
+    """Declare an argument of a command: it has no flag, and must be given."""
+    return option(None, help, positional=True)
 
 
-def file_flags(arguments: list[str]) -> dict[str, list[Path]]:
-    """Read the flags that name files with plugins, ``plugins`` and ``registries``, from any command line.
+@attrs.frozen(slots=False)
+class CommandFlags:
+    """What every command takes. The entry point looks for it among the words."""
 
-    Raises:
-        InvalidInput: If one of them has no value.
-    """
-    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
-    parser.add_argument("--plugin", nargs="?", action="append", dest="plugins", default=[])
-    parser.add_argument("--registry", nargs="?", action="append", dest="registries", default=[])
-    found, _ = parser.parse_known_args(arguments)
-    for key, name in (("plugins", "plugin"), ("registries", "registry")):
-        if any(not value for value in getattr(found, key)):
-            raise InvalidInput(f"--{name}: expected a file, got nothing")
-    return {key: [Path(value) for value in values] for key, values in vars(found).items()}
+    traceback: bool = option(False, "show the traceback of an error")
 
 
-def full_signature(registry: Registry, base: RunConfig) -> tuple[inspect.Signature, dict[str, tuple[str, str]]]:
-    """Build the signature of all flags, with the values of the lower layers as defaults.
+@attrs.frozen(slots=False)
+class PluginFiles(CommandFlags):
+    """Files with plugins."""
 
-    Returns:
-        The signature, and the section and name of the configuration that each parameter stands for.
-    """
-    parameters: list[inspect.Parameter] = []
-    places: dict[str, tuple[str, str]] = {}
+    plugin: tuple[Path, ...] = option((), "load a one-file plugin, a Python file with hooks; may be repeated")
+    registry: tuple[Path, ...] = option(
+        (), "load a registry file of your own, beside those of $MPCC_REGISTRY; may be repeated"
+    )
 
-    def add(name: str, kind: Any, default: Any, spelled: str, help: str, group: Group, convert: Any = None) -> None:
-        annotation = Annotated[
-            kind,
-            Parameter(
-                name=spelled,
-                help=help,
-                group=group,
-                converter=convert,
-                negative="",
-                json_list=False,
-                show_default=default is not None and default is not False,
-                show_choices=True,
-            ),
-        ]
-        parameters.append(
-            inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=annotation)
+    def load(self, *layers: Layer) -> Registry:
+        """Load the installed plugins, and those in the files of the layers and of the flags."""
+        return load_registry(
+            plugins=[*(path for layer in layers for path in layer.plugins), *self.plugin],
+            registries=[*(path for layer in layers for path in layer.registries), *self.registry],
         )
 
-    def add_options(section: str, cls: type, values: Any, group: Group) -> None:
-        for name, field in options.fields(cls).items():
-            spelled = flag(section, name)
-            parameter = f"{section}__{name}"
-            places[parameter] = (section, name)
-            default = getattr(values, name)
-            add(parameter, field.type, default, spelled, field.metadata.get("help", ""), group, strict(field, spelled))
 
-    plugins = Group("Plugins", sort_key=1)
-    for section, kind in SECTIONS.items():
-        places[f"{section}__name"] = (section, "name")
-        help = f"{SECTION_HELP[section]}: {', '.join(registry.names(kind))}"
-        add(f"{section}__name", str, getattr(base, section).name, f"--{section}", help, plugins)
-    add_options("run", RunSettings, base.run, Group("Run", sort_key=2))
-    for section, kind in SECTIONS.items():
-        choice = getattr(base, section)
-        cls = registry.entry(kind, choice.name).options_class()
-        if cls is not None:
-            add_options(section, cls, choice.options, Group(f"Options of --{section} {choice.name}", sort_key=3))
-    command = Group(COMMAND_GROUP, sort_key=0)
-    for name, (spelled, kind, help) in COMMAND_FLAGS.items():
-        add(name, kind, False if kind is bool else None, spelled, help, command)
-    return inspect.Signature(parameters), places
+@attrs.frozen(slots=False)
+class RunFiles(CommandFlags):
+    """A run folder and one of its checkpoints."""
+
+    run: Path = argument("run folder, of mpcc-run")
+    checkpoint: Path | None = option(None, "checkpoint of the run; by default its newest, checkpoints/last.pt")
+
+    @property
+    def source(self) -> Path:
+        """The file of the checkpoint."""
+        return self.checkpoint or self.run / "checkpoints" / "last.pt"
 
 
-def strict(field: attrs.Attribute[Any], spelled: str) -> Callable[[Any, Sequence[cyclopts.Token]], Any]:
-    """Return a converter for cyclopts, whose own turn 1.5 into the whole number 2 and let nan pass."""
+@attrs.frozen
+class Typed:
+    """What was typed, as text.
 
-    def convert(_: Any, tokens: Sequence[cyclopts.Token]) -> Any:
-        (token,) = tokens
-        value = token.value if token.implicit_value is cyclopts.UNSET else token.implicit_value
-        return options.convert(value, field, spelled)
-
-    return convert
-
-
-def command_line(signature: inspect.Signature) -> cyclopts.App:
-    """Return the parser of ``mpcc-run``."""
-
-    def mpcc_run(**_: Any) -> None:
-        """Cluster images: train generator, encoder and mixture prior together, and write a run folder."""
-
-    mpcc_run.__signature__ = signature  # type: ignore[attr-defined]
-    app = cyclopts.App(
-        name="mpcc-run",
-        help=mpcc_run.__doc__,
-        help_format="plaintext",
-        help_flags=["--help", "-h"],
-        version_flags=[],
-    )
-    app.default(mpcc_run)
-    app["--help"].group = Group(COMMAND_GROUP, sort_key=0)
-    return app
-
-
-def parse(app: cyclopts.App, arguments: list[str]) -> dict[str, Any]:
-    """Return the flags that were typed, converted.
-
-    Raises:
-        InvalidInput: For an unknown flag or a bad value.
+    Attributes:
+        own: Flags of the command itself, by name.
+        tables: Flags of the configuration, by section and name.
+        rest: Words that are no flags of the command.
     """
-    try:
-        _, bound, _ = app.parse_args(arguments, exit_on_error=False, print_error=False)
-    except cyclopts.CycloptsError as error:
-        raise in_one_line(app, error) from error
-    return dict(bound.arguments)
+
+    own: dict[str, Any]
+    tables: dict[str, dict[str, Any]]
+    rest: Sequence[str]
+
+    def make(self, cls: type[T]) -> T:
+        """Convert what belongs to one class of the command's own flags.
+
+        Raises:
+            InvalidInput: Naming the flag, the value and what was expected.
+        """
+        known = options.fields(cls)  # type: ignore[arg-type]  # a class can be hashed
+        given = {name: self.own[name] for name in known if name in self.own}
+
+        def where(name: str) -> str:
+            return name.upper() if known[name].metadata.get("positional") else flag("run", name)
+
+        return options.make(cls, given, "the command", where)
 
 
-def in_one_line(app: cyclopts.App, error: cyclopts.CycloptsError) -> InvalidInput:
-    """Say what is wrong with the flags as everywhere else: the flag, what was expected, what was given."""
-    if isinstance(error.__cause__, InvalidInput):
-        return error.__cause__
-    names = [name for argument in app.assemble_argument_collection() for name in argument.names]
-    token = getattr(error, "token", None)
-    given = "" if token is None else token.keyword or token.value
-    if isinstance(error, cyclopts.UnknownOptionError):
+class Once(argparse.Action):
+    """Keep the value of a flag, and refuse a second one."""
+
+    def __call__(self, parser: Any, namespace: Any, values: Any, option_string: str | None = None) -> None:
+        """Keep a value.
+
+        Raises:
+            InvalidInput: If the flag has one already.
+        """
+        if hasattr(namespace, self.dest):
+            raise InvalidInput(f"{option_string}: expected one value, got several")
+        setattr(namespace, self.dest, values)
+
+
+class Help(argparse.HelpFormatter):
+    """Help as wide as the terminal, in which no name is broken at its hyphens."""
+
+    def __init__(self, prog: str, **settings: Any) -> None:
+        super().__init__(prog, max_help_position=32, **settings)
+
+    def _split_lines(self, text: str, width: int) -> list[str]:
+        return textwrap.wrap(text, width, break_on_hyphens=False)
+
+
+class Parser(argparse.ArgumentParser):
+    """The flags of one command.
+
+    Arguments:
+        command: What the user types.
+        purpose: What the command does, for help.
+        usage: What follows the command, for help.
+        add_help: Whether ``--help`` prints the help and exits.
+    """
+
+    def __init__(self, command: str, purpose: str | None, usage: str = "[flags]", *, add_help: bool = True) -> None:
+        super().__init__(
+            command,
+            f"{command} {usage}",
+            purpose,
+            add_help=add_help,
+            allow_abbrev=False,
+            argument_default=argparse.SUPPRESS,
+            exit_on_error=False,
+            formatter_class=Help,
+        )
+        self.kinds: dict[str, Any] = {}
+        # Python's own pattern of a value that is a number, not a flag, leaves out -1e-5 and -inf.
+        self._negative_number_matcher = re.compile(r"-(\d|\.\d|inf|nan)")
+
+    def declare(
+        self, title: str, cls: type | None, section: str = "", *, only: Collection[str] = (), values: Any = None
+    ) -> None:
+        """Declare a flag for each field of an options class.
+
+        Arguments:
+            title: Of the group, for help.
+            cls: The class; None has no fields.
+            section: Of the configuration; empty for the command's own flags.
+            only: Names of fields, if not all are meant.
+            values: An object of the class; help shows its values as defaults.
+        """
+        group, start = self.add_argument_group(title), flag(section or "run", "")
+        for name, field in options.fields(cls).items():
+            if only and name not in only:
+                continue
+            kind, default, help = field.type, getattr(values, name, None), field.metadata.get("help", "")
+            if field.metadata.get("positional"):
+                group.add_argument(f"{section}.{name}", metavar=name.upper(), help=help)
+                continue
+            if get_origin(kind) is Literal:
+                help += f" [choices: {', '.join(map(str, get_args(kind)))}]"
+            if default not in (None, ()) and default is not False:
+                help += f" [default: {default}]"
+            spelled = start + name.replace("_", "-")
+            self.kinds[spelled] = kind
+            group.add_argument(
+                spelled,
+                dest=f"{section}.{name}",
+                action="append" if get_origin(kind) is tuple else Once,
+                metavar=next((METAVARS[each] for each in (kind, *get_args(kind)) if each in METAVARS), "CHOICE"),
+                help=help.replace("%", "%%"),
+            )
+
+    def declare_names(self, title: str, helps: dict[str, str]) -> None:
+        """Declare the flags that choose a plugin, by section of the configuration."""
+        group = self.add_argument_group(title)
+        for section, help in helps.items():
+            self.kinds[f"--{section}"] = str
+            group.add_argument(f"--{section}", dest=f"{section}.name", action=Once, metavar="NAME", help=help)
+
+    def read(self, words: Sequence[str], dotted: Collection[str] = ()) -> Typed:
+        """Sort the words into flags and values.
+
+        Arguments:
+            words: The command line.
+            dotted: Sections whose options, such as ``--prior.df``, depend on the plugin: all are taken.
+
+        Raises:
+            InvalidInput: If a value is missing, or given twice.
+        """
+        for word in {word.partition("=")[0] for word in words if word.startswith("--")}:
+            section, dot, name = word[2:].partition(".")
+            if dot and section in dotted and name:
+                place = f"{section}.{name.replace('-', '_')}"
+                self.add_argument(word, dest=place, action=Once, nargs="?", const=BARE)
+        try:
+            found, rest = self.parse_known_args(
+                [f"{word}=true" if self.kinds.get(word) is bool else word for word in words]
+            )
+        except argparse.ArgumentError as error:
+            name = error.argument_name or ""
+            expected = options.describe(self.kinds[name]) if name in self.kinds else error.message
+            raise InvalidInput(f"{name}: expected {expected}, got nothing") from error
+        tables: dict[str, dict[str, Any]] = {}
+        for place, value in vars(found).items():
+            section, _, name = place.partition(".")
+            tables.setdefault(section, {})[name] = value
+        return Typed(tables.pop("", {}), tables, rest)
+
+    def read_all(self, words: Sequence[str], dotted: Collection[str] = ()) -> Typed:
+        """Sort the words into flags and values, and refuse all others.
+
+        Raises:
+            InvalidInput: For a word that is no flag, or as of `read`.
+        """
+        typed = self.read(words, dotted)
+        if typed.rest:
+            self.refuse(typed.rest)
+        return typed
+
+    def refuse(self, rest: Sequence[str]) -> NoReturn:
+        """Say which words are wrong, with the nearest flag.
+
+        Raises:
+            InvalidInput: Always.
+        """
+        wrong = next((word.partition("=")[0] for word in rest if word.startswith("-")), None)
+        if wrong is None:
+            raise InvalidInput(f"unexpected {' '.join(rest)!r}: expected flags, each with its value")
         # Some forty flags would bury the nearest one.
-        close = difflib.get_close_matches(given, names, n=1, cutoff=0.5)
+        close = difflib.get_close_matches(wrong, self.kinds, n=1, cutoff=0.5)
         hint = f"did you mean {close[0]!r}? (all flags: --help)" if close else "expected one of those that --help lists"
-        return InvalidInput(f"unknown option {given!r}: {hint}")
-    if isinstance(error, cyclopts.UnusedCliTokensError):
-        return InvalidInput(f"unexpected {' '.join(error.unused_tokens or [])!r}: expected flags, each with its value")
-    spelled = error.argument.names[0] if error.argument is not None else given
-    expected = "a value" if error.argument is None else options.describe(error.argument.hint)
-    if isinstance(error, cyclopts.MissingArgumentError):
-        return InvalidInput(f"{spelled}: expected {expected}, got nothing")
-    if isinstance(error, cyclopts.RepeatArgumentError):
-        return InvalidInput(f"{spelled}: expected one value, got several")
-    if token is not None:
-        return InvalidInput(f"{spelled}: expected {expected}, got {token.value!r}")
-    return InvalidInput(str(error))
+        raise InvalidInput(f"unknown option {wrong!r}: {hint}")
+
+    def error(self, message: str) -> NoReturn:
+        """Refuse a command line, as argparse asks for.
+
+        Raises:
+            InvalidInput: Always.
+        """
+        raise InvalidInput(message)

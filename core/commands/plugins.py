@@ -1,78 +1,108 @@
-"""The command ``mpcc`` and its ``plugins``: list what is installed, check a plugin against its contract, write one."""
+"""The command ``mpcc plugins``: list what is installed, check a plugin against its contract, write one."""
 
 from __future__ import annotations
 
 import json
+import os
 import sys
 from pathlib import Path
-from typing import Annotated
 
-from cyclopts import Parameter
-from rich.console import Console
-from rich.markup import escape
-from rich.table import Table
+import attrs
 
-from mpcc.core.commands.plugin_flags import PluginFiles, RegistryFiles
+from mpcc.core.commands.flags import CommandFlags, Parser, PluginFiles, argument
+from mpcc.core.config import options
+from mpcc.core.config.config import DATA_VARIABLE
+from mpcc.core.config.options import option
 from mpcc.core.errors import InvalidInput, PluginError, unknown_name
-from mpcc.core.registry import KINDS, Entry, Registry, load_registry
+from mpcc.core.registry import KINDS, Entry, Registry
 
-__all__ = ["print_plugins"]
+__all__ = ["CheckFlags", "ListFlags", "NewFlags", "plugins_command", "print_plugins"]
 
+LIST = "List all plugins: name, kind, summary, origin, version, load error."
+CHECK = "Check a plugin against its contract and print a report; status 1 if a law is broken."
+NEW = "Write a project with a working plugin of that kind, its tests and packaging."
 EXIT_LAW_BROKEN = 1
 
 
-def list_plugins(
-    *,
-    as_json: Annotated[bool, Parameter(name="--json", negative="", help="print JSON")] = False,
-    plugin: PluginFiles = None,
-    registry: RegistryFiles = None,
-) -> int:
-    """List all plugins: name, kind, summary, origin, version, load error."""
-    found = load_registry(plugins=plugin or (), registries=registry or ())
-    if as_json:
+@attrs.frozen(slots=False)
+class ListFlags(PluginFiles):
+    """Flags of ``mpcc plugins list``."""
+
+    json: bool = option(False, "print JSON")
+
+
+@attrs.frozen(slots=False)
+class CheckFlags(PluginFiles):
+    """Flags of ``mpcc plugins check``."""
+
+    name: str = argument("name of the plugin")
+    kind: str | None = option(None, "its kind: prior, architecture, dataset or metric; needed if several have the name")
+    data_root: Path | None = option(
+        None, "folder of the data sets, for a data set that has files; $MPCC_DATA if not given"
+    )
+
+
+@attrs.frozen(slots=False)
+class NewFlags(CommandFlags):
+    """Flags of ``mpcc plugins new``."""
+
+    kind: str = argument("prior, architecture, dataset or metric")
+    name: str = argument("what users will type")
+    out: Path = option(Path(), "folder in which the project's folder is made; by default the current one")
+
+
+def plugins_command(words: list[str]) -> int:
+    """Do what ``mpcc plugins`` was asked for and return the exit status."""
+    commands = {"list": list_plugins, "check": check_plugin, "new": new_plugin}
+    if not words or words[0].startswith("-"):
+        return list_plugins(words)
+    if words[0] not in commands:
+        raise unknown_name("command", f"plugins {words[0]}", [f"plugins {name}" for name in commands])
+    return commands[words[0]](words[1:])
+
+
+def list_plugins(words: list[str]) -> int:
+    """Print a table of all plugins, or JSON."""
+    usage = "[list] [flags]\n       mpcc plugins check NAME [flags]\n       mpcc plugins new KIND NAME [flags]"
+    parser = Parser("mpcc plugins", LIST, usage)
+    parser.declare("Command", ListFlags)
+    flags = parser.read_all(words).make(ListFlags)
+    found = flags.load()
+    if flags.json:
         print(json.dumps(plugin_rows(found), indent=2))
     else:
         print_plugins(found)
     return 0
 
 
-def check_plugin(
-    name: Annotated[str, Parameter(help="name of the plugin")],
-    *,
-    kind: Annotated[
-        str | None, Parameter(help="its kind: prior, architecture, dataset or metric; needed if several have the name")
-    ] = None,
-    data_root: Annotated[
-        Path | None, Parameter(help="folder of the data sets, for a data set that has files", env_var="MPCC_DATA")
-    ] = None,
-    plugin: PluginFiles = None,
-    registry: RegistryFiles = None,
-) -> int:
-    """Check a plugin against its contract and print a report; status 1 if a law is broken."""
-    found = load_registry(plugins=plugin or (), registries=registry or ())
-    entry = find(found, name, kind)
+def check_plugin(words: list[str]) -> int:
+    """Print a report on a plugin."""
+    parser = Parser("mpcc plugins check", CHECK, "NAME [flags]")
+    parser.declare("Command", CheckFlags)
+    flags = parser.read_all(words).make(CheckFlags)
+    found = flags.load()
+    entry = find(found, flags.name, flags.kind)
     from mpcc.core.testing import examine
 
-    report = examine(entry.kind, entry.name, found, root=data_root)
+    root = os.environ.get(DATA_VARIABLE)
+    report = examine(entry.kind, entry.name, found, root=flags.data_root or (Path(root) if root else None))
     print(entry.described())
     for line in report.lines():
         print(line)
     return 0 if report.passed else EXIT_LAW_BROKEN
 
 
-def new_plugin(
-    kind: Annotated[str, Parameter(help="prior, architecture, dataset or metric")],
-    name: Annotated[str, Parameter(help="what users will type")],
-    *,
-    out: Annotated[Path, Parameter(help="folder in which the project's folder is made")] = Path(),
-) -> int:
-    """Write a project with a working plugin of that kind, its tests and packaging."""
+def new_plugin(words: list[str]) -> int:
+    """Write a project with a plugin."""
+    parser = Parser("mpcc plugins new", NEW, "KIND NAME [flags]")
+    parser.declare("Command", NewFlags)
+    flags = parser.read_all(words).make(NewFlags)
     from mpcc.core.commands.scaffold import create_project
 
-    project = create_project(kind, name, out)
-    print(f"{project}: a {kind} {name!r} that works; next:")
+    project = create_project(flags.kind, flags.name, flags.out)
+    print(f"{project}: a {flags.kind} {flags.name!r} that works; next:")
     print(f"  pip install -e {project}")
-    print(f"  mpcc plugins check {name} --kind {kind}")
+    print(f"  mpcc plugins check {flags.name} --kind {flags.kind}")
     return 0
 
 
@@ -134,12 +164,8 @@ def options_error(entry: Entry) -> str | None:
     """Return why the options of a third party's entry cannot be used, if they cannot."""
     if entry.origin == "built-in":
         return None
-    from mpcc.core.config import options
-
     try:
-        cls = entry.options_class()
-        if cls is not None:
-            options.fields(cls)
+        options.fields(entry.options_class())
     except PluginError as error:
         return str(error)
     return None
@@ -147,6 +173,10 @@ def options_error(entry: Entry) -> str | None:
 
 def print_plugins(registry: Registry) -> None:
     """Print the table of plugins."""
+    from rich.console import Console
+    from rich.markup import escape
+    from rich.table import Table
+
     rows = plugin_rows(registry)
     table = Table("name", "kind", "summary", "origin", "version", box=None, pad_edge=False)
     failed = [row for row in rows if row["error"]]

@@ -5,96 +5,57 @@ from __future__ import annotations
 import contextlib
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, get_args
+from typing import TYPE_CHECKING, Any, get_args
 
 import attrs
-from cyclopts import Parameter
 
-from mpcc.core.commands.plugin_flags import PluginFiles, RegistryFiles
-from mpcc.core.config import Layer, options, resolve
+from mpcc.core.commands.flags import Parser, PluginFiles, RunFiles
+from mpcc.core.config import Layer, RunSettings, environment_layer, options, resolve, used
+from mpcc.core.config.options import option
 from mpcc.core.errors import InvalidInput, TrainingDiverged
-from mpcc.core.registry import Registry, load_registry
+from mpcc.core.registry import Registry
 from mpcc.core.run.saved_run import check_checkpoint, run_layer
 
 if TYPE_CHECKING:
     from mpcc.core.contracts import ImageSet
     from mpcc.core.method.model import Model
 
-__all__ = ["predict_run", "with_named_data"]
+__all__ = ["PredictFlags", "predict_run"]
+
+PURPOSE = "Assign clusters to images with a trained run, a batch at a time."
+SETTINGS = ("workers", "device", "data_root", "download")
+DATA_HELP = "another data set than the run's, with options --data.OPTION VALUE"
 
 
-@attrs.frozen
-class Pace:
-    """How images go through the encoder."""
+@attrs.frozen(slots=False)
+class PredictFlags(PluginFiles, RunFiles):
+    """Flags of the command's own."""
 
-    batch: int = attrs.field(default=256, validator=attrs.validators.ge(1), metadata={"help": "images at once"})
-
-
-def with_named_data(arguments: Sequence[str]) -> list[str]:
-    """Return a command line of ``predict`` with ``--data NAME`` as ``--data.name NAME``; others as they are.
-
-    The parser takes a flag for a value or for a group of values, not for both.
-
-    Example:
-        >>> with_named_data(["predict", "run", "--data", "folder", "--data.path", "new"])
-        ['predict', 'run', '--data.name', 'folder', '--data.path', 'new']
-    """
-    if "predict" not in arguments[:1]:
-        return list(arguments)
-    return [
-        f"--data.name{word.removeprefix('--data')}" if word == "--data" or word.startswith("--data=") else word
-        for word in arguments
-    ]
+    data_path: str | None = option(
+        None, "a folder of images, or a file of arrays: .npy, .npz, .pt; by default the run's data"
+    )
+    out: Path | None = option(None, "table to be written, a new file; by default predictions.csv in the run folder")
+    posterior: Path | None = option(None, "write q(y|z) of all images as well, a new .npy file, float32, (N, K)")
+    batch: int = option(256, "images that pass through the encoder at once", least=1)
 
 
-def predict_run(
-    run: Annotated[Path, Parameter(help="run folder, of mpcc-run")],
-    *,
-    data_path: Annotated[
-        str | None,
-        Parameter(help="a folder of images, or a file of arrays: .npy, .npz, .pt; by default the run's data"),
-    ] = None,
-    data: Annotated[
-        dict[str, str] | None,
-        Parameter(
-            name="--data", json_dict=False, help="another data set, --data NAME, and its options, --data.OPTION VALUE"
-        ),
-    ] = None,
-    out: Annotated[
-        Path | None, Parameter(help="table to be written, a new file; by default predictions.csv in the run folder")
-    ] = None,
-    posterior: Annotated[
-        Path | None, Parameter(help="write q(y|z) of all images as well, a new .npy file, float32, (N, K)")
-    ] = None,
-    batch: Annotated[str | None, Parameter(help="images that pass through the encoder at once; by default 256")] = None,
-    workers: Annotated[
-        str | None, Parameter(help="processes that read ahead if the images do not fit into memory")
-    ] = None,
-    checkpoint: Annotated[
-        Path | None, Parameter(help="checkpoint of the run; by default its newest, checkpoints/last.pt")
-    ] = None,
-    device: Annotated[str | None, Parameter(help="where to compute: auto, cpu or cuda")] = None,
-    data_root: Annotated[str | None, Parameter(help="folder of the data sets; by default that of the run")] = None,
-    download: Annotated[bool, Parameter(negative="", help="fetch missing data")] = False,
-    plugin: PluginFiles = None,
-    registry: RegistryFiles = None,
-) -> int:
-    """Assign clusters to images with a trained run, a batch at a time."""
-    given = {"workers": workers, "device": device, "data_root": data_root, "download": download or None}
+def predict_run(words: list[str]) -> int:
+    """Do what ``mpcc predict`` was asked for and return the exit status."""
+    parser = Parser("mpcc predict", PURPOSE, "RUN [flags]")
+    parser.declare("Command", PredictFlags, values=PredictFlags())
+    parser.declare_names("Images", {"data": DATA_HELP})
+    parser.declare("Settings, by default those of the run", RunSettings, "run", only=SETTINGS)
+    typed = parser.read_all(words, dotted=["data"])
+    flags = typed.make(PredictFlags)
+    run, out, posterior, source = flags.run, flags.out, flags.posterior, flags.source
     layer = run_layer(run)
-    found = load_registry(plugins=[*layer.plugins, *(plugin or ())], registries=[*layer.registries, *(registry or ())])
-    # Not at the top: the commands' module imports this one.
-    from mpcc.core.config import environment_layer, used
-
-    lower = [environment_layer(), layer]
-    asked = data_asked_for(found, data or {}, data_path)
-    if asked:
-        lower[-1] = inherited(found, layer, asked, from_defaults="name" in (data or {}))
-    flags = Layer("flag", {"run": {name: value for name, value in given.items() if value is not None}, "data": asked})
-    config = resolve(found, [*lower, flags], "none")
-    pace = Pace() if batch is None else Pace(options.convert(batch, options.fields(Pace)["batch"], "--batch"))
+    found = flags.load(layer)
+    given = typed.tables.get("data", {})
+    asked = data_asked_for(found, given, flags.data_path)
+    own = inherited(found, layer, asked, from_defaults="name" in given) if asked else layer
+    config = resolve(found, [environment_layer(), own, Layer("flag", {**typed.tables, "data": asked})], "none")
     table = out or run / "predictions.csv"
     check_new(table, "--out")
     if posterior is not None:
@@ -112,11 +73,10 @@ def predict_run(
 
     if config.run.threads is not None:
         torch.set_num_threads(config.run.threads)
-    source = checkpoint or run / "checkpoints" / "last.pt"
     state = load_checkpoint(source)
     check_checkpoint(state, source, layer.tables)
     computing = choose_device(config.run.device)
-    remedies = f"lower --batch {pace.batch}, choose --data.memory stream, where a set has it, or --device cpu"
+    remedies = f"lower --batch {flags.batch}, choose --data.memory stream, where a set has it, or --device cpu"
     with memory_errors("predicting", remedies), attributed(used(found, config)):
         architecture = found.entry("architecture", config.arch.name).load()(config.arch.options)
         model = trained_model(found, config, architecture, state, source, computing)
@@ -128,7 +88,7 @@ def predict_run(
                 f"{entry.described()} gave images with {images.images.shape[1]} channels: expected "
                 f"{state['images'][1]}, as in training{conversion(entry.options_class(), state['images'][1])}"
             )
-        seconds = write_predictions(model, images, pace.batch, config.run.workers, table, posterior)
+        seconds = write_predictions(model, images, flags.batch, config.run.workers, table, posterior)
     if images.skipped:
         print(f"{len(images.skipped)} left out, such as {images.skipped[0]}", file=sys.stderr)
     print(f"{table}: {len(images)} images, {len(images) / max(seconds, 1e-9):.0f} images/s")
@@ -154,7 +114,7 @@ def check_new(path: Path, flag: str) -> None:
         raise InvalidInput(f"{flag} {path} cannot be written: {error.strerror or error}") from error
 
 
-def data_asked_for(registry: Registry, given: Mapping[str, str], path: str | None) -> dict[str, str]:
+def data_asked_for(registry: Registry, given: Mapping[str, Any], path: str | None) -> dict[str, Any]:
     """Return what the flags say about the data set: ``name`` and options.
 
     Arguments:
@@ -165,10 +125,9 @@ def data_asked_for(registry: Registry, given: Mapping[str, str], path: str | Non
     Raises:
         InvalidInput: If the path does not exist, or is given twice.
     """
-    asked = {name.replace("-", "_"): value for name, value in given.items()}
     if path is None:
-        return asked
-    if "path" in asked:
+        return dict(given)
+    if "path" in given:
         raise InvalidInput("--data-path and --data.path say the same: expected one of them")
     try:
         place = Path(path).expanduser()
@@ -178,10 +137,10 @@ def data_asked_for(registry: Registry, given: Mapping[str, str], path: str | Non
     if not exists:
         raise InvalidInput(f"--data-path {path!r}: expected a folder of images or a file of arrays, there is none")
     reader = registry.defaults["data_folder" if folder else "data_file"]
-    return {"name": reader, **asked, "path": path}
+    return {"name": reader, **given, "path": path}
 
 
-def inherited(registry: Registry, layer: Layer, asked: Mapping[str, str], *, from_defaults: bool) -> Layer:
+def inherited(registry: Registry, layer: Layer, asked: Mapping[str, Any], *, from_defaults: bool) -> Layer:
     """Return the run's configuration without what does not hold for the data set that was asked for.
 
     Options of another data set don't; nor, for images at another path, do further files, such as the labels of those
@@ -198,8 +157,7 @@ def inherited(registry: Registry, layer: Layer, asked: Mapping[str, str], *, fro
     if from_defaults or name != own.get("name") or name is None:
         kept = {}
     else:
-        cls = registry.entry("dataset", name).options_class()
-        known = {} if cls is None or "path" not in asked else options.fields(cls)
+        known = options.fields(registry.entry("dataset", name).options_class()) if "path" in asked else {}
         files = {option for option, field in known.items() if Path in (field.type, *get_args(field.type))}
         kept = {option: value for option, value in own.items() if option not in files}
     return attrs.evolve(layer, tables={**layer.tables, "data": kept})
@@ -207,8 +165,7 @@ def inherited(registry: Registry, layer: Layer, asked: Mapping[str, str], *, fro
 
 def conversion(cls: type | None, channels: int) -> str:
     """Return a hint if a data set has an option that converts its images to a number of channels."""
-    has = cls is not None and "channels" in options.fields(cls)
-    return f"; nearest valid choice: --data.channels {channels}" if has else ""
+    return f"; nearest valid choice: --data.channels {channels}" if "channels" in options.fields(cls) else ""
 
 
 def write_predictions(

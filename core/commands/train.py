@@ -1,80 +1,152 @@
 """The command ``mpcc-run``: from its arguments to a finished run.
 
-``mpcc-run`` parses twice: first the few flags that choose plugins and files, then all of them, with a signature that is
-built from the options of the chosen plugins. torch is imported only after everything has been checked.
+The command line is read once. Options such as ``--prior.df``, which depend on the plugin, are taken as they come. When
+the plugins are known, one `resolve` of all layers says whether such options exist. torch is imported only after
+everything has been checked.
 """
 
 from __future__ import annotations
 
 import contextlib
 import sys
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 import attrs
 
-from mpcc.core.commands.flags import COMMAND_FLAGS, command_line, early_flags, file_flags, full_signature, parse
-from mpcc.core.commands.plugins import print_plugins
-from mpcc.core.config import RESUMABLE, SECTIONS, Layer, RunConfig, compat_layer, flag, read_config, resolve
-from mpcc.core.config.config import environment_layer, used
+from mpcc.core.commands.flags import Parser, PluginFiles
+from mpcc.core.config import (
+    RESUMABLE,
+    SECTIONS,
+    Layer,
+    RunConfig,
+    RunSettings,
+    compat_layer,
+    environment_layer,
+    flag,
+    read_config,
+    resolve,
+    used,
+)
+from mpcc.core.config.options import option
 from mpcc.core.errors import EXIT_INTERRUPTED, InvalidInput, OutOfResources, PluginError, TrainingDiverged
-from mpcc.core.registry import Registry, load_registry
+from mpcc.core.registry import Registry
 
-__all__ = ["run_command"]
+__all__ = ["RunFlags", "run_command"]
+
+PURPOSE = "Cluster images: train generator, encoder and mixture prior together, and write a run folder."
+SECTION_HELP = {
+    "prior": "prior p(y) p(z|y)",
+    "arch": "architecture of the three networks",
+    "data": "data set",
+    "objective": "which updates make an iteration",
+}
+HELP = {"--help", "-h"}
+
+
+def _name(instance: Any, attribute: attrs.Attribute[Any], value: str | None) -> None:
+    if value == "":
+        raise ValueError(f"expected a name, got {value!r}")
+
+
+@attrs.frozen(slots=False)
+class RunFlags(PluginFiles):
+    """Flags that belong to the command, not to the configuration."""
+
+    config: Path | None = option(None, "configuration file, such as the config.toml of a run folder; flags override it")
+    preset: str | None = option(
+        None, "preset to start from, none for none; by default that of --config or of the data set", validator=_name
+    )
+    compat: str | None = option(
+        None,
+        "repeat the choices of another implementation: reference for the authors' published code",
+        validator=_name,
+    )
+    out: Path | None = option(None, "run folder, a new one; by default a unique name below runs/")
+    resume: Path | None = option(None, "continue the run in this folder from its newest checkpoint")
+    dry_run: bool = option(False, "print the configuration and where each value comes from; write nothing")
+    version: bool = option(False, "print the version")
+
+    def saved(self) -> Layer | None:
+        """Read the configuration that the run starts from, if there is one.
+
+        Raises:
+            InvalidInput: If it cannot be read, or the run to be resumed has its own.
+        """
+        if self.resume is None:
+            return None if self.config is None else read_config(self.config)
+        if self.config or self.preset or self.compat:
+            raise InvalidInput(
+                "--resume continues with the run's own configuration: leave out --config, --preset and --compat"
+            )
+        path = self.resume / "config.toml"
+        try:
+            found = path.is_file()
+        except OSError as error:
+            raise InvalidInput(f"--resume {self.resume}: cannot be read: {error.strerror}") from error
+        if not found:
+            raise InvalidInput(f"--resume {self.resume}: expected a run folder with config.toml")
+        return read_config(path)
 
 
 def run_command(arguments: list[str]) -> int:
     """Do what ``mpcc-run`` was asked for and return the exit status."""
     if "--version" in arguments:
+        from importlib import metadata
+
         print(f"mpcc {metadata.version('mpcc')}")
         return 0
-    early, files = early_flags(arguments), file_flags(arguments)
-    resume = early["resume"]
-    if resume is not None and (early["config"] or early["preset"] or early["compat"]):
-        raise InvalidInput(
-            "--resume continues with the run's own configuration: leave out --config, --preset and --compat"
-        )
-    path = Path(resume) / "config.toml" if resume else Path(early["config"]) if early["config"] else None
-    if resume is not None and path is not None:
-        try:
-            found = path.is_file()
-        except OSError as error:
-            raise InvalidInput(f"--resume {resume}: cannot be read: {error.strerror}") from error
-        if not found:
-            raise InvalidInput(f"--resume {resume}: expected a run folder with config.toml")
-    saved = [read_config(path)] if path else []
-    lower = [environment_layer(), *saved]
-    registry = load_registry(
-        plugins=[*(file for layer in saved for file in layer.plugins), *files["plugins"]],
-        registries=[*(file for layer in saved for file in layer.registries), *files["registries"]],
-    )
-    if early["compat"] is not None:
-        lower.append(compat_layer(registry, early["compat"]))
-    named = {section: {"name": early[section]} for section in SECTIONS if early[section]}
+    typed = run_parser().read([word for word in arguments if word not in HELP], SECTIONS)
+    flags = typed.make(RunFlags)
+    saved = flags.saved()
+    lower = [environment_layer(), *([saved] if saved else [])]
+    registry = flags.load(*lower)
+    if flags.compat is not None:
+        lower.append(compat_layer(registry, flags.compat))
     # A run folder's configuration is complete: nothing may come in from a preset that has changed since.
-    preset = "none" if resume else early["preset"]
-    base = resolve(registry, [*lower, Layer("flag", named)], preset)
-    signature, places = full_signature(registry, base)
-    app = command_line(signature)
-    if "--help" in arguments or "-h" in arguments:
-        app.help_print([])
+    preset = "none" if flags.resume else flags.preset
+    if typed.rest or HELP & {*arguments}:
+        named = {section: {"name": table["name"]} for section, table in typed.tables.items() if "name" in table}
+        everything = run_parser(registry, resolve(registry, [*lower, Layer("flag", named)], preset))
+        if not HELP & {*arguments}:
+            everything.refuse(typed.rest)
+        from mpcc.core.commands.plugins import print_plugins
+
+        everything.print_help()
         print_plugins(registry)
         return 0
-    typed = parse(app, arguments)
-    command = {name: typed.pop(name) for name in list(typed) if name in COMMAND_FLAGS}
-    tables: dict[str, dict[str, Any]] = {}
-    for parameter, value in typed.items():
-        section, name = places[parameter]
-        tables.setdefault(section, {})[name] = value
-    if resume is not None:
-        check_resumable(tables)
-    config = resolve(registry, [*lower, Layer("flag", tables)], preset)
-    if command.get("dry_run"):
+    if flags.resume is not None:
+        check_resumable(typed.tables)
+    config = resolve(registry, [*lower, Layer("flag", typed.tables)], preset)
+    if flags.dry_run:
         print(config.to_toml(origins=True), end="")
         describe(registry, config)
         return 0
-    return train(registry, config, command.get("out"), Path(resume) if resume else None)
+    return train(registry, config, flags.out, flags.resume)
+
+
+def run_parser(registry: Registry | None = None, config: RunConfig | None = None) -> Parser:
+    """Declare the flags of ``mpcc-run``.
+
+    Arguments:
+        registry: For a parser of all flags, with help: where the plugins are.
+        config: Names the plugins whose options there are, and has the values that help shows as defaults.
+    """
+    parser = Parser("mpcc-run", PURPOSE, add_help=config is not None)
+    parser.declare("Command", RunFlags)
+    helps = dict(SECTION_HELP)
+    if registry is not None and config is not None:
+        for section, kind in SECTIONS.items():
+            chosen = getattr(config, section).name
+            helps[section] += f": {', '.join(registry.names(kind))} [default: {chosen}]"
+    parser.declare_names("Plugins", helps)
+    parser.declare("Run", RunSettings, "run", values=config and config.run)
+    if registry is not None and config is not None:
+        for section, kind in SECTIONS.items():
+            choice = getattr(config, section)
+            cls = registry.entry(kind, choice.name).options_class()
+            parser.declare(f"Options of --{section} {choice.name}", cls, section, values=choice.options)
+    return parser
 
 
 def describe(registry: Registry, config: RunConfig) -> None:
@@ -132,15 +204,16 @@ def train(registry: Registry, config: RunConfig, out: Path | None, resume: Path 
     from mpcc.core.storage.run_folder import RunFolder
     from mpcc.core.system.resources import memory_errors
 
+    plugins, lower = used(registry, config), remedies(config)
     folder = RunFolder.existing(resume) if resume else RunFolder.plan(out, config)
     with contextlib.ExitStack() as held:
         if resume:
             held.enter_context(folder.locked())
-        with memory_errors("loading and building", remedies(config)), attributed(used(registry, config)):
+        with memory_errors("loading and building", lower), attributed(plugins):
             run = Run.assemble(registry, config)
         checkpoints = KeptCheckpoints(folder.checkpoints, config.run.keep_checkpoints)
         if resume:
-            with memory_errors("loading the checkpoint", remedies(config)):
+            with memory_errors("loading the checkpoint", lower):
                 take_up(run, folder, checkpoints)
         else:
             folder.create()
@@ -149,7 +222,7 @@ def train(registry: Registry, config: RunConfig, out: Path | None, resume: Path 
             if not resume:
                 held.enter_context(folder.locked())
             print(f"{description}; run folder {folder.path}", file=sys.stderr)
-            with memory_errors("training", remedies(config)), attributed(used(registry, config)):
+            with memory_errors("training", lower), attributed(plugins):
                 results = execute(run, folder, checkpoints, resumed=resume is not None)
         except Stopped as stop:
             print(f"mpcc-run: {stop}", file=sys.stderr)

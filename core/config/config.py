@@ -132,9 +132,13 @@ class Layer:
     plugins: tuple[Path, ...] = ()
     registries: tuple[Path, ...] = ()
 
+    def key(self, section: str, name: str) -> str:
+        """Return what an option is called in this source."""
+        return flag(section, name) if self.origin == "flag" else f"{section}.{name}"
+
     def spelled(self, section: str, name: str) -> str:
         """Return how the user wrote a value, for errors."""
-        return flag(section, name) if self.origin == "flag" else f"{self.origin}: {section}.{name}"
+        return self.key(section, name) if self.origin == "flag" else f"{self.origin}: {section}.{name}"
 
 
 def flag(section: str, name: str) -> str:
@@ -198,7 +202,7 @@ def chosen_names(registry: Registry, layers: list[Layer]) -> dict[str, tuple[str
         for section in SECTIONS:
             name = layer.tables.get(section, {}).get("name")
             if name is not None:
-                if not isinstance(name, str):
+                if not isinstance(name, str) or not name:
                     raise InvalidInput(f"{layer.spelled(section, 'name')}: expected a name, got {name!r}")
                 chosen[section] = (name, layer.origin)
     return chosen
@@ -248,7 +252,6 @@ def resolve(registry: Registry, layers: list[Layer], preset: str | None = None) 
         InvalidInput: If a name or a value is not valid; the message names it and the valid ones.
     """
     data = chosen_names(registry, layers)["data"][0]
-    registry.entry("dataset", data)
     for layer in reversed(layers):
         preset = layer.preset if preset is None else preset
     found = None if preset == NO_PRESET else preset_layer(registry, preset or data, required=preset is not None)
@@ -256,51 +259,44 @@ def resolve(registry: Registry, layers: list[Layer], preset: str | None = None) 
         # Choosing --preset mnist for one's own folder must not choose mnist's images.
         layers = [found, *layers]
     names = chosen_names(registry, layers)
-    origins: dict[str, str] = {}
+    entries = {section: registry.entry(kind, names[section][0]) for section, kind in SECTIONS.items()}
+    sources = {section: (entry.options_class(), entry.described()) for section, entry in entries.items()}
+    origins = {f"{section}.name": names[section][1] for section in SECTIONS}
     choices = {}
-    for section, kind in SECTIONS.items():
-        name, origin = names[section]
-        entry = registry.entry(kind, name)
-        origins[f"{section}.name"] = origin
-        cls = entry.options_class()
-        registered = Layer("registry", {section: entry.defaults})
-        choices[section] = PluginChoice(name, _section(section, entry.described(), cls, [registered, *layers], origins))
+    for section, (cls, described) in sources.items():
+        registered = Layer("registry", {section: entries[section].defaults})
+        choice = _section(section, described, cls, [registered, *layers], origins)
+        choices[section] = PluginChoice(names[section][0], choice)
     run = _section("run", "mpcc-run", RunSettings, layers, origins)
     return RunConfig(
-        run=run,
-        prior=choices["prior"],
-        arch=choices["arch"],
-        data=choices["data"],
-        objective=choices["objective"],
-        origins=origins,
-        plugins=registry.plugin_files,
-        registries=registry.registry_files,
+        run=run, **choices, origins=origins, plugins=registry.plugin_files, registries=registry.registry_files
     )
 
 
 def _section(section: str, described: str, cls: type | None, layers: list[Layer], origins: dict[str, str]) -> Any:
-    known = {} if cls is None else options.fields(cls)
-    values: dict[str, Any] = {}
-    for name in known:
-        origins[f"{section}.{name}"] = "default"
+    known = options.fields(cls)
+    origins.update({f"{section}.{name}": "default" for name in known})
+    given: dict[str, Any] = {}
+    source: dict[str, Layer] = {}
     for layer in layers:
         for name, value in layer.tables.get(section, {}).items():
             if name == "name" and section in SECTIONS:
                 continue
-            if name not in known:
-                if layer.strict:
-                    raise unknown_name(
-                        f"option of {described} in {layer.origin}:",
-                        f"{section}.{name}",
-                        [f"{section}.{each}" for each in known],
-                    )
-                continue
-            converted = options.convert(value, known[name], layer.spelled(section, name))
-            if isinstance(converted, Path):
-                converted = _absolute(converted, layer.spelled(section, name))
-            values[name] = converted
-            origins[f"{section}.{name}"] = layer.origin
-    return None if cls is None else options.make(cls, values, described)
+            if name in known:
+                given[name], source[name], origins[f"{section}.{name}"] = value, layer, layer.origin
+            elif layer.strict:
+                place = f" in {layer.origin}" if layer.origin != "flag" else ""
+                names = [layer.key(section, each) for each in known]
+                raise unknown_name(f"option of {described}{place}:", layer.key(section, name), names)
+    if cls is None:
+        return None
+
+    def where(name: str) -> str:
+        return source[name].spelled(section, name)
+
+    made: Any = options.make(cls, given, described, where)
+    paths = {name: getattr(made, name) for name in given if isinstance(getattr(made, name), Path)}
+    return attrs.evolve(made, **{name: _absolute(path, where(name)) for name, path in paths.items()}) if paths else made
 
 
 def _absolute(path: Path, where: str) -> Path:

@@ -10,7 +10,7 @@ import functools
 import math
 import types
 import typing
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin
 
@@ -19,17 +19,62 @@ import cattrs
 
 from mpcc.core.errors import InvalidInput, PluginError, unknown_name
 
-__all__ = ["convert", "fields", "make", "plain"]
+__all__ = ["BARE", "convert", "describe", "fields", "make", "option", "plain"]
 
 T = TypeVar("T")
 
 
-def fields(cls: type) -> dict[str, attrs.Attribute[Any]]:
-    """Return the fields of an options class by name, their types resolved.
+class Bare:
+    """What stands for the value of a flag that was typed without one: true for a truth, nothing for all others."""
+
+    def __repr__(self) -> str:
+        return "nothing"
+
+
+BARE = Bare()
+
+
+def option(
+    default: Any,
+    help: str,
+    *,
+    least: float | None = None,
+    most: float | None = None,
+    above: float | None = None,
+    below: float | None = None,
+    validator: Any = None,
+    **metadata: Any,
+) -> Any:
+    """Declare an option: a field of an attrs class.
+
+    Arguments:
+        default: Its default.
+        help: One line.
+        least: The smallest value.
+        most: The largest value.
+        above: A bound that a value must be above.
+        below: A bound that a value must be below.
+        validator: Of attrs, for what bounds cannot say.
+        metadata: What else is known of the field.
+    """
+    bounds = {attrs.validators.ge: least, attrs.validators.le: most}
+    bounds |= {attrs.validators.gt: above, attrs.validators.lt: below}
+    checks = [check(bound) for check, bound in bounds.items() if bound is not None]
+    checks += [validator] if validator else []
+    together = attrs.validators.and_(*checks) if checks else None
+    optional = attrs.validators.optional(together) if together and default is None else together
+    return attrs.field(default=default, validator=optional, metadata={"help": help, **metadata})
+
+
+@functools.cache
+def fields(cls: type | None) -> dict[str, attrs.Attribute[Any]]:
+    """Return the fields of an options class by name, their types resolved; none if there is no class.
 
     Raises:
         PluginError: If it is not an attrs class, or a field lacks a default or a type.
     """
+    if cls is None:
+        return {}
     if not attrs.has(cls):
         raise PluginError(f"options class {cls.__module__}.{cls.__qualname__} is not an attrs class")
     try:
@@ -45,6 +90,8 @@ def fields(cls: type) -> dict[str, attrs.Attribute[Any]]:
 
 def describe(kind: Any) -> str:
     """Return a type in words, e.g. ``a whole number`` or ``one of train, test``."""
+    if get_origin(kind) is tuple:
+        return describe(get_args(kind)[0])
     if get_origin(kind) is Literal:
         values = [str(value) for value in get_args(kind)]
         return values[0] if len(values) == 1 else f"one of {', '.join(values)}"
@@ -72,6 +119,8 @@ def _number(value: Any, _: type) -> float:
 
 
 def _truth(value: Any, _: type) -> bool:
+    if value is BARE:
+        return True
     if isinstance(value, str) and value.lower() in {"true", "yes", "on", "1", "false", "no", "off", "0"}:
         return value.lower() in {"true", "yes", "on", "1"}
     if not isinstance(value, bool):
@@ -88,7 +137,6 @@ def _text(value: Any, _: type) -> str:
 
 
 def _path(value: Any, _: type) -> Path:
-    # Flags are converted when they are parsed and again when the layers are stacked: a path stays one.
     # Path("") is the current folder, which is not what an empty variable in a script means.
     if not _text(str(value) if isinstance(value, Path) else value, str):
         raise ValueError(value)
@@ -128,7 +176,7 @@ def _is_union(kind: Any) -> bool:
 
 @functools.cache
 def _converter() -> cattrs.Converter:
-    converter = cattrs.Converter()
+    converter = cattrs.Converter(detailed_validation=False)
     # cattrs turns 1.5 into the int 1 and "no" into the bool True; every plain type is converted strictly instead.
     converter.register_structure_hook(int, _whole)
     converter.register_structure_hook(float, _number)
@@ -152,45 +200,60 @@ def convert(value: Any, field: attrs.Attribute[Any], where: str) -> Any:
     Raises:
         InvalidInput: Naming the option, the value and what was expected.
     """
-    try:
-        result = _converter().structure(value, typing.cast(Any, field.type))
-    except (ValueError, TypeError, OverflowError) as error:
-        choices = [str(arg) for arg in get_args(field.type)] if get_origin(field.type) is Literal else []
-        if choices:
-            raise unknown_name(f"value for {where}:", str(value), choices) from error
-        raise InvalidInput(f"{where}: expected {describe(field.type)}, got {value!r}") from error
-    if field.validator is not None:
-        try:
-            field.validator(None, field, result)
-        except (ValueError, TypeError) as error:
-            # Validators may attach the field and the value as further arguments; the message comes first.
-            message = str(error.args[0] if error.args else error)
-            raise InvalidInput(f"{where}: {message.replace(repr(field.name), 'the value')}") from error
-        except Exception as error:
-            raise PluginError(f"{where}: its validator fails on {result!r}: {type(error).__name__}: {error}") from error
+    result = _structured(value, field, lambda _: where)
+    _validate(result, field, lambda _: where)
     return result
 
 
-def make(cls: type[T], values: Mapping[str, Any], kind: str) -> T:
-    """Make an options object from converted values.
+def _structured(value: Any, field: attrs.Attribute[Any], where: Callable[[str], str]) -> Any:
+    try:
+        return _converter().structure(value, typing.cast(Any, field.type))
+    except (ValueError, TypeError, OverflowError) as error:
+        choices = [str(arg) for arg in get_args(field.type)] if get_origin(field.type) is Literal else []
+        if choices and value is not BARE:
+            raise unknown_name(f"value for {where(field.name)}:", str(value), choices) from error
+        raise InvalidInput(f"{where(field.name)}: expected {describe(field.type)}, got {value!r}") from error
+
+
+def _validate(value: Any, field: attrs.Attribute[Any], where: Callable[[str], str]) -> None:
+    if field.validator is None:
+        return
+    try:
+        field.validator(None, field, value)
+    except (ValueError, TypeError) as error:
+        # Validators may attach the field and the value as further arguments; the message comes first.
+        message = str(error.args[0] if error.args else error).replace(repr(field.name), "the value")
+        raise InvalidInput(f"{where(field.name)}: {message}") from error
+    except Exception as error:
+        reason = f"{type(error).__name__}: {error}"
+        raise PluginError(f"{where(field.name)}: its validator fails on {value!r}: {reason}") from error
+
+
+def make(cls: type[T], given: Mapping[str, Any], kind: str, where: Callable[[str], str] = str) -> T:
+    """Make an options object from what people wrote.
 
     Arguments:
         cls: The options class.
-        values: Values by field name, already converted.
+        given: Texts from flags, and values from TOML or JSON, by the name of the field.
         kind: What the options belong to, for errors, e.g. ``prior gmm``.
+        where: Returns how the user calls a field, e.g. ``--prior.scale-floor``.
 
     Raises:
-        InvalidInput: If a name is unknown, or the values don't go together.
+        InvalidInput: If a name is unknown, a value cannot be taken, or the values don't go together.
     """
-    known = fields(cls)
-    for name in values:
+    known = fields(cls)  # type: ignore[arg-type]  # a class can be hashed
+    for name in given:
         if name not in known:
             raise unknown_name(f"option of {kind}:", name, known)
+    values = {name: _structured(value, known[name], where) for name, value in given.items()}
     try:
         return cls(**values)
-    except (ValueError, TypeError) as error:
-        raise InvalidInput(f"options of {kind}: {error.args[0] if error.args else error}") from error
     except Exception as error:
+        # The class has checked all values. Each is checked by itself now, to name the one that is wrong.
+        for name, value in values.items():
+            _validate(value, known[name], where)
+        if isinstance(error, (ValueError, TypeError)):
+            raise InvalidInput(f"options of {kind}: {error.args[0] if error.args else error}") from error
         raise PluginError(f"options of {kind}: {type(error).__name__}: {error}") from error
 
 

@@ -8,20 +8,13 @@ from typing import Any, Literal
 import attrs
 
 from mpcc.core.config.interval import Interval
+from mpcc.core.config.options import option
 
 __all__ = ["RESUMABLE", "RunSettings"]
 
-# A thousand years of the fastest preset.
+# Bounds are far above what anybody trains with: a typing error shall not fill memory. This one is a thousand years of
+# the fastest preset.
 MOST_ITERATIONS = 10**12
-
-positive = attrs.validators.gt(0)
-at_least_one = attrs.validators.ge(1)
-not_negative = attrs.validators.ge(0)
-
-
-def up_to(most: int, least: int = 1) -> Any:
-    """Return a validator with a bound far above what anybody trains with: a typing error shall not fill memory."""
-    return attrs.validators.and_(attrs.validators.ge(least), attrs.validators.le(most))
 
 
 def _one_or_all(instance: Any, attribute: attrs.Attribute[Any], value: int | str) -> None:
@@ -33,94 +26,77 @@ def _interval(instance: Any, attribute: attrs.Attribute[Any], value: int | str) 
     Interval.parse(value)
 
 
-def _setting(default: Any, help: str, *, validator: Any = None) -> Any:
-    return attrs.field(default=default, validator=validator, metadata={"help": help})
-
-
 @attrs.frozen
 class RunSettings:
     """What a run does, whichever plugins it uses; the section ``run`` of a configuration."""
 
-    clusters: int = _setting(10, "K, the number of clusters", validator=at_least_one)
-    latent_dim: int = _setting(24, "J, the dimensions of z", validator=up_to(2**16))
-    iterations: int = _setting(20_000, "how long to train", validator=up_to(MOST_ITERATIONS))
-    batch: int = _setting(50, "images in each update", validator=up_to(2**16, 2))
-    lr: float = _setting(2e-4, "Adam step size of the three networks", validator=positive)
-    prior_lr: float = _setting(1.6e-3, "Adam step size of the prior (eta_p)", validator=positive)
-    lr_decay: float = _setting(
+    clusters: int = option(10, "K, the number of clusters", least=1)
+    latent_dim: int = option(24, "J, the dimensions of z", least=1, most=2**16)
+    iterations: int = option(20_000, "how long to train", least=1, most=MOST_ITERATIONS)
+    batch: int = option(50, "images in each update", least=2, most=2**16)
+    lr: float = option(2e-4, "Adam step size of the three networks", above=0)
+    prior_lr: float = option(1.6e-3, "Adam step size of the prior (eta_p)", above=0)
+    lr_decay: float = option(
         0.0,
         "share of the iterations, the last ones, over which step sizes fall linearly to 0; 0 for none",
-        validator=attrs.validators.and_(not_negative, attrs.validators.le(1)),
+        least=0,
+        most=1,
     )
-    d_steps: int = _setting(4, "discriminator updates in an iteration", validator=up_to(1000))
-    e_steps: int = _setting(4, "encoder updates in an iteration", validator=up_to(1000))
-    ema_decay: float = _setting(
-        0.9999,
-        "decay of the generator's average",
-        validator=attrs.validators.and_(not_negative, attrs.validators.lt(1)),
-    )
-    ema_start: int = _setting(1000, "iteration from which it is averaged", validator=not_negative)
-    latent_weight: float | None = _setting(
-        None, "weight of the latent term, 1/(D R^2) if not given", validator=attrs.validators.optional(not_negative)
-    )
-    membership_weight: float = _setting(1.0, "weight of the membership term", validator=not_negative)
-    entropy_weight: float | None = _setting(
-        None, "weight of the entropy term, 0.01/J if not given", validator=attrs.validators.optional(not_negative)
-    )
-    entropy: Literal["auto", "closed-form", "lower-bound", "monte-carlo"] = _setting(
+    d_steps: int = option(4, "discriminator updates in an iteration", least=1, most=1000)
+    e_steps: int = option(4, "encoder updates in an iteration", least=1, most=1000)
+    ema_decay: float = option(0.9999, "decay of the generator's average", least=0, below=1)
+    ema_start: int = option(1000, "iteration from which it is averaged", least=0)
+    latent_weight: float | None = option(None, "weight of the latent term, 1/(D R^2) if not given", least=0)
+    membership_weight: float = option(1.0, "weight of the membership term", least=0)
+    entropy_weight: float | None = option(None, "weight of the entropy term, 0.01/J if not given", least=0)
+    entropy: Literal["auto", "closed-form", "lower-bound", "monte-carlo"] = option(
         "auto", "entropies of the prior's components; auto takes what the prior declares, never an estimate"
     )
-    entropy_samples: int | None = _setting(
-        None,
-        "samples a component and update for --entropy monte-carlo",
-        validator=attrs.validators.optional(up_to(10**5)),
+    entropy_samples: int | None = option(
+        None, "samples a component and update for --entropy monte-carlo", least=1, most=10**5
     )
-    standing_passes: int = _setting(16, "batches, of --batch samples, for standing statistics", validator=at_least_one)
-    metrics: str = _setting("all", "metrics to compute, separated by commas, or all")
-    eval_every: int = _setting(5000, "iterations between evaluations", validator=at_least_one)
-    eval_images: int | Literal["all"] = _setting(
+    standing_passes: int = option(16, "batches, of --batch samples, for standing statistics", least=1)
+    metrics: str = option("all", "metrics to compute, separated by commas, or all")
+    eval_every: int = option(5000, "iterations between evaluations", least=1)
+    eval_images: int | Literal["all"] = option(
         "all", "how many images to evaluate, a fixed random choice: a number or all", validator=_one_or_all
     )
-    checkpoint_every: int | str = _setting(
+    checkpoint_every: int | str = option(
         1000, "iterations between checkpoints, or a time such as 10min", validator=_interval
     )
-    keep_checkpoints: int = _setting(2, "older checkpoints to keep beside the newest", validator=not_negative)
-    best_by: str = _setting(
+    keep_checkpoints: int = option(2, "older checkpoints to keep beside the newest", least=0)
+    best_by: str = option(
         "auto",
         "metric, one that needs no labels, whose best evaluation is kept as a checkpoint; auto takes the first that is "
         "computed, none keeps none",
     )
-    log_every: int = _setting(50, "iterations between log entries", validator=at_least_one)
-    on_nonfinite: Literal["stop", "restart-from-last"] = _setting(
+    log_every: int = option(50, "iterations between log entries", least=1)
+    on_nonfinite: Literal["stop", "restart-from-last"] = option(
         "stop", "what to do when a loss, gradient or parameter is not finite"
     )
-    max_restarts: int = _setting(3, "how often a run may restart for that", validator=not_negative)
-    seed: int = _setting(0, "random seed", validator=attrs.validators.and_(not_negative, attrs.validators.lt(2**63)))
-    device: Literal["auto", "cpu", "cuda"] = _setting("auto", "where to compute; auto takes CUDA if it is there")
-    features: str | None = _setting(
+    max_restarts: int = option(3, "how often a run may restart for that", least=0)
+    seed: int = option(0, "random seed", least=0, below=2**63)
+    device: Literal["auto", "cpu", "cuda"] = option("auto", "where to compute; auto takes CUDA if it is there")
+    features: str | None = option(
         None, "feature extractor of fid, kid and inception_score, module:name; the standard Inception if not given"
     )
-    feature_weights: Path | None = _setting(None, "file with the weights of the standard Inception")
-    generated_images: int = _setting(10_000, "images to generate for scores of features", validator=at_least_one)
-    augment_crop: int = _setting(
-        0, "largest shift, in pixels, of the real images in training; 0 for none", validator=not_negative
+    feature_weights: Path | None = option(None, "file with the weights of the standard Inception")
+    generated_images: int = option(10_000, "images to generate for scores of features", least=1)
+    augment_crop: int = option(0, "largest shift, in pixels, of the real images in training; 0 for none", least=0)
+    augment_flip: bool = option(False, "mirror half of the real images in training")
+    workers: int = option(
+        2, "processes that read ahead when a set does not fit into memory; 0 for none", least=0, most=256
     )
-    augment_flip: bool = _setting(False, "mirror half of the real images in training")
-    workers: int = _setting(
-        2, "processes that read ahead when a set does not fit into memory; 0 for none", validator=up_to(256, 0)
-    )
-    engine: Literal["fast", "plain"] = _setting(
+    engine: Literal["fast", "plain"] = option(
         "fast", "how iterations are executed: fast, or plain, step by step; the same mathematics"
     )
-    precision: Literal["float32", "tf32", "bf16", "auto"] = _setting(
+    precision: Literal["float32", "tf32", "bf16", "auto"] = option(
         "float32",
         "of the networks in the fast engine: tf32 on CUDA only; auto takes bf16 where a matrix unit computes in it",
     )
-    threads: int | None = _setting(
-        None, "threads on the CPU, torch's own choice if not given", validator=attrs.validators.optional(up_to(1024))
-    )
-    data_root: Path | None = _setting(None, "folder of the data sets, $MPCC_DATA if not given")
-    download: bool = _setting(False, "fetch a missing data set into the data root")
+    threads: int | None = option(None, "threads on the CPU, torch's own choice if not given", least=1, most=1024)
+    data_root: Path | None = option(None, "folder of the data sets, $MPCC_DATA if not given")
+    download: bool = option(False, "fetch a missing data set into the data root")
 
 
 # What may change when a run is resumed: nothing that the training depends on.

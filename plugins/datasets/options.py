@@ -36,16 +36,6 @@ def _between(low: int, high: int | None = None) -> Callable[[Any, attrs.Attribut
     return check
 
 
-def _one_of(*names: str) -> Callable[[Any, attrs.Attribute[str], str], None]:
-    """Make a validator for a fixed set of names."""
-
-    def check(instance: Any, attribute: attrs.Attribute[str], value: str) -> None:
-        if value not in names:
-            raise ValueError(f"{attribute.name} must be one of {', '.join(names)}, got {value!r}")
-
-    return check
-
-
 @attrs.frozen
 class DigitsOptions:
     """Options of the data set ``digits``: none."""
@@ -57,7 +47,6 @@ class SplitOptions:
 
     split: Literal["all", "train", "test"] = attrs.field(
         default="all",
-        validator=_one_of("all", "train", "test"),
         metadata={"help": "which images: all (train, then test), train, or test"},
     )
 
@@ -88,7 +77,6 @@ class OmniglotOptions:
 
     source: Literal["auto", "large", "small", "small1", "small2"] = attrs.field(
         default="auto",
-        validator=_one_of("auto", "large", "small", "small1", "small2"),
         metadata={
             "help": "official background set: large, small1, small2, small (both small ones), "
             "or auto (large if it is there, else the small ones that are)"
@@ -115,7 +103,6 @@ class MemoryOptions:
     memory: Literal["auto", "load", "stream"] = attrs.field(
         default="auto",
         kw_only=True,
-        validator=_one_of("auto", "load", "stream"),
         metadata={
             "help": "load all images at once, or stream: read them when they are needed; "
             "auto streams what would fill more than half of the free memory"
@@ -133,17 +120,14 @@ class FolderOptions(MemoryOptions):
     )
     channels: Literal["auto", "1", "3"] = attrs.field(
         default="auto",
-        validator=_one_of("auto", "1", "3"),
         metadata={"help": "convert to grey (1) or to colour (3); auto keeps what the files hold and refuses a mixture"},
     )
     background: Literal["white", "black"] = attrs.field(
         default="white",
-        validator=_one_of("white", "black"),
         metadata={"help": "what shows through where an image is transparent"},
     )
     labels: Literal["auto", "folders", "none"] = attrs.field(
         default="auto",
-        validator=_one_of("auto", "folders", "none"),
         metadata={
             "help": "folders: each subfolder is a class; none: take all images below the folder, without labels; "
             "auto: folders if the images are in subfolders, none if they are not, refused if they are in both"
@@ -151,7 +135,6 @@ class FolderOptions(MemoryOptions):
     )
     unreadable: Literal["refuse", "skip"] = attrs.field(
         default="refuse",
-        validator=_one_of("refuse", "skip"),
         metadata={"help": "refuse the folder if an image cannot be read, or skip such images and list them"},
     )
 
@@ -176,12 +159,10 @@ class ArraysOptions(MemoryOptions):
     )
     layout: Literal["auto", "NHW", "NHWC", "NCHW"] = attrs.field(
         default="auto",
-        validator=_one_of("auto", "NHW", "NHWC", "NCHW"),
         metadata={"help": "order of the axes: N images, H height, W width, C channels (1 or 3)"},
     )
     value_range: Literal["auto", "unit", "symmetric", "bytes"] = attrs.field(
         default="auto",
-        validator=_one_of("auto", "unit", "symmetric", "bytes"),
         metadata={
             "help": "what black and white are: 0 and 1 (unit), -1 and 1 (symmetric), 0 and 255 (bytes); "
             "auto goes by type and extremes, and refuses what may be either"

@@ -12,6 +12,8 @@ from mpcc.core.contracts import Architecture, Networks
 from mpcc.core.errors import InvalidInput
 from mpcc.core.testing.cases import Case
 from mpcc.core.testing.comparison import (
+    NO_CUDA,
+    devices,
     finite,
     gradients,
     largest,
@@ -63,19 +65,20 @@ class ArchitectureCase(Case[Architecture]):
             part.train(training)
         return networks
 
-    def inputs(self, count: int) -> tuple[Tensor, Tensor, Tensor]:
-        """Return z, y and images of `size`."""
-        return self.inputs_of(self.size(), count)
-
-    def inputs_of(self, size: tuple[int, int, int], count: int) -> tuple[Tensor, Tensor, Tensor]:
-        """Return z, y and images for networks of K, J and D."""
-        clusters, latent_dim, channels = size
+    def inputs(self, count: int, size: tuple[int, int, int] | None = None) -> tuple[Tensor, Tensor, Tensor]:
+        """Return z, y and images for networks of K, J and D, those of `size` without them."""
+        clusters, latent_dim, channels = size or self.size()
         pixels = self.make().image_size
         images = torch.rand(count, channels, pixels, pixels) * 2 - 1
         return torch.randn(count, latent_dim), torch.arange(count) % clusters, images
 
 
 ARCHITECTURE_LAWS = Laws[ArchitectureCase]()
+
+
+def described(size: tuple[int, int, int]) -> str:
+    """Return K, J and D in words."""
+    return "K={}, J={}, D={}".format(*size)
 
 
 def parts(networks: Networks) -> dict[str, nn.Module]:
@@ -118,14 +121,14 @@ def builds(case: ArchitectureCase) -> str:
         f"channels: expected positive whole numbers or None, got {channels!r}",
     )
     accepted, refused = [], []
-    for (clusters, latent_dim, depth), built in case.attempts():
-        size = f"K={clusters}, J={latent_dim}, D={depth}"
+    for size, built in case.attempts():
+        at = described(size)
         if isinstance(built, InvalidInput):
-            refused.append(f"{size} ({built})")
+            refused.append(f"{at} ({built})")
             continue
-        for name, part in parts(require_instance(size, built, Networks)).items():
-            require_instance(f"{size}: {name}", part, nn.Module)
-        accepted.append(size)
+        for name, part in parts(require_instance(at, built, Networks)).items():
+            require_instance(f"{at}: {name}", part, nn.Module)
+        accepted.append(at)
     require(bool(accepted), f"it refuses every size that was tried: {'; '.join(refused)}")
     summary = f"{pixels}x{pixels}, {len(accepted)} sizes such as {accepted[0]} and {accepted[-1]}"
     return "; refused: ".join(filter(None, (summary, "; ".join(refused))))
@@ -133,13 +136,13 @@ def builds(case: ArchitectureCase) -> str:
 
 def check_outputs(case: ArchitectureCase, device: torch.device) -> None:
     """Check outputs of the smaller sizes in both modes."""
-    for (clusters, latent_dim, channels), networks in case.attempts():
-        if isinstance(networks, InvalidInput) or (clusters, latent_dim) == SIZES[-1]:
+    for size, networks in case.attempts():
+        if isinstance(networks, InvalidInput) or size[:2] == SIZES[-1]:
             continue
-        z, y, images = (each.to(device) for each in case.inputs_of((clusters, latent_dim, channels), 4))
+        z, y, images = (each.to(device) for each in case.inputs(4, size))
         shapes = {"images": images.shape, "scores": (4,), "loc": z.shape, "raw_scale": z.shape}
         for mode in ("training", "evaluation"):
-            at = f"K={clusters}, J={latent_dim}, D={channels}, {mode} mode"
+            at = f"{described(size)}, {mode} mode"
             for part in parts(networks).values():
                 part.to(device).train(mode == "training")
             given = outputs(networks, 3 * z, y, images)
@@ -154,11 +157,9 @@ def check_outputs(case: ArchitectureCase, device: torch.device) -> None:
 @ARCHITECTURE_LAWS.add("shapes, dtypes and devices are those of the contract; images lie in [-1, 1]")
 @torch.no_grad()
 def shapes(case: ArchitectureCase) -> str:
-    check_outputs(case, torch.device("cpu"))
-    if not torch.cuda.is_available():
-        return "float32, training and evaluation mode, CPU; no CUDA device here"
-    check_outputs(case, torch.device("cuda", torch.cuda.current_device()))
-    return "float32, training and evaluation mode, CPU and CUDA"
+    for device in devices():
+        check_outputs(case, device)
+    return f"float32, training and evaluation mode, {'CPU and CUDA' if len(devices()) > 1 else NO_CUDA}"
 
 
 @ARCHITECTURE_LAWS.add("every parameter is trained; what is fixed is a buffer")

@@ -28,7 +28,7 @@ class Case(Generic[P]):
     cls: Callable[..., P]
     options: Any
     seed: int = 0
-    root: Path | None = None
+    root: Path | None = attrs.field(default=None, converter=attrs.converters.optional(Path))
     download: bool = False
 
     def make(self) -> P:

@@ -137,23 +137,15 @@ def examine(
     if not registration.findings[0].passed:
         return registration
     chosen = default_options(entry) if options is None else options
-    report = examine_class(kind, name, entry.load(), chosen, seed, root, download)
+    report = examine_class(kind, name, entry.load(), chosen, root=root, download=download, seed=seed)
     return Report(kind, name, registration.findings + report.findings)
 
 
-def examine_class(
-    kind: str,
-    name: str,
-    cls: type,
-    options: Any,
-    seed: int = 0,
-    root: Path | str | None = None,
-    download: bool = False,
-) -> Report:
-    """Examine a class by the laws of its kind."""
+def examine_class(kind: str, name: str, cls: type, options: Any, **settings: Any) -> Report:
+    """Examine a class by the laws of its kind; the settings are those of its `Case`."""
     build, laws = KINDS[kind]
-    case = build(cls, options, seed, None if root is None else Path(root), download)
-    report = examine_laws(kind, name, cls, case, laws, seed)
+    case = build(cls, options, **settings)
+    report = examine_laws(kind, name, cls, case, laws, case.seed)
     first, *others = report.findings
     if options is None and not first.passed and first.detail.startswith("raised"):
         hint = "; no options were given: does it need an instance of its options class?"

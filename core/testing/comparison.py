@@ -13,6 +13,8 @@ from torch.testing import assert_close
 from mpcc.core.testing.report import broken, require
 
 __all__ = [
+    "NO_CUDA",
+    "devices",
     "finite",
     "gradients",
     "largest",
@@ -34,6 +36,14 @@ STEPS = (1e-6, 1e-4)
 DIFFERENCE = 1e-5
 # A tensor with more elements is compared in one random direction instead of element by element.
 ELEMENTS = 60
+# For the report where `devices` has one.
+NO_CUDA = "CPU; no CUDA device here"
+
+
+def devices() -> list[torch.device]:
+    """Return the CPU, and the current CUDA device where there is one."""
+    cuda = [torch.device("cuda", torch.cuda.current_device())] if torch.cuda.is_available() else []
+    return [torch.device("cpu"), *cuda]
 
 
 def require_instance(what: str, value: object, kind: type[T]) -> T:

@@ -169,7 +169,7 @@ def examine_laws(kind: str, name: str, cls: type, subject: S, laws: Iterable[Law
         laws: In the order of the report.
         seed: Of torch's, NumPy's and Python's global random states during each law.
     """
-    device = torch.device("cuda", torch.cuda.current_device()) if torch.cuda.is_available() else torch.device("cpu")
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     findings: list[Finding] = []
     for law in laws:
         with own_randomness(seed, device), torch.enable_grad():

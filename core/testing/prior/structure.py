@@ -9,7 +9,15 @@ from torch import Tensor
 from torch.distributions import Distribution
 
 from mpcc.core.contracts import Prior
-from mpcc.core.testing.comparison import finite, require_instance, require_plugin, require_same, require_tensor
+from mpcc.core.testing.comparison import (
+    NO_CUDA,
+    devices,
+    finite,
+    require_instance,
+    require_plugin,
+    require_same,
+    require_tensor,
+)
 from mpcc.core.testing.module_state import require_copied, require_saved, require_trained
 from mpcc.core.testing.prior.cases import SIZES, PriorCase, formulas
 from mpcc.core.testing.report import Laws, require
@@ -57,8 +65,6 @@ def check_shapes(prior: Prior, dtype: torch.dtype, device: torch.device) -> None
         expect(f"{what}.rsample()", given.rsample(), (*batch, J))
         expect(f"{what}.log_prob(z)", given.log_prob(z), batch)
 
-    expect("weights()", prior.weights(), (K,))
-    expect("log_weights()", prior.log_weights(), (K,))
     for batch in ((COUNT,), (), (2, 3)):
         labels = torch.zeros(batch, dtype=torch.int64, device=device)
         z = torch.zeros(*batch, J, dtype=dtype, device=device)
@@ -67,10 +73,9 @@ def check_shapes(prior: Prior, dtype: torch.dtype, device: torch.device) -> None
     expect("sample(): z", z, (COUNT, J))
     expect("sample(): y", y, (COUNT,), torch.int64)
     require(int(y.min()) >= 0 and int(y.max()) < K, f"{at}: sample(): expected y in 0..{K - 1}, got {y.tolist()}")
-    expect("log_density(z)", prior.log_density(z), (COUNT, K))
-    expect("log_responsibilities(z)", prior.log_responsibilities(z), (COUNT, K))
-    if prior.entropy_kind != "none":
-        expect("entropies()", prior.entropies(), (K,))
+    of_points = ("log_density", "log_responsibilities")
+    for name, formula in formulas(prior, z).items():
+        expect(name, formula(), (COUNT, K) if name in of_points else (K,))
     ratio = prior.label_ratio(y)
     if ratio is not None:
         expect("label_ratio(y)", ratio, (COUNT,))
@@ -88,14 +93,11 @@ def check_shapes(prior: Prior, dtype: torch.dtype, device: torch.device) -> None
 
 @STRUCTURE.add("shapes, dtypes and devices are those of the contract")
 def shapes(case: PriorCase) -> str:
-    devices = [torch.device("cpu")]
-    if torch.cuda.is_available():
-        devices.append(torch.device("cuda", torch.cuda.current_device()))
-    for device in devices:
+    for device in devices():
         for clusters, latent_dim in SIZES:
             for dtype in (torch.float32, torch.float64):
                 check_shapes(case.build(clusters, latent_dim, dtype).to(device), dtype, device)
-    if len(devices) > 1:
+    if len(devices()) > 1:
         return "float32 and float64, CPU and CUDA"
     # Without CUDA, the move of the weights to another device can still be watched.
     try:
@@ -107,7 +109,7 @@ def shapes(case: PriorCase) -> str:
         device.type == "meta",
         f"weights() stays on {device} when the prior moves: make it from parameters or buffers, which move along",
     )
-    return "float32 and float64, CPU; no CUDA device here"
+    return f"float32 and float64, {NO_CUDA}"
 
 
 @STRUCTURE.add("validate() accepts its parameters")

@@ -5,12 +5,11 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 
-import attrs
 import torch
 from torch import Tensor
 
 from mpcc.core.contracts import Prior
-from mpcc.core.testing.comparison import finite, gradients, largest, require_gradients, uneven
+from mpcc.core.testing.comparison import finite, gradients, require_gradients, uneven
 from mpcc.core.testing.prior.cases import PriorCase, component_density, component_spread, shifted
 from mpcc.core.testing.report import Laws, broken, require
 
@@ -46,8 +45,7 @@ def encoder_gradients(case: PriorCase) -> str:
     require(finite(values), "log q is not finite at raw scales around 0")
     for key, gradient in gradients((values * uneven(values)).sum(), inputs).items():
         require(finite(gradient), f"the gradient of log q in {key} is not finite")
-        require(largest(gradient) > 0, f"log q has no gradient in {key}")
-        require(bool((gradient.abs().amax(0) > 0).all()), f"log q does not react to every dimension of {key}")
+        require(bool((gradient.abs().amax(0) > 0).all()), f"log q has no gradient in {key}, or not in every dimension")
     return require_gradients({"asinh(log q)": squeezed}, inputs)
 
 
@@ -78,21 +76,12 @@ def location(case: PriorCase) -> str:
     return f"{' and '.join(sorted(kinds))}, raw scales {', '.join(f'{raw:g}' for raw in RAW_SCALES)}"
 
 
-@attrs.frozen
-class Tail:
-    """How E_p |log q| gathers far out on one side: log10 of the factor from one decade to the next.
+def tails(prior: Prior, words: str) -> Iterator[tuple[float, str]]:
+    """Measure how E_p |log q| gathers far out: on both sides of every component, for several encoder scales.
 
-    Attributes:
-        slope: Below 0 for a finite expectation; -inf where nothing is left.
-        words: Which component, side and scale.
+    Yields log10 of the factor from one decade to the next, below 0 for a finite expectation, and where that is; J = 1,
+    the encoder's location is 0.
     """
-
-    slope: float
-    words: str
-
-
-def tails(prior: Prior, words: str) -> Iterator[Tail]:
-    """Measure both sides of every component for several encoder scales, J = 1, the encoder's location 0."""
     decades = LAST_DECADE - FIRST_DECADE
     exponents = torch.linspace(FIRST_DECADE, LAST_DECADE, decades * POINTS + 1, dtype=torch.float64)[:-1]
     for k in range(prior.clusters):
@@ -102,10 +91,9 @@ def tails(prior: Prior, words: str) -> Iterator[Tail]:
             z = (centre + far).unsqueeze(1)
             log_p = component_density(prior, k, z)
             for raw in RAW_SCALES:
-                q = prior.encoder_distribution(torch.zeros_like(z), torch.full_like(z, raw))
-                log_q = q.log_prob(z)
+                log_q = prior.encoder_distribution(torch.zeros_like(z), torch.full_like(z, raw)).log_prob(z)
                 where = f"{words}, component {k}, z to {side * math.inf:g}, raw_scale {raw:g}"
-                yield Tail(slope(log_p, log_q, far, where), where)
+                yield slope(log_p, log_q, far, where), where
 
 
 def slope(log_p: Tensor, log_q: Tensor, far: Tensor, where: str) -> float:
@@ -130,13 +118,13 @@ def finite_latent(case: PriorCase) -> str:
     measured = list(tails(prior, "moved parameters"))
     for words, changed in shifted(prior, (-8.0, 8.0)):
         measured.extend(tails(changed, words))
-    slowest = max(measured, key=lambda tail: tail.slope)
-    factor = 10.0**slowest.slope
+    slowest, where = max(measured)
+    factor = 10.0**slowest
     require(
-        slowest.slope < SLOWEST,
-        f"it diverges: {slowest.words}: a decade of |z| contributes {factor:.3g} times what the one before did; "
+        slowest < SLOWEST,
+        f"it diverges: {where}: a decade of |z| contributes {factor:.3g} times what the one before did; "
         "choose a family for q(z|x) with tails as heavy as the prior's",
     )
-    if slowest.slope == -math.inf:
+    if slowest == -math.inf:
         return f"nothing is left beyond 1e{LAST_DECADE} widths"
     return f"a decade of |z| contributes at most {factor:.2g} times what the one before did"

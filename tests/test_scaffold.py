@@ -49,7 +49,7 @@ def test_a_new_project_installs_passes_its_tests_and_runs(kind: str, tmp_path: P
     done = run("-c", "from mpcc.core.commands.entry import run_main; run_main()", *FLAGS[kind], *TINY, "--out", "run")
     assert done.returncode == 0, done.stderr
     assert "my-own" in (project / "run" / "results.json").read_text()
-    done = run("-c", "from mpcc.core.commands.train import main; main()", "plugins", "check", "my-own")
+    done = run("-c", "from mpcc.core.commands.entry import main; main()", "plugins", "check", "my-own")
     assert done.returncode == 0, done.stdout
     assert "no torch" in done.stdout
 

@@ -30,7 +30,7 @@ READ = 200
 # The global random states, in values that can be compared.
 RANDOM_STATES = {
     "torch": lambda: torch.get_rng_state().tolist(),
-    "NumPy": lambda: str(np.random.get_state(legacy=False)),
+    "NumPy": lambda: pickle.dumps(np.random.get_state()),
     "Python": random.getstate,
 }
 
@@ -186,7 +186,12 @@ def deterministic(case: DatasetCase) -> str:
         require(before[library] == state(), f"it draws from {library}'s global random state")
     same = tuple(first.images.shape) == tuple(second.images.shape)
     require(same and torch.equal(sample(first.images), sample(second.images)), "the images differ from load to load")
-    for what in ("labels", "paths", "skipped"):
-        one, other = (None if value is None else list(value) for value in (getattr(first, what), getattr(second, what)))
+    for (what, one), other in zip(companions_of(first).items(), companions_of(second).values(), strict=True):
         require(one == other, f"the {what} differ from load to load")
     return "images, labels and paths"
+
+
+def companions_of(image_set: ImageSet) -> dict[str, list[int] | list[str] | None]:
+    """Return what comes with the images, in values that can be compared."""
+    labels = None if image_set.labels is None else image_set.labels.tolist()
+    return {"labels": labels, "paths": list(image_set.paths), "skipped": list(image_set.skipped)}

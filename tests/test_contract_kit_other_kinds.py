@@ -261,7 +261,7 @@ class Tied(Small):
     ("cls", "law", "detail"),
     [
         (Frozen, A_TRAINED, "encoder.loc.bias is a parameter that asks for no gradient"),
-        (Unused, A_REACHED, "generator.spare.weight gets no gradient: it is never used"),
+        (Unused, A_REACHED, "no gradient reaches generator.spare.bias, generator.spare.weight"),
         (Stray, A_SAVED, "encoder.mean is a plain tensor"),
         (Unseeded, A_SEEDED, "generator built twice from one seed: latent.weight differs"),
         (Tied, A_SEPARATE, "discriminator.score.bias is generator.own"),
@@ -369,12 +369,12 @@ class Unstable(Noise):
 @pytest.mark.parametrize(
     ("cls", "laws", "detail"),
     [
-        (Floats, {D_IMAGES}, "expected uint8, got torch.float32"),
+        (Floats, {D_IMAGES}, "images: expected torch.uint8, got torch.float32"),
         (Fixed, {D_IMAGES}, "expected 12x12 pixels, got shape (9, 1, 8, 8)"),
         (Black, {D_VARY}, "every pixel is 0"),
         (UnitRange, {D_VARY}, "grey levels span 0..1 only: expected 0..255"),
         (FromOne, {D_COMPANIONS}, "labels: expected 0..2 as class_names say, got 3"),
-        (ShortPaths, {D_COMPANIONS}, "paths: expected 9, one an image, or none, got 8"),
+        (ShortPaths, {D_COMPANIONS}, "paths: expected 9, one for each image, or none, got 8"),
         (Lines, {D_COMPANIONS}, "description: expected one line of text"),
         (Shuffled, {D_AGAIN}, "it draws from torch's global random state"),
         (Unstable, {D_AGAIN}, "the images differ from load to load"),
@@ -504,7 +504,7 @@ class FirstHalf(Agreement):
         (Undefined, M_FINITE, "one cluster for all: expected a finite number, got nan"),
         (AsTensor, M_FINITE, "expected a float, got Tensor"),
         (Literally, M_NAMES, "renamed"),
-        (Backwards, M_BETTER, "although lower is said to be better"),
+        (Backwards, M_BETTER, "perfect 1, random 0.6289, but it declares that lower is better"),
         (Overclaiming, M_LABELS, "needs_labels is True, but without labels it gives 1"),
         (Underclaiming, M_LABELS, "raised ValueError: no labels"),
         (Writing, M_PURE, "it changes posterior"),

@@ -15,15 +15,8 @@ random states are left as they were.
 
 from __future__ import annotations
 
-from mpcc.core.testing.checks import (
-    ContractViolation,
-    Report,
-    check_architecture,
-    check_dataset,
-    check_metric,
-    check_prior,
-    examine,
-)
+from mpcc.core.testing.checks import check_architecture, check_dataset, check_metric, check_prior, examine
+from mpcc.core.testing.report import ContractViolation, Report
 
 __all__ = [
     "ContractViolation",

@@ -1,20 +1,8 @@
-"""The contract kit: checks for authors of plugins, each one line of pytest.
-
-A plugin's test is::
-
-    from mpcc.core.testing import check_prior
-    from my_package import MyOptions, MyPrior
-
-    def test_contract() -> None:
-        check_prior(MyPrior, MyOptions())
-
-A check examines every law of `mpcc.core.contracts`, returns a `Report` of what it measured, and raises
-`ContractViolation`, an ``AssertionError``, if a law is broken. ``mpcc plugins check NAME`` prints the same report. All
-random states are left as they were.
-"""
+"""The checks of the contract kit: one for each kind of plugin, for a registered name or a class."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +11,7 @@ import attrs
 from mpcc.core.contracts import Architecture, Dataset, Metric, Prior
 from mpcc.core.registry import Entry, Registry, load_registry
 from mpcc.core.testing.architectures import ARCHITECTURE_LAWS, ArchitectureCase
+from mpcc.core.testing.cases import Case
 from mpcc.core.testing.datasets import DATASET_LAWS, DatasetCase
 from mpcc.core.testing.fast_networks import FAST_LAWS
 from mpcc.core.testing.metrics import METRIC_LAWS, MetricCase
@@ -33,21 +22,17 @@ from mpcc.core.testing.prior.probability import PROBABILITY
 from mpcc.core.testing.prior.structure import STRUCTURE
 from mpcc.core.testing.prior.tails import ENCODER
 from mpcc.core.testing.registration import REGISTRATION_LAWS, default_options
-from mpcc.core.testing.report import ContractViolation, Finding, Law, Report, examine_laws
+from mpcc.core.testing.report import ContractViolation, Law, Report, examine_laws
 
-__all__ = [
-    "ContractViolation",
-    "Finding",
-    "Report",
-    "check_architecture",
-    "check_dataset",
-    "check_metric",
-    "check_prior",
-    "examine",
-]
+__all__ = ["check_architecture", "check_dataset", "check_metric", "check_prior", "examine"]
 
-# All laws of a prior, in the order of the report.
-PRIOR_LAWS: tuple[Law[PriorCase], ...] = (*STRUCTURE, *PROBABILITY, *GRADIENTS, *ENCODER, *NUMERICS)
+# What a plugin of each kind is built as, and its laws in the order of the report.
+KINDS: dict[str, tuple[type[Case[Any]], Sequence[Law[Any]]]] = {
+    "prior": (PriorCase, [*STRUCTURE, *PROBABILITY, *GRADIENTS, *ENCODER, *NUMERICS]),
+    "architecture": (ArchitectureCase, [*ARCHITECTURE_LAWS, *FAST_LAWS]),
+    "dataset": (DatasetCase, DATASET_LAWS),
+    "metric": (MetricCase, METRIC_LAWS),
+}
 
 
 def check_prior(prior: str | type[Prior], options: Any = None, *, seed: int = 0) -> Report:
@@ -60,7 +45,7 @@ def check_prior(prior: str | type[Prior], options: Any = None, *, seed: int = 0)
         seed: Of everything random; the same seed gives the same report.
 
     Raises:
-        ContractViolation: If a law is broken, listing all that are.
+        ContractViolation: If a law is broken, listing all that are broken.
         InvalidInput: If there is no such name, or two plugins claim it.
 
     Example:
@@ -68,7 +53,7 @@ def check_prior(prior: str | type[Prior], options: Any = None, *, seed: int = 0)
         >>> print(report.lines()[0])
         prior gmm: all ... laws hold
     """
-    return verdict(examined("prior", prior, options, seed=seed))
+    return verdict("prior", prior, options, seed=seed)
 
 
 def check_architecture(architecture: str | type[Architecture], options: Any = None, *, seed: int = 0) -> Report:
@@ -80,10 +65,10 @@ def check_architecture(architecture: str | type[Architecture], options: Any = No
         seed: Of everything random.
 
     Raises:
-        ContractViolation: If a law is broken, listing all that are.
+        ContractViolation: If a law is broken, listing all that are broken.
         InvalidInput: If there is no such name, or two plugins claim it.
     """
-    return verdict(examined("architecture", architecture, options, seed=seed))
+    return verdict("architecture", architecture, options, seed=seed)
 
 
 def check_dataset(
@@ -98,10 +83,10 @@ def check_dataset(
         download: Whether missing files may be fetched into it.
 
     Raises:
-        ContractViolation: If a law is broken, listing all that are.
+        ContractViolation: If a law is broken, listing all that are broken.
         InvalidInput: If there is no such name, or two plugins claim it.
     """
-    return verdict(examined("dataset", dataset, options, root=root, download=download))
+    return verdict("dataset", dataset, options, root=root, download=download)
 
 
 def check_metric(metric: str | type[Metric], options: Any = None, *, seed: int = 0) -> Report:
@@ -113,14 +98,14 @@ def check_metric(metric: str | type[Metric], options: Any = None, *, seed: int =
         seed: Of the clusterings.
 
     Raises:
-        ContractViolation: If a law is broken, listing all that are.
+        ContractViolation: If a law is broken, listing all that are broken.
         InvalidInput: If there is no such name, or two plugins claim it.
 
     Example:
         >>> check_metric("acc").passed
         True
     """
-    return verdict(examined("metric", metric, options, seed=seed))
+    return verdict("metric", metric, options, seed=seed)
 
 
 def examine(
@@ -152,40 +137,15 @@ def examine(
     if not registration.findings[0].passed:
         return registration
     chosen = default_options(entry) if options is None else options
-    report = examine_class(kind, name, entry.load(), chosen, root, download, seed)
+    report = examine_class(kind, name, entry.load(), chosen, root=root, download=download, seed=seed)
     return Report(kind, name, registration.findings + report.findings)
 
 
-def examined(
-    kind: str,
-    plugin: str | type,
-    options: Any,
-    *,
-    root: Path | str | None = None,
-    download: bool = False,
-    seed: int = 0,
-) -> Report:
-    """Examine a registered name or a class."""
-    if isinstance(plugin, str):
-        return examine(kind, plugin, load_registry(), options=options, root=root, download=download, seed=seed)
-    return examine_class(kind, plugin.__name__, plugin, options, root, download, seed)
-
-
-def examine_class(
-    kind: str, name: str, cls: type, options: Any, root: Path | str | None, download: bool, seed: int
-) -> Report:
-    """Hand a class to the laws of its kind."""
-    if kind == "prior":
-        report = examine_laws(kind, name, cls, PriorCase(cls, options, seed), PRIOR_LAWS, seed)
-    elif kind == "architecture":
-        report = examine_laws(
-            kind, name, cls, ArchitectureCase(cls, options, seed), (*ARCHITECTURE_LAWS, *FAST_LAWS), seed
-        )
-    elif kind == "dataset":
-        folder = None if root is None else Path(root)
-        report = examine_laws(kind, name, cls, DatasetCase(cls, options, folder, download), DATASET_LAWS, seed)
-    else:
-        report = examine_laws(kind, name, cls, MetricCase(cls, options, seed), METRIC_LAWS, seed)
+def examine_class(kind: str, name: str, cls: type, options: Any, **settings: Any) -> Report:
+    """Examine a class by the laws of its kind; the settings are those of its `Case`."""
+    build, laws = KINDS[kind]
+    case = build(cls, options, **settings)
+    report = examine_laws(kind, name, cls, case, laws, case.seed)
     first, *others = report.findings
     if options is None and not first.passed and first.detail.startswith("raised"):
         hint = "; no options were given: does it need an instance of its options class?"
@@ -193,12 +153,16 @@ def examine_class(
     return report
 
 
-def verdict(report: Report) -> Report:
-    """Return a report that passed.
+def verdict(kind: str, plugin: str | type, options: Any, **settings: Any) -> Report:
+    """Return the report on a registered name or a class.
 
     Raises:
-        ContractViolation: If it did not.
+        ContractViolation: If a law is broken.
     """
+    if isinstance(plugin, str):
+        report = examine(kind, plugin, load_registry(), options=options, **settings)
+    else:
+        report = examine_class(kind, plugin.__name__, plugin, options, **settings)
     if not report.passed:
         raise ContractViolation(report)
     return report

@@ -6,8 +6,7 @@ A metric that needs images is given made-up ones; one that asks for features is 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping
-from typing import Any
+from collections.abc import Iterator, Mapping
 
 import attrs
 import torch
@@ -16,7 +15,9 @@ from torch import Tensor
 
 from mpcc.core.contracts import EvaluatedImages, Evaluation, FeatureRequest, Metric
 from mpcc.core.errors import InvalidInput
-from mpcc.core.testing.report import Law, broken, law, require
+from mpcc.core.testing.cases import Case
+from mpcc.core.testing.comparison import require_instance, require_plugin
+from mpcc.core.testing.report import Laws, broken, require
 
 __all__ = ["METRIC_LAWS", "MadeUpImages", "MetricCase", "PixelFeatures"]
 
@@ -82,38 +83,80 @@ class MadeUpImages(EvaluatedImages):
         return 2 * (self.images.flatten(1).float() / 127.5 - 1)
 
 
-@attrs.frozen
-class MetricCase:
-    """A metric's class and options.
+class MetricCase(Case[Metric]):
+    """A metric's class and options; the seed is that of the clusterings that it scores."""
 
-    Attributes:
-        cls: The class under test.
-        options: Its options.
-        seed: Of the clusterings that it scores.
-    """
-
-    cls: Callable[[Any], Metric]
-    options: Any
-    seed: int
-
-    def make(self) -> Metric:
+    def prepared(self) -> Metric:
         """Make the metric, prepared for features of pixels."""
-        made = self.cls(self.options)
-        if isinstance(made, Metric):
-            made.prepare(REQUEST)
-        return made
+        metric = self.make()
+        if isinstance(metric, Metric):
+            metric.prepare(REQUEST)
+        return metric
 
-    def scores(self, evaluation: Evaluation, words: str) -> dict[str, float]:
-        """Return the scores, finite floats, by name; a single one has the empty name."""
-        found = self.make().compute(evaluation)
-        named = dict(found) if isinstance(found, Mapping) else {"": found}
-        require(bool(named), f"{words}: expected at least one score, got an empty mapping")
-        for name, value in named.items():
-            require(isinstance(name, str), f"{words}: expected texts as names of scores, got {name!r}")
-            where = f"{words}: {name}" if name else words
-            require(isinstance(value, float), f"{where}: expected a float, got {type(value).__name__}")
-            require(math.isfinite(value), f"{where}: expected a finite number, got {value}")
-        return named
+    def scores(self, evaluation: Evaluation, clustering: str) -> dict[str, float]:
+        """Return the scores, finite floats, by where they come from: the clustering and the score's name."""
+        scores = named(self.prepared().compute(evaluation))
+        require(bool(scores), f"{clustering}: expected at least one score, got an empty mapping")
+        by_place = {}
+        for name, score in scores.items():
+            place = f"{clustering}: {require_instance(f'{clustering}: name of a score', name, str)}".removesuffix(": ")
+            by_place[place] = require_instance(place, score, float)
+            require(math.isfinite(score), f"{place}: expected a finite number, got {score}")
+        return by_place
+
+    def clusterings(self) -> dict[str, Evaluation]:
+        """Return clusterings good, bad and degenerate, by name; with images for a metric that needs them."""
+        labels = torch.arange(COUNT) % CLASSES
+        anywhere = torch.randint(CLASSES, (COUNT,))
+        half = torch.where(torch.rand(COUNT) < 0.5, labels, anywhere)
+        many, few = torch.randint(9, (COUNT,)), torch.randint(2, (COUNT,))
+        nothing, one = torch.zeros_like(labels), torch.zeros(1, dtype=torch.int64)
+        evaluations = {
+            "a typical clustering": evaluation(half, labels, CLASSES, softness=0.9),
+            "a perfect one": evaluation(labels, labels, CLASSES),
+            "a random one": evaluation(anywhere, labels, CLASSES),
+            "one cluster for all": evaluation(nothing, labels, CLASSES),
+            "K = 1": evaluation(nothing, labels, 1),
+            "all singletons": evaluation(torch.arange(COUNT), labels, COUNT),
+            "more clusters than classes": evaluation(many, labels, 9, softness=0.9),
+            "fewer clusters than classes": evaluation(few, labels, 2, softness=0.9),
+            "one class": evaluation(half, nothing, CLASSES),
+            "a single image": evaluation(one, one + 2, CLASSES),
+        }
+        if self.prepared().needs_images:
+            return evaluations
+        return {name: attrs.evolve(each, images=None) for name, each in evaluations.items()}
+
+    def require_indifferent(self, change: str, order: bool = False, names: bool = False) -> str:
+        """Check that scores of more than one image stay the same.
+
+        Arguments:
+            change: What is done to the clusterings, for the message.
+            order: Whether the images are shuffled.
+            names: Whether the clusters are renamed.
+        """
+        several = {name: each for name, each in self.clusterings().items() if len(each.locations) > 1}
+        for clustering, before in several.items():
+            images, clusters = len(before.locations), before.clusters
+            after = reordered(
+                before,
+                torch.randperm(images) if order else torch.arange(images),
+                torch.randperm(clusters) if names else torch.arange(clusters),
+            )
+            scores, changed = self.scores(before, clustering), self.scores(after, clustering)
+            require(scores.keys() == changed.keys(), f"scores {sorted(scores)}, {change} {sorted(changed)}")
+            for place, score in scores.items():
+                same = abs(score - changed[place]) <= SAME * (1 + abs(score))
+                require(same, f"{place}: {score:.6g}, {change} {changed[place]:.6g}")
+        return f"{len(several)} clusterings"
+
+
+METRIC_LAWS = Laws[MetricCase]()
+
+
+def named(scores: float | Mapping[str, float]) -> dict[str, float]:
+    """Return scores by name; a single one has the empty name."""
+    return dict(scores) if isinstance(scores, Mapping) else {"": scores}
 
 
 def evaluation(clusters: Tensor, labels: Tensor, count: int, softness: float = 0.0) -> Evaluation:
@@ -127,167 +170,98 @@ def evaluation(clusters: Tensor, labels: Tensor, count: int, softness: float = 0
     return Evaluation(posterior / posterior.sum(1, keepdim=True), locations, labels, MadeUpImages.of(labels))
 
 
-def clusterings(case: MetricCase) -> dict[str, Evaluation]:
-    """Return clusterings good, bad and degenerate, by name; with images for a metric that needs them."""
-    found = all_clusterings()
-    if not case.make().needs_images:
-        return {words: attrs.evolve(each, images=None) for words, each in found.items()}
-    return found
-
-
-def all_clusterings() -> dict[str, Evaluation]:
-    """Return the clusterings, all of them with images."""
-    labels = torch.arange(COUNT) % CLASSES
-    anywhere = torch.randint(CLASSES, (COUNT,))
-    half = torch.where(torch.rand(COUNT) < 0.5, labels, anywhere)
-    many, few = torch.randint(9, (COUNT,)), torch.randint(2, (COUNT,))
-    one = torch.zeros(1, dtype=torch.int64)
-    return {
-        "a typical clustering": evaluation(half, labels, CLASSES, softness=0.9),
-        "a perfect one": evaluation(labels, labels, CLASSES),
-        "a random one": evaluation(anywhere, labels, CLASSES),
-        "one cluster for all": evaluation(torch.zeros_like(labels), labels, CLASSES),
-        "K = 1": evaluation(torch.zeros_like(labels), labels, 1),
-        "all singletons": evaluation(torch.arange(COUNT), labels, COUNT),
-        "more clusters than classes": evaluation(many, labels, 9, softness=0.9),
-        "fewer clusters than classes": evaluation(few, labels, 2, softness=0.9),
-        "one class": evaluation(half, torch.zeros_like(labels), CLASSES),
-        "a single image": evaluation(one, one + 2, CLASSES),
-    }
-
-
-def reordered(found: Evaluation, order: Tensor, names: Tensor | None = None) -> Evaluation:
-    """Return an evaluation with its images in another order, and its clusters renamed."""
-    posterior = found.posterior if names is None else found.posterior[:, names]
-    labels = None if found.labels is None else found.labels[order]
-    images = MadeUpImages(found.images.images[order]) if isinstance(found.images, MadeUpImages) else None
-    return Evaluation(posterior[order], found.locations[order], labels, images)
-
-
-def require_same(before: Mapping[str, float], after: Mapping[str, float], words: str, change: str) -> None:
-    """Check that scores have not changed.
-
-    Raises:
-        LawBroken: Naming the score, if one has.
-    """
-    require(before.keys() == after.keys(), f"{words}: scores {sorted(before)}, {change} {sorted(after)}")
-    for name, value in before.items():
-        where = f"{words}: {name}" if name else words
-        require(
-            abs(value - after[name]) <= SAME * (1 + abs(value)), f"{where}: {value:.6g}, {change} {after[name]:.6g}"
-        )
+def reordered(given: Evaluation, order: Tensor, names: Tensor) -> Evaluation:
+    """Return a copy of an evaluation with its images in another order, and its clusters renamed."""
+    labels = None if given.labels is None else given.labels[order]
+    images = MadeUpImages(given.images.images[order]) if isinstance(given.images, MadeUpImages) else None
+    return Evaluation(given.posterior[order][:, names], given.locations[order], labels, images)
 
 
 def listed(scores: Mapping[str, float]) -> str:
     """Return scores in one line."""
-    return " ".join(f"{name} {value:.3g}".strip() for name, value in scores.items())
+    return ", ".join(f"{place} {score:.3g}" for place, score in scores.items())
 
 
-@law("it is a Metric that says what it needs and which direction is better", essential=True)
+@METRIC_LAWS.add("it is a Metric that says what it needs and which direction is better", essential=True)
 def builds(case: MetricCase) -> str:
-    made = case.make()
-    require(isinstance(made, Metric), f"expected a subclass of Metric, got {type(made).__name__}")
+    metric = require_plugin(case.prepared(), Metric)
     for name in ("needs_labels", "needs_images", "on_request", "higher_is_better"):
-        value = getattr(made, name)
+        value = getattr(metric, name)
         require(isinstance(value, bool), f"{name}: expected True or False, got {value!r}")
-    needs = [f"needs {'' if needed else 'no '}{what}" for what, needed in needed_parts(made).items()]
-    better = "higher" if made.higher_is_better else "lower"
-    return f"{', '.join(needs)}, {better} is better{', on request only' if made.on_request else ''}"
+    needed = {"labels": metric.needs_labels, "images": metric.needs_images}
+    needs = ", ".join(f"needs {'' if is_needed else 'no '}{what}" for what, is_needed in needed.items())
+    better = "higher" if metric.higher_is_better else "lower"
+    return f"{needs}, {better} is better{', on request only' if metric.on_request else ''}"
 
 
-def needed_parts(made: Metric) -> dict[str, bool]:
-    """Return whether a metric needs labels and images."""
-    return {"labels": made.needs_labels, "images": made.needs_images}
-
-
-@law("the score is a finite float for every clustering")
+@METRIC_LAWS.add("the score is a finite float for every clustering")
 def finite(case: MetricCase) -> str:
-    scores = []
-    for words, found in clusterings(case).items():
+    summaries = []
+    for clustering, given in case.clusterings().items():
         try:
-            scores.append(f"{words} {listed(case.scores(found, words))}")
+            summaries.append(listed(case.scores(given, clustering)))
         except InvalidInput as error:
-            # Two images make a distribution, one does not: that is the user's mistake, not a score.
-            require(found.images is not None and len(found.locations) == 1, f"{words}: it refuses: {error}")
-            scores.append(f"{words} refused")
-    return ", ".join(scores)
+            # A metric may refuse a single image, which makes no distribution: that is the user's mistake.
+            require(given.images is not None and len(given.locations) == 1, f"{clustering}: it refuses: {error}")
+            summaries.append(f"{clustering} refused")
+    return ", ".join(summaries)
 
 
-def several(case: MetricCase) -> dict[str, Evaluation]:
-    """Return the clusterings of more than one image."""
-    return {words: found for words, found in clusterings(case).items() if len(found.locations) > 1}
-
-
-@law("the numbers of the clusters do not matter")
+@METRIC_LAWS.add("the numbers of the clusters do not matter")
 def renaming(case: MetricCase) -> str:
-    for words, found in several(case).items():
-        clusters = found.clusters
-        names = torch.randperm(clusters)
-        renamed = reordered(found, torch.arange(len(found.posterior)), names)
-        require_same(case.scores(found, words), case.scores(renamed, words), words, "renamed")
-    return f"{len(several(case))} clusterings"
+    return case.require_indifferent("renamed", names=True)
 
 
-@law("the order of the images does not matter")
+@METRIC_LAWS.add("the order of the images does not matter")
 def ordering(case: MetricCase) -> str:
-    for words, found in several(case).items():
-        shuffled = reordered(found, torch.randperm(len(found.posterior)))
-        require_same(case.scores(found, words), case.scores(shuffled, words), words, "shuffled")
-    return f"{len(several(case))} clusterings"
+    return case.require_indifferent("shuffled", order=True)
 
 
-@law("a perfect clustering scores at least as well as a random one")
+@METRIC_LAWS.add("a perfect clustering scores at least as well as a random one")
 def direction(case: MetricCase) -> str:
-    made = case.make()
-    if not made.needs_labels:
-        # Without labels there is no perfect clustering: silhouette, say, or FID, may prefer another one.
+    metric = case.prepared()
+    if not metric.needs_labels:
+        # Without labels no clustering is perfect: the silhouette or FID, for example, may prefer another one.
         return "does not apply: it needs no labels"
-    found = clusterings(case)
-    perfect, chance = (case.scores(found[words], words) for words in ("a perfect one", "a random one"))
+    clusterings = case.clusterings()
+    perfect, chance = (
+        list(case.scores(clusterings[name], name).values()) for name in ("a perfect one", "a random one")
+    )
     if len(perfect) > 1:
         return "does not apply: it gives several scores"
-    higher = made.higher_is_better
-    for name, value in perfect.items():
-        holds = value >= chance[name] - SAME if higher else value <= chance[name] + SAME
-        require(
-            holds,
-            f"perfect {value:.4g}, random {chance[name]:.4g}, although {'higher' if higher else 'lower'} is said to "
-            "be better",
-        )
-    return f"perfect {listed(perfect)}, random {listed(chance)}"
+    gain = perfect[0] - chance[0] if metric.higher_is_better else chance[0] - perfect[0]
+    better = "higher" if metric.higher_is_better else "lower"
+    figures = f"perfect {perfect[0]:.4g}, random {chance[0]:.4g}"
+    require(gain >= -SAME, f"{figures}, but it declares that {better} is better")
+    return figures
 
 
-@law("needs_labels says whether it works without labels")
+@METRIC_LAWS.add("needs_labels says whether it works without labels")
 def without_labels(case: MetricCase) -> str:
-    blind = attrs.evolve(clusterings(case)["a typical clustering"], labels=None)
-    if not case.make().needs_labels:
-        return f"without labels {listed(case.scores(blind, 'without labels'))}"
+    blind = attrs.evolve(case.clusterings()["a typical clustering"], labels=None)
+    if not case.prepared().needs_labels:
+        return listed(case.scores(blind, "without labels"))
     try:
-        found = case.make().compute(blind)
-    except Exception as error:
+        score = case.prepared().compute(blind)
+    except Exception as error:  # how it refuses is its own choice
         return f"without labels it refuses: {' '.join(str(error).split())}"
-    broken(f"needs_labels is True, but without labels it gives {found}")
+    broken(f"needs_labels is True, but without labels it gives {score}")
 
 
-@law("it leaves its input alone and gives the same score again")
+@METRIC_LAWS.add("it leaves its input alone and gives the same score again")
 def pure(case: MetricCase) -> str:
-    found = clusterings(case)["a typical clustering"]
-    kept = reordered(found, torch.arange(COUNT))
-    kept = Evaluation(found.posterior.clone(), found.locations.clone(), kept.labels, kept.images)
-    made = case.make()
-    first = made.compute(found)
+    given = case.clusterings()["a typical clustering"]
+    copy = reordered(given, torch.arange(COUNT), torch.arange(given.clusters))
+    metric = case.prepared()
+    first = metric.compute(given)
     torch.manual_seed(case.seed + 1)
-    second, third = made.compute(found), case.make().compute(found)
+    second, third = metric.compute(given), case.prepared().compute(given)
     require(first == second == third, f"scores of the same clustering: {first}, {second}, {third}")
     for name in ("posterior", "locations", "labels"):
-        require(torch.equal(getattr(found, name), getattr(kept, name)), f"it changes {name}")
-    if isinstance(found.images, MadeUpImages) and isinstance(kept.images, MadeUpImages):
-        require(torch.equal(found.images.images, kept.images.images), "it changes the images")
-        # Nothing from the cache of another evaluation.
-        again = case.make().compute(kept)
+        require(torch.equal(getattr(given, name), getattr(copy, name)), f"it changes {name}")
+    if isinstance(given.images, MadeUpImages) and isinstance(copy.images, MadeUpImages):
+        require(torch.equal(given.images.images, copy.images.images), "it changes the images")
+        # The copy has a cache of its own.
+        again = case.prepared().compute(copy)
         require(first == again, f"scores of the same clustering: {first}, with an empty cache {again}")
-    named = first if isinstance(first, Mapping) else {"": first}
-    return f"{listed(named)} three times"
-
-
-METRIC_LAWS: tuple[Law[MetricCase], ...] = (builds, finite, renaming, ordering, direction, without_labels, pure)
+    return f"{listed(named(first)).strip()} three times"

@@ -1,33 +1,57 @@
-"""What of a module is trained, saved and moved: laws that priors and networks share."""
+"""What of a module is trained, saved and copied: conditions that priors and networks share."""
 
 from __future__ import annotations
 
+import copy
 import io
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
 
+from mpcc.core.testing.comparison import require_same
 from mpcc.core.testing.report import require
 
-__all__ = ["require_same", "require_state_complete", "require_trained", "through_file"]
+__all__ = ["require_copied", "require_saved", "require_trained", "trained"]
+
+M = TypeVar("M", bound=nn.Module)
+
+
+def trained(module: nn.Module) -> dict[str, nn.Parameter]:
+    """Return the parameters that ask for a gradient, by name."""
+    return {name: parameter for name, parameter in module.named_parameters() if parameter.requires_grad}
 
 
 def require_trained(modules: Mapping[str, nn.Module]) -> str:
     """Check that every parameter asks for a gradient; return how many there are."""
-    count = 0
+    parameters = {f"{part}.{name}": one for part, module in modules.items() for name, one in module.named_parameters()}
+    for name, parameter in parameters.items():
+        require(
+            parameter.requires_grad,
+            f"{name} is a parameter that asks for no gradient: register what is fixed as a buffer",
+        )
+    return f"{len(parameters)} parameters"
+
+
+@torch.no_grad()
+def require_saved(
+    modules: Mapping[str, M], others: Mapping[str, M], values: Callable[[Mapping[str, M]], Mapping[str, Tensor]]
+) -> None:
+    """Check that a saved state holds everything.
+
+    Arguments:
+        modules: Their state is saved, and loaded with ``weights_only=True``.
+        others: Modules of another seed, which take the state over.
+        values: What modules compute; has to be the same for both.
+    """
+    expected = values(modules)
     for part, module in modules.items():
-        for name, parameter in module.named_parameters():
-            count += 1
-            require(
-                parameter.requires_grad,
-                f"{part}.{name} is a parameter that asks for no gradient: register what is fixed as a buffer",
-            )
-    return f"{count} parameters"
-
-
-def require_state_complete(modules: Mapping[str, nn.Module]) -> None:
-    """Check that no module keeps a tensor that neither moves with ``.to()`` nor is in the saved state."""
+        file = io.BytesIO()
+        torch.save(module.state_dict(), file)
+        file.seek(0)
+        others[part].load_state_dict(torch.load(file, weights_only=True))
+    require_same(expected, values(others), "loaded into one of another seed")
     for part, module in modules.items():
         for path, inner in module.named_modules():
             for name, value in vars(inner).items():
@@ -38,21 +62,13 @@ def require_state_complete(modules: Mapping[str, nn.Module]) -> None:
                 )
 
 
-def through_file(module: nn.Module) -> dict[str, Tensor]:
-    """Return the state of a module after it has been saved and loaded with ``weights_only=True``."""
-    file = io.BytesIO()
-    torch.save(module.state_dict(), file)
-    file.seek(0)
-    state: dict[str, Tensor] = torch.load(file, weights_only=True)
-    return state
-
-
-def require_same(expected: Mapping[str, Tensor], actual: Mapping[str, Tensor], where: str) -> None:
-    """Check that tensors are the same to the last bit."""
-    for name, value in expected.items():
-        other = actual[name]
-        same = value.shape == other.shape and torch.equal(value, other)
-        if not same and value.shape == other.shape:
-            difference = float((value.double() - other.double()).abs().max())
-            require(False, f"{where}: {name} differs by up to {difference:.3g}")
-        require(same, f"{where}: {name} has shape {tuple(other.shape)}, was {tuple(value.shape)}")
+@torch.no_grad()
+def require_copied(modules: Mapping[str, M], values: Callable[[Mapping[str, M]], Mapping[str, Tensor]]) -> None:
+    """Check that copies compute the same as their originals, and that a change of the copies leaves these alone."""
+    expected = values(modules)
+    twins = {part: copy.deepcopy(module) for part, module in modules.items()}
+    require_same(expected, values(twins), "copy")
+    for twin in twins.values():
+        for parameter in twin.parameters():
+            parameter.add_(1)
+    require_same(expected, values(modules), "after its copy was changed")

@@ -1,4 +1,4 @@
-"""Laws of a registration: that what it names can be imported, and what importing its options costs."""
+"""Laws of a registration: what it names can be imported, and what importing its options costs."""
 
 from __future__ import annotations
 
@@ -10,10 +10,11 @@ from typing import Any
 from mpcc.core.config import options
 from mpcc.core.errors import InvalidInput, unknown_name
 from mpcc.core.registry import Entry
-from mpcc.core.testing.report import Law, broken, law, require
+from mpcc.core.testing.report import Laws, broken, require
 
 __all__ = ["REGISTRATION_LAWS", "default_options"]
 
+REGISTRATION_LAWS = Laws[Entry]()
 PROBE = "import importlib, sys; importlib.import_module(sys.argv[1]); print('torch' in sys.modules)"
 PROBE_SECONDS = 60
 
@@ -37,26 +38,27 @@ def default_options(entry: Entry) -> Any:
     return options.make(cls, given, entry.described())
 
 
-@law("its class can be loaded, and its options have types, defaults and help", essential=True)
+@REGISTRATION_LAWS.add("its class can be loaded, and its options have types, defaults and help", essential=True)
 def loads(entry: Entry) -> str:
     try:
         cls = entry.load()
         default_options(entry)
     except InvalidInput as error:
         broken(str(error))
-    found = f"{cls.__module__}:{cls.__qualname__} of {entry.distribution} {entry.version}"
-    chosen = entry.options_class()
-    if chosen is None:
-        return f"{found}; no options"
-    fields = options.fields(chosen)
+    described = f"{cls.__module__}:{cls.__qualname__} of {entry.distribution} {entry.version}"
+    options_class = entry.options_class()
+    fields = {} if options_class is None else options.fields(options_class)
     for name, field in fields.items():
-        require(bool(field.metadata.get("help")), f"option {name} of {chosen.__name__} has no help in its metadata")
-    return f"{found}; {'options' if fields else 'no options'} {', '.join(fields)}".rstrip()
+        require(
+            bool(field.metadata.get("help")),
+            f"option {name} of {getattr(options_class, '__name__', None)} has no help in its metadata",
+        )
+    return f"{described}; {'options ' + ', '.join(fields) if fields else 'no options'}"
 
 
-@law("what importing its options costs")
+@REGISTRATION_LAWS.add("what importing its options costs")
 def quick_options(entry: Entry) -> str:
-    # A plugin that breaks this rule still works, so that this law only tells.
+    # A plugin whose options load torch still works, so this law reports the cost and never fails.
     if entry.options is None:
         return "nothing: it has none"
     module = entry.options.partition(":")[0]
@@ -71,6 +73,3 @@ def quick_options(entry: Entry) -> str:
     if done.stdout.strip() == "True":
         return f"importing {module} loads torch: --help and listings wait for it; keep the options in a module without"
     return "no torch"
-
-
-REGISTRATION_LAWS: tuple[Law[Entry], ...] = (loads, quick_options)

@@ -1,23 +1,22 @@
-"""What the contract kit finds: a law and whether it holds, the report on one plugin, and the loop over the laws.
+"""What the contract kit reports: laws, whether each one holds, and the loop that checks them.
 
-A law is a function of the plugin under test. It returns the figures that show that the law holds, or stops at
-`require` with the figures that show the opposite. A law that raises anything else counts as broken, too: its finding
-names the exception and the line of the plugin, and the laws after it are still checked.
+A law is a function of the plugin under test. It returns the figures that show that the law holds. If the law is
+broken, `require` stops it with the figures that show the opposite. A law that raises anything else counts as broken,
+too: its finding names the exception and the line of the plugin. The laws after it are still checked.
 """
 
 from __future__ import annotations
 
-import random
 import traceback
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable
 from typing import Generic, NoReturn, TypeVar
 
 import attrs
-import numpy as np
 import torch
 
-__all__ = ["ContractViolation", "Finding", "Law", "LawBroken", "Report", "broken", "examine_laws", "law", "require"]
+from mpcc.core.system.randomness import own_randomness
+
+__all__ = ["ContractViolation", "Finding", "Law", "LawBroken", "Laws", "Report", "broken", "examine_laws", "require"]
 
 S = TypeVar("S")
 
@@ -79,7 +78,7 @@ class Report:
         return tuple(finding for finding in self.findings if not finding.passed)
 
     def lines(self) -> list[str]:
-        """Return the report as lines: a summary, then one a finding."""
+        """Return the report as lines: a summary, then one for each finding."""
         count = len(self.findings)
         summary = f"{len(self.failures)} of {count} laws broken" if self.failures else f"all {count} laws hold"
         return [f"{self.kind} {self.name}: {summary}", *(finding.line() for finding in self.findings)]
@@ -89,7 +88,7 @@ class ContractViolation(AssertionError):
     """A plugin breaks its contract; the message lists every law that it breaks.
 
     Arguments:
-        report: What was found, all of it.
+        report: All findings.
     """
 
     def __init__(self, report: Report) -> None:
@@ -103,7 +102,7 @@ class LawBroken(Exception):
 
 
 def broken(detail: str) -> NoReturn:
-    """Say that a law does not hold.
+    """Stop a law that does not hold.
 
     Raises:
         LawBroken: Always.
@@ -115,10 +114,10 @@ def require(condition: bool, detail: str) -> None:
     """Check one condition of a law.
 
     Raises:
-        LawBroken: With the detail, if it does not hold.
+        LawBroken: With the detail, if the condition does not hold.
     """
     if not condition:
-        raise LawBroken(detail)
+        broken(detail)
 
 
 @attrs.frozen
@@ -127,8 +126,8 @@ class Law(Generic[S]):
 
     Attributes:
         name: The sentence.
-        check: Takes the plugin under test, returns figures; stops at `require`.
-        essential: Whether nothing else can be checked where it does not hold.
+        check: Takes the plugin under test and returns figures; stops at `require`.
+        essential: Whether no other law can be checked if this one is broken.
     """
 
     name: str
@@ -136,31 +135,46 @@ class Law(Generic[S]):
     essential: bool = False
 
 
-def law(name: str, essential: bool = False) -> Callable[[Callable[[S], str]], Law[S]]:
-    """Make a `Law` of a function."""
+class Laws(list[Law[S]]):
+    """Laws in the order of the report.
 
-    def mark(check: Callable[[S], str]) -> Law[S]:
-        return Law(name, check, essential)
+    Example:
+        >>> small = Laws[int]()
+        >>> @small.add("the number is below 10")
+        ... def below(number: int) -> str:
+        ...     require(number < 10, f"it is {number}")
+        ...     return f"{number}"
+        >>> examine_laws("number", "eleven", int, 11, small, seed=0).lines()
+        ['number eleven: 1 of 1 laws broken', 'FAILED  the number is below 10: it is 11']
+    """
 
-    return mark
+    def add(self, name: str, essential: bool = False) -> Callable[[Callable[[S], str]], Law[S]]:
+        """Return a decorator that makes a `Law` of a function and appends it."""
+
+        def append(check: Callable[[S], str]) -> Law[S]:
+            self.append(Law(name, check, essential))
+            return self[-1]
+
+        return append
 
 
-def examine_laws(kind: str, name: str, cls: type, subject: S, laws: Sequence[Law[S]], seed: int) -> Report:
+def examine_laws(kind: str, name: str, cls: type, subject: S, laws: Iterable[Law[S]], seed: int) -> Report:
     """Check every law, each from the same random state, and leave the caller's random states as they were.
 
     Arguments:
         kind: For the report.
         name: For the report.
-        cls: The plugin's class, to find its lines in a traceback.
-        subject: What the laws take.
+        cls: The plugin's class, which tells which lines of a traceback are the plugin's.
+        subject: The argument of every law.
         laws: In the order of the report.
-        seed: Of torch's, numpy's and Python's global random states during each law.
+        seed: Of torch's, NumPy's and Python's global random states during each law.
     """
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     findings: list[Finding] = []
-    for each in laws:
-        with isolated(seed):
-            finding = examine_law(each, subject, cls)
-        if each.essential and not finding.passed:
+    for law in laws:
+        with own_randomness(seed, device), torch.enable_grad():
+            finding = examine_law(law, subject, cls)
+        if law.essential and not finding.passed:
             detail = f"{finding.detail}; nothing else was checked, for the other laws need this one"
             findings.append(attrs.evolve(finding, detail=detail))
             break
@@ -168,46 +182,27 @@ def examine_laws(kind: str, name: str, cls: type, subject: S, laws: Sequence[Law
     return Report(kind, name, tuple(findings))
 
 
-def examine_law(each: Law[S], subject: S, cls: type) -> Finding:
+def examine_law(law: Law[S], subject: S, cls: type) -> Finding:
     """Check one law; whatever it raises becomes a finding."""
     try:
-        return Finding(each.name, True, each.check(subject))
+        return Finding(law.name, True, law.check(subject))
     except LawBroken as error:
-        return Finding(each.name, False, str(error))
+        return Finding(law.name, False, str(error))
     except (Exception, SystemExit) as error:
-        return Finding(each.name, False, raised(error, cls))
+        return Finding(law.name, False, raised(error, cls))
 
 
 def raised(error: BaseException, cls: type) -> str:
     """Return an exception in one line: type, message, and the innermost line of the plugin that it came through."""
     text = " ".join(str(error).split())
     frames = list(traceback.walk_tb(error.__traceback__))
-    chosen = frames[-1] if frames else None
-    for frame, line in frames:
-        if belongs(str(frame.f_globals.get("__name__", "")), cls):
-            chosen = (frame, line)
-    where = f" at {chosen[0].f_code.co_filename}:{chosen[1]}" if chosen else ""
+    of_plugin = [frame for frame in frames if belongs(str(frame[0].f_globals.get("__name__", "")), cls)]
+    where = "".join(f" at {frame.f_code.co_filename}:{line}" for frame, line in (of_plugin or frames)[-1:])
     return f"raised {type(error).__name__}{f': {text}' if text else ''}{where}"
 
 
 def belongs(module: str, cls: type) -> bool:
-    """Tell whether a module is of the plugin: in the package of its class, and not of the core."""
+    """Tell whether a module is in the package of the plugin's class and outside of the core."""
     if module == "mpcc.core" or module.startswith("mpcc.core."):
         return False
     return module.partition(".")[0] == cls.__module__.partition(".")[0]
-
-
-@contextmanager
-def isolated(seed: int) -> Iterator[None]:
-    """Fix all global random states for the length of a ``with`` block, gradients on, and restore them after it."""
-    devices = [torch.cuda.current_device()] if torch.cuda.is_available() else []
-    before_numpy, before_python = np.random.get_state(), random.getstate()
-    try:
-        with torch.random.fork_rng(devices), torch.enable_grad():
-            torch.manual_seed(seed)
-            np.random.seed(seed)
-            random.seed(seed)
-            yield
-    finally:
-        np.random.set_state(before_numpy)
-        random.setstate(before_python)

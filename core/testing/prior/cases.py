@@ -3,44 +3,37 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from typing import Any
+from functools import partial
 
 import attrs
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from mpcc.core.contracts import Prior
+from mpcc.core.testing.cases import Case
+from mpcc.core.testing.module_state import trained
 from mpcc.core.testing.report import require
 
 __all__ = [
+    "SIZES",
     "Line",
     "PriorCase",
     "component_density",
-    "largest",
+    "component_spread",
+    "formulas",
     "line",
     "shifted",
     "spread",
-    "standard_errors",
-    "trained",
 ]
 
+# K and J: the smallest, more clusters than dimensions, fewer.
+SIZES = ((1, 1), (3, 2), (4, 5))
 # How far the parameters are moved off their start; a symmetric start would hide faults.
 NOISE = 0.5
 
 
-@attrs.frozen
-class PriorCase:
-    """A prior's class and options: builds what the laws look at.
-
-    Attributes:
-        cls: The class under test.
-        options: Its options.
-        seed: Of everything random.
-    """
-
-    cls: Callable[[int, int, Any], Prior]
-    options: Any
-    seed: int
+class PriorCase(Case[Prior]):
+    """A prior's class and options: builds what the laws look at."""
 
     def start(self, clusters: int, latent_dim: int, seed: int = 0) -> Prior:
         """Build a prior as a run does; ``seed`` is added to the kit's."""
@@ -64,30 +57,51 @@ class PriorCase:
         return prior.to(dtype)
 
 
-def trained(prior: nn.Module) -> dict[str, nn.Parameter]:
-    """Return the parameters that ask for a gradient, by name."""
-    return {name: parameter for name, parameter in prior.named_parameters() if parameter.requires_grad}
+def formulas(prior: Prior, z: Tensor) -> dict[str, Callable[[], Tensor]]:
+    """Return what training computes from a prior and points z, by name; entropies only if the prior declares them."""
+    named: dict[str, Callable[[], Tensor]] = {
+        "weights": prior.weights,
+        "log_weights": prior.log_weights,
+        "log_density": partial(prior.log_density, z),
+        "log_responsibilities": partial(prior.log_responsibilities, z),
+    }
+    return named if prior.entropy_kind == "none" else {**named, "entropies": prior.entropies}
 
 
 @torch.no_grad()
-def shifted(prior: Prior, amounts: tuple[float, ...]) -> Iterator[tuple[str, Prior]]:
-    """Yield the prior with one parameter at a time shifted by each amount, said in words, and restore it afterwards."""
+def shifted(prior: Prior, amounts: tuple[float, ...], in_turn: bool = False) -> Iterator[tuple[str, Prior]]:
+    """Yield the prior with one parameter at a time shifted, and how; restore it afterwards.
+
+    Arguments:
+        prior: Changed in place.
+        amounts: What is added to all elements of the parameter.
+        in_turn: Whether each amount is also added and subtracted in turn.
+    """
     for name, parameter in trained(prior).items():
-        kept = parameter.detach().clone()
+        start = parameter.detach().clone()
+        signs = ((-1.0) ** torch.arange(start.numel())).reshape(start.shape).to(start)
         for amount in amounts:
-            parameter.copy_(kept + amount)
+            parameter.copy_(start + amount)
             yield f"{name} {amount:+g}", prior
-        parameter.copy_(kept)
+            if in_turn:
+                parameter.copy_(start + amount * signs)
+                yield f"{name} {amount:+g} and {-amount:+g} in turn", prior
+        parameter.copy_(start)
 
 
 @torch.no_grad()
-def spread(prior: Prior, k: int) -> tuple[float, float]:
-    """Return the median and half the interquartile range of a component of J = 1, from samples."""
-    drawn = prior.component(torch.full((2001,), k)).rsample().flatten().double()
-    low, middle, high = torch.quantile(drawn, torch.tensor([0.25, 0.5, 0.75], dtype=torch.float64)).tolist()
+def spread(drawn: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the median and half the interquartile range of samples, (N, J) -> two of (J,), float64."""
+    quartiles = torch.tensor([0.25, 0.5, 0.75], dtype=torch.float64)
+    low, middle, high = torch.quantile(drawn.double(), quartiles, dim=0)
     width = (high - low) / 2
-    usable = abs(middle) < float("inf") and 0 < width < float("inf")
-    return (middle, width) if usable else (0.0, 1.0)
+    usable = torch.isfinite(middle) & torch.isfinite(width) & (width > 0)
+    return torch.where(usable, middle, 0.0), torch.where(usable, width, 1.0)
+
+
+def component_spread(prior: Prior, k: int) -> tuple[Tensor, Tensor]:
+    """Return the `spread` of a component."""
+    return spread(prior.component(torch.full((2001,), k)).rsample())
 
 
 @attrs.frozen(eq=False)
@@ -109,7 +123,7 @@ class Line:
 
 def line(prior: Prior, k: int, reach: float = 30.0, count: int = 12_001) -> Line:
     """Return points z = centre + width sinh(t), t in -reach..reach: far enough for tails without any moment."""
-    centre, width = spread(prior, k)
+    centre, width = (float(value) for value in component_spread(prior, k))
     t = torch.linspace(-reach, reach, count, dtype=torch.float64)
     step = 2 * reach / (count - 1)
     return Line((centre + width * torch.sinh(t)).unsqueeze(1), width * torch.cosh(t) * step, centre, width)
@@ -121,16 +135,7 @@ def component_density(prior: Prior, k: int, points: Tensor) -> Tensor:
     Raises:
         LawBroken: If the prior's shapes are wrong, before they are broadcast into something huge.
     """
-    found, expected = prior.log_density(points), (len(points), prior.clusters)
-    require(tuple(found.shape) == expected, f"log_density(z): expected shape {expected}, got {tuple(found.shape)}")
-    return found[:, k]
-
-
-def largest(values: Tensor) -> float:
-    """Return the largest magnitude, 0 for none; NaN if there is one."""
-    return float(values.detach().abs().max()) if values.numel() else 0.0
-
-
-def standard_errors(batches: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the mean over the first dimension, and its standard error."""
-    return batches.mean(0), batches.std(0) / len(batches) ** 0.5
+    densities, expected = prior.log_density(points), (len(points), prior.clusters)
+    shape = tuple(densities.shape)
+    require(shape == expected, f"log_density(z): expected shape {expected}, got {shape}")
+    return densities[:, k]

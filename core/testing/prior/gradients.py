@@ -1,105 +1,82 @@
-"""Laws on the gradients of a prior: all that should be there, finite, and right."""
+"""Laws on the gradients of a prior: every gradient that training needs exists, is finite, and is right."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 
 import torch
 from torch import Tensor
 
 from mpcc.core.contracts import Prior
-from mpcc.core.testing.prior.cases import PriorCase, component_density, largest, line, standard_errors, trained
-from mpcc.core.testing.report import Law, law, require
+from mpcc.core.testing.comparison import finite, gradients, largest, require_close, require_gradients, uneven
+from mpcc.core.testing.module_state import trained
+from mpcc.core.testing.prior.cases import PriorCase, component_density, line, spread
+from mpcc.core.testing.report import Laws, require
 
-__all__ = ["GRADIENTS"]
+__all__ = ["GRADIENTS", "require_mean_gradient"]
 
-# Central differences of fourth order in float64. Of several steps the best counts: a peak such as that of Laplace's
-# density may lie within the longer ones.
-STEPS = (1e-3, 1e-4, 1e-5)
-DIFFERENCE = 1e-5
-# So many elements of each tensor are tried one by one.
-ELEMENTS = 24
-STANDARD_ERRORS = 6.0
-
-Scalars = Callable[[], Mapping[str, Tensor]]
+GRADIENTS = Laws[PriorCase]()
+# So many for many parameters whose errors are themselves estimated.
+STANDARD_ERRORS = 6.5
 
 
-def gradients(value: Tensor, inputs: Sequence[Tensor]) -> list[Tensor]:
-    """Return the gradients of a scalar, zeros where there are none."""
-    if not value.requires_grad:
-        return [torch.zeros_like(one) for one in inputs]
-    found = torch.autograd.grad(value, list(inputs), allow_unused=True, retain_graph=True)
-    return [torch.zeros_like(one) if grad is None else grad for one, grad in zip(inputs, found, strict=True)]
+def trained_functions(prior: Prior, z: Tensor) -> dict[str, Callable[[], Tensor]]:
+    """Return what training differentiates; the asinh of log densities, for a huge one would drown the others."""
+    functions = {
+        "asinh(log_density)": lambda: torch.asinh(prior.log_density(z)),
+        "asinh(log_responsibilities)": lambda: torch.asinh(prior.log_responsibilities(z)),
+        "log_weights": prior.log_weights,
+    }
+    return functions if prior.entropy_kind == "none" else {**functions, "entropies": prior.entropies}
 
 
-def weighted_sums(prior: Prior, z: Tensor) -> Mapping[str, Tensor]:
-    """Return one scalar for each quantity: its sum with fixed uneven weights, for plain sums may be constant.
+def require_mean_gradient(
+    what: str,
+    parameters: Mapping[str, Tensor],
+    draw: Callable[[], Tensor],
+    batches: int,
+    expected: Tensor | float = 0.0,
+    slack: float = 1e-9,
+) -> str:
+    """Check the mean of a random gradient, and return how far it is off.
 
-    Of log densities the asinh is summed: one that is huge would drown the others in rounding.
+    Arguments:
+        what: For the message.
+        parameters: The gradient is taken in these.
+        draw: Returns the gradient of one batch as `flat_gradient` does; or of several scalars, one after the other.
+        batches: How many are drawn.
+        expected: The mean.
+        slack: What the mean may be off beside its standard errors.
     """
-    found = {"asinh(log_density)": torch.asinh(prior.log_density(z))}
-    found["asinh(log_responsibilities)"] = torch.asinh(prior.log_responsibilities(z))
-    found["log_weights"] = prior.log_weights()
-    if prior.entropy_kind != "none":
-        found["entropies"] = prior.entropies()
-    return {name: (value * uneven(value)).sum() for name, value in found.items()}
+    drawn = torch.stack([draw() for _ in range(batches)])
+    mean, error = drawn.mean(0), drawn.std(0) / batches**0.5
+    exact = torch.zeros_like(mean) + expected
+    off = ((mean - exact).abs() - slack).clamp(min=0) / error.clamp(min=1e-12)
+    at = int(off.argmax())
+    names = [name for name, parameter in parameters.items() for _ in range(parameter.numel())]
+    require(
+        finite(mean) and float(off[at]) < STANDARD_ERRORS,
+        f"{what}: the mean gradient in {names[at % len(names)]} is {float(mean[at]):.5g} +- {float(error[at]):.2g}, "
+        f"expected {float(exact[at]):.5g}",
+    )
+    return f"{what}: at most {float(off[at]):.1f} standard errors off, allowed {STANDARD_ERRORS:g}"
 
 
-def uneven(value: Tensor) -> Tensor:
-    """Return fixed numbers between -1.5 and 1.5 in the shape of a tensor."""
-    return 1.5 * torch.sin(1 + 2.3 * torch.arange(value.numel(), dtype=value.dtype)).reshape(value.shape)
+def flat_gradient(value: Tensor, parameters: Mapping[str, Tensor]) -> Tensor:
+    """Return the gradients of a scalar in one vector."""
+    return torch.cat([gradient.flatten() for gradient in gradients(value, parameters).values()])
 
 
-@torch.no_grad()
-def differentiate(function: Scalars, tensor: Tensor, index: int, step: float) -> dict[str, float]:
-    """Return the derivatives of scalars in one element of a tensor by central differences."""
-    flat, kept = tensor.detach().view(-1), float(tensor.detach().reshape(-1)[index])
-    total: dict[str, float] = {}
-    for offset, factor in ((2, -1 / 12), (1, 8 / 12), (-1, -8 / 12), (-2, 1 / 12)):
-        flat[index] = kept + offset * step
-        for name, value in function().items():
-            total[name] = total.get(name, 0.0) + factor * float(value) / step
-    flat[index] = kept
-    return total
-
-
-def compare(function: Scalars, inputs: Mapping[str, Tensor]) -> tuple[float, int]:
-    """Compare gradients with differences; return the largest difference and the number of derivatives."""
-    worst, count = 0.0, 0
-    values = function()
-    found = {name: gradients(value, list(inputs.values())) for name, value in values.items()}
-    for position, (key, tensor) in enumerate(inputs.items()):
-        stride = max(1, tensor.numel() // ELEMENTS)
-        for index in range(0, tensor.numel(), stride):
-            off = dict.fromkeys(found, float("inf"))
-            for step in STEPS:
-                expected = differentiate(function, tensor, index, step)
-                for name, grads in found.items():
-                    slope = float(grads[position].reshape(-1)[index])
-                    off[name] = min(off[name], abs(slope - expected[name]) / (1 + abs(expected[name])))
-                if max(off.values()) < DIFFERENCE:
-                    break
-            for name, grads in found.items():
-                slope = float(grads[position].reshape(-1)[index])
-                require(
-                    off[name] < DIFFERENCE,
-                    f"{name} in {key}[{index}]: autograd {slope:.6g}, differences {expected[name]:.6g}",
-                )
-                count += 1
-            worst = max(worst, *off.values())
-    return worst, count
-
-
-@law("density or weights react to every parameter, with finite gradients")
+@GRADIENTS.add("density or weights react to every parameter, with finite gradients")
 def reached_by_density(case: PriorCase) -> str:
     prior = case.build(3, 2)
     parameters = trained(prior)
     z = prior.sample(40)[0].detach()
-    sums = weighted_sums(prior, z)
     reached = dict.fromkeys(parameters, 0.0)
-    for name, value in sums.items():
-        for key, gradient in zip(parameters, gradients(value, list(parameters.values())), strict=True):
-            require(bool(torch.isfinite(gradient).all()), f"the gradient of {name} in {key} is not finite")
+    for name, function in trained_functions(prior, z).items():
+        value = function()
+        for key, gradient in gradients((value * uneven(value)).sum(), parameters).items():
+            require(finite(gradient), f"the gradient of {name} in {key} is not finite")
             if name in ("asinh(log_density)", "log_weights"):
                 reached[key] = max(reached[key], largest(gradient))
     for key, size in reached.items():
@@ -107,20 +84,18 @@ def reached_by_density(case: PriorCase) -> str:
     return f"{len(parameters)} parameters"
 
 
-@law("samples carry a gradient to every parameter of p(z|y)")
+@GRADIENTS.add("samples carry a gradient to every parameter of p(z|y)")
 def reached_by_samples(case: PriorCase) -> str:
     prior = case.build(3, 2)
-    parameters = trained(prior)
     z, _ = prior.sample(40)
-    points = z.detach()
-    found = gradients((z * uneven(z)).sum(), list(parameters.values()))
+    of_samples = gradients((z * uneven(z)).sum(), trained(prior))
     needed = []
-    for (key, parameter), gradient in zip(parameters.items(), found, strict=True):
-        require(bool(torch.isfinite(gradient).all()), f"the gradient of the samples in {key} is not finite")
-        if reacts(prior, parameter, points):
+    for key, parameter in trained(prior).items():
+        require(finite(of_samples[key]), f"the gradient of the samples in {key} is not finite")
+        if reacts(prior, parameter, z.detach()):
             needed.append(key)
             require(
-                largest(gradient) > 0,
+                largest(of_samples[key]) > 0,
                 f"p(z|y) depends on {key}, but samples have no gradient in it: draw with rsample and detach nothing",
             )
     return ", ".join(needed) or "no parameters"
@@ -129,22 +104,21 @@ def reached_by_samples(case: PriorCase) -> str:
 @torch.no_grad()
 def reacts(prior: Prior, parameter: Tensor, z: Tensor) -> bool:
     """Tell whether log p(z|k) changes with a parameter, whatever autograd says."""
-    before, kept = prior.log_density(z), parameter.detach().clone()
+    before, start = prior.log_density(z), parameter.detach().clone()
     parameter.add_(1e-3 * uneven(parameter))
     change = largest(prior.log_density(z) - before)
-    parameter.copy_(kept)
+    parameter.copy_(start)
     return change > 1e-10
 
 
-@law("gradients equal finite differences")
+@GRADIENTS.add("gradients equal finite differences")
 def finite_differences(case: PriorCase) -> str:
     prior = case.build(3, 2)
     z = prior.sample(5)[0].detach().requires_grad_()
-    worst, count = compare(lambda: weighted_sums(prior, z), {**trained(prior), "z": z})
-    return f"float64, {count} derivatives: largest difference {worst:.1g}, allowed {DIFFERENCE:g}"
+    return require_gradients(trained_functions(prior, z), {**trained(prior), "z": z})
 
 
-@law("gradients of samples are those of the expectation")
+@GRADIENTS.add("gradients of samples are those of the expectation")
 def of_expectation(case: PriorCase) -> str:
     if not trained(case.build(1, 1)):
         return "no parameters"
@@ -157,33 +131,18 @@ def by_quadrature(case: PriorCase) -> str:
     parameters = trained(prior)
     # At a peak of the density its derivative jumps, which costs an integral one step, not its square.
     points = line(prior, 0, reach=20.0, count=120_001)
-    tolerance = 4e-4 * max(1.0, 1 / points.width)
 
-    def curves(z: Tensor) -> tuple[Tensor, Tensor]:
-        standard = (z - points.centre) / points.width
-        return torch.tanh(standard - 0.3), torch.exp(-((standard - 0.5) ** 2) / 2)
+    def gradient(z: Tensor, weights: Tensor) -> Tensor:
+        standard = (z.squeeze(1) - points.centre) / points.width
+        curves = torch.tanh(standard - 0.3), torch.exp(-((standard - 0.5) ** 2) / 2)
+        return torch.cat([flat_gradient((curve * weights).sum(), parameters) for curve in curves])
 
-    def flat(value: Tensor) -> Tensor:
-        return torch.cat([gradient.flatten() for gradient in gradients(value, list(parameters.values()))])
-
-    density = component_density(prior, 0, points.points).exp() * points.cells
-    exact = torch.stack([flat((curve.squeeze(1) * density).sum()) for curve in curves(points.points)])
-    batches = []
-    for _ in range(50):
-        z, _ = prior.sample(1000)
-        batches.append(torch.stack([flat(curve.mean()) for curve in curves(z)]))
-    mean, error = standard_errors(torch.stack(batches))
-    off = ((mean - exact).abs() - tolerance).clamp(min=0) / error.clamp(min=1e-9)
-    at = int(off.flatten().argmax())
-    names = [name for name, parameter in parameters.items() for _ in range(parameter.numel())]
-    values = (
-        f"{float(mean.flatten()[at]):.5f} +- {float(error.flatten()[at]):.5f}, exact {float(exact.flatten()[at]):.5f}"
+    exact = gradient(points.points, component_density(prior, 0, points.points).exp() * points.cells)
+    each = torch.full((1000,), 1e-3, dtype=torch.float64)
+    slack = 4e-4 * max(1.0, 1 / points.width)
+    return require_mean_gradient(
+        "J = 1, 50000 samples", parameters, lambda: gradient(prior.sample(1000)[0], each), 50, exact, slack
     )
-    require(
-        bool(torch.isfinite(mean).all()) and float(off.max()) < STANDARD_ERRORS,
-        f"J = 1, {names[at % len(names)]}: through 50000 samples {values}",
-    )
-    return f"J = 1, {names[at % len(names)]}: through 50000 samples {values}"
 
 
 def by_score(case: PriorCase) -> str:
@@ -191,29 +150,19 @@ def by_score(case: PriorCase) -> str:
     prior = case.build(2, 3)
     parameters = trained(prior)
     with torch.no_grad():
-        drawn, _ = prior.sample(2001)
-        low, middle, high = torch.quantile(drawn, torch.tensor([0.25, 0.5, 0.75]).to(drawn), dim=0)
-    batches = []
-    for _ in range(40):
+        middle, width = spread(prior.sample(2001)[0])
+
+    def difference() -> Tensor:
+        # The difference has mean 0 however the labels fall, and less noise than either of its terms.
         z, y = prior.sample(500)
-        value = torch.tanh(((z - middle) / (high - low) * uneven(middle)).sum(1) - 0.3)
+        value = torch.tanh(((z - middle) / (2 * width) * uneven(middle)).sum(1) - 0.3)
         scored = value.detach() * prior.log_density(z.detach()).gather(1, y.unsqueeze(1)).squeeze(1)
-        # Of the difference: its mean is 0 wherever labels fall, and much of the noise is common.
-        found = gradients((value - scored).mean(), list(parameters.values()))
-        batches.append(torch.cat([gradient.flatten() for gradient in found]))
-    mean, error = standard_errors(torch.stack(batches))
-    off = (mean.abs() - 1e-9).clamp(min=0) / error.clamp(min=1e-12)
-    at = int(off.argmax())
-    names = [name for name, parameter in parameters.items() for _ in range(parameter.numel())]
-    require(
-        bool(torch.isfinite(mean).all()) and float(off[at]) < STANDARD_ERRORS + 0.5,
-        f"J = 3, {names[at]}: through 20000 samples and by their score, the difference is {float(mean[at]):.4g} +- "
-        f"{float(error[at]):.2g}, expected 0",
-    )
-    return f"J = 3, 20000 samples, against the score: at most {float(off[at]):.1f} standard errors off"
+        return flat_gradient((value - scored).mean(), parameters)
+
+    return require_mean_gradient("J = 3, 20000 samples minus their score", parameters, difference, 40)
 
 
-@law("the label ratio is 1 and has the gradient of log phi")
+@GRADIENTS.add("the label ratio is 1 and has the gradient of log phi")
 def label_ratio(case: PriorCase) -> str:
     prior = case.build(4, 2)
     y = torch.tensor([0, 1, 1, 3, 2])
@@ -221,19 +170,9 @@ def label_ratio(case: PriorCase) -> str:
     if ratio is None:
         require(not log_weights.requires_grad, "label_ratio(y) is None, but the weights have a gradient")
         return "None: the weights are fixed"
-    require(largest(ratio - 1) < 1e-12, f"it differs from 1 by {largest(ratio - 1):.3g}")
-    parameters = trained(prior)
-    actual = gradients((ratio * uneven(ratio)).sum(), list(parameters.values()))
-    expected = gradients((log_weights[y] * uneven(ratio)).sum(), list(parameters.values()))
-    for key, one, other in zip(parameters, actual, expected, strict=True):
-        require(largest(one - other) < 1e-8, f"in {key}: its gradient is off by {largest(one - other):.3g}")
+    require_close("the ratio", ratio, torch.ones_like(ratio), 1e-12)
+    actual = gradients((ratio * uneven(ratio)).sum(), trained(prior))
+    expected = gradients((log_weights[y] * uneven(ratio)).sum(), trained(prior))
+    for key, gradient in actual.items():
+        require_close(f"its gradient in {key}", gradient, expected[key], 1e-8)
     return "trained weights"
-
-
-GRADIENTS: tuple[Law[PriorCase], ...] = (
-    reached_by_density,
-    reached_by_samples,
-    finite_differences,
-    of_expectation,
-    label_ratio,
-)

@@ -1,36 +1,48 @@
 """Laws on the probabilities of a prior: weights, densities, samples, entropies and responsibilities are one model's.
 
-Integrals are over the whole line (J = 1) or plane (J = 2), on points that are dense near a component and reach as far
-as tails without any moment need; Monte Carlo comes with its standard error.
+Integrals are over the whole line (J = 1) or plane (J = 2). Their points are dense near a component and reach as far as
+tails without any moment need. Monte Carlo comes with its standard error.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable
 
-import attrs
+import numpy as np
 import torch
-from scipy.special import kolmogorov
+from numpy.typing import NDArray
+from scipy import stats
 from torch import Tensor
 
 from mpcc.core.contracts import Prior
-from mpcc.core.testing.prior.cases import Line, PriorCase, component_density, largest, line, standard_errors, trained
-from mpcc.core.testing.report import Law, law, require
+from mpcc.core.testing.comparison import finite, require_close
+from mpcc.core.testing.module_state import trained
+from mpcc.core.testing.prior.cases import (
+    SIZES,
+    PriorCase,
+    component_density,
+    component_spread,
+    line,
+)
+from mpcc.core.testing.prior.gradients import flat_gradient, require_mean_gradient
+from mpcc.core.testing.report import Laws, require
 
 __all__ = ["PROBABILITY"]
 
-# The laws that compare two formulas in float64.
+PROBABILITY = Laws[PriorCase]()
+# Allowed difference of two formulas in float64.
 EXACT = 1e-8
-# Of an integral over the line: a peak or an edge of the density costs the square of the step.
+# Allowed error of an integral over the line: a peak or an edge of the density costs the square of the step.
 LINE = 1e-4
+# The same for an integral over the plane.
 PLANE = 1e-2
-# Below it, samples are said not to follow the density; each law makes a few such tests.
+# Smallest p-value of a statistical test. Each law makes a few such tests.
 SIGNIFICANCE = 1e-6
 STANDARD_ERRORS = 5.0
 
 
-@law("weights are positive and sum to 1, log weights are their logarithm")
+@PROBABILITY.add("weights are positive and sum to 1, log weights are their logarithm")
 @torch.no_grad()
 def weights(case: PriorCase) -> str:
     for dtype in (torch.float32, torch.float64):
@@ -39,23 +51,28 @@ def weights(case: PriorCase) -> str:
             phi = prior.weights().double()
             require(bool((phi > 0).all()), f"the smallest of {clusters} is {float(phi.min()):.3g}")
             require(abs(float(phi.sum()) - 1) < 1e-6, f"they sum to {float(phi.sum()):.8g}, allowed 1 +- 1e-6")
-            off = largest(prior.log_weights().double() - phi.log())
-            require(off < 1e-5, f"log_weights() differs from the logarithm of weights() by {off:.3g}, allowed 1e-5")
+            require_close(
+                "log_weights() from the logarithm of weights()", prior.log_weights().double(), phi.log(), 1e-5
+            )
     return f"smallest of 4 {float(phi.min()):.3g}, sum off by {abs(float(phi.sum()) - 1):.1g}"
 
 
-@law("labels are as frequent as their weights")
+@PROBABILITY.add("labels are as frequent as their weights")
 @torch.no_grad()
 def frequencies(case: PriorCase) -> str:
     prior, count = case.build(5, 2), 50_000
     phi = prior.weights().double() / prior.weights().double().sum()
-    shares = torch.bincount(prior.sample(count)[1], minlength=5).double() / count
-    worst = largest((shares - phi) / (phi * (1 - phi) / count).sqrt())
-    require(worst < STANDARD_ERRORS, f"shares {rounded(shares)}, weights {rounded(phi)}: {worst:.1f} standard errors")
-    return f"{count} draws, at most {worst:.1f} standard errors off, allowed {STANDARD_ERRORS:g}"
+    drawn = torch.bincount(prior.sample(count)[1], minlength=5)
+    chance = float(stats.chisquare(drawn.numpy(), count * phi.numpy()).pvalue)
+    require(
+        chance > SIGNIFICANCE,
+        f"shares {rounded(drawn / count)}, expected the weights {rounded(phi)}: chi-square test p = {chance:.1g}, "
+        f"allowed {SIGNIFICANCE:g}",
+    )
+    return f"{count} draws, chi-square test p = {chance:.2g}, allowed {SIGNIFICANCE:g}"
 
 
-@law("the density integrates to 1")
+@PROBABILITY.add("the density integrates to 1")
 @torch.no_grad()
 def normalised(case: PriorCase) -> str:
     prior = case.build(3, 1)
@@ -65,188 +82,105 @@ def normalised(case: PriorCase) -> str:
         total = float((points.cells * component_density(prior, k, points.points).exp()).sum())
         require(abs(total - 1) < LINE, f"J = 1: component {k} integrates to {total:.6g}, allowed 1 +- {LINE:g}")
         worst = max(worst, abs(total - 1))
-    flat = case.build(2, 2)
-    total = plane_integral(flat, 1)
+    total = plane_integral(case.build(2, 2), 1)
     require(abs(total - 1) < PLANE, f"J = 2: component 1 integrates to {total:.4g}, allowed 1 +- {PLANE:g}")
     return f"J = 1 off by {worst:.1g}, allowed {LINE:g}; J = 2 off by {abs(total - 1):.1g}, allowed {PLANE:g}"
 
 
 def plane_integral(prior: Prior, k: int) -> float:
     """Integrate p(z|k) of a prior with J = 2 over the plane, around its median."""
-    drawn = prior.component(torch.full((2001,), k)).rsample()
-    quartiles = torch.quantile(drawn, torch.tensor([0.25, 0.5, 0.75]).to(drawn), dim=0)
-    width = (quartiles[2] - quartiles[0]) / 2
+    middle, width = component_spread(prior, k)
     step = 0.08
-    t = torch.arange(-14, 14 + step / 2, step, dtype=drawn.dtype)
-    x, y = (quartiles[1, axis] + width[axis] * torch.sinh(t) for axis in (0, 1))
+    t = torch.arange(-14, 14 + step / 2, step, dtype=torch.float64)
+    x, y = (middle[axis] + width[axis] * torch.sinh(t) for axis in (0, 1))
     cells = (width[0] * width[1] * step**2) * torch.outer(torch.cosh(t), torch.cosh(t))
     grid = torch.stack(torch.meshgrid(x, y, indexing="ij"), dim=-1)
     return float((prior.component(torch.tensor(k)).log_prob(grid).exp() * cells).sum())
 
 
-def distance(prior: Prior, k: int, points: Line, drawn: Tensor) -> tuple[float, float]:
-    """Return the Kolmogorov-Smirnov distance of samples, shape (N,), from a component's density, and its p-value."""
+def cumulative(prior: Prior, k: int) -> Callable[[NDArray[np.float64]], NDArray[np.float64]]:
+    """Return the distribution function of a component with J = 1, from its integrated density."""
+    points = line(prior, k)
     mass = points.cells * component_density(prior, k, points.points).exp()
     below = mass.cumsum(0)
-    # Where a sample lies in its cell: by linear interpolation of the cumulative mass between cell centres.
-    z = points.points.squeeze(1)
-    right = torch.searchsorted(z, drawn).clamp(1, len(z) - 1)
-    share = ((drawn - z[right - 1]) / (z[right] - z[right - 1])).clamp(0, 1)
-    centre = below - mass / 2
-    ranks = torch.sort((centre[right - 1] + share * (centre[right] - centre[right - 1])) / below[-1]).values
-    count = len(ranks)
-    steps = torch.arange(count, dtype=ranks.dtype)
-    found = max(float((ranks - steps / count).max()), float(((steps + 1) / count - ranks).max()))
-    return found, float(kolmogorov(found * count**0.5))
+    # At the centre of a cell, half of the cell's own mass lies below; between two centres it is interpolated.
+    shares, z = ((below - mass / 2) / below[-1]).numpy(), points.points.squeeze(1).numpy()
+    return lambda values: np.interp(values, z, shares)
 
 
-@law("samples follow the density")
+@PROBABILITY.add("samples follow the density")
 @torch.no_grad()
 def sampling(case: PriorCase) -> str:
     prior, count = case.build(3, 1), 50_000
     z, y = prior.sample(count)
     z = z.double().squeeze(1)
-    require(bool(torch.isfinite(z).all()), "a sample is not finite")
+    require(finite(z), "a sample is not finite")
     worst = 0.0
     for k in range(3):
-        points = line(prior, k)
+        distribution = cumulative(prior, k)
         of_component = prior.component(torch.full((count // 3,), k)).rsample().double().squeeze(1)
-        for words, drawn in (("sample()", z[y == k]), ("component(y).rsample()", of_component)):
+        for what, drawn in (("sample()", z[y == k]), ("component(y).rsample()", of_component)):
             if len(drawn) < 100:
                 continue
-            found, chance = distance(prior, k, points, drawn)
+            test = stats.kstest(drawn.numpy(), distribution, method="asymp")
             require(
-                chance > SIGNIFICANCE,
-                f"{len(drawn)} samples of {words}, cluster {k}: Kolmogorov-Smirnov distance {found:.4f} from the "
-                f"integrated density (p = {chance:.1g}, allowed {SIGNIFICANCE:g}); median {float(drawn.median()):.3g}",
+                test.pvalue > SIGNIFICANCE,
+                f"{len(drawn)} samples of {what}, cluster {k}: Kolmogorov-Smirnov distance {test.statistic:.4f} from "
+                f"the integrated density, p = {test.pvalue:.1g}, allowed {SIGNIFICANCE:g}",
             )
-            worst = max(worst, found)
+            worst = max(worst, test.statistic)
     return f"J = 1, {2 * count} samples: largest Kolmogorov-Smirnov distance {worst:.4f}"
 
 
-@law("the score has mean 0 under the samples")
+@PROBABILITY.add("the score has mean 0 under the samples")
 def score(case: PriorCase) -> str:
-    # E[d log p / d theta] = 0 for every parameter and any J, if and only if what is drawn is what is scored, to first
+    # E[d log p / d theta] = 0 for every parameter and any J, if and only if the samples follow the density to first
     # order; a density that is not normalised breaks it too.
     prior = case.build(3, 4)
     parameters = trained(prior)
     if not parameters:
         return "no parameters"
-    batches = []
-    for _ in range(50):
+
+    def draw() -> Tensor:
         with torch.no_grad():
             z, y = prior.sample(1000)
-        chosen = (prior.log_weights() + prior.log_density(z)).gather(1, y.unsqueeze(1))
-        found = torch.autograd.grad(chosen.mean(), list(parameters.values()), allow_unused=True)
-        flat = [torch.zeros_like(p) if g is None else g for p, g in zip(parameters.values(), found, strict=True)]
-        batches.append(torch.cat([gradient.flatten() for gradient in flat]))
-    mean, error = standard_errors(torch.stack(batches))
-    off = (mean.abs() - 1e-9).clamp(min=0) / error.clamp(min=1e-12)
-    at = int(off.argmax())
-    names = [name for name, parameter in parameters.items() for _ in range(parameter.numel())]
-    allowed = STANDARD_ERRORS + 1.5  # so many parameters, estimated errors
-    require(
-        bool(torch.isfinite(mean).all()) and float(off[at]) < allowed,
-        f"J = 4, {names[at]}: mean score {float(mean[at]):.3g} +- {float(error[at]):.2g} in 50000 samples, expected 0",
-    )
-    return f"J = 4, 50000 samples: at most {float(off[at]):.1f} standard errors off, allowed {allowed:g}"
+        log_joint = (prior.log_weights() + prior.log_density(z)).gather(1, y.unsqueeze(1))
+        return flat_gradient(log_joint.mean(), parameters)
+
+    return require_mean_gradient("J = 4, score of 50000 samples", parameters, draw, 50)
 
 
-@attrs.frozen
-class Estimate:
-    """An entropy as the prior declares it, and as it was found.
-
-    Attributes:
-        declared: By ``entropies()``.
-        found: By an integral or by Monte Carlo.
-        allowed: How far the two may be apart.
-        words: How it was found.
-    """
-
-    declared: float
-    found: float
-    allowed: float
-    words: str
-
-    def off(self, kind: str) -> float:
-        """Return how far the declared one is off, in units of what is allowed; a lower bound may be any way below."""
-        difference = self.declared - self.found
-        return (difference if kind == "lower-bound" else abs(difference)) / self.allowed
+def component_densities(prior: Prior, z: Tensor) -> Tensor:
+    """Return log p(z|k) from each component by itself, (N, J) -> (N, K)."""
+    of_each = [prior.component(torch.full((len(z),), k)).log_prob(z) for k in range(prior.clusters)]
+    return torch.stack(of_each, dim=1)
 
 
-def judge(kind: str, estimates: Sequence[Estimate]) -> str:
-    """Check declared entropies, or lower bounds on them, and return the figures of the worst."""
-    for each in estimates:
-        require(math.isfinite(each.declared), f"entropies() {each.declared}: expected a finite number; {each.words}")
-        require(math.isfinite(each.found), f"-log p is not finite somewhere: {each.words}")
-    worst = max(estimates, key=lambda each: each.off(kind))
-    figures = f"{worst.words}, entropies() {worst.declared:.4f}, allowed difference {worst.allowed:.2g}"
-    expected = "a lower bound must not exceed the entropy" if kind == "lower-bound" else "expected the same"
-    require(worst.off(kind) <= 1, f"{figures}: {expected}")
-    return f"{figures} ({kind})"
-
-
-@law("entropies are the integral of -p log p")
-@torch.no_grad()
-def entropy_integral(case: PriorCase) -> str:
-    prior = case.build(3, 1)
-    if prior.entropy_kind == "none":
-        return "not checked: it declares no entropy"
-    estimates = []
-    for k, declared in enumerate(prior.entropies().tolist()):
-        points = line(prior, k)
-        log_density = component_density(prior, k, points.points)
-        surprise = torch.where(log_density == -math.inf, 0.0, -log_density * log_density.exp())
-        found = float((points.cells * surprise).sum())
-        words = f"J = 1, cluster {k}: integral {found:.4f}"
-        estimates.append(Estimate(declared, found, 10 * LINE * (1 + abs(found)), words))
-    return judge(prior.entropy_kind, estimates)
-
-
-@law("entropies are the mean surprise of samples")
-@torch.no_grad()
-def entropy_monte_carlo(case: PriorCase) -> str:
-    prior, count = case.build(3, 4), 40_000
-    if prior.entropy_kind == "none":
-        return "not checked: it declares no entropy"
-    estimates = []
-    for k, declared in enumerate(prior.entropies().tolist()):
-        component = prior.component(torch.full((count,), k))
-        found, error = (float(value) for value in standard_errors(-component.log_prob(component.rsample())))
-        words = f"J = 4, cluster {k}: Monte Carlo {found:.4f} +- {error:.4f}"
-        estimates.append(Estimate(declared, found, STANDARD_ERRORS * error + 1e-9, words))
-    return judge(prior.entropy_kind, estimates)
-
-
-@law("log p(z|k) for all k is that of each component")
+@PROBABILITY.add("log p(z|k) for all k is that of each component")
 @torch.no_grad()
 def densities(case: PriorCase) -> str:
     worst = 0.0
-    for clusters, latent_dim in ((1, 1), (3, 2), (4, 5)):
-        prior = case.build(clusters, latent_dim)
+    for K, J in SIZES:
+        prior = case.build(K, J)
         z, _ = prior.sample(50)
-        one_by_one = [prior.component(torch.full((50,), k)).log_prob(z) for k in range(clusters)]
-        worst = max(worst, largest(prior.log_density(z) - torch.stack(one_by_one, dim=1)))
-        require(worst < EXACT, f"K={clusters}, J={latent_dim}: differs by {worst:.3g}, allowed {EXACT:g}")
+        off = require_close(f"K={K}, J={J}: log_density(z)", prior.log_density(z), component_densities(prior, z), EXACT)
+        worst = max(worst, off)
     return f"largest difference {worst:.1g}, allowed {EXACT:g}"
 
 
-@law("responsibilities equal Bayes' rule and sum to 1")
+@PROBABILITY.add("responsibilities equal Bayes' rule and sum to 1")
 @torch.no_grad()
 def responsibilities(case: PriorCase) -> str:
     worst = 0.0
-    for clusters, latent_dim in ((1, 1), (3, 2), (4, 5)):
-        prior = case.build(clusters, latent_dim)
+    for K, J in SIZES:
+        prior = case.build(K, J)
         z, _ = prior.sample(50)
-        found = prior.log_responsibilities(z)
-        off = largest(found.exp().sum(1) - 1)
-        require(off < EXACT, f"K={clusters}, J={latent_dim}: they sum to 1 only up to {off:.3g}, allowed {EXACT:g}")
-        one_by_one = [prior.component(torch.full((50,), k)).log_prob(z) for k in range(clusters)]
-        expected = torch.log_softmax(prior.weights().log() + torch.stack(one_by_one, dim=1), dim=1)
-        worst = max(worst, largest(found.exp() - expected.exp()))
-        weighted = rounded(prior.weights())
-        require(worst < EXACT, f"with weights {weighted}: differ by {worst:.3g}, allowed {EXACT:g}")
-    return f"largest difference {worst:.1g}, allowed {EXACT:g}; weights {weighted}"
+        actual = prior.log_responsibilities(z).exp()
+        require_close(f"K={K}, J={J}: their sum", actual.sum(1), torch.ones(50), EXACT)
+        expected = torch.softmax(prior.weights().log() + component_densities(prior, z), dim=1)
+        phi = rounded(prior.weights())
+        worst = max(worst, require_close(f"q(y|z) with weights {phi}", actual, expected, EXACT))
+    return f"largest difference {worst:.1g}, allowed {EXACT:g}; weights {phi}"
 
 
 def rounded(values: Tensor) -> str:
@@ -254,14 +188,54 @@ def rounded(values: Tensor) -> str:
     return f"({', '.join(f'{value:.3g}' for value in values.tolist())})"
 
 
-PROBABILITY: tuple[Law[PriorCase], ...] = (
-    weights,
-    frequencies,
-    normalised,
-    sampling,
-    score,
-    densities,
-    responsibilities,
-    entropy_integral,
-    entropy_monte_carlo,
-)
+def check_entropies(prior: Prior, method: str, estimate: Callable[[int], tuple[float, float]]) -> str:
+    """Check declared entropies, or lower bounds on them, and return the figures of the worst.
+
+    Arguments:
+        prior: Under test.
+        method: How they are estimated, for the message.
+        estimate: Returns the entropy of a component and how far the declared one may be off.
+    """
+    if prior.entropy_kind == "none":
+        return "not checked: it declares no entropy"
+    is_bound = prior.entropy_kind == "lower-bound"
+    expected = "a lower bound must not exceed the entropy" if is_bound else "expected the same"
+    worst, figures = -math.inf, ""
+    for k, declared in enumerate(prior.entropies().tolist()):
+        entropy, allowed = estimate(k)
+        compared = (
+            f"J = {prior.latent_dim}, cluster {k}: entropies() {declared:.4f}, {method} {entropy:.4f} +- {allowed:.2g}"
+        )
+        require(math.isfinite(declared) and math.isfinite(entropy), f"{compared}: expected finite numbers")
+        off = (declared - entropy) / allowed if is_bound else abs(declared - entropy) / allowed
+        require(off <= 1, f"{compared}: {expected}")
+        worst, figures = max((worst, figures), (off, compared))
+    return f"{figures} ({prior.entropy_kind})"
+
+
+@PROBABILITY.add("entropies are the integral of -p log p")
+@torch.no_grad()
+def entropy_integral(case: PriorCase) -> str:
+    prior = case.build(3, 1)
+
+    def integral(k: int) -> tuple[float, float]:
+        points = line(prior, k)
+        log_density = component_density(prior, k, points.points)
+        surprise = torch.where(log_density == -math.inf, 0.0, -log_density * log_density.exp())
+        entropy = float((points.cells * surprise).sum())
+        return entropy, 10 * LINE * (1 + abs(entropy))
+
+    return check_entropies(prior, "integral", integral)
+
+
+@PROBABILITY.add("entropies are the mean surprise of samples")
+@torch.no_grad()
+def entropy_monte_carlo(case: PriorCase) -> str:
+    prior, count = case.build(3, 4), 40_000
+
+    def mean_surprise(k: int) -> tuple[float, float]:
+        component = prior.component(torch.full((count,), k))
+        surprise = -component.log_prob(component.rsample())
+        return float(surprise.mean()), STANDARD_ERRORS * float(surprise.std()) / count**0.5 + 1e-9
+
+    return check_entropies(prior, "Monte Carlo", mean_surprise)

@@ -5,117 +5,99 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 
-import attrs
 import torch
 from torch import Tensor
 
 from mpcc.core.contracts import Prior
-from mpcc.core.testing.prior.cases import PriorCase, component_density, largest, shifted, spread
-from mpcc.core.testing.prior.gradients import compare, uneven
-from mpcc.core.testing.report import Law, broken, law, require
+from mpcc.core.testing.comparison import finite, gradients, require_gradients, uneven
+from mpcc.core.testing.prior.cases import PriorCase, component_density, component_spread, shifted
+from mpcc.core.testing.report import Laws, broken, require
 
 __all__ = ["ENCODER"]
 
+ENCODER = Laws[PriorCase]()
 RAW_SCALES = (-4.0, 0.0, 4.0)
 # The decades of |z| whose contributions are compared, counted from the width of the component.
 FIRST_DECADE, LAST_DECADE = 1, 14
 # Contributions of far decades must shrink by a constant factor at least: 10^SLOWEST a decade.
 SLOWEST = -0.004
-# log10 of a contribution that counts as none.
+# log10 of a contribution that is too small to count.
 NOTHING = -200.0
 POINTS = 48
 
 
-@law("log q(z|x) is finite, with true gradients in loc, raw_scale and z")
+@ENCODER.add("log q(z|x) is finite, with true gradients in loc, raw_scale and z")
 def encoder_gradients(case: PriorCase) -> str:
     prior = case.build(2, 3)
     loc, raw = torch.randn(6, 3).double(), 2 * torch.randn(6, 3).double()
     z = loc + torch.randn(6, 3).double()
     for extreme in (-20.0, 20.0):
         with torch.no_grad():
-            found = prior.encoder_distribution(loc, torch.full_like(raw, extreme)).log_prob(z)
-        require(bool(torch.isfinite(found).all()), f"raw_scale {extreme:g}: log q is {found.tolist()}")
+            log_q = prior.encoder_distribution(loc, torch.full_like(raw, extreme)).log_prob(z)
+        require(finite(log_q), f"raw_scale {extreme:g}: log q is {log_q.tolist()}")
     inputs = {"loc": loc.requires_grad_(), "raw_scale": raw.requires_grad_(), "z": z.requires_grad_()}
 
-    def values() -> dict[str, Tensor]:
-        log_q = torch.asinh(prior.encoder_distribution(loc, raw).log_prob(z))
-        return {"asinh(log q)": (log_q * uneven(log_q)).sum()}
+    def squeezed() -> Tensor:
+        # asinh: one huge log q would drown the others in rounding.
+        return torch.asinh(prior.encoder_distribution(loc, raw).log_prob(z))
 
-    (value,) = values().values()
-    require(bool(torch.isfinite(value)), "log q is not finite at raw scales around 0")
-    require(value.requires_grad, "log q has no gradient in loc and raw_scale")
-    for key, gradient in zip(inputs, torch.autograd.grad(value, list(inputs.values()), allow_unused=True), strict=True):
-        if gradient is None:
-            broken(f"log q has no gradient in {key}")
-        require(bool(torch.isfinite(gradient).all()), f"the gradient of log q in {key} is not finite")
-        require(bool((gradient.abs().amax(0) > 0).all()), f"log q does not react to every dimension of {key}")
-    worst, count = compare(values, inputs)
-    return f"{count} derivatives against finite differences: largest difference {worst:.1g}"
+    values = squeezed()
+    require(finite(values), "log q is not finite at raw scales around 0")
+    for key, gradient in gradients((values * uneven(values)).sum(), inputs).items():
+        require(finite(gradient), f"the gradient of log q in {key} is not finite")
+        require(bool((gradient.abs().amax(0) > 0).all()), f"log q has no gradient in {key}, or not in every dimension")
+    return require_gradients({"asinh(log q)": squeezed}, inputs)
 
 
-@law("loc is the mode or the median of q(z|x)")
+@ENCODER.add("loc is the mode or the median of q(z|x)")
 @torch.no_grad()
 def location(case: PriorCase) -> str:
     # Encodings are clustered at loc, so it has to be a location.
     prior = case.build(2, 2)
     loc = torch.tensor([[0.7, -1.3], [30.0, -20.0]]).double()
-    kinds = set()
+    away = torch.cat([-torch.logspace(-4, 3, 60), torch.logspace(-4, 3, 60)]).double()
+    # Steps along each axis, shape (2, S, 1, 2).
+    steps = torch.einsum("s,ab->asb", away, torch.eye(2).double()).unsqueeze(2)
+    count, kinds = 4000, set()
     for raw in RAW_SCALES:
         q = prior.encoder_distribution(loc, torch.full_like(loc, raw))
-        top = q.log_prob(loc)
-        away = torch.cat([-torch.logspace(-4, 3, 60), torch.logspace(-4, 3, 60)]).double()
-        higher = -math.inf
-        for axis in (0, 1):
-            step = torch.zeros(len(away), 1, 2, dtype=torch.float64)
-            step[:, 0, axis] = away
-            higher = max(higher, float((q.log_prob(loc + step) - top).max()))
+        higher = max(float((q.log_prob(loc + along) - q.log_prob(loc)).max()) for along in steps)
         if higher <= 1e-9:
             kinds.add("mode")
             continue
-        count = 4000
         below = (prior.encoder_distribution(loc, torch.full_like(loc, raw)).sample((count,)) < loc).double().mean(0)
-        off = largest(below - 0.5) / (0.5 / count**0.5)
+        share = float(below.flatten()[int((below - 0.5).abs().argmax())])
         require(
-            off < 5,
+            abs(share - 0.5) < 5 * 0.5 / count**0.5,
             f"raw_scale {raw:g}: log q is higher by {higher:.3g} away from loc, and "
-            f"{100 * float(below.flatten()[int((below - 0.5).abs().argmax())]):.0f} % of its samples lie below loc",
+            f"{100 * share:.0f} % of its samples lie below loc, expected 50 %",
         )
         kinds.add("median")
     return f"{' and '.join(sorted(kinds))}, raw scales {', '.join(f'{raw:g}' for raw in RAW_SCALES)}"
 
 
-@attrs.frozen
-class Tail:
-    """How E_p |log q| gathers far out on one side: log10 of the factor from one decade to the next.
+def tails(prior: Prior, words: str) -> Iterator[tuple[float, str]]:
+    """Measure how E_p |log q| gathers far out: on both sides of every component, for several encoder scales.
 
-    Attributes:
-        slope: Below 0 for a finite expectation; -inf where nothing is left.
-        words: Which component, side and scale.
+    Yields log10 of the factor from one decade to the next, below 0 for a finite expectation, and where that is; J = 1,
+    the encoder's location is 0.
     """
-
-    slope: float
-    words: str
-
-
-def tails(prior: Prior, words: str) -> Iterator[Tail]:
-    """Measure both sides of every component for several encoder scales, J = 1, the encoder's location 0."""
     decades = LAST_DECADE - FIRST_DECADE
     exponents = torch.linspace(FIRST_DECADE, LAST_DECADE, decades * POINTS + 1, dtype=torch.float64)[:-1]
     for k in range(prior.clusters):
-        centre, width = spread(prior, k)
+        centre, width = component_spread(prior, k)
         for side in (-1.0, 1.0):
             far = side * width * 10**exponents
             z = (centre + far).unsqueeze(1)
             log_p = component_density(prior, k, z)
             for raw in RAW_SCALES:
-                q = prior.encoder_distribution(torch.zeros_like(z), torch.full_like(z, raw))
-                log_q = q.log_prob(z)
+                log_q = prior.encoder_distribution(torch.zeros_like(z), torch.full_like(z, raw)).log_prob(z)
                 where = f"{words}, component {k}, z to {side * math.inf:g}, raw_scale {raw:g}"
-                yield Tail(slope(log_p, log_q, far, where), where)
+                yield slope(log_p, log_q, far, where), where
 
 
 def slope(log_p: Tensor, log_q: Tensor, far: Tensor, where: str) -> float:
-    """Return by how much log10 of the contribution of a decade grows, over the last eight or the last two."""
+    """Return by how much log10 of a decade's contribution grows from one to the next, over the last two or eight."""
     if bool(torch.isnan(log_p).any() | torch.isnan(log_q).any()):
         broken(f"{where}: log p or log q is NaN far out")
     # In logarithms, for p |log q| dz spans hundreds of decades; a p of exactly 0 contributes nothing.
@@ -124,28 +106,25 @@ def slope(log_p: Tensor, log_q: Tensor, far: Tensor, where: str) -> float:
     last = float(decades[-1])
     if last < NOTHING:
         return -math.inf
+    if not math.isfinite(last):
+        return math.inf
     return max((last - float(decades[-1 - back])) / back for back in (2, 8))
 
 
-@law("E_p |log q(z|x)| is finite: the tails of q are heavy enough")
+@ENCODER.add("E_p |log q(z|x)| is finite: the tails of q are heavy enough")
 @torch.no_grad()
 def finite_latent(case: PriorCase) -> str:
     prior = case.build(2, 1)
-    slowest = Tail(-math.inf, "")
-    found = list(tails(prior, "moved parameters"))
+    measured = list(tails(prior, "moved parameters"))
     for words, changed in shifted(prior, (-8.0, 8.0)):
-        found.extend(tails(changed, words))
-    for tail in found:
-        growth = 10.0**tail.slope
-        require(
-            tail.slope < SLOWEST,
-            f"it diverges: {tail.words}: a decade of |z| contributes {growth:.3g} times what the one before did; "
-            "choose a family for q(z|x) with tails as heavy as the prior's",
-        )
-        slowest = max(slowest, tail, key=lambda one: one.slope)
-    if slowest.slope == -math.inf:
+        measured.extend(tails(changed, words))
+    slowest, where = max(measured)
+    factor = 10.0**slowest
+    require(
+        slowest < SLOWEST,
+        f"it diverges: {where}: a decade of |z| contributes {factor:.3g} times what the one before did; "
+        "choose a family for q(z|x) with tails as heavy as the prior's",
+    )
+    if slowest == -math.inf:
         return f"nothing is left beyond 1e{LAST_DECADE} widths"
-    return f"a decade of |z| contributes at most {10.0**slowest.slope:.2g} times what the one before did"
-
-
-ENCODER: tuple[Law[PriorCase], ...] = (encoder_gradients, location, finite_latent)
+    return f"a decade of |z| contributes at most {factor:.2g} times what the one before did"

@@ -64,18 +64,18 @@ class SpectralLayer(Fusable):
         self.bias = nn.Parameter(torch.empty(shape[0]).uniform_(-bound, bound)) if bias else None
         self.register_buffer("u", F.normalize(torch.randn(shape[0]), dim=0, eps=EPS))
         self.register_buffer("v", F.normalize(torch.randn(fan_in), dim=0, eps=EPS))
-        for _ in range(WARM_UP):
-            self.power_iteration()
+        self.power_iteration(WARM_UP)
 
     @torch.no_grad()
-    def power_iteration(self) -> None:
-        """Advance u and v by one step towards the leading singular vectors of the weight."""
+    def power_iteration(self, steps: int = 1) -> None:
+        """Advance u and v towards the leading singular vectors of the weight."""
         matrix = self.weight.flatten(1)
-        # In place, and without F.normalize's copies: this runs a hundred times an iteration.
-        torch.mv(matrix.t(), self.u, out=self.v)
-        self.v.div_(torch.linalg.vector_norm(self.v).clamp_min_(EPS))
-        torch.mv(matrix, self.v, out=self.u)
-        self.u.div_(torch.linalg.vector_norm(self.u).clamp_min_(EPS))
+        for _ in range(steps):
+            # In place, and without F.normalize's copies: this runs a hundred times an iteration.
+            torch.mv(matrix.t(), self.u, out=self.v)
+            self.v.div_(torch.linalg.vector_norm(self.v).clamp_min_(EPS))
+            torch.mv(matrix, self.v, out=self.u)
+            self.u.div_(torch.linalg.vector_norm(self.u).clamp_min_(EPS))
 
     def spectral_norm(self) -> Tensor:
         """Return sigma = u^T W v, a scalar, in the precision of the weight, under mixed precision too."""
@@ -212,8 +212,7 @@ def power_iteration(network: nn.Module, steps: int = 1) -> None:
     """
     for layer in network.modules():
         if isinstance(layer, SpectralLayer) and not layer.in_forward:
-            for _ in range(steps):
-                layer.power_iteration()
+            layer.power_iteration(steps)
 
 
 def layers_by_shape(network: nn.Module) -> list[list[SpectralLayer]]:

@@ -91,7 +91,9 @@ class Model:
         averaged: list[Tensor] = list(self.averaged.parameters())
         live: list[Tensor] = list(self.networks.generator.parameters())
         torch._foreach_lerp_(averaged, live, 1 - decay)
-        torch._foreach_copy_(list(self.averaged.buffers()), list(self.networks.generator.buffers()))
+        buffers = list(self.averaged.buffers())
+        if buffers:  # an operation on a list refuses an empty one
+            torch._foreach_copy_(buffers, list(self.networks.generator.buffers()))
 
 
 @contextlib.contextmanager

@@ -15,7 +15,14 @@ random states are left as they were.
 
 from __future__ import annotations
 
-from mpcc.core.testing.checks import check_architecture, check_dataset, check_metric, check_prior, examine
+from mpcc.core.testing.checks import (
+    check_architecture,
+    check_dataset,
+    check_metric,
+    check_objective,
+    check_prior,
+    examine,
+)
 from mpcc.core.testing.report import ContractViolation, Report
 
 __all__ = [
@@ -24,6 +31,7 @@ __all__ = [
     "check_architecture",
     "check_dataset",
     "check_metric",
+    "check_objective",
     "check_prior",
     "examine",
 ]

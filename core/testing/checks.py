@@ -8,13 +8,14 @@ from typing import Any
 
 import attrs
 
-from mpcc.core.contracts import Architecture, Dataset, Metric, Prior
+from mpcc.core.contracts import Architecture, Dataset, Metric, Objective, Prior
 from mpcc.core.registry import Entry, Registry, load_registry
 from mpcc.core.testing.architectures import ARCHITECTURE_LAWS, ArchitectureCase
 from mpcc.core.testing.cases import Case
 from mpcc.core.testing.datasets import DATASET_LAWS, DatasetCase
 from mpcc.core.testing.fast_networks import FAST_LAWS
 from mpcc.core.testing.metrics import METRIC_LAWS, MetricCase
+from mpcc.core.testing.objectives import OBJECTIVE_LAWS, ObjectiveCase
 from mpcc.core.testing.prior.cases import PriorCase
 from mpcc.core.testing.prior.gradients import GRADIENTS
 from mpcc.core.testing.prior.numerics import NUMERICS
@@ -24,7 +25,7 @@ from mpcc.core.testing.prior.tails import ENCODER
 from mpcc.core.testing.registration import REGISTRATION_LAWS, default_options
 from mpcc.core.testing.report import ContractViolation, Law, Report, examine_laws
 
-__all__ = ["check_architecture", "check_dataset", "check_metric", "check_prior", "examine"]
+__all__ = ["check_architecture", "check_dataset", "check_metric", "check_objective", "check_prior", "examine"]
 
 # What a plugin of each kind is built as, and its laws in the order of the report.
 KINDS: dict[str, tuple[type[Case[Any]], Sequence[Law[Any]]]] = {
@@ -32,6 +33,7 @@ KINDS: dict[str, tuple[type[Case[Any]], Sequence[Law[Any]]]] = {
     "architecture": (ArchitectureCase, [*ARCHITECTURE_LAWS, *FAST_LAWS]),
     "dataset": (DatasetCase, DATASET_LAWS),
     "metric": (MetricCase, METRIC_LAWS),
+    "objective": (ObjectiveCase, OBJECTIVE_LAWS),
 }
 
 
@@ -108,6 +110,25 @@ def check_metric(metric: str | type[Metric], options: Any = None, *, seed: int =
     return verdict("metric", metric, options, seed=seed)
 
 
+def check_objective(objective: str | type[Objective], options: Any = None, *, seed: int = 0) -> Report:
+    """Check an objective: its rows, which parts they train, whether both engines agree.
+
+    Arguments:
+        objective: A registered name, or a class whose constructor takes ``(options,)``.
+        options: As for `check_prior`.
+        seed: Of everything random.
+
+    Raises:
+        ContractViolation: If a law is broken, listing all that are broken.
+        InvalidInput: If there is no such name, or two plugins claim it.
+
+    Example:
+        >>> check_objective("mpcc").passed
+        True
+    """
+    return verdict("objective", objective, options, seed=seed)
+
+
 def examine(
     kind: str,
     name: str,
@@ -121,7 +142,7 @@ def examine(
     """Examine a registered plugin; one that cannot be loaded, or lacks its files, gets a report that says so.
 
     Arguments:
-        kind: ``prior``, ``architecture``, ``dataset`` or ``metric``.
+        kind: ``prior``, ``architecture``, ``dataset``, ``metric`` or ``objective``.
         name: A registered name.
         registry: Where it is looked up.
         options: An instance of its options class; the registered defaults if it is None.

@@ -155,39 +155,26 @@ def describe(registry: Registry, config: RunConfig) -> None:
     Raises:
         InvalidInput: If the parts don't fit each other.
     """
-    from mpcc.core.images.augmentation import Augmentation
-    from mpcc.core.method.entropy import EntropyPolicy
-    from mpcc.core.method.phases import phases_of
     from mpcc.core.registry.attribution import attributed
-    from mpcc.core.reporting.summary import summarise
-    from mpcc.core.run.assembly import known_metrics, load_data, schedule_of
+    from mpcc.core.run.assembly import augmentation, known_metrics, load_data, make_architecture, make_prior
+    from mpcc.core.run.network_summary import network_summary
 
-    entries = {section: registry.entry(kind, getattr(config, section).name) for section, kind in SECTIONS.items()}
-    settings = config.run
+    settings, entry = config.run, registry.entry("dataset", config.data.name)
     with attributed(used(registry, config)):
         known_metrics(registry, settings.metrics)
-        architecture = entries["arch"].load()(config.arch.options)
-        Augmentation(settings.augment_crop, settings.augment_flip).check(architecture.image_size)
-        prior = entries["prior"].load()(settings.clusters, settings.latent_dim, config.prior.options)
-        entropy = EntropyPolicy.of(prior, settings.entropy, settings.entropy_samples)
-        dataset = entries["data"].load()(config.data.options)
-        channels = dataset.channels
+        augmentation(settings).check(make_architecture(registry, config).image_size)
+        # A prior that cannot be made is an error, whether or not there are images.
+        make_prior(registry, config)
+        channels = entry.load()(config.data.options).channels
         if channels is None:
             # Nothing is fetched for a dry run, and one without data still shows the configuration.
             offline = attrs.evolve(config, run=attrs.evolve(settings, download=False))
             try:
-                channels = load_data(dataset, architecture, entries["data"].described(), offline).images.shape[1]
+                channels = load_data(registry, offline).images.shape[1]
             except InvalidInput as error:
                 print(f"\n# networks not described: {error}")
                 return
-        summary = summarise(
-            architecture,
-            prior,
-            entropy=entropy,
-            channels=channels,
-            schedule=schedule_of(settings),
-            phases=phases_of(entries["objective"].load()(config.objective.options)),
-        )
+        summary = network_summary(registry, config, channels)
     print("\n" + "\n".join(f"# {line}".rstrip() for line in summary.lines()))
 
 

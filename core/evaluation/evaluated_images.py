@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from mpcc.core.contracts import EvaluatedImages, Evaluation, FeatureRequest, ImageSet
 from mpcc.core.method.model import Model, standing_generator, to_pixels, to_unit_range
-from mpcc.core.system.randomness import own_randomness
+from mpcc.core.system.randomness import own_randomness, random_states, restore_random_states
 
 __all__ = ["EVALUATION_BATCH", "ModelImages"]
 
@@ -59,7 +60,7 @@ class ModelImages(EvaluatedImages):
         self._passes = passes
         self._batch = batch
         self._seed = seed
-        self._standing: tuple[nn.Module, list[Tensor]] | None = None
+        self._standing: tuple[nn.Module, dict[str, Any]] | None = None
         self._errors: tuple[Tensor, Tensor] | None = None
 
     @contextlib.contextmanager
@@ -71,16 +72,10 @@ class ModelImages(EvaluatedImages):
         with torch.no_grad(), own_randomness(self._seed, self.device):
             if self._standing is None:
                 generator = standing_generator(self.model.averaged, self.model.prior, self._passes, self._batch)
-                self._standing = generator, self._random_states()
+                self._standing = generator, random_states()
             generator, states = self._standing
-            torch.set_rng_state(states[0])
-            if self.device.type == "cuda":
-                torch.cuda.set_rng_state(states[1], self.device)
+            restore_random_states(states)
             yield generator
-
-    def _random_states(self) -> list[Tensor]:
-        cuda = [torch.cuda.get_rng_state(self.device)] if self.device.type == "cuda" else []
-        return [torch.get_rng_state(), *cuda]
 
     def pixels(self, chosen: Tensor) -> Tensor:
         """Return some of the evaluated images, uint8, (n, D, R, R), by their numbers in 0..N-1, shape (n,)."""

@@ -1,4 +1,4 @@
-"""What a run is put together from: device, metrics, and checks that the parts fit each other and the past."""
+"""The parts of a run, each made from a configuration by one function, and checks that they fit each other."""
 
 from __future__ import annotations
 
@@ -7,17 +7,108 @@ from typing import Any
 
 import attrs
 import torch
+from torch import Tensor
 
 from mpcc.core.config import RESUMABLE, RunConfig, RunSettings, options
-from mpcc.core.contracts import Architecture, Dataset, FeatureRequest, ImageSet, Metric
+from mpcc.core.contracts import Architecture, Dataset, FeatureRequest, ImageSet, ImageSource, Metric, Prior
+from mpcc.core.engines.choice import choose_engine
 from mpcc.core.errors import InvalidInput, PluginError, unknown_name
+from mpcc.core.images.augmentation import Augmentation
+from mpcc.core.images.stream import ImageStream
+from mpcc.core.method.entropy import EntropyPolicy
+from mpcc.core.method.model import Model
+from mpcc.core.method.phases import Afterwards, Phase, phases_of
 from mpcc.core.method.schedule import Schedule
+from mpcc.core.method.terms import TermWeights
+from mpcc.core.method.training import Trainer
 from mpcc.core.registry import Registry
 
 __all__ = [
-    *("check_fit", "check_images", "choose_device", "choose_metrics"),
-    *("differences", "known_metrics", "load_data", "read_data", "schedule_of"),
+    *("augmentation", "build_model", "build_trainer", "check_fit", "check_images", "choose_device", "choose_metrics"),
+    *(
+        "differences",
+        "known_metrics",
+        "load_data",
+        "make_architecture",
+        "make_phases",
+        "make_prior",
+        "read_data",
+        "schedule_of",
+    ),
 ]
+
+
+def make_architecture(registry: Registry, config: RunConfig) -> Architecture:
+    """Return the architecture of a configuration."""
+    architecture: Architecture = registry.entry("architecture", config.arch.name).load()(config.arch.options)
+    return architecture
+
+
+def make_prior(registry: Registry, config: RunConfig) -> tuple[Prior, EntropyPolicy]:
+    """Return the prior of a configuration, on the CPU, and where the entropies of its components come from.
+
+    Raises:
+        InvalidInput: If the prior does not have the entropies that are asked for.
+    """
+    settings = config.run
+    prior: Prior = registry.entry("prior", config.prior.name).load()(
+        settings.clusters, settings.latent_dim, config.prior.options
+    )
+    return prior, EntropyPolicy.of(prior, settings.entropy, settings.entropy_samples)
+
+
+def build_model(registry: Registry, config: RunConfig, channels: int, device: torch.device) -> Model:
+    """Build the prior and the networks of a configuration; their first weights come from torch's random state.
+
+    Arguments:
+        registry: Where the plugins are.
+        config: Names and options.
+        channels: D, of the images.
+        device: Where the weights will be.
+
+    Raises:
+        InvalidInput: If the plugins cannot be built for these numbers.
+        PluginError: If a part has a parameter that is not to be trained, or weights on another device.
+    """
+    prior, entropy = make_prior(registry, config)
+    networks = make_architecture(registry, config).build(config.run.clusters, config.run.latent_dim, channels)
+    return Model.assemble(prior, networks, device, entropy)
+
+
+def make_phases(registry: Registry, config: RunConfig) -> tuple[Phase | Afterwards, ...]:
+    """Return the rows of an iteration, of the objective of a configuration."""
+    return phases_of(registry.entry("objective", config.objective.name).load()(config.objective.options))
+
+
+def augmentation(settings: RunSettings) -> Augmentation:
+    """Return what happens to real images in training."""
+    return Augmentation(settings.augment_crop, settings.augment_flip)
+
+
+def build_trainer(registry: Registry, config: RunConfig, model: Model, images: Tensor | ImageSource) -> Trainer:
+    """Return what trains a model on images, with the objective and under the engine that a configuration chooses.
+
+    Raises:
+        InvalidInput: If there are fewer images than a batch has, or the engine cannot run here.
+    """
+    settings, (channels, size) = config.run, images.shape[1:3]
+    published = TermWeights.published(channels, size, settings.latent_dim)
+    weights = attrs.evolve(
+        published,
+        latent=published.latent if settings.latent_weight is None else settings.latent_weight,
+        membership=settings.membership_weight,
+        entropy=published.entropy if settings.entropy_weight is None else settings.entropy_weight,
+    )
+    stream = ImageStream(
+        images,
+        settings.batch,
+        settings.seed,
+        augmentation=augmentation(settings),
+        workers=settings.workers,
+        device=model.device,
+    )
+    engine, phases = choose_engine(settings, model.device), make_phases(registry, config)
+    return Trainer(model, stream, schedule_of(settings), weights, engine, phases)
 
 
 def choose_device(name: str) -> torch.device:
@@ -95,35 +186,33 @@ def make_metric(registry: Registry, name: str) -> Metric:
     return metric
 
 
-def load_data(dataset: Dataset, architecture: Architecture, described: str, config: RunConfig) -> ImageSet:
+def load_data(registry: Registry, config: RunConfig) -> ImageSet:
     """Read the images of a run and check that they suit it.
 
-    Arguments:
-        dataset: What reads them.
-        architecture: What takes them.
-        described: The data set, for errors.
-        config: The run's.
-
     Raises:
-        InvalidInput: If they cannot be read or don't fit.
+        InvalidInput: If they cannot be read or don't fit, or are fewer than the clusters.
         PluginError: If the data set breaks its contract.
     """
-    data = read_data(dataset, architecture, described, config)
+    described = registry.entry("dataset", config.data.name).described()
+    data, architecture = read_data(registry, config), make_architecture(registry, config)
     check_images(data, architecture, described, config)
     return data
 
 
-def read_data(dataset: Dataset, architecture: Architecture, described: str, config: RunConfig) -> ImageSet:
-    """Read images, unchecked.
+def read_data(registry: Registry, config: RunConfig) -> ImageSet:
+    """Read the images of a run, unchecked.
 
     Raises:
         InvalidInput: If they cannot be read.
     """
+    entry = registry.entry("dataset", config.data.name)
+    dataset: Dataset = entry.load()(config.data.options)
     try:
-        return dataset.load(architecture.image_size, config.run.data_root, config.run.download)
+        size = make_architecture(registry, config).image_size
+        return dataset.load(size, config.run.data_root, config.run.download)
     except OSError as error:
         named = f" {error.filename}" if error.filename else ""
-        raise InvalidInput(f"{described}: cannot read{named}: {error.strerror or error}") from error
+        raise InvalidInput(f"{entry.described()}: cannot read{named}: {error.strerror or error}") from error
 
 
 def check_images(data: ImageSet, architecture: Architecture, described: str, config: RunConfig) -> None:

@@ -9,7 +9,6 @@ continues it; TensorBoard's event files lie beside them. Nothing is written anyw
 from __future__ import annotations
 
 import contextlib
-import csv
 import datetime
 import io
 import json
@@ -25,13 +24,14 @@ from PIL import Image
 from torch import Tensor
 
 from mpcc.core.config import RunConfig
-from mpcc.core.contracts import Evaluation, ImageSet
 from mpcc.core.errors import InvalidInput, OutOfResources
 from mpcc.core.evaluation.confusion import confusion_sheet
 from mpcc.core.evaluation.findings import Findings
+from mpcc.core.evaluation.inference import Prediction
 from mpcc.core.evaluation.sheets import reconstruction_sheet, sample_sheet
+from mpcc.core.storage.prediction_files import AssignmentTable, write_rows
 from mpcc.core.system.resources import disk_errors, no_room
-from mpcc.core.system.whole_files import write_whole
+from mpcc.core.system.whole_files import taken, whole_file, write_whole
 
 __all__ = ["RunFolder"]
 
@@ -65,7 +65,7 @@ class RunFolder:
             now = datetime.datetime.now(tz=datetime.UTC).astimezone()
             path = Path("runs") / f"{config.data.name}-{config.prior.name}-{now:%Y%m%d-%H%M%S}"
         try:
-            if out is not None and (path.exists() or path.is_symlink()):
+            if out is not None and taken(path):
                 is_run = (path / "config.toml").is_file()
                 choice = f"continue it with --resume {path}, or choose" if is_run else "choose"
                 raise InvalidInput(
@@ -249,42 +249,19 @@ class RunFolder:
         """Write the pictures and tables of an evaluation; each file is replaced as a whole."""
         self.write_picture("samples", sample_sheet(findings.pictures))
         self.write_picture("reconstructions", reconstruction_sheet(findings.pictures))
-        self.write_assignments(findings.data, findings.indices, findings.evaluation, findings.images.known_errors())
+        with whole_file(self.path / "assignments.csv") as file:
+            table = AssignmentTable(file, findings.data, paths=True)
+            prediction = Prediction(findings.evaluation.locations, findings.evaluation.posterior)
+            table.write(prediction, findings.indices, findings.images.known_errors())
         self.write_posterior(findings.evaluation.posterior)
         if findings.confusion is not None:
             self.write_table("confusion", findings.confusion.rows())
             self.write_picture("confusion", confusion_sheet(findings.confusion))
 
-    def write_assignments(
-        self, data: ImageSet, indices: Tensor, evaluation: Evaluation, errors: Tensor | None = None
-    ) -> None:
-        """Write ``assignments.csv``: index, path, cluster, confidence; reconstruction_error, label if there are any.
-
-        Arguments:
-            data: Paths and names of classes.
-            indices: The evaluated images, shape (N,).
-            evaluation: Their clusters and labels.
-            errors: Of their reconstructions, shape (N,), or None.
-        """
-        columns: dict[str, Sequence[Any]] = {
-            "index": indices.tolist(),
-            "path": [data.paths[index] if data.paths else "" for index in indices.tolist()],
-            "cluster": evaluation.assignments.tolist(),
-            "confidence": [f"{value:.6f}" for value in evaluation.posterior.max(dim=1).values.tolist()],
-        }
-        if errors is not None:
-            columns["reconstruction_error"] = [f"{value:.6g}" for value in errors.tolist()]
-        if evaluation.labels is not None:
-            labels = evaluation.labels.tolist()
-            columns["label"] = [data.class_names[label] if data.class_names else label for label in labels]
-        self.write_table("assignments", [list(columns), *zip(*columns.values(), strict=True)])
-
     def write_table(self, name: str, rows: Sequence[Sequence[Any]]) -> None:
         """Write a table as CSV, its header first."""
-        text = io.StringIO(newline="")
-        csv.writer(text, lineterminator="\n").writerows(rows)
-        # File names need not be valid text; what isn't is written as the bytes that it was.
-        write_whole(self.path / f"{name}.csv", text.getvalue().encode("utf-8", "surrogateescape"))
+        with whole_file(self.path / f"{name}.csv") as file:
+            write_rows(file, rows)
 
     def write_weights(self, part: str, content: bytes) -> None:
         """Write ``<part>.safetensors``."""
@@ -306,7 +283,7 @@ class RunFolder:
 def free(path: Path) -> Path:
     """Return the path, with a number at its end if there is something of that name."""
     chosen, count = path, 1
-    while chosen.exists() or chosen.is_symlink():
+    while taken(chosen):
         count += 1
         chosen = path.with_name(f"{path.name}-{count}")
     return chosen

@@ -210,7 +210,7 @@ def train(registry: Registry, config: RunConfig, out: Path | None, resume: Path 
                 held.enter_context(folder.locked())
             print(f"{description}; run folder {folder.path}", file=sys.stderr)
             with memory_errors("training", lower), attributed(plugins):
-                results = execute(run, folder, checkpoints, resumed=resume is not None)
+                results = execute(run, folder, checkpoints, resumed=resume is not None, bar=True)
         except Stopped as stop:
             print(f"mpcc-run: {stop}", file=sys.stderr)
             return EXIT_INTERRUPTED

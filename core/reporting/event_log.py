@@ -1,4 +1,4 @@
-"""What a run tells while it runs and in the end: TensorBoard tags, picture sheets.
+"""TensorBoard events of a run: curves, histograms, pictures and texts.
 
 Tags, in one table:
 
@@ -25,15 +25,23 @@ tag                         value
 
 from __future__ import annotations
 
+import contextlib
+import itertools
+import logging
+import operator
+import os
 import re
-import sys
-import threading
+import socket
+import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any
 
 import torch
-from torch.utils.tensorboard import SummaryWriter
+from tensorboard.compat.proto.event_pb2 import Event, SessionLog
+from tensorboard.summary.writer.record_writer import RecordWriter
+from torch import Tensor
+from torch.utils.tensorboard import summary
 
 from mpcc.core.contracts import Prior
 from mpcc.core.evaluation.confusion import Confusion, confusion_sheet
@@ -47,9 +55,24 @@ if TYPE_CHECKING:
 
 __all__ = ["EventLog"]
 
+logger = logging.getLogger(__name__)
+
+VERSION = "brain.Event:2"
+# Names of files differ by it, when a process opens several in a second.
+NUMBERS = itertools.count()
+# The edges of a histogram's bins grow by a tenth, on both sides of 0.
+EDGES = list(
+    itertools.takewhile(
+        lambda edge: edge < 1e20, itertools.accumulate(itertools.repeat(1.1), operator.mul, initial=1e-12)
+    )
+)
+BINS = [*(-edge for edge in reversed(EDGES)), 0, *EDGES]
+
 
 class EventLog:
-    """TensorBoard events of one run.
+    """TensorBoard events of one run, each on its way to the disk when the call returns.
+
+    The first time that the system refuses to write, a warning says so, and nothing more is written.
 
     Arguments:
         folder: The run folder.
@@ -105,12 +128,12 @@ class EventLog:
 
     def pictures(self, step: int, pictures: Pictures) -> None:
         """Write both picture sheets."""
-        self._add("add_image", "samples", sample_sheet(pictures), step)
-        self._add("add_image", "reconstructions", reconstruction_sheet(pictures), step)
+        self._picture("samples", sample_sheet(pictures), step)
+        self._picture("reconstructions", reconstruction_sheet(pictures), step)
 
     def confusion(self, step: int, confusion: Confusion) -> None:
         """Write the heat map of classes against clusters."""
-        self._add("add_image", "confusion", confusion_sheet(confusion), step)
+        self._picture("confusion", confusion_sheet(confusion), step)
 
     @torch.no_grad()
     def prior(self, step: int, prior: Prior) -> None:
@@ -121,69 +144,61 @@ class EventLog:
             if value.numel() == 1:
                 self._scalar(f"prior/{name}", value.item(), step)
             else:
-                self._add("add_histogram", f"prior/{name}", value.cpu(), step)
+                self._add(step, summary.histogram(f"prior/{name}", value.cpu(), BINS))
 
     def note(self, name: str, text: str, step: int = 0) -> None:
         """Write a line of text that a reader of the curves has to know."""
-        self._add("add_text", name, text, step)
+        self._add(step, summary.text(name, text))
 
     def restarted(self, step: int, reason: str) -> None:
         """Hide what was written from a step on: training has gone back to before it."""
-        self._add("flush")
-        self._add("close")
+        self.close()
         self._open(step)
         self.note("restart", reason, step)
 
-    def flush(self) -> None:
-        """Write what is buffered."""
-        self._add("flush")
-
     def close(self) -> None:
-        """Write what is buffered and end."""
-        self._add("flush")
-        self._add("close")
+        """End."""
+        if self._file is not None:
+            with contextlib.suppress(OSError):
+                self._file.close()
+        self._file = None
 
     def _open(self, purge_step: int | None) -> None:
-        self._writer: SummaryWriter | None = None
-        threading.excepthook = without_event_writers
+        name = f"events.out.tfevents.{int(time.time()):010d}.{socket.gethostname()}.{os.getpid()}.{next(NUMBERS)}"
+        self._file: IO[bytes] | None = None
         try:
-            self._writer = SummaryWriter(str(self._folder), purge_step=purge_step)
+            self._file = (self._folder / name).open("wb")
         except OSError as error:
             self._give_up(error)
+        self._write(Event(file_version=VERSION))
+        if purge_step is not None:
+            self._write(Event(step=purge_step, session_log=SessionLog(status=SessionLog.START)))
 
-    def _add(self, method: str, *arguments: Any) -> None:
-        """Call a method of the writer; the first time that the system refuses to write, it is the last one."""
-        if self._writer is None:
+    def _scalar(self, tag: str, value: float, step: int) -> None:
+        self._add(step, summary.scalar(tag, value))
+
+    def _picture(self, tag: str, picture: Tensor, step: int) -> None:
+        self._add(step, summary.image(tag, picture, dataformats="CHW"))
+
+    def _add(self, step: int, content: Any) -> None:
+        self._write(Event(step=step, summary=content))
+
+    def _write(self, event: Event) -> None:
+        if self._file is None:
             return
+        event.wall_time = time.time()
         try:
-            getattr(self._writer, method)(*arguments)
+            RecordWriter(self._file).write(event.SerializeToString())
+            self._file.flush()
         except OSError as error:
             self._give_up(error)
 
     def _give_up(self, error: OSError) -> None:
-        self._writer = None
-        print(
-            f"warning: TensorBoard events could not be written: {error.strerror or error}; "
-            "the run goes on without them",
-            file=sys.stderr,
+        self.close()
+        logger.warning(
+            "warning: TensorBoard events could not be written: %s; the run goes on without them",
+            error.strerror or error,
         )
-
-    def _scalar(self, tag: str, value: float, step: int) -> None:
-        self._add("add_scalar", tag, value, step)
-
-
-def without_event_writers(failure: threading.ExceptHookArgs) -> None:
-    """Say what happened in a thread, as Python does, but for event writers that the system refuses to write.
-
-    Those hand their error on to `EventLog`, and would print a traceback beside.
-    """
-    if not (failure.exc_type is not None and issubclass(failure.exc_type, OSError) and is_event_writer(failure.thread)):
-        threading.__excepthook__(failure)
-
-
-def is_event_writer(thread: threading.Thread | None) -> bool:
-    """Return whether a thread is one of TensorBoard's."""
-    return thread is not None and type(thread).__module__.startswith("tensorboard.")
 
 
 def legal(name: str) -> str:

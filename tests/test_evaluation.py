@@ -22,10 +22,10 @@ from mpcc.core.evaluation.evaluation import (
     draw_pictures,
     evaluate,
     left_out,
-    own_randomness,
     score,
 )
 from mpcc.core.method.model import Model, standing_generator, to_pixels, to_unit_range
+from mpcc.core.system.randomness import own_randomness
 from mpcc.plugins.architectures.biggan import BigGAN8
 from mpcc.plugins.architectures.options import BigGANOptions
 from mpcc.plugins.priors.gmm import GaussianMixture

@@ -96,7 +96,7 @@ class ImageStream:
     def _read_ahead(self) -> Tensor:
         if self._ahead is None:
             # The order has just moved on to the batch that is wanted: the workers begin one before it.
-            ahead = self._order.copy(before_last=True)
+            ahead = self._order.one_batch_ago()
             self._ahead = read_ahead(self._images, EndlessOrder(ahead), self._workers)
         try:
             return next(self._ahead)
@@ -148,10 +148,10 @@ class BatchOrder:
         self.position += self._batch
         return self._permutation[self.position - self._batch : self.position]
 
-    def copy(self, *, before_last: bool) -> BatchOrder:
-        """Return one that stands where this one does, or one batch before."""
+    def one_batch_ago(self) -> BatchOrder:
+        """Return one that stands a batch before this one."""
         made = BatchOrder(self._count, self._batch, self._seed)
-        made.seek(self.epoch, self.position - self._batch * before_last)
+        made.seek(self.epoch, self.position - self._batch)
         return made
 
 

@@ -28,7 +28,6 @@ from __future__ import annotations
 import contextlib
 import itertools
 import logging
-import operator
 import os
 import re
 import socket
@@ -44,8 +43,7 @@ from torch import Tensor
 from torch.utils.tensorboard import summary
 
 from mpcc.core.contracts import Prior
-from mpcc.core.evaluation.confusion import Confusion, confusion_sheet
-from mpcc.core.evaluation.evaluation import Pictures
+from mpcc.core.evaluation.confusion import confusion_sheet
 from mpcc.core.evaluation.sheets import reconstruction_sheet, sample_sheet
 
 if TYPE_CHECKING:
@@ -60,12 +58,8 @@ logger = logging.getLogger(__name__)
 VERSION = "brain.Event:2"
 # Names of files differ by it, when a process opens several in a second.
 NUMBERS = itertools.count()
-# The edges of a histogram's bins grow by a tenth, on both sides of 0.
-EDGES = list(
-    itertools.takewhile(
-        lambda edge: edge < 1e20, itertools.accumulate(itertools.repeat(1.1), operator.mul, initial=1e-12)
-    )
-)
+# The edges of a histogram's bins grow by a tenth, on both sides of 0, up to 1e20.
+EDGES = list(itertools.accumulate(range(773), lambda edge, _: edge * 1.1, initial=1e-12))
 BINS = [*(-edge for edge in reversed(EDGES)), 0, *EDGES]
 
 
@@ -112,9 +106,10 @@ class EventLog:
         """Write everything that an evaluation finds."""
         self.scores(step, scores, findings.used)
         self.prior(step, prior)
-        self.pictures(step, findings.pictures)
+        self._picture("samples", sample_sheet(findings.pictures), step)
+        self._picture("reconstructions", reconstruction_sheet(findings.pictures), step)
         if findings.confusion is not None:
-            self.confusion(step, findings.confusion)
+            self._picture("confusion", confusion_sheet(findings.confusion), step)
         for name, value in health.items():
             self._scalar(f"health/{name}", value, step)
         for warning in warnings:
@@ -125,15 +120,6 @@ class EventLog:
         for name, value in scores.items():
             self._scalar(f"metrics/{legal(name)}", value, step)
         self._scalar("clusters/used", clusters_used, step)
-
-    def pictures(self, step: int, pictures: Pictures) -> None:
-        """Write both picture sheets."""
-        self._picture("samples", sample_sheet(pictures), step)
-        self._picture("reconstructions", reconstruction_sheet(pictures), step)
-
-    def confusion(self, step: int, confusion: Confusion) -> None:
-        """Write the heat map of classes against clusters."""
-        self._picture("confusion", confusion_sheet(confusion), step)
 
     @torch.no_grad()
     def prior(self, step: int, prior: Prior) -> None:

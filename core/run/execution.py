@@ -77,7 +77,7 @@ class Execution:
         self.settings = run.config.run
         self.trainer = run.trainer
         start = self.trainer.iteration
-        with disk_errors(folder.path):
+        with disk_errors(f"{folder.path} could not be written"):
             folder.cut_metrics(start)
             folder.write_config(run.config)
             if run.data.skipped:

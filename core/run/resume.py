@@ -87,13 +87,10 @@ def go_back(run: Run, checkpoints: KeptCheckpoints) -> tuple[int | None, list[st
     state, _, broken = checkpoints.load()
     if state is None:
         return None, broken
+    # Time does not go back, and best.pt has that evaluation, whatever the run does from here.
     best = None if run.best is None else run.best.plain()
-    clock = run.started, run.evaluation_seconds, run.restarts
-    restore(run, state)
-    run.started, run.evaluation_seconds, run.restarts = clock
-    if run.best is not None:
-        # best.pt has that evaluation, whatever the run does from here.
-        run.best.restore(best)
+    clock = {"seconds": run.seconds, "evaluation_seconds": run.evaluation_seconds}
+    restore(run, state | clock | {"restarts": run.restarts, "best": best})
     return run.trainer.iteration, broken
 
 

@@ -103,8 +103,7 @@ class Saving:
             OutOfResources: If it could not be saved.
         """
         stopped = f"stopped at iteration {self.run.trainer.iteration}"
-        if self._unsaved is not None:
-            raise self._not_saved(f"{stopped}, which could not be saved")
+        self._check_saved(f"{stopped}, which could not be saved")
         return f"{stopped}; continue with: mpcc-run --resume {self._quoted}"
 
     def check_end(self) -> None:
@@ -113,8 +112,7 @@ class Saving:
         Raises:
             OutOfResources: If it is not.
         """
-        if self._unsaved is not None:
-            raise self._not_saved("the last checkpoint could not be written")
+        self._check_saved("the last checkpoint could not be written")
         if self._unwritten is not None:
             raise OutOfResources(
                 f"the results could not be written: {self._unwritten}; {self.kept('the run is saved')}; "
@@ -125,12 +123,14 @@ class Saving:
     def _quoted(self) -> str:
         return shlex.quote(str(self.folder.path))
 
-    def _not_saved(self, what: str) -> OutOfResources:
-        """Make the error for an end that is not on the disk: why, what is there, how to go on."""
+    def _check_saved(self, failure: str) -> None:
+        """Raise an error if the last checkpoint is not on the disk: why, what is there, how to go on."""
+        if self._unsaved is None:
+            return
         if self.checkpoints.kept is not None:
             there = f"{self.kept('free space')}; continue with: mpcc-run --resume {self._quoted}"
         elif self._evaluated and self._unwritten is None:
             there = f"there is no other one, but the results are in {self._quoted}"
         else:
             there = "there is no other one: free space and start anew"
-        return OutOfResources(f"{what}: {self._unsaved}; {there}")
+        raise OutOfResources(f"{failure}: {self._unsaved}; {there}")

@@ -57,9 +57,11 @@ class KeptCheckpoints:
 
     def older(self) -> list[Path]:
         """Return those before the newest, the newest of them first."""
-        numbers = {path: OLDER.fullmatch(path.name) for path in self.folder.glob("iteration-*.pt")}
-        found = {int(match[1]): path for path, match in numbers.items() if match}
-        return [found[iteration] for iteration in sorted(found, reverse=True)]
+        return [path for _, path in sorted(self._numbered().items(), reverse=True)]
+
+    def _numbered(self) -> dict[int, Path]:
+        matches = {path: OLDER.fullmatch(path.name) for path in self.folder.glob("iteration-*.pt")}
+        return {int(match[1]): path for path, match in matches.items() if match}
 
     def save(self, state: dict[str, Any], *, best: bool = False) -> None:
         """Save a state as the newest checkpoint; the one that was the newest becomes an older one.
@@ -136,7 +138,6 @@ class KeptCheckpoints:
 
     def forget_after(self, iteration: int) -> None:
         """Remove older checkpoints that lie after an iteration: a run that went back there goes another way."""
-        for path in self.older():
-            match = OLDER.fullmatch(path.name)
-            if match and int(match[1]) > iteration:
+        for number, path in self._numbered().items():
+            if number > iteration:
                 path.unlink(missing_ok=True)

@@ -24,13 +24,13 @@ from PIL import Image
 from torch import Tensor
 
 from mpcc.core.config import RunConfig
-from mpcc.core.errors import InvalidInput, OutOfResources
+from mpcc.core.errors import InvalidInput
 from mpcc.core.evaluation.confusion import confusion_sheet
 from mpcc.core.evaluation.findings import Findings
 from mpcc.core.evaluation.inference import Prediction
 from mpcc.core.evaluation.sheets import reconstruction_sheet, sample_sheet
 from mpcc.core.storage.prediction_files import AssignmentTable, write_rows
-from mpcc.core.system.resources import disk_errors, no_room
+from mpcc.core.system.resources import disk_errors
 from mpcc.core.system.whole_files import taken, whole_file, write_whole
 
 __all__ = ["RunFolder"]
@@ -64,7 +64,7 @@ class RunFolder:
         if path is None:
             now = datetime.datetime.now(tz=datetime.UTC).astimezone()
             path = Path("runs") / f"{config.data.name}-{config.prior.name}-{now:%Y%m%d-%H%M%S}"
-        try:
+        with disk_errors(f"run folder {path} cannot be made"):
             if out is not None and taken(path):
                 is_run = (path / "config.toml").is_file()
                 choice = f"continue it with --resume {path}, or choose" if is_run else "choose"
@@ -77,8 +77,6 @@ class RunFolder:
                 parent = parent.parent
             if not parent.is_dir():
                 raise InvalidInput(f"run folder {path} cannot be made: {parent} is not a directory")
-        except OSError as error:
-            raise cannot_be_made(path, error) from error
         if not os.access(parent, os.W_OK | os.X_OK):
             raise InvalidInput(f"run folder {path} cannot be made: {parent} is not writable")
         return cls(path, named=out is not None)
@@ -109,23 +107,22 @@ class RunFolder:
             InvalidInput: If that fails, or another process was quicker.
             OutOfResources: If there is no room.
         """
-        try:
-            for parent in reversed(self.path.absolute().parents):
-                if not parent.exists():
-                    parent.mkdir(exist_ok=True)
-                    self._made.append(parent)
-            if not self._named:
-                self.path = free(self.path)
-            self.path.mkdir()
-        except FileExistsError as error:
-            if self._named or not self.path.is_dir():
+        with disk_errors(f"run folder {self.path} cannot be made"):
+            try:
+                for parent in reversed(self.path.absolute().parents):
+                    if not parent.exists():
+                        parent.mkdir(exist_ok=True)
+                        self._made.append(parent)
+                if not self._named:
+                    self.path = free(self.path)
+                self.path.mkdir()
+            except OSError as error:
+                if isinstance(error, FileExistsError) and not self._named and self.path.is_dir():
+                    # Another run, started within the same second, has taken the name since.
+                    self.create()
+                    return
                 self._remove_parents()
-                raise cannot_be_made(self.path, error) from error
-            # Another run, started within the same second, has taken the name since.
-            self.create()
-        except OSError as error:
-            self._remove_parents()
-            raise cannot_be_made(self.path, error) from error
+                raise
 
     @contextlib.contextmanager
     def filled(self) -> Iterator[None]:
@@ -137,7 +134,7 @@ class RunFolder:
         """
         self.create()
         try:
-            with disk_errors(self.path):
+            with disk_errors(f"{self.path} could not be written"):
                 yield
         except BaseException:
             self.discard()
@@ -175,7 +172,7 @@ class RunFolder:
             OutOfResources: If there is no room for the file.
         """
         lock = FileLock(self.path / ".lock", timeout=0)
-        with disk_errors(self.path):
+        with disk_errors(f"{self.path} could not be written"):
             try:
                 lock.acquire()
             except Timeout as error:
@@ -287,11 +284,3 @@ def free(path: Path) -> Path:
         count += 1
         chosen = path.with_name(f"{path.name}-{count}")
     return chosen
-
-
-def cannot_be_made(path: Path, error: OSError) -> InvalidInput | OutOfResources:
-    """Make the error for a run folder that the system refuses."""
-    text = f"run folder {path} cannot be made: {error.strerror}"
-    if no_room(error):
-        return OutOfResources(f"{text}; free space there")
-    return InvalidInput(f"{text}; expected a path that can be written")

@@ -75,6 +75,7 @@ class EventLog:
 
     def __init__(self, folder: Path, purge_step: int | None = None) -> None:
         self._folder = folder
+        self._file: IO[bytes] | None = None
         self._open(purge_step)
 
     def losses(
@@ -130,11 +131,11 @@ class EventLog:
             if value.numel() == 1:
                 self._scalar(f"prior/{name}", value.item(), step)
             else:
-                self._add(step, summary.histogram(f"prior/{name}", value.cpu(), BINS))
+                self._add(step, summary.histogram(f"prior/{name}", value.cpu(), BINS))  # type: ignore[no-untyped-call]
 
     def note(self, name: str, text: str, step: int = 0) -> None:
         """Write a line of text that a reader of the curves has to know."""
-        self._add(step, summary.text(name, text))
+        self._add(step, summary.text(name, text))  # type: ignore[no-untyped-call]
 
     def restarted(self, step: int, reason: str) -> None:
         """Hide what was written from a step on: training has gone back to before it."""
@@ -151,7 +152,6 @@ class EventLog:
 
     def _open(self, purge_step: int | None) -> None:
         name = f"events.out.tfevents.{int(time.time()):010d}.{socket.gethostname()}.{os.getpid()}.{next(NUMBERS)}"
-        self._file: IO[bytes] | None = None
         try:
             self._file = (self._folder / name).open("wb")
         except OSError as error:
@@ -161,10 +161,10 @@ class EventLog:
             self._write(Event(step=purge_step, session_log=SessionLog(status=SessionLog.START)))
 
     def _scalar(self, tag: str, value: float, step: int) -> None:
-        self._add(step, summary.scalar(tag, value))
+        self._add(step, summary.scalar(tag, value))  # type: ignore[no-untyped-call]
 
     def _picture(self, tag: str, picture: Tensor, step: int) -> None:
-        self._add(step, summary.image(tag, picture, dataformats="CHW"))
+        self._add(step, summary.image(tag, picture, dataformats="CHW"))  # type: ignore[no-untyped-call]
 
     def _add(self, step: int, content: Any) -> None:
         self._write(Event(step=step, summary=content))

@@ -25,16 +25,8 @@ from mpcc.core.registry import Registry
 
 __all__ = [
     *("augmentation", "build_model", "build_trainer", "check_fit", "check_images", "choose_device", "choose_metrics"),
-    *(
-        "differences",
-        "known_metrics",
-        "load_data",
-        "make_architecture",
-        "make_phases",
-        "make_prior",
-        "read_data",
-        "schedule_of",
-    ),
+    *("differences", "known_metrics", "load_data", "make_architecture", "make_phases", "make_prior", "read_data"),
+    "schedule_of",
 ]
 
 

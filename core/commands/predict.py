@@ -67,7 +67,7 @@ def predict_run(words: list[str]) -> int:
     import torch
 
     from mpcc.core.registry.attribution import attributed
-    from mpcc.core.run.assembly import check_fit, choose_device, make_architecture, read_data
+    from mpcc.core.run.assembly import choose_device, load_data
     from mpcc.core.run.saved_run import trained_model
     from mpcc.core.storage.checkpoint import load_checkpoint
     from mpcc.core.system.resources import memory_errors
@@ -81,8 +81,7 @@ def predict_run(words: list[str]) -> int:
     with memory_errors("predicting", remedies), attributed(used(found, config)):
         model = trained_model(found, config, state, source, computing)
         entry = found.entry("dataset", config.data.name)
-        images = read_data(found, config)
-        check_fit(images, make_architecture(found, config), entry.described(), config)
+        images = load_data(found, config, training=False)
         if images.images.shape[1] != state["images"][1]:
             raise InvalidInput(
                 f"{entry.described()} gave images with {images.images.shape[1]} channels: expected "

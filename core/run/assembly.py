@@ -24,9 +24,8 @@ from mpcc.core.method.training import Trainer
 from mpcc.core.registry import Registry
 
 __all__ = [
-    *("augmentation", "build_model", "build_trainer", "check_fit", "check_images", "choose_device", "choose_metrics"),
-    *("differences", "known_metrics", "load_data", "make_architecture", "make_phases", "make_prior", "read_data"),
-    "schedule_of",
+    *("augmentation", "build_model", "build_trainer", "check_images", "choose_device", "choose_metrics", "differences"),
+    *("known_metrics", "load_data", "make_architecture", "make_phases", "make_prior", "schedule_of"),
 ]
 
 
@@ -178,33 +177,27 @@ def make_metric(registry: Registry, name: str) -> Metric:
     return metric
 
 
-def load_data(registry: Registry, config: RunConfig) -> ImageSet:
-    """Read the images of a run and check that they suit it.
+def load_data(registry: Registry, config: RunConfig, *, training: bool = True) -> ImageSet:
+    """Read the images of a configuration and check that they suit it.
+
+    Arguments:
+        registry: Where the plugins are.
+        config: Names and options.
+        training: Whether they are trained on, and have to be enough for that.
 
     Raises:
-        InvalidInput: If they cannot be read or don't fit, or are fewer than the clusters.
+        InvalidInput: If they cannot be read, don't fit, or are too few.
         PluginError: If the data set breaks its contract.
     """
-    described = registry.entry("dataset", config.data.name).described()
-    data, architecture = read_data(registry, config), make_architecture(registry, config)
-    check_images(data, architecture, described, config)
-    return data
-
-
-def read_data(registry: Registry, config: RunConfig) -> ImageSet:
-    """Read the images of a run, unchecked.
-
-    Raises:
-        InvalidInput: If they cannot be read.
-    """
-    entry = registry.entry("dataset", config.data.name)
+    entry, architecture = registry.entry("dataset", config.data.name), make_architecture(registry, config)
     dataset: Dataset = entry.load()(config.data.options)
     try:
-        size = make_architecture(registry, config).image_size
-        return dataset.load(size, config.run.data_root, config.run.download)
+        data = dataset.load(architecture.image_size, config.run.data_root, config.run.download)
     except OSError as error:
         named = f" {error.filename}" if error.filename else ""
         raise InvalidInput(f"{entry.described()}: cannot read{named}: {error.strerror or error}") from error
+    (check_images if training else check_fit)(data, architecture, entry.described(), config)
+    return data
 
 
 def check_images(data: ImageSet, architecture: Architecture, described: str, config: RunConfig) -> None:

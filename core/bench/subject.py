@@ -21,7 +21,7 @@ from mpcc.core.evaluation.inference import predictions
 from mpcc.core.method.model import Model
 from mpcc.core.registry import Entry, Registry
 from mpcc.core.reporting.summary import Summary
-from mpcc.core.run.assembly import load_data, make_architecture
+from mpcc.core.run.assembly import load_data, make
 from mpcc.core.run.network_summary import network_summary
 from mpcc.core.run.run import Run
 
@@ -133,8 +133,8 @@ class Subject:
             config: Its values.
             reading: Whether its images are wanted themselves, not just their shape.
         """
-        architecture = make_architecture(registry, config)
-        dataset: Dataset = registry.entry("dataset", config.data.name).load()(config.data.options)
+        architecture = make(registry, config, "arch")
+        dataset: Dataset = make(registry, config, "data")
         data, missing = None, ""
         if reading or dataset.channels is None:
             try:
@@ -149,7 +149,7 @@ class Subject:
     @property
     def shape(self) -> tuple[int, int, int]:
         """(D, R, R)."""
-        size = make_architecture(self.registry, self.config).image_size
+        size = make(self.registry, self.config, "arch").image_size
         return self.channels, size, size
 
     def assemble(self, engine: str) -> Run:

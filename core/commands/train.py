@@ -79,14 +79,10 @@ class RunFlags(PluginFiles):
             raise InvalidInput(
                 "--resume continues with the run's own configuration: leave out --config, --preset and --compat"
             )
-        path = self.resume / "config.toml"
-        try:
-            found = path.is_file()
-        except OSError as error:
-            raise InvalidInput(f"--resume {self.resume}: cannot be read: {error.strerror}") from error
-        if not found:
-            raise InvalidInput(f"--resume {self.resume}: expected a run folder with config.toml")
-        return read_config(path)
+        # Only a run that is resumed needs what this imports.
+        from mpcc.core.run.saved_run import config_file
+
+        return read_config(config_file(self.resume, f"--resume {self.resume}"))
 
 
 def run_command(arguments: list[str]) -> int:
@@ -156,16 +152,16 @@ def describe(registry: Registry, config: RunConfig) -> None:
         InvalidInput: If the parts don't fit each other.
     """
     from mpcc.core.registry.attribution import attributed
-    from mpcc.core.run.assembly import augmentation, known_metrics, load_data, make_architecture, make_prior
+    from mpcc.core.run.assembly import augmentation, known_metrics, load_data, make, make_prior
     from mpcc.core.run.network_summary import network_summary
 
-    settings, entry = config.run, registry.entry("dataset", config.data.name)
+    settings = config.run
     with attributed(used(registry, config)):
         known_metrics(registry, settings.metrics)
-        augmentation(settings).check(make_architecture(registry, config).image_size)
+        augmentation(settings).check(make(registry, config, "arch").image_size)
         # A prior that cannot be made is an error, whether or not there are images.
         make_prior(registry, config)
-        channels = entry.load()(config.data.options).channels
+        channels = make(registry, config, "data").channels
         if channels is None:
             # Nothing is fetched for a dry run, and one without data still shows the configuration.
             offline = attrs.evolve(config, run=attrs.evolve(settings, download=False))

@@ -6,6 +6,7 @@ import contextlib
 from collections.abc import Iterator
 from typing import Any
 
+import attrs
 import torch
 from torch import Tensor, nn
 
@@ -19,6 +20,7 @@ __all__ = ["EVALUATION_BATCH", "ModelImages"]
 EVALUATION_BATCH = 256
 
 
+@attrs.define(eq=False, slots=False)
 class ModelImages(EvaluatedImages):
     """What a model makes of the evaluated images, and what it makes up.
 
@@ -36,32 +38,22 @@ class ModelImages(EvaluatedImages):
         seed: The same seed gives the same latent noise, so that evaluations can be compared over time.
     """
 
-    def __init__(
-        self,
-        model: Model,
-        data: ImageSet,
-        indices: Tensor,
-        evaluation: Evaluation,
-        *,
-        request: FeatureRequest,
-        passes: int,
-        batch: int,
-        seed: int,
-    ) -> None:
-        self.model = model
-        self.device = model.device
-        self.request = request
-        self.cache: dict[str, object] = {}
-        self.record: dict[str, object] = {}
-        self._data = data
-        self._indices = indices
-        self._locations = evaluation.locations
-        self._clusters = evaluation.assignments
-        self._passes = passes
-        self._batch = batch
-        self._seed = seed
-        self._standing: tuple[nn.Module, dict[str, Any]] | None = None
-        self._errors: tuple[Tensor, Tensor] | None = None
+    model: Model
+    _data: ImageSet
+    _indices: Tensor
+    _evaluation: Evaluation
+    request: FeatureRequest = attrs.field(kw_only=True)
+    _passes: int = attrs.field(kw_only=True)
+    _batch: int = attrs.field(kw_only=True)
+    _seed: int = attrs.field(kw_only=True)
+    cache: dict[str, object] = attrs.field(factory=dict, init=False)
+    record: dict[str, object] = attrs.field(factory=dict, init=False)
+    _standing: tuple[nn.Module, dict[str, Any]] | None = attrs.field(default=None, init=False)
+    _errors: tuple[Tensor, Tensor] | None = attrs.field(default=None, init=False)
+
+    def __attrs_post_init__(self) -> None:
+        """Say where the networks are."""
+        self.device = self.model.device
 
     @contextlib.contextmanager
     def standing(self) -> Iterator[nn.Module]:
@@ -88,8 +80,8 @@ class ModelImages(EvaluatedImages):
             generator: From `standing`.
             chosen: Numbers in 0..N-1, shape (n,).
         """
-        z = self._locations[chosen].to(self.device)
-        images: Tensor = generator(self.model.prior.input_map(z), self._clusters[chosen].to(self.device))
+        z = self._evaluation.locations[chosen].to(self.device)
+        images: Tensor = generator(self.model.prior.input_map(z), self._evaluation.assignments[chosen].to(self.device))
         return images
 
     def real(self) -> Iterator[Tensor]:

@@ -75,6 +75,7 @@ class EventLog:
 
     def __init__(self, folder: Path, purge_step: int | None = None) -> None:
         self._folder = folder
+        self._path: Path | None = None
         self._file: IO[bytes] | None = None
         self._open(purge_step)
 
@@ -148,14 +149,11 @@ class EventLog:
         if self._file is not None:
             with contextlib.suppress(OSError):
                 self._file.close()
-        self._file = None
+        self._path = self._file = None
 
     def _open(self, purge_step: int | None) -> None:
         name = f"events.out.tfevents.{int(time.time()):010d}.{socket.gethostname()}.{os.getpid()}.{next(NUMBERS)}"
-        try:
-            self._file = (self._folder / name).open("wb")
-        except OSError as error:
-            self._give_up(error)
+        self._path = self._folder / name
         self._write(Event(file_version=VERSION))
         if purge_step is not None:
             self._write(Event(step=purge_step, session_log=SessionLog(status=SessionLog.START)))
@@ -170,21 +168,17 @@ class EventLog:
         self._write(Event(step=step, summary=content))
 
     def _write(self, event: Event) -> None:
-        if self._file is None:
+        if self._path is None:
             return
         event.wall_time = time.time()
         try:
+            self._file = self._file or self._path.open("wb")
             RecordWriter(self._file).write(event.SerializeToString())
             self._file.flush()
         except OSError as error:
-            self._give_up(error)
-
-    def _give_up(self, error: OSError) -> None:
-        self.close()
-        logger.warning(
-            "warning: TensorBoard events could not be written: %s; the run goes on without them",
-            error.strerror or error,
-        )
+            self.close()
+            text = "warning: TensorBoard events could not be written: %s; the run goes on without them"
+            logger.warning(text, error.strerror or error)
 
 
 def legal(name: str) -> str:

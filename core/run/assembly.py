@@ -9,7 +9,7 @@ import attrs
 import torch
 from torch import Tensor
 
-from mpcc.core.config import RESUMABLE, RunConfig, RunSettings, options
+from mpcc.core.config import RESUMABLE, SECTIONS, RunConfig, RunSettings, options
 from mpcc.core.contracts import Architecture, Dataset, FeatureRequest, ImageSet, ImageSource, Metric, Prior
 from mpcc.core.engines.choice import choose_engine
 from mpcc.core.errors import InvalidInput, PluginError, unknown_name
@@ -17,7 +17,7 @@ from mpcc.core.images.augmentation import Augmentation
 from mpcc.core.images.stream import ImageStream
 from mpcc.core.method.entropy import EntropyPolicy
 from mpcc.core.method.model import Model
-from mpcc.core.method.phases import Afterwards, Phase, phases_of
+from mpcc.core.method.phases import phases_of
 from mpcc.core.method.schedule import Schedule
 from mpcc.core.method.terms import TermWeights
 from mpcc.core.method.training import Trainer
@@ -25,14 +25,21 @@ from mpcc.core.registry import Registry
 
 __all__ = [
     *("augmentation", "build_model", "build_trainer", "check_images", "choose_device", "choose_metrics", "differences"),
-    *("known_metrics", "load_data", "make_architecture", "make_phases", "make_prior", "schedule_of"),
+    *("known_metrics", "load_data", "make", "make_prior", "schedule_of"),
 ]
 
 
-def make_architecture(registry: Registry, config: RunConfig) -> Architecture:
-    """Return the architecture of a configuration."""
-    architecture: Architecture = registry.entry("architecture", config.arch.name).load()(config.arch.options)
-    return architecture
+def make(registry: Registry, config: RunConfig, section: str, *numbers: int) -> Any:
+    """Return the plugin that a section of a configuration chooses, such as ``arch``.
+
+    Arguments:
+        registry: Where the plugins are.
+        config: Names and options.
+        section: Of the configuration.
+        numbers: What a plugin of this kind takes before its options.
+    """
+    choice = getattr(config, section)
+    return registry.entry(SECTIONS[section], choice.name).load()(*numbers, choice.options)
 
 
 def make_prior(registry: Registry, config: RunConfig) -> tuple[Prior, EntropyPolicy]:
@@ -42,9 +49,7 @@ def make_prior(registry: Registry, config: RunConfig) -> tuple[Prior, EntropyPol
         InvalidInput: If the prior does not have the entropies that are asked for.
     """
     settings = config.run
-    prior: Prior = registry.entry("prior", config.prior.name).load()(
-        settings.clusters, settings.latent_dim, config.prior.options
-    )
+    prior: Prior = make(registry, config, "prior", settings.clusters, settings.latent_dim)
     return prior, EntropyPolicy.of(prior, settings.entropy, settings.entropy_samples)
 
 
@@ -62,13 +67,9 @@ def build_model(registry: Registry, config: RunConfig, channels: int, device: to
         PluginError: If a part has a parameter that is not to be trained, or weights on another device.
     """
     prior, entropy = make_prior(registry, config)
-    networks = make_architecture(registry, config).build(config.run.clusters, config.run.latent_dim, channels)
+    architecture: Architecture = make(registry, config, "arch")
+    networks = architecture.build(config.run.clusters, config.run.latent_dim, channels)
     return Model.assemble(prior, networks, device, entropy)
-
-
-def make_phases(registry: Registry, config: RunConfig) -> tuple[Phase | Afterwards, ...]:
-    """Return the rows of an iteration, of the objective of a configuration."""
-    return phases_of(registry.entry("objective", config.objective.name).load()(config.objective.options))
 
 
 def augmentation(settings: RunSettings) -> Augmentation:
@@ -98,7 +99,7 @@ def build_trainer(registry: Registry, config: RunConfig, model: Model, images: T
         workers=settings.workers,
         device=model.device,
     )
-    engine, phases = choose_engine(settings, model.device), make_phases(registry, config)
+    engine, phases = choose_engine(settings, model.device), phases_of(make(registry, config, "objective"))
     return Trainer(model, stream, schedule_of(settings), weights, engine, phases)
 
 
@@ -189,14 +190,14 @@ def load_data(registry: Registry, config: RunConfig, *, training: bool = True) -
         InvalidInput: If they cannot be read, don't fit, or are too few.
         PluginError: If the data set breaks its contract.
     """
-    entry, architecture = registry.entry("dataset", config.data.name), make_architecture(registry, config)
-    dataset: Dataset = entry.load()(config.data.options)
+    described, architecture = registry.entry("dataset", config.data.name).described(), make(registry, config, "arch")
+    dataset: Dataset = make(registry, config, "data")
     try:
         data = dataset.load(architecture.image_size, config.run.data_root, config.run.download)
     except OSError as error:
         named = f" {error.filename}" if error.filename else ""
-        raise InvalidInput(f"{entry.described()}: cannot read{named}: {error.strerror or error}") from error
-    (check_images if training else check_fit)(data, architecture, entry.described(), config)
+        raise InvalidInput(f"{described}: cannot read{named}: {error.strerror or error}") from error
+    (check_images if training else check_fit)(data, architecture, described, config)
     return data
 
 

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from mpcc.core.config import RunConfig
+from mpcc.core.method.phases import phases_of
 from mpcc.core.registry import Registry
 from mpcc.core.reporting.summary import Summary, summarise
-from mpcc.core.run.assembly import make_architecture, make_phases, make_prior, schedule_of
+from mpcc.core.run.assembly import make, make_prior, schedule_of
 
 __all__ = ["network_summary"]
 
@@ -18,10 +19,10 @@ def network_summary(registry: Registry, config: RunConfig, channels: int) -> Sum
     """
     prior, entropy = make_prior(registry, config)
     return summarise(
-        make_architecture(registry, config),
+        make(registry, config, "arch"),
         prior,
         channels=channels,
         schedule=schedule_of(config.run),
-        phases=make_phases(registry, config),
+        phases=phases_of(make(registry, config, "objective")),
         entropy=entropy,
     )

@@ -18,25 +18,38 @@ if TYPE_CHECKING:
 
     from mpcc.core.method.model import Model
 
-__all__ = ["check_checkpoint", "run_layer", "take_weights", "trained_model", "warn_of_changes"]
+__all__ = ["check_checkpoint", "config_file", "run_layer", "take_weights", "trained_model", "warn_of_changes"]
 
 logger = logging.getLogger(__name__)
+
+
+def config_file(run: Path, named: str) -> Path:
+    """Return the file of a run's configuration.
+
+    Arguments:
+        run: The run folder.
+        named: What the user called it, for errors.
+
+    Raises:
+        InvalidInput: If the folder does not hold a run.
+    """
+    path = run / "config.toml"
+    try:
+        if path.is_file():
+            return path
+        wrong = "expected a run folder" if run.is_dir() else "no such run folder: expected one"
+    except OSError as error:
+        raise InvalidInput(f"{named}: cannot be read: {error.strerror}") from error
+    raise InvalidInput(f"{named}: {wrong}, with config.toml and checkpoints/last.pt")
 
 
 def run_layer(run: Path) -> Layer:
     """Read the configuration of a run folder.
 
     Raises:
-        InvalidInput: If the folder is none of a run.
+        InvalidInput: If the folder does not hold a run.
     """
-    path = run / "config.toml"
-    try:
-        if not run.is_dir():
-            raise InvalidInput(f"{run}: no such run folder")
-        if not path.is_file():
-            raise InvalidInput(f"{run}: expected a run folder, with config.toml and checkpoints/last.pt")
-    except OSError as error:
-        raise InvalidInput(f"{run}: cannot be read: {error.strerror}") from error
+    path = config_file(run, str(run))
     try:
         return read_config(path)
     except InvalidInput as error:

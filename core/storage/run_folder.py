@@ -86,19 +86,11 @@ class RunFolder:
         """Open the folder of an earlier run.
 
         Raises:
-            InvalidInput: If it does not exist or holds no run.
+            InvalidInput: If it cannot be written.
         """
-        folder = cls(path)
-        try:
-            if not path.is_dir():
-                raise InvalidInput(f"--resume {path}: no such run folder")
-            if not folder.config.is_file():
-                raise InvalidInput(f"--resume {path}: expected a run folder with {folder.config.name}")
-        except OSError as error:
-            raise InvalidInput(f"--resume {path}: cannot be read: {error.strerror}") from error
         if not os.access(path, os.W_OK | os.X_OK):
             raise InvalidInput(f"--resume {path}: expected a folder that can be written")
-        return folder
+        return cls(path)
 
     def create(self) -> None:
         """Make the folder.

@@ -181,6 +181,24 @@ def core_imports(path: Path) -> Iterator[str]:
             yield name
 
 
+# `mpcc bench` has a room of its own, which prints its tables.
+PRINTING = {"commands", "bench"}
+# Each sets signals for the length of a run, or in a process of its own.
+SIGNALS = {"run/stop_requests.py", "images/read_ahead.py"}
+HOOKS = {"excepthook", "unraisablehook", "displayhook", "showwarning"}
+
+
+@every_core_file
+def test_the_library_logs_and_replaces_no_hook_of_the_process(path: Path) -> None:
+    tree = ast.parse(path.read_text())
+    calls = {called(node) for node in ast.walk(tree) if isinstance(node, ast.Call)}
+    targets = [target for node in ast.walk(tree) if isinstance(node, ast.Assign) for target in node.targets]
+    assert path.parent.name in PRINTING or "print" not in calls
+    assert not {target.attr for target in targets if isinstance(target, ast.Attribute)} & HOOKS
+    assert not calls & {"filterwarnings", "simplefilter"}
+    assert "signal" not in calls or path.relative_to(ROOT / "core").as_posix() in SIGNALS
+
+
 def test_listing_plugins_and_parsing_their_options_never_imports_torch() -> None:
     modules = ["mpcc.core", "mpcc.core.errors", "mpcc.core.hookspecs"]
     modules += [

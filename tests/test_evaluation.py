@@ -15,7 +15,6 @@ from torch import Tensor, nn
 
 from mpcc.core.contracts import Evaluation, FeatureRequest, ImageSet, Metric
 from mpcc.core.errors import PluginError
-from mpcc.core.evaluation import evaluated_images
 from mpcc.core.evaluation.evaluated_images import ModelImages
 from mpcc.core.evaluation.evaluation import (
     Pictures,
@@ -23,10 +22,10 @@ from mpcc.core.evaluation.evaluation import (
     draw_pictures,
     evaluate,
     left_out,
-    own_randomness,
     score,
 )
 from mpcc.core.method.model import Model, standing_generator, to_pixels, to_unit_range
+from mpcc.core.system.randomness import own_randomness
 from mpcc.plugins.architectures.biggan import BigGAN8
 from mpcc.plugins.architectures.options import BigGANOptions
 from mpcc.plugins.priors.gmm import GaussianMixture
@@ -315,21 +314,13 @@ def test_generated_images_are_fresh_ones_and_the_same_each_time() -> None:
     assert (samples - expected).abs().max() < 8
 
 
-def test_standing_statistics_are_computed_once_and_the_order_of_questions_does_not_matter(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def test_the_standing_generator_is_one_and_the_order_of_questions_does_not_matter() -> None:
     made, data = model(), image_set()
-    calls = []
-
-    def counted(*arguments: Any) -> nn.Module:
-        calls.append(1)
-        return standing_generator(*arguments)
-
-    monkeypatch.setattr(evaluated_images, "standing_generator", counted)
     found, seen = images(made, data)
     drawn = draw_pictures(found, seen)
     errors, generated = found.reconstruction_errors(), list(found.generated(10))
-    assert len(calls) == 1
+    with found.standing() as one, found.standing() as other:
+        assert one is other
     found, seen = images(made, data)
     assert torch.equal(torch.cat(generated), torch.cat([*found.generated(10)]))
     assert torch.equal(errors, found.reconstruction_errors())

@@ -16,7 +16,6 @@ from torch import Tensor
 
 from mpcc.core.commands import entry
 from mpcc.core.method.model import Model
-from mpcc.core.storage import run_folder
 from mpcc.core.storage.checkpoint import load_checkpoint, save_checkpoint
 from mpcc.plugins.architectures.biggan import BigGAN8
 from mpcc.plugins.architectures.options import BigGANOptions
@@ -248,17 +247,16 @@ def test_a_write_that_fails_or_is_interrupted_leaves_nothing(
     number: int | None,
     status: int,
 ) -> None:
-    write = run_folder.write_whole
+    replace = Path.replace
 
-    def failing(path: Path, content: bytes) -> None:
+    def failing(part: Path, path: Path) -> Path:
         if path.name != "discriminator.safetensors":
-            write(path, content)
-            return
+            return replace(part, path)
+        assert part.exists()
         assert (path.parent / "prior.safetensors").exists()
-        path.with_name(f"{path.name}.part").write_bytes(content[:10])
         raise KeyboardInterrupt if number is None else OSError(number, "it is so")
 
-    monkeypatch.setattr(run_folder, "write_whole", failing)
+    monkeypatch.setattr(Path, "replace", failing)
     before = sorted(tmp_path.rglob("*"))
     assert export(copy) == status
     err = capsys.readouterr().err

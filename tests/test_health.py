@@ -18,11 +18,13 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from torch.optim import Adam
 
 from mpcc.core.commands import entry
-from mpcc.core.method import training
 from mpcc.core.method.finite_guard import FiniteGuard
 from mpcc.core.method.objectives import Loss
+from mpcc.core.method.phases import MPCC, Phase
+from mpcc.core.method.training import Trainer
 from mpcc.core.reporting.symptoms import Vitals, symptoms
 from mpcc.core.storage.checkpoint import load_checkpoint
+from mpcc.plugins.objectives.mpcc import MatchingPriorsAndConditionals
 
 TINY = {
     **{"arch.width": 1, "batch": 10, "latent-dim": 3, "d-steps": 2, "e-steps": 2, "standing-passes": 1, "threads": 1},
@@ -65,32 +67,39 @@ Breaker = Callable[..., None]
 
 @pytest.fixture
 def broken(monkeypatch: pytest.MonkeyPatch) -> Breaker:
-    """Spoil the loss of a phase, or its gradients alone, in a certain call of it."""
+    """Spoil the loss of a network, or its gradients alone, in certain updates of it."""
 
-    def arrange(phase: str, *calls: int, gradient_only: bool = False) -> None:
-        right, count = getattr(training, f"{phase}_loss"), [0]
+    def arrange(network: str, *calls: int, gradient_only: bool = False) -> None:
+        count = [0]
 
-        def spoilt(model: Any, *arguments: Any) -> Loss:
-            loss: Loss = right(model, *arguments)
-            count[0] += 1
-            if count[0] not in calls:
-                return loss
-            # A square root has no slope at 0: its gradient is not finite where its value is.
-            steep = loss.objective + (0 * loss.objective).abs().sqrt()
-            return Loss(steep if gradient_only else loss.objective * math.nan, loss.terms)
+        def spoilt(right: Callable[..., Loss]) -> Callable[..., Loss]:
+            def wrong(*arguments: Any) -> Loss:
+                loss = right(*arguments)
+                count[0] += 1
+                if count[0] not in calls:
+                    return loss
+                # A square root has no slope at 0: its gradient is not finite where its value is.
+                steep = loss.objective + (0 * loss.objective).abs().sqrt()
+                return attrs.evolve(loss, objective=steep if gradient_only else loss.objective * math.nan)
 
-        monkeypatch.setattr(training, f"{phase}_loss", spoilt)
+            return wrong
+
+        rows = [
+            attrs.evolve(row, loss=spoilt(row.loss)) if isinstance(row, Phase) and row.advances == network else row
+            for row in MPCC
+        ]
+        monkeypatch.setattr(MatchingPriorsAndConditionals, "phases", lambda _: tuple(rows))
 
     return arrange
 
 
 @pytest.mark.parametrize("engine", ["fast", "plain"])
 @pytest.mark.parametrize(
-    ("phase", "call", "update", "parts"),
+    ("network", "call", "update", "phase"),
     [
-        ("discriminator", 10, 2, "the gradient of the discriminator"),
-        ("generator", 5, 3, "the gradient of the generator"),
-        ("encoder", 9, 4, "the gradient of the encoder"),
+        ("discriminator", 10, 2, "discriminator"),
+        ("generator", 5, 3, "generator and prior"),
+        ("encoder", 9, 4, "encoder and prior"),
     ],
 )
 def test_a_breakdown_names_the_update_and_leaves_the_parameters_before_it(
@@ -98,16 +107,16 @@ def test_a_breakdown_names_the_update_and_leaves_the_parameters_before_it(
     broken: Breaker,
     capsys: pytest.CaptureFixture[str],
     engine: str,
-    phase: str,
+    network: str,
     call: int,
     update: int,
-    parts: str,
+    phase: str,
 ) -> None:
-    broken(phase, call)
+    broken(network, call)
     # The log and the evaluations are rare: what is found is found in the iteration itself.
     assert tiny(tmp_path / "run", engine=engine, **{"log-every": 100}) == 3
     last = capsys.readouterr().err.splitlines()[-1]
-    assert f"the loss and {parts}" in last
+    assert f"the loss and the gradient of the {network}" in last
     assert f"are not finite in the {phase} step (update {update} of iteration 5): training has diverged" in last
     assert f"the last checkpoint is kept: {tmp_path / 'run' / 'checkpoints' / 'last.pt'} (iteration 4)" in last
     assert newest(tmp_path / "run")["iteration"] == 4
@@ -118,7 +127,9 @@ def test_a_gradient_that_is_not_finite_under_a_finite_loss_is_found(
 ) -> None:
     broken("generator", 3, gradient_only=True)
     assert tiny(tmp_path / "run") == 3
-    expected = "the gradient of the generator and the gradient of the prior are not finite in the generator step"
+    expected = (
+        "the gradient of the generator and the gradient of the prior are not finite in the generator and prior step"
+    )
     assert expected in capsys.readouterr().err.splitlines()[-1]
 
 
@@ -297,9 +308,9 @@ def test_a_sound_run_is_silent(tmp_path: Path, capsys: pytest.CaptureFixture[str
 def test_what_an_evaluation_says_of_health_is_the_same_after_a_resume(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    iterate = training.Trainer.iterate
+    iterate = Trainer.iterate
 
-    def killed(self: training.Trainer) -> dict[str, torch.Tensor]:
+    def killed(self: Trainer) -> dict[str, torch.Tensor]:
         if self.iteration == 5:
             raise KeyboardInterrupt
         return iterate(self)
@@ -307,7 +318,7 @@ def test_what_an_evaluation_says_of_health_is_the_same_after_a_resume(
     flags = {"eval-every": 4, "log-every": 1, "checkpoint-every": 1}
     assert tiny(tmp_path / "alone", **flags) == 0
     with monkeypatch.context() as patched:
-        patched.setattr(training.Trainer, "iterate", killed)
+        patched.setattr(Trainer, "iterate", killed)
         assert tiny(tmp_path / "killed", **flags) == 130
     assert run("--resume", tmp_path / "killed") == 0
     assert health(tmp_path / "killed") == health(tmp_path / "alone")
@@ -337,5 +348,5 @@ def test_a_restart_names_a_broken_checkpoint_and_keeps_the_divergence_if_all_are
     shutil.rmtree(tmp_path / "run")
     broken("encoder", 11)
     assert tiny(tmp_path / "run", "--on-nonfinite=restart-from-last") == 3
-    assert "not finite in the encoder step" in (last := capsys.readouterr().err.splitlines()[-1])
+    assert "not finite in the encoder and prior step" in (last := capsys.readouterr().err.splitlines()[-1])
     assert "there is nothing to restart from: no checkpoint can be read" in last

@@ -232,7 +232,7 @@ import sys
 from pathlib import Path
 import torch
 from test_inference import Synthetic, model
-from mpcc.core.inference import predictions
+from mpcc.core.evaluation.inference import predictions
 
 torch.set_num_threads(1)
 found = predictions(model(clusters=1000), Synthetic(int(sys.argv[1])))

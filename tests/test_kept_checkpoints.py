@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import IO
 
 import pytest
 import torch
 
 from mpcc.core.errors import InvalidInput
-from mpcc.core.storage import kept_checkpoints
 from mpcc.core.storage.checkpoint import BrokenCheckpoint, load_checkpoint
 from mpcc.core.storage.kept_checkpoints import KeptCheckpoints
 
@@ -45,11 +45,11 @@ def test_nothing_is_changed_by_a_save_that_fails(tmp_path: Path, monkeypatch: py
         checkpoints.save(state(iteration), best=True)
     before = held(tmp_path)
 
-    def full(path: Path, _: object) -> None:
-        path.write_bytes(b"half")
+    def full(_: object, file: IO[bytes]) -> None:
+        file.write(b"half")
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(kept_checkpoints, "write_checkpoint", full)
+    monkeypatch.setattr(torch, "save", full)
     for save in (checkpoints.save, checkpoints.save_best):
         with pytest.raises(OSError, match="No space"):
             save(state(4))

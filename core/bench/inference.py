@@ -19,10 +19,11 @@ from mpcc.core.bench.timing import Measured, Spread, interleaved
 from mpcc.core.contracts import ImageSource, Prior
 from mpcc.core.errors import InvalidInput
 from mpcc.core.evaluation.evaluated_images import EVALUATION_BATCH
-from mpcc.core.images.augmentation import Augmentation
 from mpcc.core.images.stream import ImageStream
 from mpcc.core.method.model import to_unit_range
+from mpcc.core.run.assembly import augmentation
 from mpcc.core.run.run import Run
+from mpcc.core.system.randomness import own_randomness
 
 __all__ = [
     "BATCHES",
@@ -71,9 +72,13 @@ def loading_figures(subject: Subject, rounds: int, device: torch.device) -> dict
     settings, (channels, size, _), missing = subject.config.run, subject.shape, subject.missing
 
     def stream_of(images: torch.Tensor | ImageSource) -> ImageStream:
-        augmentation = Augmentation(settings.augment_crop, settings.augment_flip)
         return ImageStream(
-            images, settings.batch, settings.seed, augmentation=augmentation, workers=settings.workers, device=device
+            images,
+            settings.batch,
+            settings.seed,
+            augmentation=augmentation(settings),
+            workers=settings.workers,
+            device=device,
         )
 
     images: torch.Tensor | ImageSource = random_images(max(SYNTHETIC_IMAGES, settings.batch), channels, size)
@@ -163,8 +168,7 @@ def posterior_figures(subject: Subject, device: torch.device) -> dict[str, Any]:
         prior: Prior = prior_class(clusters, latent_dim, config.prior.options)
         return prior.to(device).requires_grad_(False)
 
-    with torch.random.fork_rng(devices=[]), torch.no_grad():
-        torch.manual_seed(config.run.seed)
+    with own_randomness(config.run.seed, device), torch.no_grad():
         priors = {clusters: prior_of(clusters) for clusters in CLUSTERS}
         z = torch.randn(max(BATCHES), latent_dim, device=device)
         entropic = config.run.entropy != "monte-carlo" and priors[FIXED_CLUSTERS].entropy_kind != "none"

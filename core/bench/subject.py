@@ -15,15 +15,14 @@ import torch
 from torch import Tensor
 
 from mpcc.core.config import PluginChoice, RunConfig
-from mpcc.core.contracts import Architecture, Dataset, ImageSet, ImageSource
+from mpcc.core.contracts import Dataset, ImageSet, ImageSource
 from mpcc.core.errors import InvalidInput
 from mpcc.core.evaluation.inference import predictions
-from mpcc.core.method.entropy import EntropyPolicy
 from mpcc.core.method.model import Model
-from mpcc.core.method.phases import phases_of
 from mpcc.core.registry import Entry, Registry
-from mpcc.core.reporting.summary import Summary, summarise
-from mpcc.core.run.assembly import load_data, schedule_of
+from mpcc.core.reporting.summary import Summary
+from mpcc.core.run.assembly import load_data, make
+from mpcc.core.run.network_summary import network_summary
 from mpcc.core.run.run import Run
 
 __all__ = [
@@ -134,14 +133,13 @@ class Subject:
             config: Its values.
             reading: Whether its images are wanted themselves, not just their shape.
         """
-        entry = registry.entry("dataset", config.data.name)
-        architecture = build_architecture(registry, config)
-        dataset: Dataset = entry.load()(config.data.options)
+        architecture = make(registry, config, "arch")
+        dataset: Dataset = make(registry, config, "data")
         data, missing = None, ""
         if reading or dataset.channels is None:
             try:
                 offline = attrs.evolve(config, run=attrs.evolve(config.run, download=False))
-                data = load_data(dataset, architecture, entry.described(), offline)
+                data = load_data(registry, offline)
             except InvalidInput as error:
                 missing = str(error)
         possible = architecture.channels or (1,)
@@ -151,7 +149,7 @@ class Subject:
     @property
     def shape(self) -> tuple[int, int, int]:
         """(D, R, R)."""
-        size = build_architecture(self.registry, self.config).image_size
+        size = make(self.registry, self.config, "arch").image_size
         return self.channels, size, size
 
     def assemble(self, engine: str) -> Run:
@@ -175,26 +173,7 @@ class Subject:
 
     def summary(self) -> Summary:
         """Count the operations of an iteration."""
-        settings = self.config.run
-        prior = self.registry.entry("prior", self.config.prior.name).load()(
-            settings.clusters, settings.latent_dim, self.config.prior.options
-        )
-        return summarise(
-            build_architecture(self.registry, self.config),
-            prior,
-            channels=self.channels,
-            schedule=schedule_of(settings),
-            phases=phases_of(
-                self.registry.entry("objective", self.config.objective.name).load()(self.config.objective.options)
-            ),
-            entropy=EntropyPolicy.of(prior, settings.entropy, settings.entropy_samples),
-        )
-
-
-def build_architecture(registry: Registry, config: RunConfig) -> Architecture:
-    """Return the architecture of a configuration."""
-    architecture: Architecture = registry.entry("architecture", config.arch.name).load()(config.arch.options)
-    return architecture
+        return network_summary(self.registry, self.config, self.channels)
 
 
 def predict(model: Model, source: ImageSource) -> None:

@@ -16,6 +16,7 @@ from mpcc.core.config import Layer, RunConfig, RunSettings, environment_layer, r
 from mpcc.core.config.options import option
 from mpcc.core.errors import InvalidInput, unknown_name
 from mpcc.core.registry import Registry
+from mpcc.core.system.whole_files import check_new
 
 __all__ = ["ENGINES", "PARTS", "BenchFlags", "bench"]
 
@@ -140,10 +141,5 @@ def planned(out: Path | None) -> Path:
     if out is None:
         now = datetime.datetime.now(tz=datetime.UTC).astimezone()
         return Path("runs") / f"bench-{now:%Y%m%d-%H%M%S}"
-    try:
-        taken = out.exists() or out.is_symlink()
-    except OSError as error:
-        raise InvalidInput(f"--out {out}: cannot be made: {error.strerror}") from error
-    if taken:
-        raise InvalidInput(f"--out {out} already exists: expected a new folder")
+    check_new(out, "--out")
     return out

@@ -9,6 +9,7 @@ import sys
 import traceback
 from collections.abc import Callable, Sequence
 
+from mpcc.core.commands.messages import messages_shown
 from mpcc.core.commands.train import run_command
 from mpcc.core.errors import EXIT_INTERRUPTED, InvalidInput, OutOfResources, TrainingDiverged, unknown_name
 
@@ -60,7 +61,8 @@ def guarded(command: str, given: Sequence[str], action: Callable[[list[str]], in
         sys.stdout.reconfigure(errors="surrogateescape")
     try:
         try:
-            status = action([word for word in given if word != "--traceback"])
+            with messages_shown():
+                status = action([word for word in given if word != "--traceback"])
         except SystemExit as help_was_printed:
             status = int(help_was_printed.code or 0)
         # Here, not at the end of the interpreter, where a reader that has gone would be an error.

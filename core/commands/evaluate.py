@@ -10,8 +10,8 @@ import attrs
 from mpcc.core.commands.flags import Parser, PluginFiles, RunFiles
 from mpcc.core.config import Layer, RunSettings, environment_layer, resolve, used
 from mpcc.core.config.options import option
-from mpcc.core.errors import InvalidInput
 from mpcc.core.run.saved_run import check_checkpoint, run_layer
+from mpcc.core.system.whole_files import check_new
 
 __all__ = ["EvaluateFlags", "evaluate_run"]
 
@@ -40,8 +40,8 @@ def evaluate_run(words: list[str]) -> int:
     layer = run_layer(run)
     found = flags.load(layer)
     config = resolve(found, [environment_layer(), layer, Layer("flag", typed.tables)], "none")
-    if out is not None and (out.exists() or out.is_symlink()):
-        raise InvalidInput(f"--out {out} already exists: expected a new folder")
+    if out is not None:
+        check_new(out, "--out")
     # From here on torch is needed; everything above has been checked without it.
     from mpcc.core.evaluation.findings import find
     from mpcc.core.registry.attribution import attributed

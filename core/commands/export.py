@@ -14,6 +14,7 @@ from mpcc.core.config.options import option
 from mpcc.core.errors import InvalidInput
 from mpcc.core.run.saved_run import check_checkpoint, run_layer
 from mpcc.core.storage.checkpoint_contents import saved_config
+from mpcc.core.system.whole_files import check_new
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -46,7 +47,8 @@ def export_run(words: list[str]) -> int:
     flags = parser.read_all(words).make(ExportFlags)
     run, out, source = flags.run, flags.out, flags.source
     layer = run_layer(run)
-    check_new(out)
+    if out is not None:
+        check_new(out, "--out")
     # From here on torch is needed; everything above has been checked without it.
     try:
         from safetensors.torch import save
@@ -69,19 +71,6 @@ def export_run(words: list[str]) -> int:
     count = sum(tensor.numel() for tensors in weights.values() for tensor in tensors.values())
     print(f"{folder.path}: iteration {state['iteration']}, {len(weights)} files, {count:,} numbers")
     return 0
-
-
-def check_new(out: Path | None) -> None:
-    """Check that there is nothing yet where the folder is to be made.
-
-    Raises:
-        InvalidInput: If there is, or it cannot be said.
-    """
-    try:
-        if out is not None and (out.exists() or out.is_symlink()):
-            raise InvalidInput(f"--out {out} already exists: expected a new folder")
-    except OSError as error:
-        raise InvalidInput(f"--out {out} cannot be made: {error.strerror or error}") from error
 
 
 def separate(part: str, parts: Mapping[str, Any], source: Path) -> dict[str, Tensor]:

@@ -17,6 +17,7 @@ from mpcc.core.config.options import option
 from mpcc.core.errors import InvalidInput, TrainingDiverged
 from mpcc.core.registry import Registry
 from mpcc.core.run.saved_run import check_checkpoint, run_layer
+from mpcc.core.system.whole_files import check_new
 
 if TYPE_CHECKING:
     from mpcc.core.contracts import ImageSet
@@ -57,16 +58,16 @@ def predict_run(words: list[str]) -> int:
     own = inherited(found, layer, asked, from_defaults="name" in given) if asked else layer
     config = resolve(found, [environment_layer(), own, Layer("flag", {**typed.tables, "data": asked})], "none")
     table = out or run / "predictions.csv"
-    check_new(table, "--out")
+    check_new_file(table, "--out")
     if posterior is not None:
-        check_new(posterior, "--posterior")
+        check_new_file(posterior, "--posterior")
         if posterior.absolute() == table.absolute():
             raise InvalidInput(f"--posterior {posterior} is the file of --out, too: expected another one")
     # From here on torch is needed; everything above has been checked without it.
     import torch
 
     from mpcc.core.registry.attribution import attributed
-    from mpcc.core.run.assembly import check_fit, choose_device, read_data
+    from mpcc.core.run.assembly import choose_device, load_data
     from mpcc.core.run.saved_run import trained_model
     from mpcc.core.storage.checkpoint import load_checkpoint
     from mpcc.core.system.resources import memory_errors
@@ -78,11 +79,9 @@ def predict_run(words: list[str]) -> int:
     computing = choose_device(config.run.device)
     remedies = f"lower --batch {flags.batch}, choose --data.memory stream, where a set has it, or --device cpu"
     with memory_errors("predicting", remedies), attributed(used(found, config)):
-        architecture = found.entry("architecture", config.arch.name).load()(config.arch.options)
-        model = trained_model(found, config, architecture, state, source, computing)
+        model = trained_model(found, config, state, source, computing)
         entry = found.entry("dataset", config.data.name)
-        images = read_data(entry.load()(config.data.options), architecture, entry.described(), config)
-        check_fit(images, architecture, entry.described(), config)
+        images = load_data(found, config, training=False)
         if images.images.shape[1] != state["images"][1]:
             raise InvalidInput(
                 f"{entry.described()} gave images with {images.images.shape[1]} channels: expected "
@@ -95,7 +94,7 @@ def predict_run(words: list[str]) -> int:
     return 0
 
 
-def check_new(path: Path, flag: str) -> None:
+def check_new_file(path: Path, flag: str) -> None:
     """Check that a file can be made.
 
     Arguments:
@@ -105,13 +104,9 @@ def check_new(path: Path, flag: str) -> None:
     Raises:
         InvalidInput: If there is something of that name, or no folder to put it into.
     """
-    try:
-        if path.exists() or path.is_symlink():
-            raise InvalidInput(f"{flag} {path} already exists: expected a new file")
-        if not path.absolute().parent.is_dir():
-            raise InvalidInput(f"{flag} {path} cannot be written: {path.absolute().parent} is not a folder")
-    except OSError as error:
-        raise InvalidInput(f"{flag} {path} cannot be written: {error.strerror or error}") from error
+    check_new(path, flag, "file")
+    if not path.absolute().parent.is_dir():
+        raise InvalidInput(f"{flag} {path} cannot be written: {path.absolute().parent} is not a folder")
 
 
 def data_asked_for(registry: Registry, given: Mapping[str, Any], path: str | None) -> dict[str, Any]:

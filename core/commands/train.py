@@ -79,14 +79,10 @@ class RunFlags(PluginFiles):
             raise InvalidInput(
                 "--resume continues with the run's own configuration: leave out --config, --preset and --compat"
             )
-        path = self.resume / "config.toml"
-        try:
-            found = path.is_file()
-        except OSError as error:
-            raise InvalidInput(f"--resume {self.resume}: cannot be read: {error.strerror}") from error
-        if not found:
-            raise InvalidInput(f"--resume {self.resume}: expected a run folder with config.toml")
-        return read_config(path)
+        # Only a run that is resumed needs what this imports.
+        from mpcc.core.run.saved_run import config_file
+
+        return read_config(config_file(self.resume, f"--resume {self.resume}"))
 
 
 def run_command(arguments: list[str]) -> int:
@@ -155,39 +151,26 @@ def describe(registry: Registry, config: RunConfig) -> None:
     Raises:
         InvalidInput: If the parts don't fit each other.
     """
-    from mpcc.core.images.augmentation import Augmentation
-    from mpcc.core.method.entropy import EntropyPolicy
-    from mpcc.core.method.phases import phases_of
     from mpcc.core.registry.attribution import attributed
-    from mpcc.core.reporting.summary import summarise
-    from mpcc.core.run.assembly import known_metrics, load_data, schedule_of
+    from mpcc.core.run.assembly import augmentation, known_metrics, load_data, make, make_prior
+    from mpcc.core.run.network_summary import network_summary
 
-    entries = {section: registry.entry(kind, getattr(config, section).name) for section, kind in SECTIONS.items()}
     settings = config.run
     with attributed(used(registry, config)):
         known_metrics(registry, settings.metrics)
-        architecture = entries["arch"].load()(config.arch.options)
-        Augmentation(settings.augment_crop, settings.augment_flip).check(architecture.image_size)
-        prior = entries["prior"].load()(settings.clusters, settings.latent_dim, config.prior.options)
-        entropy = EntropyPolicy.of(prior, settings.entropy, settings.entropy_samples)
-        dataset = entries["data"].load()(config.data.options)
-        channels = dataset.channels
+        augmentation(settings).check(make(registry, config, "arch").image_size)
+        # A prior that cannot be made is an error, whether or not there are images.
+        make_prior(registry, config)
+        channels = make(registry, config, "data").channels
         if channels is None:
             # Nothing is fetched for a dry run, and one without data still shows the configuration.
             offline = attrs.evolve(config, run=attrs.evolve(settings, download=False))
             try:
-                channels = load_data(dataset, architecture, entries["data"].described(), offline).images.shape[1]
+                channels = load_data(registry, offline).images.shape[1]
             except InvalidInput as error:
                 print(f"\n# networks not described: {error}")
                 return
-        summary = summarise(
-            architecture,
-            prior,
-            entropy=entropy,
-            channels=channels,
-            schedule=schedule_of(settings),
-            phases=phases_of(entries["objective"].load()(config.objective.options)),
-        )
+        summary = network_summary(registry, config, channels)
     print("\n" + "\n".join(f"# {line}".rstrip() for line in summary.lines()))
 
 
@@ -223,7 +206,7 @@ def train(registry: Registry, config: RunConfig, out: Path | None, resume: Path 
                 held.enter_context(folder.locked())
             print(f"{description}; run folder {folder.path}", file=sys.stderr)
             with memory_errors("training", lower), attributed(plugins):
-                results = execute(run, folder, checkpoints, resumed=resume is not None)
+                results = execute(run, folder, checkpoints, resumed=resume is not None, bar=True)
         except Stopped as stop:
             print(f"mpcc-run: {stop}", file=sys.stderr)
             return EXIT_INTERRUPTED

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator
+from typing import Any
 
+import attrs
 import torch
 from torch import Tensor, nn
 
 from mpcc.core.contracts import EvaluatedImages, Evaluation, FeatureRequest, ImageSet
 from mpcc.core.method.model import Model, standing_generator, to_pixels, to_unit_range
-from mpcc.core.system.randomness import own_randomness
+from mpcc.core.system.randomness import own_randomness, random_states, restore_random_states
 
 __all__ = ["EVALUATION_BATCH", "ModelImages"]
 
@@ -18,6 +20,7 @@ __all__ = ["EVALUATION_BATCH", "ModelImages"]
 EVALUATION_BATCH = 256
 
 
+@attrs.define(eq=False, slots=False)
 class ModelImages(EvaluatedImages):
     """What a model makes of the evaluated images, and what it makes up.
 
@@ -35,32 +38,22 @@ class ModelImages(EvaluatedImages):
         seed: The same seed gives the same latent noise, so that evaluations can be compared over time.
     """
 
-    def __init__(
-        self,
-        model: Model,
-        data: ImageSet,
-        indices: Tensor,
-        evaluation: Evaluation,
-        *,
-        request: FeatureRequest,
-        passes: int,
-        batch: int,
-        seed: int,
-    ) -> None:
-        self.model = model
-        self.device = model.device
-        self.request = request
-        self.cache: dict[str, object] = {}
-        self.record: dict[str, object] = {}
-        self._data = data
-        self._indices = indices
-        self._locations = evaluation.locations
-        self._clusters = evaluation.assignments
-        self._passes = passes
-        self._batch = batch
-        self._seed = seed
-        self._standing: tuple[nn.Module, list[Tensor]] | None = None
-        self._errors: tuple[Tensor, Tensor] | None = None
+    model: Model
+    _data: ImageSet
+    _indices: Tensor
+    _evaluation: Evaluation
+    request: FeatureRequest = attrs.field(kw_only=True)
+    _passes: int = attrs.field(kw_only=True)
+    _batch: int = attrs.field(kw_only=True)
+    _seed: int = attrs.field(kw_only=True)
+    cache: dict[str, object] = attrs.field(factory=dict, init=False)
+    record: dict[str, object] = attrs.field(factory=dict, init=False)
+    _standing: tuple[nn.Module, dict[str, Any]] | None = attrs.field(default=None, init=False)
+    _errors: tuple[Tensor, Tensor] | None = attrs.field(default=None, init=False)
+
+    def __attrs_post_init__(self) -> None:
+        """Say where the networks are."""
+        self.device = self.model.device
 
     @contextlib.contextmanager
     def standing(self) -> Iterator[nn.Module]:
@@ -71,16 +64,10 @@ class ModelImages(EvaluatedImages):
         with torch.no_grad(), own_randomness(self._seed, self.device):
             if self._standing is None:
                 generator = standing_generator(self.model.averaged, self.model.prior, self._passes, self._batch)
-                self._standing = generator, self._random_states()
+                self._standing = generator, random_states()
             generator, states = self._standing
-            torch.set_rng_state(states[0])
-            if self.device.type == "cuda":
-                torch.cuda.set_rng_state(states[1], self.device)
+            restore_random_states(states)
             yield generator
-
-    def _random_states(self) -> list[Tensor]:
-        cuda = [torch.cuda.get_rng_state(self.device)] if self.device.type == "cuda" else []
-        return [torch.get_rng_state(), *cuda]
 
     def pixels(self, chosen: Tensor) -> Tensor:
         """Return some of the evaluated images, uint8, (n, D, R, R), by their numbers in 0..N-1, shape (n,)."""
@@ -93,8 +80,8 @@ class ModelImages(EvaluatedImages):
             generator: From `standing`.
             chosen: Numbers in 0..N-1, shape (n,).
         """
-        z = self._locations[chosen].to(self.device)
-        images: Tensor = generator(self.model.prior.input_map(z), self._clusters[chosen].to(self.device))
+        z = self._evaluation.locations[chosen].to(self.device)
+        images: Tensor = generator(self.model.prior.input_map(z), self._evaluation.assignments[chosen].to(self.device))
         return images
 
     def real(self) -> Iterator[Tensor]:

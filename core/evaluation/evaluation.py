@@ -17,9 +17,8 @@ from mpcc.core.errors import PluginError
 from mpcc.core.evaluation.evaluated_images import EVALUATION_BATCH, ModelImages
 from mpcc.core.evaluation.inference import predictions
 from mpcc.core.method.model import Model, to_pixels
-from mpcc.core.system.randomness import own_randomness
 
-__all__ = ["Pictures", "choose_images", "draw_pictures", "evaluate", "left_out", "own_randomness", "score"]
+__all__ = ["Pictures", "choose_images", "draw_pictures", "evaluate", "left_out", "score"]
 
 SAMPLES_PER_CLUSTER = 10
 RECONSTRUCTED_IMAGES = 50

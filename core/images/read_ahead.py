@@ -1,19 +1,20 @@
-"""Images in their order, a batch at a time, read ahead by worker processes."""
+"""Batches of images that worker processes read ahead."""
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Iterator
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Sampler
+from torch.utils.data import DataLoader, Dataset, Sampler
 
 from mpcc.core.contracts import ImageSource
 from mpcc.core.errors import InvalidInput
-from mpcc.core.images.stream import BatchReader, leave_signals_to_the_run
+from mpcc.core.system.allocator import give_back
 
-__all__ = ["in_order"]
+__all__ = ["in_order", "read_ahead"]
 
 
 def in_order(images: Tensor | ImageSource, batch: int, *, workers: int = 0) -> Iterator[Tensor]:
@@ -37,13 +38,29 @@ def in_order(images: Tensor | ImageSource, batch: int, *, workers: int = 0) -> I
         return
     # One batch is not worth a process.
     workers = min(workers, (images.shape[0] - 1) // batch)
+    yield from read_ahead(images, Ranges(images.shape[0], batch), workers)
+
+
+def read_ahead(images: Tensor | ImageSource, batches: Sampler[Any], workers: int) -> Iterator[Tensor]:
+    """Yield batches of images, uint8, (n, D, R, R), that worker processes read ahead, two each.
+
+    The processes start with the first batch, and end when the iterator does.
+
+    Arguments:
+        images: uint8, shape (N, D, R, R).
+        batches: The indices of each batch.
+        workers: How many processes; with 0, a batch is read when it is asked for.
+
+    Raises:
+        InvalidInput: If an image cannot be read, or a process has ended.
+    """
     loader: DataLoader[Any] = DataLoader(
         BatchReader(images),
-        sampler=Ranges(images.shape[0], batch),
+        sampler=batches,
         batch_size=None,
         num_workers=workers,
         worker_init_fn=leave_signals_to_the_run,
-        # Its seeds for workers would come out of the caller's random state.
+        # Without it, the seeds of the workers would be drawn from the caller's random state.
         generator=torch.Generator().manual_seed(0),
     )
     try:
@@ -54,10 +71,27 @@ def in_order(images: Tensor | ImageSource, batch: int, *, workers: int = 0) -> I
     except RuntimeError as error:
         if workers == 0:
             raise
+        # The system may have killed one for want of memory, for example.
         raise InvalidInput(
             f"a process that reads images ahead has ended: {' '.join(str(error).split())[:200]}; "
             "nearest valid choice: --workers 0"
         ) from error
+
+
+class BatchReader(Dataset[Any]):
+    """Reads whole batches in a worker process; what the user has to know comes back as a value, not a traceback."""
+
+    def __init__(self, images: Tensor | ImageSource) -> None:
+        self._images = images
+
+    def __getitem__(self, indices: list[int]) -> Tensor | InvalidInput:
+        try:
+            return self._images[torch.tensor(indices)]
+        except InvalidInput as error:
+            return InvalidInput(str(error))
+        except OSError as error:
+            named = f" {error.filename}" if error.filename else ""
+            return InvalidInput(f"cannot read{named}: {error.strerror or error}")
 
 
 class Ranges(Sampler[range]):
@@ -74,3 +108,10 @@ class Ranges(Sampler[range]):
     def __iter__(self) -> Iterator[range]:
         for start in range(0, self._count, self._batch):
             yield range(start, min(start + self._batch, self._count))
+
+
+def leave_signals_to_the_run(worker: int) -> None:
+    """Ignore what a terminal or a scheduler sends to the whole group of processes: the run decides when workers end."""
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
+    give_back()

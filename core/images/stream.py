@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import signal
 from collections.abc import Iterator
-from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, Sampler
+from torch.utils.data import Sampler
 
 from mpcc.core.contracts import ImageSource
 from mpcc.core.errors import InvalidInput
 from mpcc.core.images.augmentation import Augmentation
-from mpcc.core.system.allocator import give_back
+from mpcc.core.images.read_ahead import read_ahead
 
 __all__ = ["ImageStream"]
 
@@ -67,7 +65,7 @@ class ImageStream:
         self._pinned = device is not None and device.type == "cuda"
         if self._pinned and isinstance(images, Tensor) and self._augmentation.identity and fits(images, device):
             self._images = images.to(device)
-        self._ahead: Iterator[Any] | None = None
+        self._ahead: Iterator[Tensor] | None = None
 
     def next(self) -> Tensor:
         """Return the next batch, uint8, shape (batch, D, R, R), on the CPU or on the device.
@@ -98,29 +96,13 @@ class ImageStream:
     def _read_ahead(self) -> Tensor:
         if self._ahead is None:
             # The order has just moved on to the batch that is wanted: the workers begin one before it.
-            ahead = self._order.copy(before_last=True)
-            self._ahead = iter(
-                DataLoader(
-                    BatchReader(self._images),
-                    sampler=EndlessOrder(ahead),
-                    batch_size=None,
-                    num_workers=self._workers,
-                    worker_init_fn=leave_signals_to_the_run,
-                    # Its seeds for workers would come out of the run's random state.
-                    generator=torch.Generator().manual_seed(0),
-                )
-            )
+            ahead = self._order.one_batch_ago()
+            self._ahead = read_ahead(self._images, EndlessOrder(ahead), self._workers)
         try:
-            read: Tensor | InvalidInput = next(self._ahead)
-        except RuntimeError as error:
-            # A worker that was killed, by the system for want of memory for example.
-            raise InvalidInput(
-                f"a process that reads images ahead has ended: {' '.join(str(error).split())[:200]}; "
-                "nearest valid choice: --workers 0"
-            ) from error
-        if isinstance(read, InvalidInput):
-            raise read
-        return read
+            return next(self._ahead)
+        except InvalidInput:
+            self.close()
+            raise
 
     def state(self) -> dict[str, int]:
         """Return where the stream stands."""
@@ -133,7 +115,7 @@ class ImageStream:
 
     def close(self) -> None:
         """End the worker processes, if there are any; they start again with the next batch."""
-        # The iterator of a DataLoader ends its workers when it goes.
+        # The workers end with their iterator.
         self._ahead = None
 
 
@@ -166,10 +148,10 @@ class BatchOrder:
         self.position += self._batch
         return self._permutation[self.position - self._batch : self.position]
 
-    def copy(self, *, before_last: bool) -> BatchOrder:
-        """Return one that stands where this one does, or one batch before."""
+    def one_batch_ago(self) -> BatchOrder:
+        """Return one that stands a batch before this one."""
         made = BatchOrder(self._count, self._batch, self._seed)
-        made.seek(self.epoch, self.position - self._batch * before_last)
+        made.seek(self.epoch, self.position - self._batch)
         return made
 
 
@@ -184,33 +166,10 @@ class EndlessOrder(Sampler[list[int]]):
             yield self._order.next().tolist()
 
 
-class BatchReader(Dataset[Any]):
-    """Reads whole batches in a worker process; what the user has to know comes back as a value, not a traceback."""
-
-    def __init__(self, images: Tensor | ImageSource) -> None:
-        self._images = images
-
-    def __getitem__(self, indices: list[int]) -> Tensor | InvalidInput:
-        try:
-            return self._images[torch.tensor(indices)]
-        except InvalidInput as error:
-            return InvalidInput(str(error))
-        except OSError as error:
-            named = f" {error.filename}" if error.filename else ""
-            return InvalidInput(f"cannot read{named}: {error.strerror or error}")
-
-
 def fits(images: Tensor, device: torch.device | None) -> bool:
     """Return whether images may live on a CUDA device: networks, activations and graphs need the most of it."""
     free, _ = torch.cuda.mem_get_info(device)
     return images.numel() * images.element_size() <= free // 4
-
-
-def leave_signals_to_the_run(worker: int) -> None:
-    """Ignore what a terminal or a scheduler sends to the whole group of processes: the run decides when workers end."""
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, signal.SIG_IGN)
-    give_back()
 
 
 def seeded(seed: int, epoch: int, position: int | None = None) -> torch.Generator:

@@ -1,4 +1,4 @@
-"""What a run tells while it runs and in the end: TensorBoard tags, picture sheets.
+"""TensorBoard events of a run: curves, histograms, pictures and texts.
 
 Tags, in one table:
 
@@ -25,19 +25,25 @@ tag                         value
 
 from __future__ import annotations
 
+import contextlib
+import itertools
+import logging
+import os
 import re
-import sys
-import threading
+import socket
+import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any
 
 import torch
-from torch.utils.tensorboard import SummaryWriter
+from tensorboard.compat.proto.event_pb2 import Event, SessionLog
+from tensorboard.summary.writer.record_writer import RecordWriter
+from torch import Tensor
+from torch.utils.tensorboard import summary
 
 from mpcc.core.contracts import Prior
-from mpcc.core.evaluation.confusion import Confusion, confusion_sheet
-from mpcc.core.evaluation.evaluation import Pictures
+from mpcc.core.evaluation.confusion import confusion_sheet
 from mpcc.core.evaluation.sheets import reconstruction_sheet, sample_sheet
 
 if TYPE_CHECKING:
@@ -47,9 +53,20 @@ if TYPE_CHECKING:
 
 __all__ = ["EventLog"]
 
+logger = logging.getLogger(__name__)
+
+VERSION = "brain.Event:2"
+# Names of files differ by it, when a process opens several in a second.
+NUMBERS = itertools.count()
+# The edges of a histogram's bins grow by a tenth, on both sides of 0, up to 1e20.
+EDGES = list(itertools.accumulate(range(773), lambda edge, _: edge * 1.1, initial=1e-12))
+BINS = [*(-edge for edge in reversed(EDGES)), 0, *EDGES]
+
 
 class EventLog:
-    """TensorBoard events of one run.
+    """TensorBoard events of one run, each on its way to the disk when the call returns.
+
+    The first time that the system refuses to write, a warning says so, and nothing more is written.
 
     Arguments:
         folder: The run folder.
@@ -58,6 +75,8 @@ class EventLog:
 
     def __init__(self, folder: Path, purge_step: int | None = None) -> None:
         self._folder = folder
+        self._path: Path | None = None
+        self._file: IO[bytes] | None = None
         self._open(purge_step)
 
     def losses(
@@ -89,9 +108,10 @@ class EventLog:
         """Write everything that an evaluation finds."""
         self.scores(step, scores, findings.used)
         self.prior(step, prior)
-        self.pictures(step, findings.pictures)
+        self._picture("samples", sample_sheet(findings.pictures), step)
+        self._picture("reconstructions", reconstruction_sheet(findings.pictures), step)
         if findings.confusion is not None:
-            self.confusion(step, findings.confusion)
+            self._picture("confusion", confusion_sheet(findings.confusion), step)
         for name, value in health.items():
             self._scalar(f"health/{name}", value, step)
         for warning in warnings:
@@ -103,15 +123,6 @@ class EventLog:
             self._scalar(f"metrics/{legal(name)}", value, step)
         self._scalar("clusters/used", clusters_used, step)
 
-    def pictures(self, step: int, pictures: Pictures) -> None:
-        """Write both picture sheets."""
-        self._add("add_image", "samples", sample_sheet(pictures), step)
-        self._add("add_image", "reconstructions", reconstruction_sheet(pictures), step)
-
-    def confusion(self, step: int, confusion: Confusion) -> None:
-        """Write the heat map of classes against clusters."""
-        self._add("add_image", "confusion", confusion_sheet(confusion), step)
-
     @torch.no_grad()
     def prior(self, step: int, prior: Prior) -> None:
         """Write histograms of a prior's scales, if it has any, and weights; and its other quantities."""
@@ -121,69 +132,53 @@ class EventLog:
             if value.numel() == 1:
                 self._scalar(f"prior/{name}", value.item(), step)
             else:
-                self._add("add_histogram", f"prior/{name}", value.cpu(), step)
+                self._add(step, summary.histogram(f"prior/{name}", value.cpu(), BINS))  # type: ignore[no-untyped-call]
 
     def note(self, name: str, text: str, step: int = 0) -> None:
         """Write a line of text that a reader of the curves has to know."""
-        self._add("add_text", name, text, step)
+        self._add(step, summary.text(name, text))  # type: ignore[no-untyped-call]
 
     def restarted(self, step: int, reason: str) -> None:
         """Hide what was written from a step on: training has gone back to before it."""
-        self._add("flush")
-        self._add("close")
+        self.close()
         self._open(step)
         self.note("restart", reason, step)
 
-    def flush(self) -> None:
-        """Write what is buffered."""
-        self._add("flush")
-
     def close(self) -> None:
-        """Write what is buffered and end."""
-        self._add("flush")
-        self._add("close")
+        """End."""
+        if self._file is not None:
+            with contextlib.suppress(OSError):
+                self._file.close()
+        self._path = self._file = None
 
     def _open(self, purge_step: int | None) -> None:
-        self._writer: SummaryWriter | None = None
-        threading.excepthook = without_event_writers
-        try:
-            self._writer = SummaryWriter(str(self._folder), purge_step=purge_step)
-        except OSError as error:
-            self._give_up(error)
-
-    def _add(self, method: str, *arguments: Any) -> None:
-        """Call a method of the writer; the first time that the system refuses to write, it is the last one."""
-        if self._writer is None:
-            return
-        try:
-            getattr(self._writer, method)(*arguments)
-        except OSError as error:
-            self._give_up(error)
-
-    def _give_up(self, error: OSError) -> None:
-        self._writer = None
-        print(
-            f"warning: TensorBoard events could not be written: {error.strerror or error}; "
-            "the run goes on without them",
-            file=sys.stderr,
-        )
+        name = f"events.out.tfevents.{int(time.time()):010d}.{socket.gethostname()}.{os.getpid()}.{next(NUMBERS)}"
+        self._path = self._folder / name
+        self._write(Event(file_version=VERSION))
+        if purge_step is not None:
+            self._write(Event(step=purge_step, session_log=SessionLog(status=SessionLog.START)))
 
     def _scalar(self, tag: str, value: float, step: int) -> None:
-        self._add("add_scalar", tag, value, step)
+        self._add(step, summary.scalar(tag, value))  # type: ignore[no-untyped-call]
 
+    def _picture(self, tag: str, picture: Tensor, step: int) -> None:
+        self._add(step, summary.image(tag, picture, dataformats="CHW"))  # type: ignore[no-untyped-call]
 
-def without_event_writers(failure: threading.ExceptHookArgs) -> None:
-    """Say what happened in a thread, as Python does, but for event writers that the system refuses to write.
+    def _add(self, step: int, content: Any) -> None:
+        self._write(Event(step=step, summary=content))
 
-    Those hand their error on to `EventLog`, and would print a traceback beside.
-    """
-    if not (failure.exc_type is not None and issubclass(failure.exc_type, OSError) and is_event_writer(failure.thread)):
-        threading.__excepthook__(failure)
-
-
-def is_event_writer(thread: threading.Thread | None) -> bool:
-    """Return whether a thread is one of TensorBoard's."""
-    return thread is not None and type(thread).__module__.startswith("tensorboard.")
+    def _write(self, event: Event) -> None:
+        if self._path is None:
+            return
+        event.wall_time = time.time()
+        try:
+            self._file = self._file or self._path.open("wb")
+            RecordWriter(self._file).write(event.SerializeToString())
+            self._file.flush()
+        except OSError as error:
+            self.close()
+            text = "warning: TensorBoard events could not be written: %s; the run goes on without them"
+            logger.warning(text, error.strerror or error)
 
 
 def legal(name: str) -> str:

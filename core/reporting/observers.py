@@ -1,13 +1,13 @@
 """Observers: plugins that watch a run through ``run_started``, ``step_ended``, ``evaluated`` and ``run_ended``.
 
-An observer that raises is reported once, on standard error, and not called again: no logger may end a training of days.
+An observer that raises is reported once, by a warning, and not called again: no logger may end a training of days.
 With ``MPCC_STRICT_PLUGINS=1`` it does.
 """
 
 from __future__ import annotations
 
 import contextlib
-import sys
+import logging
 from collections.abc import Iterable
 from typing import Any
 
@@ -18,6 +18,8 @@ from mpcc.core.errors import PluginError
 from mpcc.core.registry import Observer, failing_file, reason, strict_plugins
 
 __all__ = ["Observers"]
+
+logger = logging.getLogger(__name__)
 
 
 @attrs.define
@@ -65,4 +67,4 @@ class Observers:
                 if strict_plugins():
                     raise PluginError(text) from error
                 self.active.remove(observer)
-                print(f"{text}; it is not called again", file=sys.stderr)
+                logger.warning("%s; it is not called again", text)

@@ -1,7 +1,8 @@
-"""What the terminal shows: a progress bar with rate, time left and the current scores, or plain lines in a log."""
+"""The progress of a run: on a terminal a bar with rate, time left and the current scores, elsewhere plain lines."""
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable, Mapping
 from types import TracebackType
 from typing import Self
@@ -11,6 +12,8 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColum
 from rich.text import Text
 
 __all__ = ["ProgressDisplay"]
+
+logger = logging.getLogger(__name__)
 
 
 class _Rate(ProgressColumn):
@@ -33,17 +36,18 @@ class _BarAndScores(Progress):
 
 
 class ProgressDisplay:
-    """Shows the progress of a run on standard error.
+    """Shows the progress of a run: a live bar, or a message for every evaluation.
 
-    On a terminal it is a live bar; elsewhere a line for every evaluation.
+    What is printed on standard error while the bar is shown appears above it.
 
     Arguments:
         total: Iterations in all.
         done: Iterations done before, by the run that is resumed.
+        bar: Whether there is a bar, if standard error is a terminal.
     """
 
-    def __init__(self, total: int, done: int = 0) -> None:
-        self.console = Console(stderr=True, highlight=False)
+    def __init__(self, total: int, done: int = 0, *, bar: bool = False) -> None:
+        console = Console(stderr=True, highlight=False)
         self._total = total
         self._bar = _BarAndScores(
             TextColumn("training"),
@@ -51,9 +55,9 @@ class ProgressDisplay:
             MofNCompleteColumn(),
             _Rate(),
             TimeRemainingColumn(compact=True),
-            console=self.console,
+            console=console,
             expand=True,
-            disable=not self.console.is_terminal,
+            disable=not (bar and console.is_terminal),
         )
         self._task = self._bar.add_task("training", total=total, completed=done)
 
@@ -74,14 +78,10 @@ class ProgressDisplay:
         """Go back to so many iterations."""
         self._bar.reset(self._task, completed=done)
 
-    def say(self, text: str) -> None:
-        """Print a line above the bar."""
-        self.console.print(text, markup=False, soft_wrap=True)
-
     def scores(self, iteration: int, scores: Mapping[str, float], clusters_used: int, clusters: int) -> None:
         """Show the scores of an evaluation."""
         parts = [f"{name} {value:.3f}" for name, value in scores.items()]
         text = " ".join([*parts, f"clusters {clusters_used}/{clusters}"])
         self._bar.latest = text
-        if not self.console.is_terminal:
-            self.say(f"iteration {iteration}/{self._total}: {text}")
+        if self._bar.disable:
+            logger.info("iteration %d/%d: %s", iteration, self._total, text)

@@ -113,14 +113,8 @@ def vitals(model: Model, evaluation: Evaluation, pictures: Pictures, hinges: Seq
         posterior_entropy=entropy / math.log(clusters) if clusters > 1 else 0.0,
         agreement=float((assigned == torch.arange(clusters)[:, None]).double().mean()),
         hinge=sum(hinges) / len(hinges) if hinges else None,
-        spectral_norms={name: largest_norm(part) for name, part in trained_networks(model).items()},
+        spectral_norms={name: largest_norm(part) for name, part in model.networks.by_name().items()},
     )
-
-
-def trained_networks(model: Model) -> dict[str, nn.Module]:
-    """Return the trained networks by name."""
-    networks = model.networks
-    return {"generator": networks.generator, "discriminator": networks.discriminator, "encoder": networks.encoder}
 
 
 def at_the_ends(images: Tensor) -> float:
@@ -154,72 +148,51 @@ def symptoms(found: Vitals) -> list[Symptom]:
         >>> [each.name for each in symptoms(attrs.evolve(sound, posterior_entropy=0.97, hinge=0.0))]
         ['undecided_posteriors', 'discriminator_won']
     """
-    seen = []
+    seen: dict[str, str] = {}
     clusters, images = len(found.sizes), sum(found.sizes)
     empty = [str(cluster) for cluster, size in enumerate(found.sizes) if size == 0]
     if empty and images >= IMAGES_A_CLUSTER * clusters:
-        seen.append(
-            Symptom(
-                "empty_clusters",
-                f"{len(empty)} of {clusters} clusters have none of the {images} evaluated images ({listed(empty)}): "
-                "training has only begun, there are fewer groups than --clusters, or --prior-lr is too large",
-            )
+        seen["empty_clusters"] = (
+            f"{len(empty)} of {clusters} clusters have none of the {images} evaluated images ({listed(empty)}): "
+            "training has only begun, there are fewer groups than --clusters, or --prior-lr is too large"
         )
     collapsed = [str(cluster) for cluster, share in enumerate(found.diversity) if share < COLLAPSED]
     if collapsed:
-        seen.append(
-            Symptom(
-                "collapsed_clusters",
-                f"samples of a cluster are all alike ({listed(collapsed)}; variance {min(found.diversity):.2g} of that "
-                f"of real images, expected above {COLLAPSED}): lower --prior-lr, raise --d-steps, or stop earlier",
-            )
+        seen["collapsed_clusters"] = (
+            f"samples of a cluster are all alike ({listed(collapsed)}; variance {min(found.diversity):.2g} of that "
+            f"of real images, expected above {COLLAPSED}): lower --prior-lr, raise --d-steps, or stop earlier"
         )
     if found.saturation > SATURATED:
-        seen.append(
-            Symptom(
-                "saturation",
-                f"{found.saturation:.0%} more of the generated pixels than of real ones are black or white (expected "
-                f"up to {SATURATED:.0%}): lower --batch or --prior-lr",
-            )
+        seen["saturation"] = (
+            f"{found.saturation:.0%} more of the generated pixels than of real ones are black or white (expected "
+            f"up to {SATURATED:.0%}): lower --batch or --prior-lr"
         )
     if found.posterior_entropy > UNDECIDED:
-        seen.append(
-            Symptom(
-                "undecided_posteriors",
-                f"posteriors are nearly uniform (mean entropy {found.posterior_entropy:.2f} of log K, expected below "
-                f"{UNDECIDED}): training has only begun, or the components of the prior overlap; raise "
-                "--membership-weight, lower the scales of the prior or --entropy-weight",
-            )
+        seen["undecided_posteriors"] = (
+            f"posteriors are nearly uniform (mean entropy {found.posterior_entropy:.2f} of log K, expected below "
+            f"{UNDECIDED}): training has only begun, or the components of the prior overlap; raise "
+            "--membership-weight, lower the scales of the prior or --entropy-weight"
         )
     if clusters > 1 and found.agreement < max(IGNORED, 1.5 / clusters):
-        seen.append(
-            Symptom(
-                "ignored_clusters",
-                f"only {found.agreement:.0%} of the samples are assigned to the cluster that they were made for "
-                f"(chance: {1 / clusters:.0%}): the generator ignores y, or training has only begun; another "
-                "--arch.conditioning may suit the data",
-            )
+        seen["ignored_clusters"] = (
+            f"only {found.agreement:.0%} of the samples are assigned to the cluster that they were made for "
+            f"(chance: {1 / clusters:.0%}): the generator ignores y, or training has only begun; another "
+            "--arch.conditioning may suit the data"
         )
     if found.hinge is not None and found.hinge < WON:
-        seen.append(
-            Symptom(
-                "discriminator_won",
-                f"the discriminator's hinge loss is {found.hinge:.3f} (expected above {WON}; 2 is chance): it gives "
-                "the generator no gradient any more; lower --d-steps or --lr",
-            )
+        seen["discriminator_won"] = (
+            f"the discriminator's hinge loss is {found.hinge:.3f} (expected above {WON}; 2 is chance): it gives "
+            "the generator no gradient any more; lower --d-steps or --lr"
         )
     # Discriminator and encoder share weights: what both have is told once.
     network = max(found.spectral_norms, key=lambda name: found.spectral_norms[name][0])
     norm, weight = found.spectral_norms[network]
     if norm > EXPLODED:
-        seen.append(
-            Symptom(
-                "exploding_spectral_norms",
-                f"weight {weight} of the {network} has a spectral norm of {norm:.3g} (expected below {EXPLODED:g}): "
-                "training is unstable; lower --lr",
-            )
+        seen["exploding_spectral_norms"] = (
+            f"weight {weight} of the {network} has a spectral norm of {norm:.3g} (expected below {EXPLODED:g}): "
+            "training is unstable; lower --lr"
         )
-    return seen
+    return [Symptom(name, message) for name, message in seen.items()]
 
 
 def listed(names: Sequence[str], shown: int = 8) -> str:

@@ -1,4 +1,4 @@
-"""What a run is put together from: device, metrics, and checks that the parts fit each other and the past."""
+"""The parts of a run, each made from a configuration by one function, and checks that they fit each other."""
 
 from __future__ import annotations
 
@@ -7,17 +7,100 @@ from typing import Any
 
 import attrs
 import torch
+from torch import Tensor
 
-from mpcc.core.config import RESUMABLE, RunConfig, RunSettings, options
-from mpcc.core.contracts import Architecture, Dataset, FeatureRequest, ImageSet, Metric
+from mpcc.core.config import RESUMABLE, SECTIONS, RunConfig, RunSettings, options
+from mpcc.core.contracts import Architecture, Dataset, FeatureRequest, ImageSet, ImageSource, Metric, Prior
+from mpcc.core.engines.choice import choose_engine
 from mpcc.core.errors import InvalidInput, PluginError, unknown_name
+from mpcc.core.images.augmentation import Augmentation
+from mpcc.core.images.stream import ImageStream
+from mpcc.core.method.entropy import EntropyPolicy
+from mpcc.core.method.model import Model
+from mpcc.core.method.phases import phases_of
 from mpcc.core.method.schedule import Schedule
+from mpcc.core.method.terms import TermWeights
+from mpcc.core.method.training import Trainer
 from mpcc.core.registry import Registry
 
 __all__ = [
-    *("check_fit", "check_images", "choose_device", "choose_metrics"),
-    *("differences", "known_metrics", "load_data", "read_data", "schedule_of"),
+    *("augmentation", "build_model", "build_trainer", "check_images", "choose_device", "choose_metrics", "differences"),
+    *("known_metrics", "load_data", "make", "make_prior", "schedule_of"),
 ]
+
+
+def make(registry: Registry, config: RunConfig, section: str, *numbers: int) -> Any:
+    """Return the plugin that a section of a configuration chooses, such as ``arch``.
+
+    Arguments:
+        registry: Where the plugins are.
+        config: Names and options.
+        section: Of the configuration.
+        numbers: What a plugin of this kind takes before its options.
+    """
+    choice = getattr(config, section)
+    return registry.entry(SECTIONS[section], choice.name).load()(*numbers, choice.options)
+
+
+def make_prior(registry: Registry, config: RunConfig) -> tuple[Prior, EntropyPolicy]:
+    """Return the prior of a configuration, on the CPU, and where the entropies of its components come from.
+
+    Raises:
+        InvalidInput: If the prior does not have the entropies that are asked for.
+    """
+    settings = config.run
+    prior: Prior = make(registry, config, "prior", settings.clusters, settings.latent_dim)
+    return prior, EntropyPolicy.of(prior, settings.entropy, settings.entropy_samples)
+
+
+def build_model(registry: Registry, config: RunConfig, channels: int, device: torch.device) -> Model:
+    """Build the prior and the networks of a configuration; their first weights come from torch's random state.
+
+    Arguments:
+        registry: Where the plugins are.
+        config: Names and options.
+        channels: D, of the images.
+        device: Where the weights will be.
+
+    Raises:
+        InvalidInput: If the plugins cannot be built for these numbers.
+        PluginError: If a part has a parameter that is not to be trained, or weights on another device.
+    """
+    prior, entropy = make_prior(registry, config)
+    architecture: Architecture = make(registry, config, "arch")
+    networks = architecture.build(config.run.clusters, config.run.latent_dim, channels)
+    return Model.assemble(prior, networks, device, entropy)
+
+
+def augmentation(settings: RunSettings) -> Augmentation:
+    """Return what happens to real images in training."""
+    return Augmentation(settings.augment_crop, settings.augment_flip)
+
+
+def build_trainer(registry: Registry, config: RunConfig, model: Model, images: Tensor | ImageSource) -> Trainer:
+    """Return what trains a model on images, with the objective and under the engine that a configuration chooses.
+
+    Raises:
+        InvalidInput: If there are fewer images than a batch has, or the engine cannot run here.
+    """
+    settings, (channels, size) = config.run, images.shape[1:3]
+    published = TermWeights.published(channels, size, settings.latent_dim)
+    weights = attrs.evolve(
+        published,
+        latent=published.latent if settings.latent_weight is None else settings.latent_weight,
+        membership=settings.membership_weight,
+        entropy=published.entropy if settings.entropy_weight is None else settings.entropy_weight,
+    )
+    stream = ImageStream(
+        images,
+        settings.batch,
+        settings.seed,
+        augmentation=augmentation(settings),
+        workers=settings.workers,
+        device=model.device,
+    )
+    engine, phases = choose_engine(settings, model.device), phases_of(make(registry, config, "objective"))
+    return Trainer(model, stream, schedule_of(settings), weights, engine, phases)
 
 
 def choose_device(name: str) -> torch.device:
@@ -95,35 +178,27 @@ def make_metric(registry: Registry, name: str) -> Metric:
     return metric
 
 
-def load_data(dataset: Dataset, architecture: Architecture, described: str, config: RunConfig) -> ImageSet:
-    """Read the images of a run and check that they suit it.
+def load_data(registry: Registry, config: RunConfig, *, training: bool = True) -> ImageSet:
+    """Read the images of a configuration and check that they suit it.
 
     Arguments:
-        dataset: What reads them.
-        architecture: What takes them.
-        described: The data set, for errors.
-        config: The run's.
+        registry: Where the plugins are.
+        config: Names and options.
+        training: Whether they are trained on, and have to be enough for that.
 
     Raises:
-        InvalidInput: If they cannot be read or don't fit.
+        InvalidInput: If they cannot be read, don't fit, or are too few.
         PluginError: If the data set breaks its contract.
     """
-    data = read_data(dataset, architecture, described, config)
-    check_images(data, architecture, described, config)
-    return data
-
-
-def read_data(dataset: Dataset, architecture: Architecture, described: str, config: RunConfig) -> ImageSet:
-    """Read images, unchecked.
-
-    Raises:
-        InvalidInput: If they cannot be read.
-    """
+    described, architecture = registry.entry("dataset", config.data.name).described(), make(registry, config, "arch")
+    dataset: Dataset = make(registry, config, "data")
     try:
-        return dataset.load(architecture.image_size, config.run.data_root, config.run.download)
+        data = dataset.load(architecture.image_size, config.run.data_root, config.run.download)
     except OSError as error:
         named = f" {error.filename}" if error.filename else ""
         raise InvalidInput(f"{described}: cannot read{named}: {error.strerror or error}") from error
+    (check_images if training else check_fit)(data, architecture, described, config)
+    return data
 
 
 def check_images(data: ImageSet, architecture: Architecture, described: str, config: RunConfig) -> None:

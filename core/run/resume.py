@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import sys
+import logging
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -22,11 +22,13 @@ from mpcc.core.system.randomness import restore_random_states
 
 __all__ = ["go_back", "restore", "resume"]
 
+logger = logging.getLogger(__name__)
+
 
 def resume(run: Run, folder: RunFolder, checkpoints: KeptCheckpoints) -> None:
     """Take up the newest checkpoint of a folder that is whole; without any, the run starts from the beginning.
 
-    What is passed over, and what the continued run may differ in from an uninterrupted one, is told on standard error.
+    Warnings say what is passed over, and in what the continued run may differ from an uninterrupted one.
 
     Arguments:
         run: As assembled from the folder's configuration.
@@ -43,15 +45,15 @@ def resume(run: Run, folder: RunFolder, checkpoints: KeptCheckpoints) -> None:
             f"--resume {folder.path}: {error}; start anew with: mpcc-run --config {folder.config}"
         ) from error
     for line in broken:
-        print(line, file=sys.stderr)
+        logger.warning(line)
     if state is None:
-        print(f"{folder.path} has no checkpoint yet: the run starts from the beginning", file=sys.stderr)
+        logger.warning("%s has no checkpoint yet: the run starts from the beginning", folder.path)
         return
     check(run, state, source, folder)
     if broken:
-        print(f"continuing from the one before it: {source}, iteration {state['iteration']}", file=sys.stderr)
+        logger.info("continuing from the one before it: %s, iteration %d", source, state["iteration"])
     for line in caveats(state, run, source):
-        print(f"--resume {folder.path}: {line}", file=sys.stderr)
+        logger.warning("--resume %s: %s", folder.path, line)
     try:
         restore(run, state)
         # Those that lie ahead belong to what is now done anew.
@@ -85,13 +87,10 @@ def go_back(run: Run, checkpoints: KeptCheckpoints) -> tuple[int | None, list[st
     state, _, broken = checkpoints.load()
     if state is None:
         return None, broken
+    # Time does not go back, and best.pt has that evaluation, whatever the run does from here.
     best = None if run.best is None else run.best.plain()
-    clock = run.started, run.evaluation_seconds, run.restarts
-    restore(run, state)
-    run.started, run.evaluation_seconds, run.restarts = clock
-    if run.best is not None:
-        # best.pt has that evaluation, whatever the run does from here.
-        run.best.restore(best)
+    clock = {"seconds": run.seconds, "evaluation_seconds": run.evaluation_seconds}
+    restore(run, state | clock | {"restarts": run.restarts, "best": best})
     return run.trainer.iteration, broken
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import platform
-import sys
 import time
 from collections.abc import Mapping, Sequence
 from importlib import metadata
@@ -15,21 +14,15 @@ import torch
 
 from mpcc.core.config import SECTIONS, RunConfig
 from mpcc.core.contracts import ImageSet, Metric
-from mpcc.core.engines.choice import choose_engine
 from mpcc.core.errors import InvalidInput
 from mpcc.core.evaluation.best_score import BestScore, score_to_watch
 from mpcc.core.evaluation.evaluation import choose_images
 from mpcc.core.evaluation.findings import feature_request
-from mpcc.core.images.augmentation import Augmentation
 from mpcc.core.images.fingerprint import fingerprint
-from mpcc.core.images.stream import ImageStream
-from mpcc.core.method.entropy import EntropyPolicy
-from mpcc.core.method.model import Model
-from mpcc.core.method.phases import phases_of
-from mpcc.core.method.terms import TermWeights
 from mpcc.core.method.training import Trainer
 from mpcc.core.registry import Observer, Registry
-from mpcc.core.run.assembly import choose_device, choose_metrics, load_data, schedule_of
+from mpcc.core.run.assembly import build_model, build_trainer, choose_device, choose_metrics, load_data
+from mpcc.core.run.saved_run import take_weights, warn_of_changes
 from mpcc.core.system.randomness import random_states, seed_everything
 
 __all__ = ["Run", "versions"]
@@ -86,41 +79,18 @@ class Run:
         device = choose_device(settings.device)
         if settings.threads is not None:
             torch.set_num_threads(settings.threads)
-        entries = {section: registry.entry(kind, getattr(config, section).name) for section, kind in SECTIONS.items()}
-        architecture = entries["arch"].load()(config.arch.options)
         metrics = choose_metrics(registry, settings.metrics, feature_request(settings))
-        dataset = entries["data"].load()(config.data.options)
-        data = load_data(dataset, architecture, entries["data"].described(), config)
+        data = load_data(registry, config)
         seed_everything(settings.seed)
-        prior = entries["prior"].load()(settings.clusters, settings.latent_dim, config.prior.options)
-        channels = data.images.shape[1]
-        networks = architecture.build(settings.clusters, settings.latent_dim, channels)
-        entropy = EntropyPolicy.of(prior, settings.entropy, settings.entropy_samples)
-        model = Model.assemble(prior, networks, device, entropy)
-        published = TermWeights.published(channels, architecture.image_size, settings.latent_dim)
-        weights = attrs.evolve(
-            published,
-            latent=published.latent if settings.latent_weight is None else settings.latent_weight,
-            membership=settings.membership_weight,
-            entropy=published.entropy if settings.entropy_weight is None else settings.entropy_weight,
-        )
-        schedule = schedule_of(settings)
-        stream = ImageStream(
-            data.images,
-            settings.batch,
-            settings.seed,
-            augmentation=Augmentation(settings.augment_crop, settings.augment_flip),
-            workers=settings.workers,
-            device=device,
-        )
-        phases = phases_of(entries["objective"].load()(config.objective.options))
-        trainer = Trainer(model, stream, schedule, weights, choose_engine(settings, device), phases)
+        model = build_model(registry, config, data.images.shape[1], device)
+        trainer = build_trainer(registry, config, model, data.images)
         indices = choose_images(len(data), settings.eval_images, settings.seed)
-        used = [*entries.values(), *(registry.entry("metric", name) for name in metrics)]
-        plugins = {f"{entry.kind} {entry.name}": f"{entry.distribution} {entry.version}" for entry in used}
+        entries = [registry.entry(kind, getattr(config, section).name) for section, kind in SECTIONS.items()]
+        entries += [registry.entry("metric", name) for name in metrics]
+        plugins = {f"{entry.kind} {entry.name}": f"{entry.distribution} {entry.version}" for entry in entries}
         # What "auto" came to is part of the record.
         resolved = attrs.evolve(
-            config, run=attrs.evolve(settings, entropy=entropy.kind, precision=trainer.engine.precision_name)
+            config, run=attrs.evolve(settings, entropy=model.entropy.kind, precision=trainer.engine.precision_name)
         )
         best = score_to_watch(settings.best_by, metrics, registry.names("metric"))
         return cls(resolved, data, trainer, metrics, indices, plugins, registry.observers, best=best)
@@ -140,15 +110,8 @@ class Run:
                 f"checkpoint {source}: the data set has changed: expected images of shape {state['images']}, "
                 f"got {list(self.data.images.shape)}"
             )
-        for name, version in state["plugins"].items():
-            if self.plugins.get(name, version) != version:
-                print(f"{name} was {version} when the checkpoint was saved, is {self.plugins[name]}", file=sys.stderr)
-        try:
-            for name, part in self.trainer.model.parts().items():
-                part.load_state_dict(state["parts"][name])
-        except (KeyError, ValueError, RuntimeError, TypeError, AttributeError) as error:
-            text = " ".join(str(error).split())[:300]
-            raise InvalidInput(f"checkpoint {source} does not fit config.toml: {text}") from error
+        warn_of_changes(state["plugins"], self.plugins)
+        take_weights(self.trainer.model, state, source)
         self.trainer.iteration = state["iteration"]
 
     def executed(self) -> dict[str, str]:

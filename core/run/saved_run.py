@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Mapping
+import logging
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,26 +16,40 @@ if TYPE_CHECKING:
     # Commands check what they were given before torch is loaded.
     import torch
 
-    from mpcc.core.contracts import Architecture
     from mpcc.core.method.model import Model
 
-__all__ = ["check_checkpoint", "run_layer", "trained_model"]
+__all__ = ["check_checkpoint", "config_file", "run_layer", "take_weights", "trained_model", "warn_of_changes"]
+
+logger = logging.getLogger(__name__)
+
+
+def config_file(run: Path, named: str) -> Path:
+    """Return the file of a run's configuration.
+
+    Arguments:
+        run: The run folder.
+        named: What the user called it, for errors.
+
+    Raises:
+        InvalidInput: If the folder does not hold a run.
+    """
+    path = run / "config.toml"
+    try:
+        if path.is_file():
+            return path
+        wrong = "expected a run folder" if run.is_dir() else "no such run folder: expected one"
+    except OSError as error:
+        raise InvalidInput(f"{named}: cannot be read: {error.strerror}") from error
+    raise InvalidInput(f"{named}: {wrong}, with config.toml and checkpoints/last.pt")
 
 
 def run_layer(run: Path) -> Layer:
     """Read the configuration of a run folder.
 
     Raises:
-        InvalidInput: If the folder is none of a run.
+        InvalidInput: If the folder does not hold a run.
     """
-    path = run / "config.toml"
-    try:
-        if not run.is_dir():
-            raise InvalidInput(f"{run}: no such run folder")
-        if not path.is_file():
-            raise InvalidInput(f"{run}: expected a run folder, with config.toml and checkpoints/last.pt")
-    except OSError as error:
-        raise InvalidInput(f"{run}: cannot be read: {error.strerror}") from error
+    path = config_file(run, str(run))
     try:
         return read_config(path)
     except InvalidInput as error:
@@ -56,13 +70,36 @@ def check_checkpoint(state: dict[str, Any], source: Path, tables: Mapping[str, M
         raise InvalidInput(f"checkpoint {source} is not one of the run's config.toml: {'; '.join(changed)}")
 
 
+def warn_of_changes(saved: Mapping[str, str], now: Mapping[str, str]) -> None:
+    """Warn of each plugin whose version is not the one that a checkpoint was saved with."""
+    for name, version in now.items():
+        if saved.get(name, version) != version:
+            logger.warning("%s was %s when the checkpoint was saved, is %s", name, saved[name], version)
+
+
+def take_weights(model: Model, state: Mapping[str, Any], source: Path, parts: Collection[str] | None = None) -> None:
+    """Take up the weights of a checkpoint.
+
+    Arguments:
+        model: Gets them.
+        state: A checkpoint, after `check_checkpoint`.
+        source: Its file, for errors.
+        parts: The names of the parts that are wanted; by default all.
+
+    Raises:
+        InvalidInput: If the checkpoint does not fit the configuration.
+    """
+    try:
+        for name, part in model.parts().items():
+            if parts is None or name in parts:
+                part.load_state_dict(state["parts"][name])
+    except (KeyError, ValueError, RuntimeError, TypeError, AttributeError) as error:
+        text = " ".join(str(error).split())[:300]
+        raise InvalidInput(f"checkpoint {source} does not fit config.toml: {text}") from error
+
+
 def trained_model(
-    registry: Registry,
-    config: RunConfig,
-    architecture: Architecture,
-    state: Mapping[str, Any],
-    source: Path,
-    device: torch.device,
+    registry: Registry, config: RunConfig, state: Mapping[str, Any], source: Path, device: torch.device
 ) -> Model:
     """Build the model of a run for inference: encoder and prior of the checkpoint, the encoder's layers fused.
 
@@ -71,7 +108,6 @@ def trained_model(
     Arguments:
         registry: Where the plugins are.
         config: The run's.
-        architecture: That of the configuration.
         state: A checkpoint, after `check_checkpoint`.
         source: Its file, for errors.
         device: Where to compute.
@@ -80,24 +116,12 @@ def trained_model(
         InvalidInput: If the checkpoint does not fit the configuration.
     """
     from mpcc.core.layers.fusion import fuse
-    from mpcc.core.method.entropy import EntropyPolicy
-    from mpcc.core.method.model import Model
+    from mpcc.core.run.assembly import build_model
 
-    settings = config.run
     entries = [registry.entry("prior", config.prior.name), registry.entry("architecture", config.arch.name)]
-    for entry in entries:
-        was, now = state["plugins"].get(f"{entry.kind} {entry.name}"), f"{entry.distribution} {entry.version}"
-        if was != now:
-            print(f"{entry.kind} {entry.name} was {was} when the checkpoint was saved, is {now}", file=sys.stderr)
-    prior = entries[0].load()(settings.clusters, settings.latent_dim, config.prior.options)
-    networks = architecture.build(settings.clusters, settings.latent_dim, state["images"][1])
-    entropy = EntropyPolicy.of(prior, settings.entropy, settings.entropy_samples)
-    model = Model.assemble(prior, networks, device, entropy)
-    try:
-        for name in ("prior", "encoder"):
-            model.parts()[name].load_state_dict(state["parts"][name])
-    except (KeyError, ValueError, RuntimeError, TypeError, AttributeError) as error:
-        text = " ".join(str(error).split())[:300]
-        raise InvalidInput(f"checkpoint {source} does not fit config.toml: {text}") from error
-    fuse(networks.encoder)
+    now = {f"{entry.kind} {entry.name}": f"{entry.distribution} {entry.version}" for entry in entries}
+    warn_of_changes(state["plugins"], now)
+    model = build_model(registry, config, state["images"][1], device)
+    take_weights(model, state, source, ("prior", "encoder"))
+    fuse(model.networks.encoder)
     return model

@@ -22,7 +22,7 @@ import torch
 
 from mpcc.core.errors import InvalidInput
 from mpcc.core.system.resources import short_of_memory
-from mpcc.core.system.whole_files import flush_folder
+from mpcc.core.system.whole_files import flush_folder, whole_file
 
 __all__ = ["FORMAT_VERSION", "BrokenCheckpoint", "load_checkpoint", "save_checkpoint"]
 
@@ -49,22 +49,7 @@ def save_checkpoint(path: Path, state: dict[str, Any]) -> None:
         OSError: If it cannot be written; the old file is intact.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(path.name + ".part")
-    try:
-        write_checkpoint(part, state)
-        part.replace(path)
-    finally:
-        part.unlink(missing_ok=True)
-    flush_folder(path.parent)
-
-
-def write_checkpoint(path: Path, state: dict[str, Any]) -> None:
-    """Write a state with its digest and wait until it is on the disk; on failure a part of it may be left.
-
-    Raises:
-        OSError: If that fails.
-    """
-    with path.open("w+b") as file:
+    with whole_file(path) as file:
         output = RememberingFile(file)
         try:
             torch.save({"format_version": FORMAT_VERSION, **state}, cast("IO[bytes]", output))
@@ -72,8 +57,7 @@ def write_checkpoint(path: Path, state: dict[str, Any]) -> None:
             # torch turns what writing raises into an error of its own kind.
             raise output.failure or error from error
         add_digest(file)
-        file.flush()
-        os.fsync(file.fileno())
+    flush_folder(path.parent)
 
 
 class RememberingFile:

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from mpcc.core.storage.checkpoint import BrokenCheckpoint, load_checkpoint, write_checkpoint
+from mpcc.core.storage.checkpoint import BrokenCheckpoint, load_checkpoint, save_checkpoint
 from mpcc.core.system.whole_files import duplicate, flush_folder
 
 __all__ = ["KeptCheckpoints"]
@@ -57,9 +57,11 @@ class KeptCheckpoints:
 
     def older(self) -> list[Path]:
         """Return those before the newest, the newest of them first."""
-        numbers = {path: OLDER.fullmatch(path.name) for path in self.folder.glob("iteration-*.pt")}
-        found = {int(match[1]): path for path, match in numbers.items() if match}
-        return [found[iteration] for iteration in sorted(found, reverse=True)]
+        return [path for _, path in sorted(self._numbered().items(), reverse=True)]
+
+    def _numbered(self) -> dict[int, Path]:
+        matches = {path: OLDER.fullmatch(path.name) for path in self.folder.glob("iteration-*.pt")}
+        return {int(match[1]): path for path, match in matches.items() if match}
 
     def save(self, state: dict[str, Any], *, best: bool = False) -> None:
         """Save a state as the newest checkpoint; the one that was the newest becomes an older one.
@@ -71,12 +73,12 @@ class KeptCheckpoints:
         Raises:
             OSError: If it cannot be written; then ``last.pt`` is as it was.
         """
-        with self._written(state) as part:
+        with self._saved(state) as new:
             if self.newest.exists() and self.newest_iteration not in (None, state["iteration"]):
                 duplicate(self.newest, self.folder / f"iteration-{self.newest_iteration}.pt")
             if best:
-                duplicate(part, self.best)
-            part.replace(self.newest)
+                duplicate(new, self.best)
+            new.replace(self.newest)
         self.newest_iteration = state["iteration"]
         self._whole = self.newest, state["iteration"]
         flush_folder(self.folder)
@@ -89,22 +91,22 @@ class KeptCheckpoints:
         Raises:
             OSError: If it cannot be written; the one before is intact.
         """
-        with self._written(state) as part:
-            part.replace(self.best)
+        with self._saved(state) as new:
+            new.replace(self.best)
         if self._whole is None:
             self._whole = self.best, state["iteration"]
         flush_folder(self.folder)
 
     @contextlib.contextmanager
-    def _written(self, state: dict[str, Any]) -> Iterator[Path]:
-        self.folder.mkdir(parents=True, exist_ok=True)
-        part = self.folder / "new.pt.part"
+    def _saved(self, state: dict[str, Any]) -> Iterator[Path]:
+        """Lend a whole checkpoint that has no lasting name yet."""
+        new = self.folder / "new.pt"
         try:
-            write_checkpoint(part, state)
-            yield part
+            save_checkpoint(new, state)
+            yield new
         finally:
             with contextlib.suppress(OSError):
-                part.unlink(missing_ok=True)
+                new.unlink(missing_ok=True)
 
     def load(self) -> tuple[dict[str, Any] | None, Path, list[str]]:
         """Load the newest checkpoint that is whole.
@@ -136,7 +138,6 @@ class KeptCheckpoints:
 
     def forget_after(self, iteration: int) -> None:
         """Remove older checkpoints that lie after an iteration: a run that went back there goes another way."""
-        for path in self.older():
-            match = OLDER.fullmatch(path.name)
-            if match and int(match[1]) > iteration:
+        for number, path in self._numbered().items():
+            if number > iteration:
                 path.unlink(missing_ok=True)

@@ -1,4 +1,4 @@
-"""The files of a prediction, written row by row and moved into place when they are whole."""
+"""Tables of clusters and arrays of posteriors, written row by row."""
 
 from __future__ import annotations
 
@@ -9,46 +9,60 @@ from typing import IO, Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from mpcc.core.contracts import ImageSet
 from mpcc.core.evaluation.inference import Prediction
 
-__all__ = ["AssignmentTable", "PosteriorRows"]
+__all__ = ["AssignmentTable", "PosteriorRows", "write_rows"]
 
 
 class AssignmentTable:
-    """A CSV table: index, path, cluster, confidence, label; without path and label where they are not known.
+    """A CSV table: index, path, cluster, confidence, reconstruction_error, label; without what is not known.
 
     Arguments:
         file: Where it goes.
-        data: The images, whose predictions come in their order.
+        data: The images.
+        paths: Whether there is a column of paths; by default if the images have any.
     """
 
-    def __init__(self, file: IO[bytes], data: ImageSet) -> None:
+    def __init__(self, file: IO[bytes], data: ImageSet, *, paths: bool | None = None) -> None:
         self._file = file
         self._data = data
+        self._paths = bool(data.paths) if paths is None else paths
         self._count = 0
-        path, label = ["path"] if data.paths else [], [] if data.labels is None else ["label"]
-        self._write([["index", *path, "cluster", "confidence", *label]])
 
-    def write(self, prediction: Prediction) -> None:
-        """Add the rows of the next images."""
+    def write(self, prediction: Prediction, indices: Tensor | None = None, errors: Tensor | None = None) -> None:
+        """Add the rows of n images.
+
+        Arguments:
+            prediction: What was found.
+            indices: Which images they are, shape (n,); by default those after the ones before.
+            errors: Of their reconstructions, shape (n,), if they are known.
+        """
         data, start = self._data, self._count
         self._count += len(prediction.posterior)
-        columns: list[Sequence[Any]] = [range(start, self._count)]
-        if data.paths:
-            columns.append(data.paths[start : self._count])
-        columns += [prediction.clusters.tolist(), [f"{value:.6f}" for value in prediction.confidence.tolist()]]
+        chosen = list(range(start, self._count)) if indices is None else indices.tolist()
+        columns: dict[str, Sequence[Any]] = {"index": chosen}
+        if self._paths:
+            columns["path"] = [data.paths[index] if data.paths else "" for index in chosen]
+        columns["cluster"] = prediction.clusters.tolist()
+        columns["confidence"] = [f"{value:.6f}" for value in prediction.confidence.tolist()]
+        if errors is not None:
+            columns["reconstruction_error"] = [f"{value:.6g}" for value in errors.tolist()]
         if data.labels is not None:
-            labels = data.labels[start : self._count].tolist()
-            columns.append([data.class_names[label] for label in labels] if data.class_names else labels)
-        self._write(zip(*columns, strict=True))
+            labels = data.labels[chosen].tolist()
+            columns["label"] = [data.class_names[label] for label in labels] if data.class_names else labels
+        header = [] if start else [list(columns)]
+        write_rows(self._file, [*header, *zip(*columns.values(), strict=True)])
 
-    def _write(self, rows: Iterable[Iterable[Any]]) -> None:
-        text = io.StringIO(newline="")
-        csv.writer(text, lineterminator="\n").writerows(rows)
-        # File names need not be valid text; what isn't is written as the bytes that it was.
-        self._file.write(text.getvalue().encode("utf-8", "surrogateescape"))
+
+def write_rows(file: IO[bytes], rows: Iterable[Iterable[Any]]) -> None:
+    """Write rows of a CSV table."""
+    text = io.StringIO(newline="")
+    csv.writer(text, lineterminator="\n").writerows(rows)
+    # File names need not be valid text; what isn't is written as the bytes that it was.
+    file.write(text.getvalue().encode("utf-8", "surrogateescape"))
 
 
 class PosteriorRows:

@@ -9,7 +9,6 @@ continues it; TensorBoard's event files lie beside them. Nothing is written anyw
 from __future__ import annotations
 
 import contextlib
-import csv
 import datetime
 import io
 import json
@@ -25,13 +24,14 @@ from PIL import Image
 from torch import Tensor
 
 from mpcc.core.config import RunConfig
-from mpcc.core.contracts import Evaluation, ImageSet
-from mpcc.core.errors import InvalidInput, OutOfResources
+from mpcc.core.errors import InvalidInput
 from mpcc.core.evaluation.confusion import confusion_sheet
 from mpcc.core.evaluation.findings import Findings
+from mpcc.core.evaluation.inference import Prediction
 from mpcc.core.evaluation.sheets import reconstruction_sheet, sample_sheet
-from mpcc.core.system.resources import disk_errors, no_room
-from mpcc.core.system.whole_files import write_whole
+from mpcc.core.storage.prediction_files import AssignmentTable, write_rows
+from mpcc.core.system.resources import disk_errors
+from mpcc.core.system.whole_files import taken, whole_file, write_whole
 
 __all__ = ["RunFolder"]
 
@@ -64,8 +64,8 @@ class RunFolder:
         if path is None:
             now = datetime.datetime.now(tz=datetime.UTC).astimezone()
             path = Path("runs") / f"{config.data.name}-{config.prior.name}-{now:%Y%m%d-%H%M%S}"
-        try:
-            if out is not None and (path.exists() or path.is_symlink()):
+        with disk_errors(f"run folder {path} cannot be made"):
+            if out is not None and taken(path):
                 is_run = (path / "config.toml").is_file()
                 choice = f"continue it with --resume {path}, or choose" if is_run else "choose"
                 raise InvalidInput(
@@ -77,8 +77,6 @@ class RunFolder:
                 parent = parent.parent
             if not parent.is_dir():
                 raise InvalidInput(f"run folder {path} cannot be made: {parent} is not a directory")
-        except OSError as error:
-            raise cannot_be_made(path, error) from error
         if not os.access(parent, os.W_OK | os.X_OK):
             raise InvalidInput(f"run folder {path} cannot be made: {parent} is not writable")
         return cls(path, named=out is not None)
@@ -88,19 +86,11 @@ class RunFolder:
         """Open the folder of an earlier run.
 
         Raises:
-            InvalidInput: If it does not exist or holds no run.
+            InvalidInput: If it cannot be written.
         """
-        folder = cls(path)
-        try:
-            if not path.is_dir():
-                raise InvalidInput(f"--resume {path}: no such run folder")
-            if not folder.config.is_file():
-                raise InvalidInput(f"--resume {path}: expected a run folder with {folder.config.name}")
-        except OSError as error:
-            raise InvalidInput(f"--resume {path}: cannot be read: {error.strerror}") from error
         if not os.access(path, os.W_OK | os.X_OK):
             raise InvalidInput(f"--resume {path}: expected a folder that can be written")
-        return folder
+        return cls(path)
 
     def create(self) -> None:
         """Make the folder.
@@ -109,23 +99,22 @@ class RunFolder:
             InvalidInput: If that fails, or another process was quicker.
             OutOfResources: If there is no room.
         """
-        try:
-            for parent in reversed(self.path.absolute().parents):
-                if not parent.exists():
-                    parent.mkdir(exist_ok=True)
-                    self._made.append(parent)
-            if not self._named:
-                self.path = free(self.path)
-            self.path.mkdir()
-        except FileExistsError as error:
-            if self._named or not self.path.is_dir():
+        with disk_errors(f"run folder {self.path} cannot be made"):
+            try:
+                for parent in reversed(self.path.absolute().parents):
+                    if not parent.exists():
+                        parent.mkdir(exist_ok=True)
+                        self._made.append(parent)
+                if not self._named:
+                    self.path = free(self.path)
+                self.path.mkdir()
+            except OSError as error:
+                if isinstance(error, FileExistsError) and not self._named and self.path.is_dir():
+                    # Another run, started within the same second, has taken the name since.
+                    self.create()
+                    return
                 self._remove_parents()
-                raise cannot_be_made(self.path, error) from error
-            # Another run, started within the same second, has taken the name since.
-            self.create()
-        except OSError as error:
-            self._remove_parents()
-            raise cannot_be_made(self.path, error) from error
+                raise
 
     @contextlib.contextmanager
     def filled(self) -> Iterator[None]:
@@ -137,7 +126,7 @@ class RunFolder:
         """
         self.create()
         try:
-            with disk_errors(self.path):
+            with disk_errors(f"{self.path} could not be written"):
                 yield
         except BaseException:
             self.discard()
@@ -175,7 +164,7 @@ class RunFolder:
             OutOfResources: If there is no room for the file.
         """
         lock = FileLock(self.path / ".lock", timeout=0)
-        with disk_errors(self.path):
+        with disk_errors(f"{self.path} could not be written"):
             try:
                 lock.acquire()
             except Timeout as error:
@@ -249,42 +238,19 @@ class RunFolder:
         """Write the pictures and tables of an evaluation; each file is replaced as a whole."""
         self.write_picture("samples", sample_sheet(findings.pictures))
         self.write_picture("reconstructions", reconstruction_sheet(findings.pictures))
-        self.write_assignments(findings.data, findings.indices, findings.evaluation, findings.images.known_errors())
+        with whole_file(self.path / "assignments.csv") as file:
+            table = AssignmentTable(file, findings.data, paths=True)
+            prediction = Prediction(findings.evaluation.locations, findings.evaluation.posterior)
+            table.write(prediction, findings.indices, findings.images.known_errors())
         self.write_posterior(findings.evaluation.posterior)
         if findings.confusion is not None:
             self.write_table("confusion", findings.confusion.rows())
             self.write_picture("confusion", confusion_sheet(findings.confusion))
 
-    def write_assignments(
-        self, data: ImageSet, indices: Tensor, evaluation: Evaluation, errors: Tensor | None = None
-    ) -> None:
-        """Write ``assignments.csv``: index, path, cluster, confidence; reconstruction_error, label if there are any.
-
-        Arguments:
-            data: Paths and names of classes.
-            indices: The evaluated images, shape (N,).
-            evaluation: Their clusters and labels.
-            errors: Of their reconstructions, shape (N,), or None.
-        """
-        columns: dict[str, Sequence[Any]] = {
-            "index": indices.tolist(),
-            "path": [data.paths[index] if data.paths else "" for index in indices.tolist()],
-            "cluster": evaluation.assignments.tolist(),
-            "confidence": [f"{value:.6f}" for value in evaluation.posterior.max(dim=1).values.tolist()],
-        }
-        if errors is not None:
-            columns["reconstruction_error"] = [f"{value:.6g}" for value in errors.tolist()]
-        if evaluation.labels is not None:
-            labels = evaluation.labels.tolist()
-            columns["label"] = [data.class_names[label] if data.class_names else label for label in labels]
-        self.write_table("assignments", [list(columns), *zip(*columns.values(), strict=True)])
-
     def write_table(self, name: str, rows: Sequence[Sequence[Any]]) -> None:
         """Write a table as CSV, its header first."""
-        text = io.StringIO(newline="")
-        csv.writer(text, lineterminator="\n").writerows(rows)
-        # File names need not be valid text; what isn't is written as the bytes that it was.
-        write_whole(self.path / f"{name}.csv", text.getvalue().encode("utf-8", "surrogateescape"))
+        with whole_file(self.path / f"{name}.csv") as file:
+            write_rows(file, rows)
 
     def write_weights(self, part: str, content: bytes) -> None:
         """Write ``<part>.safetensors``."""
@@ -306,15 +272,7 @@ class RunFolder:
 def free(path: Path) -> Path:
     """Return the path, with a number at its end if there is something of that name."""
     chosen, count = path, 1
-    while chosen.exists() or chosen.is_symlink():
+    while taken(chosen):
         count += 1
         chosen = path.with_name(f"{path.name}-{count}")
     return chosen
-
-
-def cannot_be_made(path: Path, error: OSError) -> InvalidInput | OutOfResources:
-    """Make the error for a run folder that the system refuses."""
-    text = f"run folder {path} cannot be made: {error.strerror}"
-    if no_room(error):
-        return OutOfResources(f"{text}; free space there")
-    return InvalidInput(f"{text}; expected a path that can be written")

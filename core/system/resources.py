@@ -6,13 +6,12 @@ import contextlib
 import errno
 import re
 from collections.abc import Iterator
-from pathlib import Path
 
 import torch
 
 from mpcc.core.errors import InvalidInput, OutOfResources
 
-__all__ = ["disk_errors", "memory_errors", "no_room", "short_of_memory"]
+__all__ = ["disk_errors", "memory_errors", "short_of_memory"]
 
 # What torch's allocator for the CPU, and CUDA's libraries, say; their errors are no class of their own.
 TEXTS = (
@@ -21,6 +20,7 @@ TEXTS = (
 )
 # Torch, for CUDA and for the CPU, and NumPy.
 ASKED_FOR = re.compile(r"(?:tried|unable) to allocate ([\d.]+ \w+)", re.IGNORECASE)
+# A disk, a quota or a limit on the size of a file is full.
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
@@ -36,17 +36,12 @@ def short_of_memory(error: BaseException) -> bool:
     return isinstance(error, RuntimeError) and any(text in str(error) for text in TEXTS)
 
 
-def no_room(error: OSError) -> bool:
-    """Return whether a file could not be written because a disk, a quota or a limit on its size is full."""
-    return error.errno in NO_ROOM
-
-
 @contextlib.contextmanager
-def disk_errors(path: Path) -> Iterator[None]:
+def disk_errors(failure: str) -> Iterator[None]:
     """Say in one line why something could not be written.
 
     Arguments:
-        path: What is written.
+        failure: What is said before the reason, e.g. ``runs/1 could not be written``.
 
     Raises:
         OutOfResources: If there is no room.
@@ -55,8 +50,8 @@ def disk_errors(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        text = f"{path} could not be written: {error.strerror or error}"
-        if no_room(error):
+        text = f"{failure}: {error.strerror or error}"
+        if error.errno in NO_ROOM:
             raise OutOfResources(f"{text}; free space there") from error
         raise InvalidInput(f"{text}; expected a path that can be written") from error
 

@@ -1,4 +1,4 @@
-"""Files that are on the disk as a whole or not at all."""
+"""Files that are on the disk as a whole or not at all, and names that must not be taken yet."""
 
 from __future__ import annotations
 
@@ -12,7 +12,30 @@ from typing import IO
 
 from mpcc.core.errors import InvalidInput
 
-__all__ = ["duplicate", "flush_folder", "new_file", "write_whole"]
+__all__ = ["check_new", "duplicate", "flush_folder", "new_file", "taken", "whole_file", "write_whole"]
+
+
+def taken(path: Path) -> bool:
+    """Return whether there is anything of that name, be it a link that leads nowhere."""
+    return path.exists() or path.is_symlink()
+
+
+def check_new(path: Path, flag: str, kind: str = "folder") -> None:
+    """Check that nothing has the name of what a command will make.
+
+    Arguments:
+        path: What the user named.
+        flag: Which flag names it, for errors.
+        kind: What will be made, a ``folder`` or a ``file``.
+
+    Raises:
+        InvalidInput: If the name is taken, or the system cannot tell.
+    """
+    try:
+        if taken(path):
+            raise InvalidInput(f"{flag} {path} already exists: expected a new {kind}")
+    except OSError as error:
+        raise InvalidInput(f"{flag} {path} cannot be made: {error.strerror or error}") from error
 
 
 def flush_folder(folder: Path) -> None:
@@ -26,17 +49,38 @@ def flush_folder(folder: Path) -> None:
         os.close(handle)
 
 
-def write_whole(path: Path, content: bytes) -> None:
-    """Write a file under a temporary name and rename it, so that readers never see half of it."""
-    part = path.with_name(path.name + ".part")
+@contextlib.contextmanager
+def whole_file(path: Path, part: Path | None = None) -> Iterator[IO[bytes]]:
+    """Lend a temporary file that gets its name once the ``with`` block has ended without an error.
+
+    Before that its content is on the disk, so that readers and crashes never see half of it.
+
+    Arguments:
+        path: The name; a file that has it is replaced.
+        part: The temporary name, in the same folder; by default the name with ``.part`` at its end.
+
+    Raises:
+        OSError: If it cannot be written; a file of that name is as it was.
+    """
+    part = part or path.with_name(path.name + ".part")
     try:
-        with part.open("wb") as file:
-            file.write(content)
+        with part.open("w+b") as file:
+            yield file
             file.flush()
             os.fsync(file.fileno())
         part.replace(path)
     finally:
         part.unlink(missing_ok=True)
+
+
+def write_whole(path: Path, content: bytes) -> None:
+    """Write a whole file at once.
+
+    Raises:
+        OSError: If it cannot be written; a file of that name is as it was.
+    """
+    with whole_file(path) as file:
+        file.write(content)
 
 
 def duplicate(source: Path, target: Path) -> None:
@@ -48,13 +92,12 @@ def duplicate(source: Path, target: Path) -> None:
     part = target.with_name(target.name + ".part")
     part.unlink(missing_ok=True)
     try:
-        try:
-            part.hardlink_to(source)
-        except OSError:
-            with source.open("rb") as whole, part.open("wb") as copy:
-                shutil.copyfileobj(whole, copy)
-                copy.flush()
-                os.fsync(copy.fileno())
+        part.hardlink_to(source)
+    except OSError:
+        with source.open("rb") as whole, whole_file(target, part) as copy:
+            shutil.copyfileobj(whole, copy)
+        return
+    try:
         part.replace(target)
     finally:
         part.unlink(missing_ok=True)
@@ -62,22 +105,20 @@ def duplicate(source: Path, target: Path) -> None:
 
 @contextlib.contextmanager
 def new_file(path: Path) -> Iterator[IO[bytes]]:
-    """Lend a file under a temporary name beside ``path``; it gets its name if the ``with`` block ends without an error.
+    """Lend a `whole_file` whose name must still be free when it is whole.
 
     Raises:
         InvalidInput: If it cannot be written.
     """
+    # Two processes that write the same file each have a part of their own.
     part = path.with_name(f"{path.name}.{os.getpid()}.part")
     try:
-        with part.open("xb") as file:
+        with whole_file(path, part) as file:
             yield file
-        if path.exists():
-            raise InvalidInput(f"{path} has appeared meanwhile: expected a new file")
-        part.replace(path)
+            if taken(path):
+                raise InvalidInput(f"{path} has appeared meanwhile: expected a new file")
     except OSError as error:
         # What is read meanwhile may fail, too; that is not the file's fault.
         if error.filename == str(part) or error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
             raise InvalidInput(f"{path} cannot be written: {error.strerror or error}") from error
         raise
-    finally:
-        part.unlink(missing_ok=True)

@@ -1,0 +1,51 @@
+"""What follows an iteration, as a value."""
+
+from __future__ import annotations
+
+import attrs
+
+from mpcc.core.config import RunSettings
+from mpcc.core.config.interval import Interval
+
+__all__ = ["Due", "due_after"]
+
+
+@attrs.frozen
+class Due:
+    """What follows an iteration.
+
+    Attributes:
+        log: Whether its terms are logged.
+        evaluate: Whether the model is evaluated.
+        save: Whether a checkpoint is saved.
+        stop: Whether the run stops there, before its end.
+    """
+
+    log: bool
+    evaluate: bool
+    save: bool
+    stop: bool
+
+
+def due_after(done: int, settings: RunSettings, since_saved: float, *, asked_to_stop: bool) -> Due:
+    """Return what follows an iteration; all of it follows the last one, and a run that stops is saved.
+
+    Arguments:
+        done: Iterations so far.
+        settings: How often things are done.
+        since_saved: Seconds since the last checkpoint.
+        asked_to_stop: Whether the user wants the run to stop.
+
+    Example:
+        >>> settings = RunSettings(iterations=9, log_every=2, eval_every=4, checkpoint_every=3)
+        >>> due_after(4, settings, 0.0, asked_to_stop=False)
+        Due(log=True, evaluate=True, save=False, stop=False)
+    """
+    last = done == settings.iterations
+    stop = asked_to_stop and not last
+    return Due(
+        log=last or done % settings.log_every == 0,
+        evaluate=last or done % settings.eval_every == 0,
+        save=last or stop or Interval.parse(settings.checkpoint_every).due(done, since_saved),
+        stop=stop,
+    )

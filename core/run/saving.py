@@ -1,0 +1,136 @@
+"""How a run gets to the disk, and what is said of what did not get there."""
+
+from __future__ import annotations
+
+import logging
+import shlex
+import time
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from mpcc.core.errors import OutOfResources
+from mpcc.core.evaluation.findings import Findings
+from mpcc.core.reporting.health import check_parameters
+from mpcc.core.run.run import Run
+from mpcc.core.storage.kept_checkpoints import KeptCheckpoints
+from mpcc.core.storage.run_folder import RunFolder
+
+__all__ = ["Saving"]
+
+logger = logging.getLogger(__name__)
+
+
+class Saving:
+    """Writes checkpoints and evaluations of a run; what the system refuses is warned of, and training goes on.
+
+    Arguments:
+        run: The run.
+        folder: Its folder.
+        checkpoints: Those of the folder.
+    """
+
+    def __init__(self, run: Run, folder: RunFolder, checkpoints: KeptCheckpoints) -> None:
+        self.run = run
+        self.folder = folder
+        self.checkpoints = checkpoints
+        self._saved_at = time.monotonic()
+        self._evaluated = False
+        # Why the last attempt to save, or to write an evaluation, failed.
+        self._unsaved: str | None = None
+        self._unwritten: str | None = None
+
+    @property
+    def since_saved(self) -> float:
+        """Seconds since the last checkpoint, or since the attempt to save it."""
+        return time.monotonic() - self._saved_at
+
+    def save(self, scores: Mapping[str, float] | None, *, due: bool) -> None:
+        """Save a checkpoint if it is due, and one of the best evaluation if this is it.
+
+        Arguments:
+            scores: Of the evaluation of this iteration, if there was one.
+            due: Whether a checkpoint is due.
+
+        Raises:
+            TrainingDiverged: If a checkpoint is due, and a parameter is not finite.
+        """
+        iteration, watched = self.run.trainer.iteration, self.run.best
+        before = None if watched is None else watched.plain()
+        best = watched is not None and scores is not None and watched.improves(scores, iteration)
+        failure = None
+        if due:
+            check_parameters(self.run.trainer.model, iteration)
+            failure = self.attempt("a checkpoint", lambda: self.checkpoints.save(self.run.state(), best=best))
+            self._unsaved, self._saved_at = failure, time.monotonic()
+        elif best:
+            failure = self.attempt("the best checkpoint", lambda: self.checkpoints.save_best(self.run.state()))
+        if watched is not None and best and failure is not None:
+            # A best score counts only once its checkpoint is on the disk.
+            watched.restore(before)
+
+    def write_evaluation(self, findings: Findings, results: Mapping[str, Any]) -> None:
+        """Write the files of an evaluation, ``results.json`` the last."""
+        done = results["iterations"]
+
+        def write() -> None:
+            line = {"iteration": done, "evaluated": len(findings.indices), "metrics": dict(findings.scores)}
+            self.folder.append_metrics(line)
+            self.folder.write_findings(findings)
+            self.folder.write_results(results)
+
+        self._evaluated = True
+        self._unwritten = self.attempt(f"the evaluation of iteration {done}", write)
+
+    def attempt(self, what: str, write: Callable[[], None]) -> str | None:
+        """Write something; if the system refuses, warn and go on. Return why it was refused."""
+        try:
+            write()
+        except OSError as error:
+            text = error.strerror or str(error)
+            logger.warning("warning: %s could not be written: %s; %s", what, text, self.kept("training goes on"))
+            return text
+        return None
+
+    def kept(self, text: str) -> str:
+        """Return a text, and after it where the run can go on from, if anywhere."""
+        kept = self.checkpoints.kept
+        return text if kept is None else f"{text}; {kept}"
+
+    def stopped(self) -> str:
+        """Return what to say when the user has stopped the run.
+
+        Raises:
+            OutOfResources: If it could not be saved.
+        """
+        stopped = f"stopped at iteration {self.run.trainer.iteration}"
+        self._check_saved(f"{stopped}, which could not be saved")
+        return f"{stopped}; continue with: mpcc-run --resume {self._quoted}"
+
+    def check_end(self) -> None:
+        """Check that the end of the run is on the disk.
+
+        Raises:
+            OutOfResources: If it is not.
+        """
+        self._check_saved("the last checkpoint could not be written")
+        if self._unwritten is not None:
+            raise OutOfResources(
+                f"the results could not be written: {self._unwritten}; {self.kept('the run is saved')}; "
+                f"free space, then: mpcc evaluate {self._quoted}"
+            )
+
+    @property
+    def _quoted(self) -> str:
+        return shlex.quote(str(self.folder.path))
+
+    def _check_saved(self, failure: str) -> None:
+        """Raise an error if the last checkpoint is not on the disk: why, what is there, how to go on."""
+        if self._unsaved is None:
+            return
+        if self.checkpoints.kept is not None:
+            there = f"{self.kept('free space')}; continue with: mpcc-run --resume {self._quoted}"
+        elif self._evaluated and self._unwritten is None:
+            there = f"there is no other one, but the results are in {self._quoted}"
+        else:
+            there = "there is no other one: free space and start anew"
+        raise OutOfResources(f"{failure}: {self._unsaved}; {there}")

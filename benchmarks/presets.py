@@ -19,29 +19,18 @@ from digit_runs import train
 
 from mpcc.core.config import Layer, resolve
 from mpcc.core.registry import load_registry
-from mpcc.core.reporting.summary import Summary, summarise
-from mpcc.core.run.assembly import schedule_of
+from mpcc.core.reporting.summary import Summary
+from mpcc.core.run.network_summary import network_summary
 
 PAPER = ["mnist", "omniglot", "fashion-mnist", "cifar10", "cifar20"]
 
 
 def summary_of(preset: str) -> Summary:
     """Return the summary of a preset's networks."""
-    registry = load_registry()
-    config = resolve(registry, [Layer("flag", {"data": {"name": preset}})])
-    architecture = registry.entry("architecture", config.arch.name).load()(config.arch.options)
-    settings = config.run
-    prior = registry.entry("prior", config.prior.name).load()(
-        settings.clusters, settings.latent_dim, config.prior.options
-    )
-    channels = registry.entry("dataset", preset).load().channels
+    config = resolve(load_registry(), [Layer("flag", {"data": {"name": preset}})])
+    channels = config.data.make().channels
     assert channels is not None  # published sets know it
-    return summarise(
-        architecture,
-        prior,
-        channels=channels,
-        schedule=schedule_of(settings),
-    )
+    return network_summary(config, channels)
 
 
 def main() -> None:

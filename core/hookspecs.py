@@ -15,8 +15,10 @@ of these with `hookimpl`, each with the arguments that it wants::
 
 Every ``register`` has the same signature (`Register`): the name that a user types, the import path of the class, one
 line of summary, the import path of the options class (an attrs class; none if there are no options) and default values
-of its options. Nothing is imported before it is needed: keep torch out of the module with the hooks and out of the one
-with the options, so that ``--help`` and listings stay quick.
+of its options. A metric that is registered with ``on_request=True`` is left out of ``all``.
+
+Nothing is imported before it is needed. Keep torch out of the module with the hooks and out of the one with the
+options, so that ``--help`` and listings stay quick.
 
 The other hooks watch a run. They cannot change it: torch's random states are put back after each call, `step_ended`
 apart, which is called too often and must not draw from them. One that raises is reported and not called again.
@@ -64,6 +66,7 @@ class Register(Protocol):
         options: str | None = None,
         defaults: Mapping[str, Any] | None = None,
         api_version: int = 1,
+        on_request: bool = False,
     ) -> None: ...
 
 

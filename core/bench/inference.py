@@ -162,10 +162,10 @@ def predict_sizes(images: int) -> list[int]:
 def posterior_figures(subject: Subject, device: torch.device) -> dict[str, Any]:
     """Measure what the posterior over clusters and the entropies cost, by K and by batch, and how the cost grows."""
     config = subject.config
-    prior_class, latent_dim = subject.registry.entry("prior", config.prior.name).load(), config.run.latent_dim
+    latent_dim = config.run.latent_dim
 
     def prior_of(clusters: int) -> Prior:
-        prior: Prior = prior_class(clusters, latent_dim, config.prior.options)
+        prior: Prior = config.prior.make(clusters, latent_dim)
         return prior.to(device).requires_grad_(False)
 
     with own_randomness(config.run.seed, device), torch.no_grad():

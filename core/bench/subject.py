@@ -21,7 +21,7 @@ from mpcc.core.evaluation.inference import predictions
 from mpcc.core.method.model import Model
 from mpcc.core.registry import Entry, Registry
 from mpcc.core.reporting.summary import Summary
-from mpcc.core.run.assembly import load_data, make
+from mpcc.core.run.assembly import load_data
 from mpcc.core.run.network_summary import network_summary
 from mpcc.core.run.run import Run
 
@@ -133,13 +133,13 @@ class Subject:
             config: Its values.
             reading: Whether its images are wanted themselves, not just their shape.
         """
-        architecture = make(registry, config, "arch")
-        dataset: Dataset = make(registry, config, "data")
+        architecture = config.arch.make()
+        dataset: Dataset = config.data.make()
         data, missing = None, ""
         if reading or dataset.channels is None:
             try:
                 offline = attrs.evolve(config, run=attrs.evolve(config.run, download=False))
-                data = load_data(registry, offline)
+                data = load_data(offline)
             except InvalidInput as error:
                 missing = str(error)
         possible = architecture.channels or (1,)
@@ -149,7 +149,7 @@ class Subject:
     @property
     def shape(self) -> tuple[int, int, int]:
         """(D, R, R)."""
-        size = make(self.registry, self.config, "arch").image_size
+        size = self.config.arch.make().image_size
         return self.channels, size, size
 
     def assemble(self, engine: str) -> Run:
@@ -163,17 +163,15 @@ class Subject:
             *("dataset", SYNTHETIC, f"{__name__}:{SyntheticImages.__name__}", "Random pixels.", None),
             *({}, "built-in", "mpcc", ""),
         )
-        datasets = {**self.registry.entries["dataset"], SYNTHETIC: (entry,)}
-        registry = attrs.evolve(self.registry, entries={**self.registry.entries, "dataset": datasets})
         values: dict[str, Any] = {"engine": name, "precision": precision or "float32", "metrics": "all", "workers": 0}
         settings = attrs.evolve(self.config.run, **values)
         count = max(SYNTHETIC_IMAGES, settings.batch)
-        choice = PluginChoice(SYNTHETIC, SyntheticOptions(count, self.channels))
-        return Run.assemble(registry, attrs.evolve(self.config, run=settings, data=choice))
+        choice = PluginChoice(SYNTHETIC, SyntheticOptions(count, self.channels), entry)
+        return Run.assemble(self.registry, attrs.evolve(self.config, run=settings, data=choice))
 
     def summary(self) -> Summary:
         """Count the operations of an iteration."""
-        return network_summary(self.registry, self.config, self.channels)
+        return network_summary(self.config, self.channels)
 
 
 def predict(model: Model, source: ImageSource) -> None:

@@ -81,7 +81,7 @@ def predict_run(words: list[str]) -> int:
     with memory_errors("predicting", remedies), attributed(used(found, config)):
         model = trained_model(found, config, state, source, computing)
         entry = found.entry("dataset", config.data.name)
-        images = load_data(found, config, training=False)
+        images = load_data(config, training=False)
         if images.images.shape[1] != state["images"][1]:
             raise InvalidInput(
                 f"{entry.described()} gave images with {images.images.shape[1]} channels: expected "

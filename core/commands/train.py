@@ -152,25 +152,25 @@ def describe(registry: Registry, config: RunConfig) -> None:
         InvalidInput: If the parts don't fit each other.
     """
     from mpcc.core.registry.attribution import attributed
-    from mpcc.core.run.assembly import augmentation, known_metrics, load_data, make, make_prior
+    from mpcc.core.run.assembly import augmentation, known_metrics, load_data, make_prior
     from mpcc.core.run.network_summary import network_summary
 
     settings = config.run
     with attributed(used(registry, config)):
         known_metrics(registry, settings.metrics)
-        augmentation(settings).check(make(registry, config, "arch").image_size)
+        augmentation(settings).check(config.arch.make().image_size)
         # A prior that cannot be made is an error, whether or not there are images.
-        make_prior(registry, config)
-        channels = make(registry, config, "data").channels
+        make_prior(config)
+        channels = config.data.make().channels
         if channels is None:
             # Nothing is fetched for a dry run, and one without data still shows the configuration.
             offline = attrs.evolve(config, run=attrs.evolve(settings, download=False))
             try:
-                channels = load_data(registry, offline).images.shape[1]
+                channels = load_data(offline).images.shape[1]
             except InvalidInput as error:
                 print(f"\n# networks not described: {error}")
                 return
-        summary = network_summary(registry, config, channels)
+        summary = network_summary(config, channels)
     print("\n" + "\n".join(f"# {line}".rstrip() for line in summary.lines()))
 
 

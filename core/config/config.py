@@ -47,10 +47,28 @@ SECTIONS = {"prior": "prior", "arch": "architecture", "data": "dataset", "object
 
 @attrs.frozen
 class PluginChoice:
-    """A plugin by name, with its options (an instance of its options class, or None)."""
+    """A plugin that a configuration chooses.
+
+    Attributes:
+        name: What the user types.
+        options: An instance of its options class, or None.
+        entry: What is registered under the name.
+    """
 
     name: str
-    options: Any = None
+    options: Any
+    entry: Entry = attrs.field(eq=False, repr=False)
+
+    def make(self, *numbers: int) -> Any:
+        """Make the plugin.
+
+        Arguments:
+            numbers: What a plugin of this kind takes before its options: K and J for a prior, nothing for others.
+
+        Raises:
+            PluginError: If its class cannot be loaded.
+        """
+        return self.entry.load()(*numbers, self.options)
 
 
 @attrs.frozen
@@ -76,6 +94,10 @@ class RunConfig:
     origins: Mapping[str, str] = attrs.field(factory=dict, eq=False)
     plugins: tuple[Path, ...] = ()
     registries: tuple[Path, ...] = ()
+
+    def entries(self) -> list[Entry]:
+        """Return what is registered under the names of the chosen plugins."""
+        return [getattr(self, section).entry for section in SECTIONS]
 
     def to_tables(self) -> dict[str, dict[str, Any]]:
         """Return nested plain values; what is None is left out."""
@@ -266,7 +288,7 @@ def resolve(registry: Registry, layers: list[Layer], preset: str | None = None) 
     for section, (cls, described) in sources.items():
         registered = Layer("registry", {section: entries[section].defaults})
         choice = _section(section, described, cls, [registered, *layers], origins)
-        choices[section] = PluginChoice(names[section][0], choice)
+        choices[section] = PluginChoice(names[section][0], choice, entries[section])
     run = _section("run", "mpcc-run", RunSettings, layers, origins)
     return RunConfig(
         run=run, **choices, origins=origins, plugins=registry.plugin_files, registries=registry.registry_files
@@ -312,8 +334,7 @@ DATA_VARIABLE = "MPCC_DATA"
 
 def used(registry: Registry, config: RunConfig) -> list[Entry]:
     """Return the entries of all plugins that a run may call."""
-    chosen = [registry.entry(kind, getattr(config, section).name) for section, kind in SECTIONS.items()]
-    return [*chosen, *(claims[0] for claims in registry.entries["metric"].values())]
+    return [*config.entries(), *(claims[0] for claims in registry.entries["metric"].values())]
 
 
 def environment_layer() -> Layer:

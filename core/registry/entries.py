@@ -37,6 +37,7 @@ class Entry:
         origin: The entry point that registered it, or ``built-in``.
         distribution: The installed distribution that it came with.
         version: That distribution's version.
+        on_request: Whether a metric is left out of ``all`` without being loaded.
     """
 
     kind: str
@@ -48,6 +49,7 @@ class Entry:
     origin: str
     distribution: str
     version: str
+    on_request: bool = False
 
     def load(self) -> type:
         """Import the class and check it against the contract.

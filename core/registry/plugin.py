@@ -78,13 +78,13 @@ class Plugin:
             options: str | None = None,
             defaults: Mapping[str, Any] | None = None,
             api_version: int = API_VERSION,
+            on_request: bool = False,
         ) -> None:
             check_registration(kind, name, target, summary, options, api_version)
             if any((entry.kind, entry.name) == (kind, name) for entry in entries):
                 raise PluginError(f"{kind} {name!r} is registered twice by {distribution} ({origin})")
-            entries.append(
-                Entry(kind, name, target, summary, options, dict(defaults or {}), origin, distribution, version)
-            )
+            own = dict(defaults or {})
+            entries.append(Entry(kind, name, target, summary, options, own, origin, distribution, version, on_request))
 
         for kind in KINDS:
             getattr(manager.hook, f"register_{kind}s")(register=functools.partial(register, kind))

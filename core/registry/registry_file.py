@@ -38,7 +38,7 @@ __all__ = ["RegistryFile", "digest", "environment_registries"]
 VARIABLE = "MPCC_REGISTRY"
 SECTIONS = ("priors", "architectures", "datasets", "metrics", "objectives")
 PRESET_TABLES = ("run", "prior", "arch", "data", "objective")
-FIELDS = ("target", "summary", "options", "defaults", "api_version")
+FIELDS = ("target", "summary", "options", "defaults", "api_version", "on_request")
 
 
 def digest(content: bytes) -> str:

@@ -9,7 +9,7 @@ import attrs
 import torch
 from torch import Tensor
 
-from mpcc.core.config import RESUMABLE, SECTIONS, RunConfig, RunSettings, options
+from mpcc.core.config import RESUMABLE, RunConfig, RunSettings, options
 from mpcc.core.contracts import Architecture, Dataset, FeatureRequest, ImageSet, ImageSource, Metric, Prior
 from mpcc.core.engines.choice import choose_engine
 from mpcc.core.errors import InvalidInput, PluginError, unknown_name
@@ -25,39 +25,25 @@ from mpcc.core.registry import Registry
 
 __all__ = [
     *("augmentation", "build_model", "build_trainer", "check_images", "choose_device", "choose_metrics", "differences"),
-    *("known_metrics", "load_data", "make", "make_prior", "schedule_of"),
+    *("known_metrics", "load_data", "make_prior", "schedule_of"),
 ]
 
 
-def make(registry: Registry, config: RunConfig, section: str, *numbers: int) -> Any:
-    """Return the plugin that a section of a configuration chooses, such as ``arch``.
-
-    Arguments:
-        registry: Where the plugins are.
-        config: Names and options.
-        section: Of the configuration.
-        numbers: What a plugin of this kind takes before its options.
-    """
-    choice = getattr(config, section)
-    return registry.entry(SECTIONS[section], choice.name).load()(*numbers, choice.options)
-
-
-def make_prior(registry: Registry, config: RunConfig) -> tuple[Prior, EntropyPolicy]:
+def make_prior(config: RunConfig) -> tuple[Prior, EntropyPolicy]:
     """Return the prior of a configuration, on the CPU, and where the entropies of its components come from.
 
     Raises:
         InvalidInput: If the prior does not have the entropies that are asked for.
     """
     settings = config.run
-    prior: Prior = make(registry, config, "prior", settings.clusters, settings.latent_dim)
+    prior: Prior = config.prior.make(settings.clusters, settings.latent_dim)
     return prior, EntropyPolicy.of(prior, settings.entropy, settings.entropy_samples)
 
 
-def build_model(registry: Registry, config: RunConfig, channels: int, device: torch.device) -> Model:
+def build_model(config: RunConfig, channels: int, device: torch.device) -> Model:
     """Build the prior and the networks of a configuration; their first weights come from torch's random state.
 
     Arguments:
-        registry: Where the plugins are.
         config: Names and options.
         channels: D, of the images.
         device: Where the weights will be.
@@ -66,8 +52,8 @@ def build_model(registry: Registry, config: RunConfig, channels: int, device: to
         InvalidInput: If the plugins cannot be built for these numbers.
         PluginError: If a part has a parameter that is not to be trained, or weights on another device.
     """
-    prior, entropy = make_prior(registry, config)
-    architecture: Architecture = make(registry, config, "arch")
+    prior, entropy = make_prior(config)
+    architecture: Architecture = config.arch.make()
     networks = architecture.build(config.run.clusters, config.run.latent_dim, channels)
     return Model.assemble(prior, networks, device, entropy)
 
@@ -77,7 +63,7 @@ def augmentation(settings: RunSettings) -> Augmentation:
     return Augmentation(settings.augment_crop, settings.augment_flip)
 
 
-def build_trainer(registry: Registry, config: RunConfig, model: Model, images: Tensor | ImageSource) -> Trainer:
+def build_trainer(config: RunConfig, model: Model, images: Tensor | ImageSource) -> Trainer:
     """Return what trains a model on images, with the objective and under the engine that a configuration chooses.
 
     Raises:
@@ -99,7 +85,7 @@ def build_trainer(registry: Registry, config: RunConfig, model: Model, images: T
         workers=settings.workers,
         device=model.device,
     )
-    engine, phases = choose_engine(settings, model.device), phases_of(make(registry, config, "objective"))
+    engine, phases = choose_engine(settings, model.device), phases_of(config.objective.make())
     return Trainer(model, stream, schedule_of(settings), weights, engine, phases)
 
 
@@ -143,46 +129,29 @@ def choose_metrics(registry: Registry, names: str, request: FeatureRequest | Non
         request: What the user said about scores of features.
 
     Raises:
-        InvalidInput: If one does not exist, or lacks what it needs.
+        InvalidInput: If one does not exist, lacks what it needs, or has a registered option that it does not take.
+        PluginError: If one cannot be loaded.
     """
-    known, wanted = registry.names("metric"), known_metrics(registry, names)
-    chosen: dict[str, Metric] = {}
-    meant = [each for word in wanted for each in (known if word == "all" else [word])]
-    for name in dict.fromkeys(meant):
-        metric = make_metric(registry, name)
-        if name in wanted or not metric.on_request:
-            metric.prepare(request or FeatureRequest())
-            chosen[name] = metric
-    return chosen
-
-
-def make_metric(registry: Registry, name: str) -> Metric:
-    """Return a metric with its registered options.
-
-    Raises:
-        PluginError: If it cannot be loaded.
-        InvalidInput: If the registration has options that it does not take.
-    """
-    entry = registry.entry("metric", name)
-    cls = entry.options_class()
-    values: Any = None
-    if cls is not None:
+    wanted = known_metrics(registry, names)
+    meant = [name for word in wanted for name in (registry.names("metric") if word == "all" else [word])]
+    entries = [registry.entry("metric", name) for name in dict.fromkeys(meant)]
+    metrics: dict[str, Metric] = {}
+    for entry in entries:
+        if entry.on_request and entry.name not in wanted:
+            continue
         # Metrics have no flags; what the registration says is converted as strictly as if a user had said it.
-        fields = options.fields(cls)
-        unknown = [option for option in entry.defaults if option not in fields]
-        if unknown:
-            raise unknown_name(f"option of {entry.described()}:", unknown[0], fields)
-        given = {option: options.convert(value, fields[option], option) for option, value in entry.defaults.items()}
-        values = options.make(cls, given, entry.described())
-    metric: Metric = entry.load()(values)
-    return metric
+        cls = entry.options_class() if entry.options else None
+        metric = entry.load()(None if cls is None else options.make(cls, entry.defaults, entry.described()))
+        if entry.name in wanted or not metric.on_request:
+            metric.prepare(request or FeatureRequest())
+            metrics[entry.name] = metric
+    return metrics
 
 
-def load_data(registry: Registry, config: RunConfig, *, training: bool = True) -> ImageSet:
+def load_data(config: RunConfig, *, training: bool = True) -> ImageSet:
     """Read the images of a configuration and check that they suit it.
 
     Arguments:
-        registry: Where the plugins are.
         config: Names and options.
         training: Whether they are trained on, and have to be enough for that.
 
@@ -190,8 +159,8 @@ def load_data(registry: Registry, config: RunConfig, *, training: bool = True) -
         InvalidInput: If they cannot be read, don't fit, or are too few.
         PluginError: If the data set breaks its contract.
     """
-    described, architecture = registry.entry("dataset", config.data.name).described(), make(registry, config, "arch")
-    dataset: Dataset = make(registry, config, "data")
+    described, architecture = config.data.entry.described(), config.arch.make()
+    dataset: Dataset = config.data.make()
     try:
         data = dataset.load(architecture.image_size, config.run.data_root, config.run.download)
     except OSError as error:

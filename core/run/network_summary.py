@@ -4,25 +4,24 @@ from __future__ import annotations
 
 from mpcc.core.config import RunConfig
 from mpcc.core.method.phases import phases_of
-from mpcc.core.registry import Registry
 from mpcc.core.reporting.summary import Summary, summarise
-from mpcc.core.run.assembly import make, make_prior, schedule_of
+from mpcc.core.run.assembly import make_prior, schedule_of
 
 __all__ = ["network_summary"]
 
 
-def network_summary(registry: Registry, config: RunConfig, channels: int) -> Summary:
+def network_summary(config: RunConfig, channels: int) -> Summary:
     """Describe the networks of a configuration for images of so many channels.
 
     Raises:
         InvalidInput: If the plugins cannot be built for these numbers.
     """
-    prior, entropy = make_prior(registry, config)
+    prior, entropy = make_prior(config)
     return summarise(
-        make(registry, config, "arch"),
+        config.arch.make(),
         prior,
         channels=channels,
         schedule=schedule_of(config.run),
-        phases=phases_of(make(registry, config, "objective")),
+        phases=phases_of(config.objective.make()),
         entropy=entropy,
     )

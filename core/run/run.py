@@ -12,7 +12,7 @@ from typing import Any
 import attrs
 import torch
 
-from mpcc.core.config import SECTIONS, RunConfig
+from mpcc.core.config import RunConfig
 from mpcc.core.contracts import ImageSet, Metric
 from mpcc.core.errors import InvalidInput
 from mpcc.core.evaluation.best_score import BestScore, score_to_watch
@@ -80,13 +80,12 @@ class Run:
         if settings.threads is not None:
             torch.set_num_threads(settings.threads)
         metrics = choose_metrics(registry, settings.metrics, feature_request(settings))
-        data = load_data(registry, config)
+        data = load_data(config)
         seed_everything(settings.seed)
-        model = build_model(registry, config, data.images.shape[1], device)
-        trainer = build_trainer(registry, config, model, data.images)
+        model = build_model(config, data.images.shape[1], device)
+        trainer = build_trainer(config, model, data.images)
         indices = choose_images(len(data), settings.eval_images, settings.seed)
-        entries = [registry.entry(kind, getattr(config, section).name) for section, kind in SECTIONS.items()]
-        entries += [registry.entry("metric", name) for name in metrics]
+        entries = [*config.entries(), *(registry.entry("metric", name) for name in metrics)]
         plugins = {f"{entry.kind} {entry.name}": f"{entry.distribution} {entry.version}" for entry in entries}
         # What "auto" came to is part of the record.
         resolved = attrs.evolve(

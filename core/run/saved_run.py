@@ -118,10 +118,10 @@ def trained_model(
     from mpcc.core.layers.fusion import fuse
     from mpcc.core.run.assembly import build_model
 
-    entries = [registry.entry("prior", config.prior.name), registry.entry("architecture", config.arch.name)]
+    entries = config.prior.entry, config.arch.entry
     now = {f"{entry.kind} {entry.name}": f"{entry.distribution} {entry.version}" for entry in entries}
     warn_of_changes(state["plugins"], now)
-    model = build_model(registry, config, state["images"][1], device)
+    model = build_model(config, state["images"][1], device)
     take_weights(model, state, source, ("prior", "encoder"))
     fuse(model.networks.encoder)
     return model

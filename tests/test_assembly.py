@@ -65,7 +65,7 @@ def trainer(model: Model) -> Trainer:
 def test_a_parameter_that_asks_for_no_gradient_is_refused_instead_of_trained() -> None:
     frozen = prior()
     frozen.extra = nn.Parameter(torch.ones(1), requires_grad=False)
-    with pytest.raises(PluginError, match=r"GaussianMixture.extra .* register what is fixed as a buffer"):
+    with pytest.raises(PluginError, match=r"GaussianMixture.extra .* expected a buffer for a fixed value"):
         Model.assemble(frozen, networks(), CPU)
 
 

@@ -164,7 +164,7 @@ def test_a_file_that_can_be_no_plugin_is_one_error(
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ("[priors.x]\ntarget = 'a:B'\n", "expected a field 'summary', there is none"),
+        ("[priors.x]\ntarget = 'a:B'\n", "expected a field 'summary', but it has none"),
         ("[priors.x]\ntarget = 'a:B'\nsummary = 's'\nopts = 'c:D'\n", "did you mean 'options'?"),
         ("[prior.x]\ntarget = 'a:B'\n", "did you mean 'priors'?"),
         ("priors = 3\n", "expected tables [priors.NAME], got priors = 3"),

@@ -1,1 +1,1 @@
-"""The same iteration with less work: the fast engine, CUDA graphs, and which engine to take."""
+"""The same iteration with less work: the fast engine, CUDA graphs, and the choice of an engine."""

@@ -1,4 +1,4 @@
-"""Which engine and which precision a run takes on its device."""
+"""The choice of engine and precision for a run on its device."""
 
 from __future__ import annotations
 
@@ -15,20 +15,20 @@ __all__ = ["bf16_pays", "choose_engine", "computes_bf16"]
 
 
 def computes_bf16(device: torch.device) -> bool:
-    """Return whether a device has arithmetic in bf16, rather than imitating it."""
+    """Return whether a device computes in bf16 itself, without emulation."""
     if device.type == "cuda":
         return bool(torch.cuda.is_bf16_supported(including_emulation=False))
     if platform.machine() in ("x86_64", "AMD64"):
-        # oneDNN takes bf16 from AVX-512 on and computes in float32 where the instructions are missing.
+        # With AVX-512, oneDNN accepts bf16 even without the instructions, and then computes in float32.
         return bool(torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())
-    known: bool = torch.ops.mkldnn._is_mkldnn_bf16_supported()
-    return known
+    supported: bool = torch.ops.mkldnn._is_mkldnn_bf16_supported()
+    return supported
 
 
 def bf16_pays(device: torch.device) -> bool:
-    """Return whether bf16 is faster than float32 there: where a matrix unit computes in it.
+    """Return whether bf16 is faster than float32 on a device, because a matrix unit computes in it.
 
-    An x86 processor that has bf16 as vector instructions only may be slower with it (docs/performance.md).
+    With vector instructions only, an x86 processor may be slower in bf16 (docs/performance.md).
     """
     if device.type == "cpu" and platform.machine() in ("x86_64", "AMD64"):
         return bool(torch.cpu._is_amx_tile_supported())
@@ -39,7 +39,7 @@ def choose_engine(settings: RunSettings, device: torch.device) -> Engine:
     """Return the engine that a run asks for.
 
     Raises:
-        InvalidInput: If the device does not have the precision, or the plain engine is to have another than float32.
+        InvalidInput: If the device does not support the precision, or the plain engine is to use another than float32.
     """
     precision = settings.precision
     if settings.engine == "plain":
@@ -51,8 +51,7 @@ def choose_engine(settings: RunSettings, device: torch.device) -> Engine:
         return PlainEngine()
     if precision == "tf32" and device.type != "cuda":
         raise InvalidInput("--precision tf32: only CUDA devices have it (nearest valid choice: --precision float32)")
-    known = computes_bf16(device)
-    if precision == "bf16" and not known:
+    if precision == "bf16" and not computes_bf16(device):
         raise InvalidInput(
             f"--precision bf16: this {device.type} has no bf16 arithmetic (nearest valid choice: --precision float32)"
         )

@@ -1,7 +1,7 @@
 """An iteration as one CUDA graph: recorded once, then replayed without Python between its kernels.
 
-The networks of the small presets keep a GPU waiting for the next launch most of the time: an iteration is some
-thousand kernels of a few microseconds.
+With the networks of the small presets, a GPU waits most of the time for the next launch: one iteration is about a
+thousand kernels of a few microseconds each.
 """
 
 from __future__ import annotations
@@ -15,23 +15,23 @@ __all__ = ["CannotRecord", "GraphedIteration", "record", "warmed_up"]
 
 
 class CannotRecord(Exception):
-    """An iteration does something that a graph cannot hold; the message says what, in one line."""
+    """A graph cannot hold an operation of the iteration; the message names it in one line."""
 
 
 class GraphedIteration:
-    """A recorded iteration: the same kernels, on the same memory, with the random numbers of the next draws.
+    """A recorded iteration: the same kernels on the same memory, with new random numbers in each replay.
 
-    What the iteration changes (parameters, moments of optimizers, buffers) must be changed in place; torch's default
-    generator is registered with the graph, so that replays draw on as eager iterations would.
+    The iteration must change parameters, moments and buffers in place. Torch's default generator is registered with
+    the graph: replays draw the same random numbers as eager iterations would.
 
     Arguments:
-        iteration: Takes real images and returns terms, scalars on the device. It has been executed before, on a side
-            stream (`warmed_up`), so that libraries and optimizers are set up. It is not executed here, only recorded.
-        real: Images like those of every replay, uint8, on any device.
-        device: Where to compute.
+        iteration: Takes real images and returns terms, scalars on the device. It must have been executed on a side
+            stream before (`warmed_up`), which sets up libraries and optimizers. Here it is recorded, not executed.
+        real: Images of the shape of every replay, uint8, on any device.
+        device: The device that computes.
 
     Raises:
-        RuntimeError: If something in the iteration cannot be recorded, such as a copy to the host.
+        RuntimeError: If an operation cannot be recorded, such as a copy to the host.
     """
 
     def __init__(self, iteration: Iteration, real: Tensor, device: torch.device) -> None:
@@ -47,38 +47,38 @@ class GraphedIteration:
         """Execute the iteration on other images; the host does not wait for it.
 
         Arguments:
-            real: Of the shape and type that were recorded.
+            real: Images of the recorded shape and type.
         """
         self._real.copy_(real, non_blocking=True)
         self._graph.replay()
-        # The next replay writes over the recorded terms.
+        # A copy is needed because the next replay overwrites the recorded terms.
         return dict(zip(self._names, self._terms.clone().unbind(), strict=True))
 
 
 def record(iteration: Iteration, real: Tensor, device: torch.device) -> GraphedIteration:
-    """Record an iteration; if that fails, leave random generator and streams as if it had not been tried.
+    """Record an iteration; if that fails, restore the random generator and the stream.
 
     Arguments:
-        iteration: As `GraphedIteration` takes it.
-        real: Images like those of every replay.
-        device: Where to compute.
+        iteration: The same as for `GraphedIteration`.
+        real: Images of the shape of every replay.
+        device: The device that computes.
 
     Raises:
-        CannotRecord: If something in the iteration cannot be recorded.
+        CannotRecord: If an operation of the iteration cannot be recorded.
     """
     generator = torch.cuda.default_generators[device.index or 0]
     state, stream = generator.clone_state(), torch.cuda.current_stream(device)
     try:
         return GraphedIteration(iteration, real, device)
     except (RuntimeError, torch.linalg.LinAlgError) as error:  # type: ignore[attr-defined]
-        # A capture that fails leaves the generator counting for a graph that does not exist.
+        # After a failed capture, the generator would still count for a graph that does not exist.
         generator.graphsafe_set_state(state)
         torch.cuda.set_stream(stream)
         raise CannotRecord(first_cause(error)) from error
 
 
 def first_cause(error: BaseException) -> str:
-    """Return what went wrong first: the end of a broken capture raises an error of its own on top of it.
+    """Return the first error of a failed capture, whose end raises another error on top of it.
 
     Example:
         >>> try:
@@ -96,7 +96,7 @@ def first_cause(error: BaseException) -> str:
 
 
 def warmed_up(iteration: Iteration, real: Tensor) -> dict[str, Tensor]:
-    """Execute an iteration on a side stream, as recording it later demands."""
+    """Execute an iteration on a side stream, which is required before it can be recorded."""
     stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]
     stream.wait_stream(torch.cuda.current_stream())
     with torch.cuda.stream(stream):

@@ -22,20 +22,20 @@ from mpcc.core.system.kernel_settings import kernel_settings
 __all__ = ["WARM_UP", "FastEngine"]
 
 
-# Iterations before one is recorded as a CUDA graph: libraries choose kernels, optimizers make their moments.
+# Iterations before a CUDA graph is recorded: libraries choose their kernels and optimizers create their moments.
 WARM_UP = 3
 
 
 class FastEngine(Engine):
-    """The same with less work.
+    """Executes the same iteration as the plain engine with less work.
 
-    Networks compute with channels innermost and with fused layers; images for several updates between which the
-    generator stays as it is are generated in one call, with batch moments of each batch; power iterations of layers of
-    one shape are one product; the C library keeps freed memory. On CUDA the whole iteration is one graph.
+    Networks use fused layers and store channels innermost. One call generates the images of several updates if the
+    generator does not change between them; each batch keeps its own batch moments. Layers of one shape share a power
+    iteration. The C library keeps freed memory. On CUDA, the whole iteration is one graph.
 
     Arguments:
-        precision: Of the networks' forward and backward passes: ``float32``; ``tf32``, on CUDA, whose products are
-            rounded inside; or ``bf16`` by autocast, with parameters, prior and losses in float32.
+        precision: Precision of the networks' forward and backward passes: ``float32``; ``tf32``, which on CUDA rounds
+            the factors of products; or ``bf16`` by autocast, with parameters, prior and losses in float32.
     """
 
     name = "fast"
@@ -50,7 +50,7 @@ class FastEngine(Engine):
         self._layers: dict[nn.Module, list[list[SpectralLayer]]] = {}
 
     def prepare(self, model: Model) -> None:
-        """Switch fused layers on and see what the generator allows."""
+        """Switch fused layers on and check whether batches can be generated together."""
         self._device = model.device
         self.capturable = self._device.type == "cuda"
         self._layers = {}
@@ -65,33 +65,33 @@ class FastEngine(Engine):
             self.notes.append("images are generated batch by batch: the architecture does not declare grouped batches")
 
     def generated(self, model: Model, batch: int, count: int, train_prior: bool = False) -> Iterator[Generated]:
-        """Draw all batches, in order, generate their images in one call, and yield them one by one.
+        """Draw all batches in order, generate their images in one call, and yield them one by one.
 
-        Where a call stands for one batch only, a batch is drawn and generated when it is asked for, as in the plain
-        engine: such a generator may draw numbers of its own.
+        If batches cannot be generated together, each is drawn and generated when it is requested, as in the plain
+        engine. This keeps the order of random numbers for a generator that draws some itself.
         """
         if count <= 1 or not self._grouped:
             for _ in range(count):
                 with self.precision():
-                    made = draw(model, batch, train_prior)
-                yield made
+                    generated = draw(model, batch, train_prior)
+                yield generated
             return
         with torch.set_grad_enabled(train_prior):
-            drawn = [model.prior.sample(batch) for _ in range(count)]
-        z, y = (torch.cat(each) for each in zip(*drawn, strict=True))
+            samples = [model.prior.sample(batch) for _ in range(count)]
+        z, y = (torch.cat(tensors) for tensors in zip(*samples, strict=True))
         with self.precision(), batch_groups(model.networks.generator, count):
-            images = torch.split(generate(model, z, y), batch)
-        yield from (Generated(z, y, each) for (z, y), each in zip(drawn, images, strict=True))
+            batches = torch.split(generate(model, z, y), batch)
+        yield from (Generated(z, y, images) for (z, y), images in zip(samples, batches, strict=True))
 
     def precision(self) -> contextlib.AbstractContextManager[Any]:
         """Return an autocast context in bf16, or one that changes nothing."""
         if self.precision_name == "bf16":
-            # A weight is normalised anew for every forward pass: there is nothing that a cache could give back.
+            # Spectral norm recomputes the weights in every forward pass; a cache of casts would never be used.
             return torch.autocast(self._device.type, dtype=torch.bfloat16, cache_enabled=False)
         return contextlib.nullcontext()
 
     def advance(self, network: nn.Module) -> None:
-        """Advance all layers of one shape at once."""
+        """Advance all layers of the same shape at once."""
         if network not in self._layers:
             self._layers[network] = layers_by_shape(network)
         power_iterations(self._layers[network])
@@ -103,7 +103,7 @@ class FastEngine(Engine):
         return allocator.kept_memory()
 
     def run(self, iteration: Iteration, real: Tensor) -> dict[str, Tensor]:
-        """Execute an iteration; on CUDA, replay it, or record it first if enough have been executed one by one."""
+        """Execute an iteration; on CUDA, record one after the warm-up and replay it from then on."""
         if not self.capturable:
             return iteration(real)
         if self._graph is None:
@@ -113,12 +113,12 @@ class FastEngine(Engine):
             try:
                 self._graph = record(iteration, real, self._device)
             except CannotRecord as error:
-                # Nothing has been executed, so that the iteration can still be. The optimizers go on as they are.
+                # Recording has executed nothing: the iteration is still due. The optimizers keep their settings.
                 self.capturable = False
                 self.notes.append(f"no CUDA graph: {error}")
                 return iteration(real)
         return self._graph.replay(real)
 
     def reset(self) -> None:
-        """Forget the recorded iteration: it works on the memory of a state that is no longer the trainer's."""
+        """Forget the recorded iteration, because it works on the memory of the trainer's former state."""
         self._graph, self._warm_up = None, WARM_UP

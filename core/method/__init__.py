@@ -1,1 +1,1 @@
-"""The method: terms, losses, phases and the training loop. Start to read here."""
+"""The method: terms, losses, phases and the training loop. Start reading here."""

@@ -1,7 +1,7 @@
-"""How an iteration is executed: ``plain``, step by step as the method reads, or ``fast``, the same with less work.
+"""Engines execute an iteration: ``plain`` step by step, ``fast`` the same iteration with less work.
 
-Both draw the same random numbers in the same order and compute the same mathematics: in double precision their terms
-agree to rounding. The plain engine is the oracle that the fast one is tested against.
+Both engines draw the same random numbers in the same order. In double precision, their terms agree up to rounding.
+The tests compare the fast engine with the plain one.
 """
 
 from __future__ import annotations
@@ -22,19 +22,19 @@ from mpcc.core.system.kernel_settings import kernel_settings
 
 __all__ = ["Engine", "Iteration", "PlainEngine"]
 
-# From the real images of an iteration's discriminator steps, uint8, to the terms.
+# Takes the real images of one iteration, uint8, and returns the terms.
 Iteration = Callable[[Tensor], dict[str, Tensor]]
 Precision = Literal["float32", "tf32", "bf16"]
 
 
 class Engine(abc.ABC):
-    """What a trainer leaves to the engine; the order of updates is the trainer's own.
+    """Executes what the trainer asks for; the trainer alone decides the order of the updates.
 
     Attributes:
-        name: As users type it.
-        precision_name: Of the networks.
-        capturable: Whether optimizers must keep everything that they count on the device.
-        notes: What the engine could not do for this model, and why, a line each.
+        name: The name that a user types.
+        precision_name: The precision that the networks compute in.
+        capturable: Whether optimizers must keep their step counts on the device.
+        notes: What the engine could not do for this model, and why; one line for each.
     """
 
     name: str
@@ -46,7 +46,7 @@ class Engine(abc.ABC):
 
     @abc.abstractmethod
     def prepare(self, model: Model) -> None:
-        """Get the parts of a model ready, once, before the first iteration."""
+        """Prepare the parts of a model once, before the first iteration."""
 
     @abc.abstractmethod
     def generated(self, model: Model, batch: int, count: int, train_prior: bool = False) -> Iterator[Generated]:
@@ -54,8 +54,8 @@ class Engine(abc.ABC):
 
         Arguments:
             model: Prior and generator; neither may change until the last batch has been taken.
-            batch: Samples in each.
-            count: How many batches.
+            batch: Samples in each batch.
+            count: Number of batches.
             train_prior: Whether z carries gradients to the prior.
         """
 
@@ -65,10 +65,10 @@ class Engine(abc.ABC):
 
     @abc.abstractmethod
     def advance(self, network: nn.Module) -> None:
-        """Advance the power iteration of a network, after a step of its optimizer."""
+        """Advance the power iterations of a network after a step of its optimizer."""
 
     def active(self) -> contextlib.AbstractContextManager[Any]:
-        """Return a context for everything that is executed, evaluations included."""
+        """Return a context for the whole training, evaluations included."""
         return contextlib.nullcontext()
 
     def run(self, iteration: Iteration, real: Tensor) -> dict[str, Tensor]:
@@ -76,16 +76,16 @@ class Engine(abc.ABC):
         return iteration(real)
 
     def reset(self) -> None:  # noqa: B027 - most engines record nothing
-        """Forget what was recorded of earlier iterations: the trainer's state has been replaced."""
+        """Forget recorded iterations, because the trainer's state has been replaced."""
 
     def record(self) -> dict[str, Any]:
-        """Return what the engine is and did, plain values for ``results.json``."""
+        """Return name, precision and notes as plain values for ``results.json``."""
         notes = {"notes": list(self.notes)} if self.notes else {}
         return {"name": self.name, "precision": self.precision_name, **notes}
 
 
 class PlainEngine(Engine):
-    """Each sub-step by itself, in the precision of the parameters."""
+    """Executes each sub-step by itself, in the precision of the parameters."""
 
     name = "plain"
     _device = torch.device("cpu")
@@ -97,7 +97,7 @@ class PlainEngine(Engine):
             fuse(part, on=False)
 
     def generated(self, model: Model, batch: int, count: int, train_prior: bool = False) -> Iterator[Generated]:
-        """Draw and generate each batch when it is asked for."""
+        """Draw and generate each batch when it is requested."""
         for _ in range(count):
             yield draw(model, batch, train_prior)
 
@@ -106,7 +106,7 @@ class PlainEngine(Engine):
         return contextlib.nullcontext()
 
     def active(self) -> contextlib.AbstractContextManager[Any]:
-        """Return a context in which CUDA does not round float32 products to TF32, as it would by default."""
+        """Return a context in which CUDA does not round float32 products to TF32, its default."""
         return kernel_settings(tf32=False) if self._device.type == "cuda" else contextlib.nullcontext()
 
     def advance(self, network: nn.Module) -> None:

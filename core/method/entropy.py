@@ -1,8 +1,8 @@
-r"""Where the entropies of the prior's components come from: closed form, a declared lower bound, or Monte Carlo.
+r"""Entropies of the prior's components: in closed form, as a declared lower bound, or estimated by Monte Carlo.
 
-Reverse KL needs nothing else of a component but its entropy or a lower bound on it (supplement, B.2): with a bound,
-the loss still bounds the divergence from above. A Monte Carlo estimate bounds nothing and adds noise to the gradient,
-so that a run takes it only if its user asks for it, and says so in its log and results.
+The reverse KL needs only the entropy of each component, or a lower bound on it (supplement, B.2). With a lower bound,
+the loss still bounds the divergence from above. A Monte Carlo estimate gives no bound and adds noise to the gradient.
+A run therefore uses it only if the user asks for it, and reports it in its log and results.
 """
 
 from __future__ import annotations
@@ -22,11 +22,12 @@ __all__ = ["EntropyPolicy", "monte_carlo_entropies"]
 def monte_carlo_entropies(prior: Prior, samples: int) -> Tensor:
     r"""Estimate :math:`H[p(z|k)] = E[-\log p(z|k)]` in nats for every cluster, shape (K,).
 
-    Samples are reparameterised: the estimate has unbiased gradients. Draws from torch's global random state.
+    The samples are reparameterised, which makes the gradients of the estimate unbiased. They come from torch's global
+    random state.
 
     Arguments:
-        prior: With K components.
-        samples: S, for each component.
+        prior: A prior with K components.
+        samples: S, the number of samples for each component.
     """
     labels = torch.arange(prior.clusters, device=prior.weights().device).expand(samples, -1)
     with prior.full_precision():
@@ -41,7 +42,7 @@ class EntropyPolicy:
 
     Attributes:
         kind: ``closed-form`` and ``lower-bound`` ask the prior; ``monte-carlo`` estimates.
-        samples: For each component and update; of ``monte-carlo`` alone.
+        samples: Samples for each component and update; only for ``monte-carlo``.
     """
 
     kind: Literal["closed-form", "lower-bound", "monte-carlo"] = "closed-form"
@@ -52,12 +53,12 @@ class EntropyPolicy:
         """Choose the policy for a prior.
 
         Arguments:
-            prior: What it declares in `Prior.entropy_kind` decides.
-            wanted: ``auto`` takes what the prior declares; any other kind is taken or refused.
-            samples: For ``monte-carlo``.
+            prior: Its `Prior.entropy_kind` says which entropies it has.
+            wanted: The kind asked for; ``auto`` takes the one that the prior declares.
+            samples: Sample count for ``monte-carlo``.
 
         Raises:
-            InvalidInput: If the prior does not have what is wanted, or has nothing and no estimate was asked for.
+            InvalidInput: If the prior does not declare the wanted kind, or declares none and no estimate is wanted.
         """
         name, declared = type(prior).__name__, prior.entropy_kind
         if samples is not None and wanted != "monte-carlo":
@@ -68,9 +69,8 @@ class EntropyPolicy:
             return cls("monte-carlo", samples)
         if declared == "none":
             raise InvalidInput(
-                f"--entropy {wanted}: {name} has neither a closed-form entropy nor a declared lower bound: expected "
-                "another prior, or, with a noisy estimate that bounds nothing, "
-                "--entropy monte-carlo --entropy-samples 64"
+                f"--entropy {wanted}: {name} has neither a closed-form entropy nor a declared lower bound; expected "
+                "another prior, or a noisy estimate that gives no bound: --entropy monte-carlo --entropy-samples 64"
             )
         if wanted not in ("auto", declared):
             raise InvalidInput(
@@ -87,10 +87,10 @@ class EntropyPolicy:
         return attrs.asdict(self, filter=lambda _, value: value is not None)
 
     def warning(self) -> str | None:
-        """Return what a reader of the results has to know, or None if the entropies are exact."""
+        """Return a warning for readers of the results, or None if the entropies are exact."""
         return {
             "closed-form": None,
             "lower-bound": "entropy term: from the prior's declared lower bound on the components' entropies",
             "monte-carlo": f"entropy term: a Monte Carlo estimate from {self.samples} samples a component; "
-            "it is noisy and bounds nothing",
+            "it is noisy and gives no bound",
         }[self.kind]

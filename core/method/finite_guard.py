@@ -1,8 +1,8 @@
-"""The first update whose loss or gradient is not finite: it and all that follow are left out, and it can be named.
+"""The finite guard finds the first update whose loss or gradient is not finite, and skips it and all later updates.
 
-On CUDA all is decided on the device, in the middle of an iteration that may be one CUDA graph: the optimizers are
-given a flag, as mixed precision gives it to them, and step over every update from the moment that it is set. The
-parameters stay those before that update, however much later the host looks.
+On CUDA the decision is made on the device, because the iteration may be one CUDA graph. The optimizers share a flag,
+the one that mixed precision uses, and skip their steps once it is set. The parameters therefore stay as they were
+before the broken update, even if the host looks much later.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ from torch.optim import Optimizer
 
 __all__ = ["Breakdown", "FiniteGuard"]
 
-# A breakdown is one number, so that finding the first one needs no branch: iteration, update, and a bit for each
-# quantity that was not finite, the loss first and then the gradient of each part that the update trains.
+# A breakdown is encoded as one number, which needs no branch on the device: iteration, update, and a bit for each
+# quantity that was not finite. The first bit is the loss; the others are the gradients of the trained parts.
 UPDATES, BITS = 2**20, 4
 
 
@@ -28,10 +28,10 @@ class Breakdown:
     """An update that could not be carried out.
 
     Attributes:
-        iteration: From 1.
-        update: Its number in the iteration, from 0, in the order of the schedule.
-        phase: ``discriminator``, ``generator`` or ``encoder``.
-        loss: Whether its loss was not finite.
+        iteration: Number of the iteration, from 1.
+        update: Number of the update in the iteration, from 0, in the order of the phases.
+        phase: Name of the phase.
+        loss: Whether the loss was not finite.
         gradients: The parts whose gradient was not finite.
     """
 
@@ -54,8 +54,8 @@ class FiniteGuard:
     """Watches the updates of a trainer.
 
     Arguments:
-        optimizers: All of them; each is told when to step over its updates.
-        device: Where the parameters are.
+        optimizers: All optimizers; each skips its steps after a breakdown.
+        device: The device of the parameters.
 
     Attributes:
         norms: Euclidean norm of the last gradient of each part, by name, scalars on the device.
@@ -67,44 +67,44 @@ class FiniteGuard:
         self._broken = torch.zeros((), device=device)
         self._first = torch.zeros((), dtype=torch.int64, device=device)
         self._iteration = torch.zeros((), dtype=torch.int64, device=device)
-        # There to look costs nothing: what follows is for the update that breaks down.
+        # On the CPU, the check of a healthy update is free.
         self._on_host = device.type == "cpu"
         self._bits = 2 ** torch.arange(BITS, device=device)
         for optimizer in optimizers:
-            # What a gradient scaler sets: a fused step does nothing where it is 1 (torch.optim.Adam).
+            # A gradient scaler sets the same attribute; a fused step does nothing where it is 1 (torch.optim.Adam).
             optimizer.found_inf = self._broken  # type: ignore[attr-defined]
 
     @torch.no_grad()
     def begin(self) -> None:
-        """Count an iteration; its updates follow."""
+        """Begin the next iteration, before its updates."""
         self._iteration.add_(1)
         self._updates = []
 
     @torch.no_grad()
     def watch(self, phase: str, loss: Tensor, gradients: Mapping[str, Sequence[Tensor]]) -> None:
-        """Look at the loss and the gradients of an update, before its optimizers step.
+        """Check the loss and the gradients of an update, before its optimizers step.
 
         Arguments:
-            phase: Which kind of update it is.
+            phase: Name of its phase.
             loss: Its objective, a scalar.
-            gradients: Of each part that it trains, `BITS` - 1 at most.
+            gradients: The gradients of each part that it trains; at most `BITS` - 1 parts.
         """
         update = len(self._updates)
         # A part may have no gradient in a phase; its optimizer then leaves it as it is.
-        self._updates.append((phase, tuple(part for part, each in gradients.items() if each)))
-        norms = {part: get_total_norm(each) for part, each in gradients.items() if each}
+        self._updates.append((phase, tuple(part for part, of_part in gradients.items() if of_part)))
+        norms = {part: get_total_norm(of_part) for part, of_part in gradients.items() if of_part}
         self.norms |= norms
-        if self._on_host and all(math.isfinite(each) for each in (loss, *norms.values())):
+        if self._on_host and all(math.isfinite(quantity) for quantity in (loss, *norms.values())):
             return
         quantities = torch.stack([loss.detach().float(), *(norm.float() for norm in norms.values())])
-        found = quantities.isfinite().logical_not_().mul(self._bits[: len(quantities)]).sum()
-        number = ((self._iteration * UPDATES + update) << BITS) + found
-        now = (found > 0) & (self._broken == 0)
-        self._first.copy_(torch.where(now, number, self._first))
-        self._broken.copy_(torch.maximum(self._broken, now.to(self._broken.dtype)))
+        bits = quantities.isfinite().logical_not_().mul(self._bits[: len(quantities)]).sum()
+        number = ((self._iteration * UPDATES + update) << BITS) + bits
+        is_first = (bits > 0) & (self._broken == 0)
+        self._first.copy_(torch.where(is_first, number, self._first))
+        self._broken.copy_(torch.maximum(self._broken, is_first.to(self._broken.dtype)))
 
     def breakdown(self) -> Breakdown | None:
-        """Return the first update that could not be carried out, or None; on CUDA, the host waits for the device."""
+        """Return the first broken update, or None; on CUDA, the host waits for the device."""
         number = int(self._first)
         if number == 0:
             return None
@@ -117,7 +117,7 @@ class FiniteGuard:
 
     @torch.no_grad()
     def reset(self, iteration: int) -> None:
-        """Forget everything; so many iterations are done."""
+        """Forget any breakdown and set the number of iterations done."""
         self._broken.zero_()
         self._first.zero_()
         self._iteration.fill_(iteration)

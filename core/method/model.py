@@ -1,4 +1,4 @@
-"""What one run trains: a prior, three networks, and the averaged generator; and the modes they are put into."""
+"""The model of a run: a prior, three networks and the averaged generator, with their training and evaluation modes."""
 
 from __future__ import annotations
 
@@ -17,19 +17,19 @@ from mpcc.core.method.entropy import EntropyPolicy
 
 __all__ = ["Model", "standing_generator", "thawed", "to_pixels", "to_unit_range", "trainable"]
 
-# The averaged weights have singular vectors of their own; from those of the live weights they settle in a few steps.
+# The averaged weights have their own singular vectors; power iterations from those of the live weights converge soon.
 SETTLING_STEPS = 10
 
 
 @attrs.frozen(eq=False)
 class Model:
-    """Everything with parameters.
+    """All parts with parameters.
 
     Attributes:
         prior: p(y) p(z|y).
         networks: Generator, discriminator, encoder.
         averaged: The generator with exponentially averaged parameters, for pictures; never trained.
-        entropy: Where the entropies of the components come from.
+        entropy: How the entropies of the components are computed.
     """
 
     prior: Prior
@@ -44,29 +44,29 @@ class Model:
         """Move the parts to a device, freeze all of them (a phase thaws what it trains) and copy the generator.
 
         Raises:
-            PluginError: If a part has a parameter that is not to be trained, or weights on another device.
+            PluginError: If a part has a parameter without gradient, or the prior's weights are on another device.
         """
         parts = (prior, *networks.by_name().values())
-        # All are looked at before the first is frozen: discriminator and encoder share parameters.
+        # Discriminator and encoder share parameters: the check must end before the first part is frozen.
         for part in parts:
             for name, parameter in part.named_parameters():
                 if not parameter.requires_grad:
                     raise PluginError(
-                        f"{type(part).__name__}.{name} is a parameter that asks for no gradient: every parameter is "
-                        "trained, register what is fixed as a buffer"
+                        f"{type(part).__name__}.{name} is a parameter with requires_grad=False, but every parameter "
+                        "is trained; expected a buffer for a fixed value"
                     )
         for part in parts:
             part.to(device).train().requires_grad_(False)
         if prior.weights().device.type != device.type:
             raise PluginError(
-                f"{type(prior).__name__}.weights() is on {prior.weights().device}, the run on {device}: "
-                "make it from parameters or buffers, which move along"
+                f"{type(prior).__name__}.weights() is on {prior.weights().device}, but the run is on {device}; "
+                "expected weights computed from parameters or buffers, which move with the prior"
             )
         return cls(prior, networks, copy.deepcopy(networks.generator), entropy or EntropyPolicy.of(prior))
 
     @property
     def device(self) -> torch.device:
-        """Where the parameters are."""
+        """The device of the parameters."""
         return next(self.networks.generator.parameters()).device
 
     def generate(self, z: Tensor, y: Tensor) -> Tensor:
@@ -86,26 +86,26 @@ class Model:
     def average(self, decay: float) -> None:
         """Move the averaged parameters towards the generator's: decay * average + (1 - decay) * generator.
 
-        Buffers are copied, and so are the parameters at a decay of 0.
+        Buffers are copied. A decay of 0 copies the parameters, too.
         """
         averaged: list[Tensor] = list(self.averaged.parameters())
         live: list[Tensor] = list(self.networks.generator.parameters())
         torch._foreach_lerp_(averaged, live, 1 - decay)
         buffers = list(self.averaged.buffers())
-        if buffers:  # an operation on a list refuses an empty one
+        if buffers:  # torch refuses an empty list here
             torch._foreach_copy_(buffers, list(self.networks.generator.buffers()))
 
 
 @contextlib.contextmanager
 def trainable(*modules: nn.Module) -> Iterator[None]:
-    """Give gradients to the parameters of these modules alone, for the length of a ``with`` block."""
+    """Let the parameters of these modules receive gradients inside a ``with`` block."""
     with thawed([parameter for module in modules for parameter in module.parameters()]):
         yield
 
 
 @contextlib.contextmanager
 def thawed(parameters: Sequence[nn.Parameter]) -> Iterator[None]:
-    """Give gradients to these parameters alone, for the length of a ``with`` block."""
+    """Let these parameters receive gradients inside a ``with`` block."""
     for parameter in parameters:
         parameter.requires_grad_(True)
     try:
@@ -117,23 +117,23 @@ def thawed(parameters: Sequence[nn.Parameter]) -> Iterator[None]:
 
 @torch.no_grad()
 def standing_generator(generator: nn.Module, prior: Prior, passes: int, batch: int) -> nn.Module:
-    """Return a copy of a generator in evaluation mode, its batch norms holding standing statistics (supplement, C).
+    """Return a copy of a generator in evaluation mode, with standing statistics in its batch norms (supplement, C).
 
-    The copy generates ``passes`` batches from the prior in training mode; each batch norm keeps the average of the
-    batch means and of the batch variances. Draws from torch's global random state.
+    The copy first generates ``passes`` batches in training mode. Each batch norm then holds the averages of the batch
+    means and of the batch variances. Draws from torch's global random state.
 
     Arguments:
-        generator: The weights to be evaluated; left as they are.
-        prior: Where (z, y) come from.
+        generator: The generator to be copied; it does not change.
+        prior: The distribution of (z, y).
         passes: Number of batches, 16 in the paper.
-        batch: Samples in each, 50 in the paper.
+        batch: Samples in each batch, 50 in the paper.
     """
     standing = copy.deepcopy(generator).train()
     power_iteration(standing, SETTLING_STEPS)
     for module in standing.modules():
         if isinstance(module, nn.modules.batchnorm._BatchNorm):
             module.reset_running_stats()
-            module.momentum = None  # torch's spelling of a cumulative average
+            module.momentum = None  # torch then keeps a cumulative average
     for _ in range(passes):
         z, y = prior.sample(batch)
         standing(prior.input_map(z), y)

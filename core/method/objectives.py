@@ -1,8 +1,8 @@
-"""The losses of MPCC: which terms of the joint divergence each kind of update minimises (supplement, A.2).
+"""The losses of MPCC: the terms of the joint divergence that each kind of update minimises (supplement, A.2).
 
-A loss is a function of the model, a batch and the weights of the terms. It takes no gradients and no steps; the order
-of the updates is in `mpcc.core.method.phases`. Losses are computed in single precision at least, whatever precision
-the networks compute in.
+A loss is a function of the model, a batch and the weights of the terms. It computes no gradients and takes no steps;
+the order of the updates is in `mpcc.core.method.phases`. Losses are computed in single precision at least, whatever
+the precision of the networks.
 """
 
 from __future__ import annotations
@@ -74,12 +74,12 @@ def single(values: Tensor) -> Tensor:
 
 @attrs.frozen(eq=False)
 class Batch:
-    """What one update works on.
+    """The input of one update.
 
     Attributes:
         size: N, the number of samples.
-        real: Real images in [-1, 1], shape (N, D, R, R), if the phase takes any.
-        generated: As many generated images, if the phase draws any.
+        real: Real images in [-1, 1], shape (N, D, R, R), or None if the phase takes none.
+        generated: N generated images with their latents, or None if the phase draws none.
     """
 
     size: int
@@ -92,9 +92,9 @@ class Loss:
     """The loss of one update.
 
     Attributes:
-        objective: What is minimised, a scalar.
-        terms: The raw, unweighted terms in it, by name, detached scalars.
-        weights: What each term is multiplied by in the objective, by the same names.
+        objective: The quantity to be minimised, a scalar.
+        terms: Its raw, unweighted terms, by name, detached scalars.
+        weights: The weight of each term in the objective, by the same names.
     """
 
     objective: Tensor
@@ -129,22 +129,22 @@ def inferred_labels(model: Model, images: Tensor, dtype: torch.dtype) -> Tensor:
     Arguments:
         model: Encoder and prior.
         images: In [-1, 1], shape (N, D, R, R).
-        dtype: Of the prior's arithmetic.
+        dtype: The type in which the prior computes.
     """
     loc, _ = model.networks.encoder(images)
     return model.prior.log_responsibilities(loc.to(dtype)).argmax(dim=1)
 
 
 def discriminator_loss(model: Model, batch: Batch, weights: TermWeights) -> Loss:
-    """Return the discriminator's side of the data term. Generator and prior are held fixed.
+    """Return the discriminator's loss for the data term. Generator and prior are held fixed.
 
-    A conditional discriminator gets the labels that generated images were made with. For real images it gets the
-    inferred labels, never those of the data set.
+    A conditional discriminator receives the labels that generated images were made with. For real images it receives
+    the inferred labels, never those of the data set.
 
     Arguments:
         model: Prior and networks.
         batch: Real and generated images.
-        weights: Of the terms.
+        weights: Weights of the terms.
     """
     generated = needed(batch.generated)
     networks, z, y = model.networks, generated.z, generated.y
@@ -157,12 +157,12 @@ def discriminator_loss(model: Model, batch: Batch, weights: TermWeights) -> Loss
 
 
 def generator_loss(model: Model, batch: Batch, weights: TermWeights) -> Loss:
-    """Return the data term's side of the generator and, through z, of the prior. The discriminator is held fixed.
+    """Return the loss of the generator and, through z, of the prior for the data term. The discriminator is held fixed.
 
     Arguments:
         model: Prior and networks.
-        batch: Its size says how many (z, y) to draw.
-        weights: Of the terms.
+        batch: Only its size is used, the number of (z, y) to draw.
+        weights: Weights of the terms.
     """
     z, y = model.prior.sample(batch.size)
     networks = model.networks
@@ -176,18 +176,18 @@ def encoder_loss(model: Model, batch: Batch, weights: TermWeights) -> Loss:
     Arguments:
         model: Prior and networks.
         batch: Generated images.
-        weights: Of the terms.
+        weights: Weights of the terms.
     """
     return Loss.of(latent=(weights.latent, latent_term(model, needed(batch.generated))))
 
 
 def encoder_and_prior_loss(model: Model, batch: Batch, weights: TermWeights) -> Loss:
-    """Return all terms but the data term: latent, membership, entropy and label. The generator is held fixed.
+    """Return the latent, membership, entropy and label terms. The generator is held fixed.
 
     Arguments:
         model: Prior and networks.
-        batch: Generated images, their z with gradients, so that the latent term reaches the prior.
-        weights: Of the terms.
+        batch: Generated images; their z carries gradients, through which the latent term trains the prior.
+        weights: Weights of the terms.
     """
     prior, generated = model.prior, needed(batch.generated)
     z, y = generated.z, generated.y
@@ -210,6 +210,6 @@ def latent_term(model: Model, generated: Generated) -> Tensor:
 
 
 def needed(value: T | None) -> T:
-    """Return what a phase must have drawn for its loss."""
+    """Return a value that the phase of a loss must have provided."""
     assert value is not None, "the phase of this loss has to draw generated images and to take real ones"
     return value

@@ -1,7 +1,7 @@
-"""The order of an iteration as values: one row for each kind of update. Nothing else knows the order.
+"""The order of an iteration as values: one row for each kind of update. The order is written nowhere else.
 
 The training loop, the count of operations, `mpcc bench` and the tests read these rows. `MPCC` is the system of the
-paper; another system is another tuple, registered like any plugin (`mpcc.core.contracts.Objective`).
+paper. Another system is another tuple, registered like any plugin (`mpcc.core.contracts.Objective`).
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ PARTS = (*NETWORKS, "prior")
 
 
 class Draws(enum.Enum):
-    """What is drawn from the generation joint p(x, z, y) for an update."""
+    """The samples that an update draws from the generation joint p(x, z, y)."""
 
     NOTHING = "nothing"
     FIXED = "generated images held fixed"
@@ -45,14 +45,14 @@ class Phase:
     """One kind of update.
 
     Attributes:
-        name: What the log, the count of operations and the benchmark call it.
+        name: Its name in the log, the count of operations and the benchmark.
         trains: The parts that receive gradients and whose optimizers step, in this order: ``discriminator``,
             ``generator``, ``encoder``, ``prior``. A part without parameters is left out.
-        updates: How many updates an iteration of a schedule has.
-        loss: What is minimised, from the model, the batch and the weights of the terms.
-        draws: What is drawn for each update.
-        real: Which of the iteration's batches of real images the first update takes; the next update takes the next
-            batch, and the first batch follows the last. None for no real images.
+        updates: Returns the number of updates in one iteration of a schedule.
+        loss: Returns the loss of a model, a batch and the weights of the terms.
+        draws: The samples drawn for each update.
+        real: Index of the batch of real images for the first update. Each further update takes the next batch; after
+            the last batch comes the first. None means that the phase takes no real images.
         advances: The network whose spectral norms take a power iteration after each update.
     """
 
@@ -67,11 +67,11 @@ class Phase:
 
 @attrs.frozen
 class Afterwards:
-    """What follows the updates of an iteration.
+    """An action after the updates of an iteration.
 
     Attributes:
-        name: What the benchmark calls it.
-        action: Called with the model, the schedule and the number of iterations that are done.
+        name: Its name in the benchmark.
+        action: Called with the model, the schedule and the number of iterations done.
     """
 
     name: str
@@ -79,12 +79,12 @@ class Afterwards:
 
 
 def average_generator(model: Model, schedule: Schedule, done: int) -> None:
-    """Move the average towards the generator; before ``ema_start`` the average is a copy."""
+    """Move the average towards the generator, or copy the generator before ``ema_start``."""
     model.average(schedule.ema_decay if done >= schedule.ema_start else 0.0)
 
 
-# The prior steps twice in an iteration: with the generator, and with the first encoder update. The encoder's other
-# updates draw from the prior that this leaves (supplement, C; authors' code).
+# The prior steps twice in an iteration: with the generator and with the first encoder update. The encoder's other
+# updates draw from the prior after its second step (supplement, C; authors' code).
 MPCC: tuple[Phase | Afterwards, ...] = (
     Phase(
         name="discriminator",
@@ -123,34 +123,34 @@ MPCC: tuple[Phase | Afterwards, ...] = (
 
 
 def real_batches(phases: Sequence[Phase | Afterwards], schedule: Schedule) -> int:
-    """Return how many batches of real images an iteration takes: as many as the phase that needs most of them.
+    """Return how many batches of real images an iteration takes, the number for the phase that needs the most.
 
     Example:
         >>> real_batches(MPCC, Schedule(50, d_steps=4, e_steps=9, lr=1, prior_lr=1, ema_decay=0, ema_start=0))
         4
     """
-    taking = (phase for phase in phases if isinstance(phase, Phase) and phase.real is not None)
-    return max((phase.updates(schedule) for phase in taking), default=0)
+    with_real = (phase for phase in phases if isinstance(phase, Phase) and phase.real is not None)
+    return max((phase.updates(schedule) for phase in with_real), default=0)
 
 
 def phases_of(objective: Objective) -> tuple[Phase | Afterwards, ...]:
-    """Return the rows of a registered objective, checked.
+    """Return the rows of a registered objective after checking them.
 
     Raises:
-        PluginError: If a row cannot be carried out.
+        PluginError: If the training loop cannot carry out a row.
     """
     return check_phases(objective.phases(), type(objective).__name__)
 
 
 def check_phases(rows: Sequence[object], name: str) -> tuple[Phase | Afterwards, ...]:
-    """Return rows that the training loop can carry out, and refuse others.
+    """Return the rows if the training loop can carry them out.
 
     Arguments:
-        rows: Of an objective.
-        name: Of the objective, for the message.
+        rows: The rows of an objective.
+        name: The objective's name, for the message.
 
     Raises:
-        PluginError: Naming the row, what it says and what was expected.
+        PluginError: If it cannot; the message gives the row, its value and what was expected.
     """
     known = tuple(row for row in rows if isinstance(row, Phase | Afterwards))
     for row in rows:
@@ -170,5 +170,5 @@ def check_phases(rows: Sequence[object], name: str) -> tuple[Phase | Afterwards,
     if len(set(names)) < len(names):
         raise PluginError(f"{name}: expected a name of its own for each row, got {', '.join(names)}")
     if not any(phase.real is not None for phase in phases):
-        raise PluginError(f"{name}: expected a phase that takes real images (real=0), there is none")
+        raise PluginError(f"{name}: expected a phase that takes real images (real=0), but there is none")
     return known

@@ -1,4 +1,4 @@
-"""How much of what happens in one iteration, and with which step sizes."""
+"""The schedule: batch size, numbers of updates and step sizes of an iteration."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ __all__ = ["Schedule"]
 
 @attrs.frozen
 class Schedule:
-    """How much of what happens in one iteration.
+    """Batch size, numbers of updates and step sizes of an iteration.
 
     Attributes:
         batch: Images in each update, real and generated.
@@ -17,14 +17,14 @@ class Schedule:
         e_steps: Encoder updates.
         lr: Adam's step size for the three networks.
         prior_lr: Adam's step size for the prior, eta_p.
-        ema_decay: Of the generator's average.
+        ema_decay: Decay of the generator's average.
         ema_start: The first iteration that is averaged; before it the average is a copy.
-        iterations: How many there will be; only a decay of the step sizes needs to know.
-        lr_decay: Over which share of them, the last ones, all step sizes fall linearly to 0; 0 for constant ones, which
-            are the paper's (supplement, C). The decay is ours.
+        iterations: Length of the run; only a decay of the step sizes needs it.
+        lr_decay: Share of the iterations, at the end, in which all step sizes fall linearly to 0. The paper's step
+            sizes are constant, 0 here (supplement, C); the decay is ours.
 
     Raises:
-        ValueError: If step sizes are to fall towards an end that is not known.
+        ValueError: If step sizes are to fall but the number of iterations is not known.
     """
 
     batch: int
@@ -38,12 +38,12 @@ class Schedule:
     lr_decay: float = 0.0
 
     def __attrs_post_init__(self) -> None:
-        """Check that there is an end."""
+        """Check that a decay knows the number of iterations."""
         if self.lr_decay > 0 and self.iterations is None:
             raise ValueError(f"lr_decay {self.lr_decay}: expected the number of iterations, too")
 
     def lr_factor(self, done: int) -> float:
-        """Return what multiplies the step sizes in the iteration after so many; more than 0, at the very end too.
+        """Return the factor on all step sizes after ``done`` iterations; it never reaches 0.
 
         Example:
             >>> schedule = Schedule(50, 4, 4, 2e-4, 1e-3, 0.99, 0, iterations=10, lr_decay=0.4)

@@ -1,4 +1,4 @@
-r"""The five terms of the joint divergence KL(p || q), each a pure function to a scalar.
+r"""The five terms of the joint divergence KL(p || q), each a pure function that returns a scalar.
 
 With the factorisations p(x, z, y) = p(y) p(z|y) p(x|z, y) and q(x, z, y) = q(x) q(z|x) q(y|z), and one assumption,
 q(y|x, z) = q(y|z) (supplement, A.2, eq. 2):
@@ -16,12 +16,12 @@ entropy      log p(z|y)               minus the weighted mean of the components'
 label        log p(y)                 minus the entropy of phi
 ===========  =======================  ====================================================
 
-The hinge losses drive the data term to zero but do not estimate it: never add their values to the others and call the
-sum a divergence.
+The hinge losses drive the data term to zero but do not estimate it: the sum of their values and the other terms is
+not a divergence.
 
-Where phi is trained, y ~ phi has no reparameterised gradient. Terms that are means over samples take a ``ratio``
-phi_y / stopgrad(phi_y) then (`mpcc.core.contracts.Prior.label_ratio`): 1 in value, the missing gradient in the
-backward pass. Entropy and label terms are exact sums over y.
+If phi is trained, y ~ phi has no reparameterised gradient. Terms that are means over samples then take a ``ratio``
+phi_y / stopgrad(phi_y) (`mpcc.core.contracts.Prior.label_ratio`). Its value is 1, and its gradient is the missing one.
+Entropy and label terms are exact sums over y.
 
 Letters: N samples, K clusters, J latent dimensions, D image channels, R image size.
 """
@@ -51,7 +51,7 @@ def data_discriminator(real_scores: Tensor, fake_scores: Tensor) -> Tensor:
 
 
 def mean(values: Tensor, ratio: Tensor | None) -> Tensor:
-    """Return the mean over the samples, weighted by the ratio of trained label weights if there is one."""
+    """Return the mean over the samples, weighted by the ratio if phi is trained."""
     return values.mean() if ratio is None else (ratio * values).mean()
 
 
@@ -124,7 +124,7 @@ def label(weights: Tensor) -> Tensor:
 
 @attrs.frozen
 class TermWeights:
-    """What multiplies each term in the objectives; at all ones, and with an exact data term, their sum is the KL.
+    """Weights of the terms; with all weights 1 and an exact data term, the weighted sum would be the KL divergence.
 
     Attributes:
         data: Weight of the data term, 1.

@@ -1,6 +1,6 @@
 """The training loop: it carries out the phases of `mpcc.core.method.phases`, iteration by iteration.
 
-In each update only the parameters of the parts that its phase trains have gradients; everything else is held fixed.
+In each update, only the parameters of the parts that the phase trains receive gradients. All others are held fixed.
 """
 
 from __future__ import annotations
@@ -30,25 +30,25 @@ def adam(parameters: Iterable[nn.Parameter], lr: float | Tensor, capturable: boo
     """Return Adam as in the paper: beta1 0, beta2 0.999, eps 1e-8, no weight decay (supplement, C).
 
     Arguments:
-        parameters: To be updated.
-        lr: Step size; a tensor if it is to change after the update has been recorded.
+        parameters: The parameters to be updated.
+        lr: Step size; a tensor if it has to change after the update has been recorded.
         capturable: Whether updates can be recorded in a CUDA graph.
     """
     return Adam(parameters, lr=lr, betas=(0.0, 0.999), eps=1e-8, fused=True, capturable=capturable)
 
 
 def check_moments(name: str, optimizer: Optimizer) -> None:
-    """Check a state that comes from a file: fused steps read memory by the shapes of the parameters.
+    """Check a state that comes from a file, because fused steps read memory by the shapes of the parameters.
 
     Raises:
-        ValueError: If a moment or a count is of another kind or shape than its parameter asks for.
+        ValueError: If a moment or a count does not have the type or the shape that its parameter needs.
     """
     for parameter, state in optimizer.state.items():
         shapes = {"exp_avg": parameter.shape, "exp_avg_sq": parameter.shape, "step": torch.Size()}
         for key, shape in shapes.items():
             value = state.get(key)
             if not isinstance(value, Tensor) or value.shape != shape or not value.is_floating_point():
-                raise ValueError(f"{key} in the optimizer of the {name} is not of the shape {tuple(shape)}")
+                raise ValueError(f"{key} in the optimizer of the {name} does not have the shape {tuple(shape)}")
 
 
 def no_clock(name: str) -> contextlib.AbstractContextManager[None]:
@@ -60,19 +60,19 @@ class Trainer:
     """Holds the optimizers and carries out iterations, phase by phase.
 
     Arguments:
-        model: What is trained.
+        model: The model to be trained.
         stream: Real images.
         schedule: Numbers of updates and step sizes.
-        weights: Of the terms.
-        engine: What executes the iterations; the plain one if it is None.
+        weights: Weights of the terms.
+        engine: Executes the iterations; None for the plain engine.
         phases: The updates of an iteration in their order.
 
     Attributes:
-        iteration: How many iterations are done.
-        guard: Knows the first update whose loss or gradient was not finite.
-        term_weights: What each term was multiplied by in its last update, by name.
-        section: Called with the name of each section of an iteration, it returns a context for it: ``real images``,
-            ``generated images``, and each row of the phases. `mpcc bench` puts a clock here.
+        iteration: Number of iterations done.
+        guard: Records the first update whose loss or gradient was not finite.
+        term_weights: The weight of each term in its last update, by name.
+        section: Returns a context for the named section of an iteration: ``real images``, ``generated images``, or a
+            row of the phases. `mpcc bench` puts a clock here.
     """
 
     def __init__(
@@ -96,14 +96,14 @@ class Trainer:
         self.section: Callable[[str], contextlib.AbstractContextManager[Any]] = no_clock
         self._real_batches = real_batches(self.phases, schedule)
         trained = {part for phase in self.phases if isinstance(phase, Phase) for part in phase.trains}
-        # The trunk is in two optimizers, with moments of its own in each. A fixed prior has buffers only, and Adam
+        # Two optimizers hold the shared trunk, each with its own moments. A fixed prior has no parameters, and Adam
         # refuses an empty list.
         self.optimizers = {
             name: self._optimizer(part, schedule.prior_lr if name == "prior" else schedule.lr)
             for name, part in model.trained_parts().items()
             if name in trained and any(True for _ in part.parameters())
         }
-        # A module looks for its parameters anew each time that it is asked.
+        # A module collects its parameters anew at each request, which takes time.
         self._parameters = {
             name: [parameter for group in optimizer.param_groups for parameter in group["params"]]
             for name, optimizer in self.optimizers.items()
@@ -111,14 +111,14 @@ class Trainer:
         self.guard = FiniteGuard(self.optimizers.values(), model.device)
 
     def _optimizer(self, part: nn.Module, lr: float) -> Adam:
-        """Return the optimizer of a part; a recorded update reads a step size that changes from the device."""
+        """Return the optimizer of a part; a recorded update needs a changing step size as a tensor on the device."""
         capturable = self.engine.capturable
-        recorded = capturable and self.schedule.lr_decay > 0
-        step = torch.tensor(lr, device=self.model.device) if recorded else lr
-        return adam(part.parameters(), step, capturable)
+        on_device = capturable and self.schedule.lr_decay > 0
+        step_size = torch.tensor(lr, device=self.model.device) if on_device else lr
+        return adam(part.parameters(), step_size, capturable)
 
     def _set_step_sizes(self) -> None:
-        """Give the optimizers the step sizes of the iteration that comes."""
+        """Give the optimizers the step sizes of the next iteration."""
         factor = self.schedule.lr_factor(self.iteration)
         for name, optimizer in self.optimizers.items():
             lr = factor * (self.schedule.prior_lr if name == "prior" else self.schedule.lr)
@@ -131,7 +131,7 @@ class Trainer:
     def iterate(self, *, recorded: bool = True) -> dict[str, Tensor]:
         """Carry out one iteration.
 
-        After the first update whose loss or gradient is not finite, nothing is updated any more: see `guard`.
+        From the first update whose loss or gradient is not finite, no parameters change any more: see `guard`.
 
         Arguments:
             recorded: Whether the engine may replay a recorded iteration, which has no sections.
@@ -160,20 +160,20 @@ class Trainer:
         terms: dict[str, Tensor] = {}
         for phase in self.phases:
             if isinstance(phase, Phase):
-                for number, generated in enumerate(self._drawn(phase)):
-                    images = None if phase.real is None else real[(phase.real + number) % len(real)]
+                for update, generated in enumerate(self._drawn(phase)):
+                    images = None if phase.real is None else real[(phase.real + update) % len(real)]
                     with self.section(phase.name):
                         terms |= self._update(phase, images, generated)
         return terms
 
     def _drawn(self, phase: Phase) -> Iterator[Generated | None]:
-        """Yield what a phase draws for each of its updates."""
+        """Yield the generated images for each update of a phase, None if it draws none."""
         model, size, count = self.model, self.schedule.batch, phase.updates(self.schedule)
         if phase.draws is Draws.NOTHING:
             yield from itertools.repeat(None, count)
             return
         with_prior = phase.draws is Draws.WITH_PRIOR
-        # Batches can be generated together as long as no update between them changes what generates them.
+        # Several batches can be generated at once if no update between them changes the generator or the prior.
         together = count if not with_prior and not {"generator", "prior"} & {*phase.trains} else 1
         for _ in range(0, count, max(together, 1)):
             with self._trained(*(["prior"] if with_prior else [])):
@@ -186,7 +186,7 @@ class Trainer:
             return next(batches, None)
 
     def _update(self, phase: Phase, images: Tensor | None, generated: Generated | None) -> dict[str, Tensor]:
-        """Carry out one update: loss, gradients, the optimizers' steps, a power iteration."""
+        """Carry out one update: loss, gradients, steps of the optimizers, power iteration."""
         model = self.model
         with self._trained(*phase.trains):
             with self.engine.precision():
@@ -199,7 +199,7 @@ class Trainer:
         return loss.terms
 
     def _trained(self, *names: str) -> contextlib.AbstractContextManager[None]:
-        """Return a context in which the parameters of these parts alone have gradients."""
+        """Return a context in which only the parameters of these parts receive gradients."""
         return thawed([parameter for name in names for parameter in self._parameters.get(name, ())])
 
     def _step(self, phase: Phase, loss: Loss) -> None:
@@ -209,14 +209,15 @@ class Trainer:
                 parameter.grad = None
         loss.objective.backward()  # type: ignore[no-untyped-call]
         gradients = {
-            name: [each.grad for each in self._parameters[name] if each.grad is not None] for name in optimizers
+            name: [parameter.grad for parameter in self._parameters[name] if parameter.grad is not None]
+            for name in optimizers
         }
         self.guard.watch(phase.name, loss.objective, gradients)
         for optimizer in optimizers.values():
             optimizer.step()
 
     def state(self) -> dict[str, Any]:
-        """Return everything that the next iteration depends on, random states aside."""
+        """Return everything that the next iteration depends on, except random states."""
         return {
             "iteration": self.iteration,
             "stream": self.stream.state(),
@@ -231,11 +232,12 @@ class Trainer:
         for name, part in self.model.parts().items():
             part.load_state_dict(state["parts"][name])
         for name, optimizer in self.optimizers.items():
-            # The state gives moments and counts; how steps are taken is the run's own, and the engine's.
-            own = [{key: value for key, value in group.items() if key != "params"} for group in optimizer.param_groups]
+            # Only moments and counts come from the state; the options of the steps come from this run and its engine.
+            groups = optimizer.param_groups
+            options = [{key: value for key, value in group.items() if key != "params"} for group in groups]
             optimizer.load_state_dict(state["optimizers"][name])
-            for group, options in zip(optimizer.param_groups, own, strict=True):
-                group.update(options, capturable=self.engine.capturable)
+            for group, own in zip(optimizer.param_groups, options, strict=True):
+                group.update(own, capturable=self.engine.capturable)
             check_moments(name, optimizer)
         self.guard.reset(self.iteration)
         self.engine.reset()

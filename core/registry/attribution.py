@@ -1,4 +1,4 @@
-"""Whose fault it was: an exception from inside a plugin becomes one line with the plugin's name, file and reason."""
+"""Attribution: an exception from inside a plugin becomes one line with the plugin's name, file and reason."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ __all__ = ["attributed"]
 
 
 def owns(entry: Entry, module: str) -> bool:
-    """Return whether a module belongs to a plugin: its package if that is a third party's, else its folder of ours."""
+    """Return whether a module belongs to a plugin: to a third party's package, or to a built-in plugin's folder."""
     target = entry.target.partition(":")[0]
     package = target.rpartition(".")[0] if target.startswith("mpcc.") else target.partition(".")[0]
     return module in (target, package) or module.startswith(f"{package}.")
@@ -24,8 +24,8 @@ def owns(entry: Entry, module: str) -> bool:
 def attributed(entries: Sequence[Entry]) -> Iterator[None]:
     """Turn exceptions from the code of these plugins into errors that name them.
 
-    The innermost frame that belongs to one of them decides. Errors that say what is wrong already, interruptions,
-    exceptions from elsewhere and those of memory that ran out, which is nobody's fault, pass as they are.
+    The innermost frame that belongs to one of the plugins decides. Other exceptions pass unchanged: errors that
+    already say what is wrong, interruptions, exceptions from elsewhere, and a lack of memory.
 
     Raises:
         PluginError: Naming the plugin, its distribution, version, file, line and reason.
@@ -39,7 +39,7 @@ def attributed(entries: Sequence[Entry]) -> Iterator[None]:
             raise
         frames = inspect.getinnerframes(error.__traceback__) if error.__traceback__ else []
         for frame in reversed(frames):
-            # A method that a plugin's class inherits from ours runs in our file, on the plugin's behalf.
+            # A method that a plugin inherits runs in a file of the core; the class of `self` shows the plugin.
             receiver = frame.frame.f_locals.get("self")
             modules = {str(frame.frame.f_globals.get("__name__", "")), type(receiver).__module__}
             for entry in entries:

@@ -29,7 +29,7 @@ class Entry:
 
     Attributes:
         kind: One of `KINDS`.
-        name: What a user types.
+        name: The name that a user types.
         target: Import path of the class, ``module:Class``.
         summary: One line.
         options: Import path of the options class, or None.
@@ -55,29 +55,29 @@ class Entry:
         """Import the class and check it against the contract.
 
         Raises:
-            PluginError: If the import fails or the class is not what the contract asks for.
+            PluginError: If the import fails or the class does not fulfil the contract.
         """
         contract = getattr(importlib.import_module("mpcc.core.contracts"), KINDS[self.kind])
-        found = self._resolve(self.target)
-        if not (inspect.isclass(found) and issubclass(found, contract)):
+        plugin_class = self._resolve(self.target)
+        if not (inspect.isclass(plugin_class) and issubclass(plugin_class, contract)):
             raise PluginError(f"{self.described()}: {self.target} is not a subclass of {contract.__name__}")
-        if inspect.isabstract(found):
-            missing = ", ".join(sorted(getattr(found, "__abstractmethods__", ())))
+        if inspect.isabstract(plugin_class):
+            missing = ", ".join(sorted(getattr(plugin_class, "__abstractmethods__", ())))
             raise PluginError(f"{self.described()}: {self.target} lacks {missing}")
-        return found
+        return plugin_class
 
     def options_class(self) -> type | None:
         """Import the options class, or return None if there are no options.
 
         Raises:
-            PluginError: If the import fails or it is no class.
+            PluginError: If the import fails or the path does not lead to a class.
         """
         if self.options is None:
             return None
-        found = self._resolve(self.options)
-        if not inspect.isclass(found):
+        options_class = self._resolve(self.options)
+        if not inspect.isclass(options_class):
             raise PluginError(f"{self.described()}: {self.options} is not a class")
-        return found
+        return options_class
 
     def described(self) -> str:
         """Return kind, name, distribution and version for messages."""

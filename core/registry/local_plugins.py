@@ -15,10 +15,10 @@ __all__ = ["import_file", "read_source"]
 
 
 def read_source(path: Path) -> str:
-    """Check that a file can be a plugin and return the hash of its content, which is its version.
+    """Check that a file can be a plugin and return the hash of its content, which serves as its version.
 
     Raises:
-        InvalidInput: If it can't be read, or its name can't be a module's.
+        InvalidInput: If the file can't be read, or its name can't be the name of a module.
     """
     where = f"--plugin {path}"
     try:
@@ -35,19 +35,19 @@ def read_source(path: Path) -> str:
         raise InvalidInput(f"{where}: {name!r} cannot be the name of a module (nearest valid choice: {valid})")
     loaded = sys.modules.get(name)
     if loaded is None:
-        found = importlib.util.find_spec(name)
-        place = None if found is None else found.origin or "a package"
+        spec = importlib.util.find_spec(name)
+        place = None if spec is None else spec.origin or "a package"
     else:
         place = getattr(loaded, "__file__", None) or "a built-in module"
     if place is not None and Path(place).absolute() != path.absolute():
-        raise InvalidInput(f"{where}: a module {name!r} exists already ({place}): give the file another name")
+        raise InvalidInput(f"{where}: a module {name!r} exists already ({place}); give the file another name")
     return digest(content)
 
 
 def import_file(path: Path) -> ModuleType:
     """Import a plugin file under its own name, so that import paths such as ``my_prior:MyPrior`` find it.
 
-    The file is read anew each time. If it raises, no trace of it stays.
+    The file is read anew each time. If it raises, the module is forgotten.
     """
     spec = importlib.util.spec_from_file_location(path.stem, path.absolute())
     assert spec is not None

@@ -1,4 +1,4 @@
-"""One plugin: what it registers, and which hooks of it watch runs. Each has a plugin manager of its own."""
+"""One plugin: the names that it registers and its hooks that watch runs. Each plugin has its own plugin manager."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from mpcc.core.registry.entries import KINDS, Entry
 __all__ = ["API_VERSION", "Observer", "Plugin"]
 
 API_VERSION = 1
-# What text of one line has not: control characters, separators of lines and of paragraphs, halves of characters.
+# Categories that one line of text must not contain: control characters, line and paragraph separators, surrogates.
 BREAKS = ("Cc", "Zl", "Zp", "Cs")
 
 
@@ -26,8 +26,8 @@ class Observer:
     """A plugin that watches runs.
 
     Attributes:
-        hooks: The hooks that it implements, by name; each takes the arguments of its specification by keyword.
-        package: Its module.
+        hooks: Its hooks by name; each takes the arguments of its specification by keyword.
+        package: The name of its module.
     """
 
     hooks: Mapping[str, Callable[..., Any]]
@@ -39,7 +39,7 @@ class Observer:
 
 @attrs.frozen
 class Plugin:
-    """What one plugin brings.
+    """The content of one plugin.
 
     Attributes:
         entries: The names that it registers.
@@ -57,11 +57,11 @@ class Plugin:
             plugin: A module or an object with hook implementations.
             origin: The entry point or the file that it comes from, or ``built-in``.
             distribution: The installed distribution that it comes with.
-            version: Of the distribution.
+            version: The distribution's version.
 
         Raises:
             PluginError: If a hook does not exist, or a registration is not valid.
-            Exception: Whatever the plugin raises.
+            Exception: Any error that the plugin raises.
         """
         manager = pluggy.PluginManager("mpcc")
         manager.add_hookspecs(hookspecs)
@@ -99,10 +99,10 @@ class Plugin:
 
 
 def refuse_unknown_hooks(manager: pluggy.PluginManager, plugin: object) -> None:
-    """Refuse a hook implementation whose name is mistyped.
+    """Refuse a hook implementation with a mistyped name.
 
     Raises:
-        PluginError: Naming it and the nearest hook.
+        PluginError: With that name and the nearest hook.
     """
     for name in dir(plugin):
         options = manager.parse_hookimpl_opts(plugin, name)
@@ -114,14 +114,14 @@ def check_registration(kind: str, name: str, target: str, summary: str, options:
     """Refuse a registration that could not work.
 
     Raises:
-        PluginError: Naming the value and what was expected.
+        PluginError: With the value and what was expected.
     """
     if not isinstance(name, str) or not name or not name.replace("_", "").replace("-", "").isalnum():
         raise PluginError(f"{kind} name {name!r}: expected letters, digits, '-' and '_'")
     for path in (target, *(() if options is None else (options,))):
         if not isinstance(path, str) or len(path.split(":")) != 2 or not all(path.split(":")):
             raise PluginError(f"{kind} {name!r}: {path!r} is not an import path like 'package.module:Class'")
-    if not isinstance(summary, str) or not summary or any(unicodedata.category(each) in BREAKS for each in summary):
+    if not isinstance(summary, str) or not summary or any(unicodedata.category(letter) in BREAKS for letter in summary):
         raise PluginError(f"{kind} {name!r}: the summary must be one line of text, got {summary!r}")
     if api_version != API_VERSION:
         raise PluginError(f"{kind} {name!r} is written for plugin API {api_version}; this mpcc has {API_VERSION}")

@@ -1,9 +1,9 @@
-"""The registry: what is installed under which name, loaded lazily and validated plugin by plugin.
+"""The registry: all plugins by name, loaded lazily and validated one by one.
 
-Sources, in this order: ``registry.toml`` beside this package, registry files and plugin files that the user names, and
-the entry points of the group ``mpcc``. All go through the hooks of `mpcc.core.hookspecs`. An installed plugin that
-cannot be loaded is kept as a `Broken` record and leaves nothing behind; a file that the user has named must load. A
-name that two plugins claim can't be used until one of them goes.
+Plugins come, in this order, from ``registry.toml`` beside this package, from registry files and plugin files that the
+user names, and from the entry points of the group ``mpcc``. All go through the hooks of `mpcc.core.hookspecs`. An
+installed plugin that cannot be loaded becomes a `Broken` record and registers nothing. A file that the user has named
+must load. If two plugins claim a name, nobody can use it until one of them is removed.
 """
 
 from __future__ import annotations
@@ -50,13 +50,13 @@ class Broken:
 
 @attrs.frozen
 class Registry:
-    """All registered names, presets and what failed to load.
+    """All registered names, all presets, and the plugins that failed to load.
 
     Attributes:
-        entries: By kind, then by name. A name claimed more than once has several.
+        entries: By kind, then by name. A name that several plugins claim has several entries.
         presets: By name: tables ``run``, ``prior``, ``arch``, ``data`` and a ``source``.
         compat: Choices of other implementations by name, in the same tables.
-        defaults: The names used when nothing is said: ``prior``, ``arch``, ``data``.
+        defaults: The ``prior``, ``arch`` and ``data`` of a run that names no other.
         broken: Plugins that could not be loaded.
         observers: Plugins with hooks that watch a run.
         plugin_files: One-file plugins that were loaded, absolute paths.
@@ -81,7 +81,7 @@ class Registry:
 
         Raises:
             PluginError: If two plugins claim the name.
-            InvalidInput: If there is no such name; plugins that failed to load are mentioned.
+            InvalidInput: If there is no such name; the message lists plugins that failed to load.
         """
         claims = self.entries[kind].get(name, ())
         if len(claims) > 1:
@@ -96,7 +96,7 @@ class Registry:
         return claims[0]
 
     def all_entries(self) -> Iterable[Entry]:
-        """Yield every entry, claimed twice or not."""
+        """Yield every entry, also those whose name is claimed twice."""
         for by_name in self.entries.values():
             for claims in by_name.values():
                 yield from claims
@@ -116,13 +116,13 @@ def load_registry(
     """Collect all plugins.
 
     Arguments:
-        entry_points: What to load beside the built-ins; the installed ones of the group ``mpcc`` by default.
+        entry_points: Plugins to load beside the built-ins; by default the installed ones of the group ``mpcc``.
         plugins: One-file plugins.
         registries: Registry files; those of ``$MPCC_REGISTRY`` come before them.
 
     Raises:
         InvalidInput: If a file cannot be a plugin or a registry.
-        PluginError: If a file that the user named is broken, or any plugin is and ``MPCC_STRICT_PLUGINS=1``.
+        PluginError: If a file that the user named is broken; with ``MPCC_STRICT_PLUGINS=1``, if any plugin is broken.
     """
     table = tomllib.loads(BUILT_IN_FILE.read_text(encoding="utf-8"))
     collection = Collection(dict(table["presets"]), dict.fromkeys(table["presets"], "registry.toml of mpcc"))
@@ -138,7 +138,7 @@ def load_registry(
         for path in plugins:
             collection.add(plugin_of_file(path))
         points = metadata.entry_points(group=ENTRY_POINT_GROUP) if entry_points is None else entry_points
-        # pluggy's own loader stops at the first plugin that raises. One by one, a bad plugin harms only itself.
+        # pluggy's own loader would stop at the first plugin that raises. Here the others still load.
         for point in sorted(points, key=lambda point: point.name):
             plugin = plugin_of_entry_point(point)
             if isinstance(plugin, Plugin):
@@ -161,7 +161,7 @@ def load_registry(
 
 @attrs.define
 class Collection:
-    """What has been loaded so far.
+    """Everything loaded so far.
 
     Attributes:
         presets: By name.
@@ -178,17 +178,17 @@ class Collection:
     broken: list[Broken] = attrs.field(factory=list)
 
     def add(self, plugin: Plugin) -> None:
-        """Take what a plugin brings."""
+        """Add the entries and the observer of a plugin."""
         for entry in plugin.entries:
             by_name = self.entries[entry.kind]
             by_name[entry.name] = (*by_name.get(entry.name, ()), entry)
         self.observers += [plugin.observer] if plugin.observer is not None else []
 
     def add_presets(self, presets: Mapping[str, Mapping[str, Any]], path: Path) -> None:
-        """Take the presets of a file.
+        """Add the presets of a file.
 
         Raises:
-            InvalidInput: If one has the name of another.
+            InvalidInput: If there is already a preset of that name.
         """
         for name, preset in presets.items():
             if name in self.presets:
@@ -215,7 +215,7 @@ def plugin_of_file(path: Path) -> Plugin:
 
 
 def plugin_of_entry_point(point: metadata.EntryPoint) -> Plugin | Broken:
-    """Load an installed plugin; one that fails comes back as the record of its failure."""
+    """Load an installed plugin; return a record of the failure if it cannot be loaded."""
     distribution = point.dist.name if point.dist else "?"
     version = point.dist.version if point.dist else "?"
     try:
@@ -226,22 +226,22 @@ def plugin_of_entry_point(point: metadata.EntryPoint) -> Plugin | Broken:
 
 
 def unique(paths: Iterable[Path], flag: str) -> list[Path]:
-    """Return absolute paths, each once, in their order.
+    """Return absolute paths in their order, without repetitions.
 
     Raises:
-        InvalidInput: If one begins with the home of a user that does not exist.
+        InvalidInput: If a path begins with the home of a user who does not exist.
     """
-    found: dict[Path, None] = {}
+    absolute: dict[Path, None] = {}
     for path in paths:
         try:
-            found[path.expanduser().absolute()] = None
+            absolute[path.expanduser().absolute()] = None
         except RuntimeError as error:
             raise InvalidInput(f"{flag} {path}: {error}") from error
-    return list(found)
+    return list(absolute)
 
 
 def failing_file(module: str, error: BaseException) -> str | None:
-    """Return file and line where a plugin raised, the innermost of its own files; None if none was reached."""
+    """Return the innermost file and line of a plugin in a traceback, or None if the plugin does not occur in it."""
     frames = inspect.getinnerframes(error.__traceback__) if error.__traceback__ else []
     package = module.partition(".")[0]
     for frame in reversed(frames):

@@ -1,7 +1,7 @@
-"""A registry file: names, import paths, summaries and defaults of plugins, and presets, in TOML.
+"""A registry file: a TOML file with names, import paths, summaries and defaults of plugins, and with presets.
 
-Ours is ``registry.toml``; a user adds others with ``--registry FILE`` or, separated as in ``$PATH``, in
-``$MPCC_REGISTRY``::
+The built-in one is ``registry.toml``. A user adds others with ``--registry FILE`` or in ``$MPCC_REGISTRY``, separated
+as in ``$PATH``::
 
     [priors.my_prior]
     target = "my_prior:MyPrior"
@@ -14,8 +14,8 @@ Ours is ``registry.toml``; a user adds others with ``--registry FILE`` or, separ
     prior = { name = "my_prior" }
     run = { clusters = 12 }
 
-Import paths may name installed modules, or modules beside the file: its folder is put at the end of the search path,
-where it hides nothing.
+Import paths may name installed modules, or modules beside the file. The file's folder comes last in the search path,
+where it hides no other module.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ def environment_registries() -> list[Path]:
 
 @attrs.frozen(eq=False)
 class RegistryFile:
-    """The hook implementation that registers what a file lists.
+    """The hook implementation that registers the plugins of a file.
 
     Attributes:
         table: The parsed file.
@@ -68,7 +68,7 @@ class RegistryFile:
         """Read a user's file and check its form; its folder joins the search path for modules.
 
         Raises:
-            InvalidInput: If it can't be read, is no TOML, or has tables or fields that no registry file has.
+            InvalidInput: If it can't be read, is not TOML, or has an unknown table or field.
         """
         where = f"--registry {path}"
         table, content = read_toml(path, where)
@@ -116,10 +116,10 @@ class RegistryFile:
 
 
 def check_entry(where: str, section: str, name: str, entry: Any) -> None:
-    """Refuse an entry that is no table, or has fields that don't exist or lacks those that must.
+    """Refuse an entry that is not a table, has an unknown field or lacks a required one.
 
     Raises:
-        InvalidInput: Naming the entry and the field.
+        InvalidInput: With the entry and the field.
     """
     spelled = f"[{section}.{name}] in {where}:"
     if not isinstance(entry, dict):
@@ -132,4 +132,4 @@ def check_entry(where: str, section: str, name: str, entry: Any) -> None:
             raise InvalidInput(f"{spelled} expected a table {field} = {{ ... }}, got {value!r}")
     missing = [] if section == "presets" else [field for field in ("target", "summary") if field not in entry]
     if missing:
-        raise InvalidInput(f"{spelled} expected a field {missing[0]!r}, there is none")
+        raise InvalidInput(f"{spelled} expected a field {missing[0]!r}, but it has none")

@@ -79,7 +79,7 @@ def test_a_prior_of_buffers_stays_as_it_is_while_the_networks_train() -> None:
 
 
 def test_weights_on_another_device_are_refused() -> None:
-    with pytest.raises(PluginError, match=r"ElsewhereWeights.weights\(\) is on meta, the run on cpu"):
+    with pytest.raises(PluginError, match=r"ElsewhereWeights.weights\(\) is on meta, but the run is on cpu"):
         Model.assemble(ElsewhereWeights(3, 2, GaussianMixtureOptions()), networks(), CPU)
 
 

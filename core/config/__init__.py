@@ -1,4 +1,4 @@
-"""From what users write, in flags and files, to one frozen configuration."""
+"""Configuration: the user's flags and files become one frozen value."""
 
 from __future__ import annotations
 

@@ -1,10 +1,12 @@
 """The configuration of one run: frozen, resolved in layers, written to and read from TOML.
 
-Layers, later ones win: defaults of the option classes, defaults of the registry, the preset of the data set, a
-configuration file, a set of choices for compatibility (``--compat``), flags. Every value remembers which layer it came
-from. A configuration file may name another preset, or ``none``, in a line ``preset = "NAME"`` above its tables; the one
-that a run writes is complete and names ``none``. Files of plugins that it needs stand there as well:
-``plugins = ["my_prior.py"]``, ``registries = ["my.toml"]``.
+A later layer overrides an earlier one. The layers are: defaults of the option classes, defaults of the registry, the
+preset of the data set, a configuration file, a set of choices for compatibility (``--compat``), flags. The
+configuration records the layer of every value.
+
+Above its tables, a configuration file may name another preset, or ``none``, in a line ``preset = "NAME"``. It lists
+the plugin files that it needs there, too: ``plugins = ["my_prior.py"]``, ``registries = ["my.toml"]``. The file that a
+run writes is complete and names the preset ``none``.
 """
 
 from __future__ import annotations
@@ -37,11 +39,11 @@ __all__ = [
     "used",
 ]
 
-# The name that stands for no preset at all.
+# The name for no preset at all.
 NO_PRESET = "none"
 # Lists of files above the sections of a configuration.
 FILE_LISTS = ("plugins", "registries")
-# The sections of a configuration that name a plugin, and the kind of plugin.
+# The sections of a configuration that name a plugin, with the kind of the plugin.
 SECTIONS = {"prior": "prior", "arch": "architecture", "data": "dataset", "objective": "objective"}
 
 
@@ -80,8 +82,8 @@ class RunConfig:
         prior: Choice of prior.
         arch: Choice of architecture.
         data: Choice of data set.
-        objective: Choice of the system: which updates make an iteration.
-        origins: Where each value came from, by dotted name such as ``run.clusters``.
+        objective: Choice of the system, which defines the updates of an iteration.
+        origins: The layer of each value, by dotted name such as ``run.clusters``.
         plugins: One-file plugins to be loaded, absolute paths.
         registries: Registry files to be loaded, absolute paths.
     """
@@ -100,24 +102,24 @@ class RunConfig:
         return [getattr(self, section).entry for section in SECTIONS]
 
     def to_tables(self) -> dict[str, dict[str, Any]]:
-        """Return nested plain values; what is None is left out."""
+        """Return nested plain values, without those that are None."""
         tables = {"run": options.plain(self.run)}
         for section in SECTIONS:
             choice: PluginChoice = getattr(self, section)
-            chosen = {} if choice.options is None else options.plain(choice.options)
-            tables[section] = {"name": choice.name, **chosen}
+            values = {} if choice.options is None else options.plain(choice.options)
+            tables[section] = {"name": choice.name, **values}
         return tables
 
     def to_toml(self, *, origins: bool = False) -> str:
         """Return TOML that `read_config` and `resolve` turn into an equal configuration.
 
         Arguments:
-            origins: Whether each line says in a comment where its value came from.
+            origins: Whether a comment on each line names the layer of the value.
         """
-        # Every value is here, and what is left out is None: no preset may add to it when it is read again.
+        # The file is complete, and a missing value is None: no preset may add to it when it is read again.
         files = {key: [str(path) for path in getattr(self, key)] for key in FILE_LISTS if getattr(self, key)}
         tables = self.to_tables()
-        # A file never asks for the network: whoever runs it does.
+        # A file never allows downloads; only the user who runs it can.
         tables["run"]["download"] = False
         text = tomli_w.dumps({"preset": NO_PRESET, **files, **tables})
         if not origins:
@@ -128,7 +130,7 @@ class RunConfig:
                 section = line.strip("[]")
             key = f"{section}.{line.partition(' = ')[0]}"
             if line.startswith("preset = "):
-                line = f"{line:<40} # what follows is complete: no preset adds to it"
+                line = f"{line:<40} # this configuration is complete: no preset adds to it"
             lines.append(f"{line:<40} # {self.origins[key]}" if key in self.origins else line)
         return "\n".join(lines) + "\n"
 
@@ -138,11 +140,11 @@ class Layer:
     """Values from one source.
 
     Attributes:
-        origin: What the source is called, e.g. ``preset mnist``.
+        origin: Name of the source, e.g. ``preset mnist``.
         tables: Values by section and name.
-        strict: Whether an option that the chosen plugin lacks is an error. A preset's is left out instead: it was
-            written for another plugin, and the user has chosen this one.
-        preset: The preset that the source wants to start from, if it names one.
+        strict: Whether an option that the chosen plugin lacks is an error. Such an option of a preset is ignored: the
+            preset was written for another plugin than the one that the user has chosen.
+        preset: The preset that the source starts from, if it names one.
         plugins: One-file plugins that the source needs.
         registries: Registry files that the source needs.
     """
@@ -155,11 +157,11 @@ class Layer:
     registries: tuple[Path, ...] = ()
 
     def key(self, section: str, name: str) -> str:
-        """Return what an option is called in this source."""
+        """Return the name of an option in this source."""
         return flag(section, name) if self.origin == "flag" else f"{section}.{name}"
 
     def spelled(self, section: str, name: str) -> str:
-        """Return how the user wrote a value, for errors."""
+        """Return the option as the user wrote it, for errors."""
         return self.key(section, name) if self.origin == "flag" else f"{self.origin}: {section}.{name}"
 
 
@@ -180,7 +182,7 @@ def read_config(path: Path) -> Layer:
     """Read a configuration file.
 
     Raises:
-        InvalidInput: If it can't be read, is no TOML, or has unknown sections.
+        InvalidInput: If it can't be read, is not TOML, or has unknown sections.
     """
     tables, _ = read_toml(path, f"--config {path}")
     preset = tables.pop("preset", None)
@@ -189,7 +191,7 @@ def read_config(path: Path) -> Layer:
     plugins, registries = (file_list(tables.pop(key, []), f"{path}: {key}") for key in FILE_LISTS)
     check_sections(tables, str(path))
     if tables.get("run", {}).get("download") not in (None, False):
-        raise InvalidInput(f"{path}: run.download: a file cannot ask for downloads: leave it out, and give --download")
+        raise InvalidInput(f"{path}: run.download: a file cannot ask for downloads; leave it out and give --download")
     return Layer(str(path), tables, preset=preset, plugins=plugins, registries=registries)
 
 
@@ -197,18 +199,18 @@ def file_list(value: Any, where: str) -> tuple[Path, ...]:
     """Return a list of files as absolute paths.
 
     Raises:
-        InvalidInput: If it is no list of texts.
+        InvalidInput: If it is not a list of texts.
     """
-    if not isinstance(value, list) or not all(isinstance(each, str) and each and "\0" not in each for each in value):
+    if not isinstance(value, list) or not all(isinstance(path, str) and path and "\0" not in path for path in value):
         raise InvalidInput(f"{where}: expected a list of files, got {value!r}")
-    return tuple(_absolute(Path(each), where) for each in value)
+    return tuple(_absolute(Path(path), where) for path in value)
 
 
 def check_sections(tables: Mapping[str, Any], origin: str) -> None:
     """Refuse unknown sections and values outside of sections.
 
     Raises:
-        InvalidInput: Naming the section and the valid ones.
+        InvalidInput: With the section and the valid ones.
     """
     for section, table in tables.items():
         if section not in {"run", *SECTIONS}:
@@ -218,7 +220,7 @@ def check_sections(tables: Mapping[str, Any], origin: str) -> None:
 
 
 def chosen_names(registry: Registry, layers: list[Layer]) -> dict[str, tuple[str, str]]:
-    """Return the plugin name of each section and the layer that it comes from."""
+    """Return the plugin name of each section and the layer of the choice."""
     chosen = {section: (name, "default") for section, name in registry.defaults.items()}
     for layer in layers:
         for section in SECTIONS:
@@ -234,9 +236,9 @@ def preset_layer(registry: Registry, name: str, *, required: bool) -> Layer | No
     """Return the preset as a layer.
 
     Arguments:
-        registry: Where presets live.
-        name: Of the preset; by default that of the data set.
-        required: Whether the user asked for it; a data set without a preset is fine, a mistyped one is not.
+        registry: Holds the presets.
+        name: The preset's name; by default the name of the data set.
+        required: Whether the user named the preset. Otherwise the data set may have no preset.
 
     Raises:
         InvalidInput: If a required preset does not exist.
@@ -250,10 +252,10 @@ def preset_layer(registry: Registry, name: str, *, required: bool) -> Layer | No
 
 
 def compat_layer(registry: Registry, name: str) -> Layer:
-    """Return the choices that another implementation made as a layer; a plugin that lacks one of them is an error.
+    """Return the choices of another implementation as a strict layer.
 
     Raises:
-        InvalidInput: If there is no such set.
+        InvalidInput: If there is no such set of choices.
     """
     if name not in registry.compat:
         raise unknown_name("--compat", name, registry.compat)
@@ -266,20 +268,20 @@ def resolve(registry: Registry, layers: list[Layer], preset: str | None = None) 
 
     Arguments:
         registry: Plugins and presets.
-        layers: Configuration file, `compat_layer` and flags, later ones win.
-        preset: Name of the preset; if None, the one that a layer names, or else that of the data set; no preset at all
-            if ``none``.
+        layers: Configuration file, `compat_layer` and flags; a later one overrides an earlier one.
+        preset: Name of the preset, or ``none`` for no preset. If it is None, a layer's preset is taken, or else the
+            data set's.
 
     Raises:
-        InvalidInput: If a name or a value is not valid; the message names it and the valid ones.
+        InvalidInput: If a name or a value is not valid; the message gives it and the valid ones.
     """
     data = chosen_names(registry, layers)["data"][0]
     for layer in reversed(layers):
         preset = layer.preset if preset is None else preset
-    found = None if preset == NO_PRESET else preset_layer(registry, preset or data, required=preset is not None)
-    if found is not None:
-        # Choosing --preset mnist for one's own folder must not choose mnist's images.
-        layers = [found, *layers]
+    lowest = None if preset == NO_PRESET else preset_layer(registry, preset or data, required=preset is not None)
+    if lowest is not None:
+        # The preset comes first, so that --preset mnist with the user's own folder keeps that folder.
+        layers = [lowest, *layers]
     names = chosen_names(registry, layers)
     entries = {section: registry.entry(kind, names[section][0]) for section, kind in SECTIONS.items()}
     sources = {section: (entry.options_class(), entry.described()) for section, entry in entries.items()}
@@ -287,8 +289,8 @@ def resolve(registry: Registry, layers: list[Layer], preset: str | None = None) 
     choices = {}
     for section, (cls, described) in sources.items():
         registered = Layer("registry", {section: entries[section].defaults})
-        choice = _section(section, described, cls, [registered, *layers], origins)
-        choices[section] = PluginChoice(names[section][0], choice, entries[section])
+        plugin_options = _section(section, described, cls, [registered, *layers], origins)
+        choices[section] = PluginChoice(names[section][0], plugin_options, entries[section])
     run = _section("run", "mpcc-run", RunSettings, layers, origins)
     return RunConfig(
         run=run, **choices, origins=origins, plugins=registry.plugin_files, registries=registry.registry_files
@@ -308,21 +310,22 @@ def _section(section: str, described: str, cls: type | None, layers: list[Layer]
                 given[name], source[name], origins[f"{section}.{name}"] = value, layer, layer.origin
             elif layer.strict:
                 place = f" in {layer.origin}" if layer.origin != "flag" else ""
-                names = [layer.key(section, each) for each in known]
-                raise unknown_name(f"option of {described}{place}:", layer.key(section, name), names)
+                valid = [layer.key(section, known_name) for known_name in known]
+                raise unknown_name(f"option of {described}{place}:", layer.key(section, name), valid)
     if cls is None:
         return None
 
     def where(name: str) -> str:
         return source[name].spelled(section, name)
 
-    made: Any = options.make(cls, given, described, where)
-    paths = {name: getattr(made, name) for name in given if isinstance(getattr(made, name), Path)}
-    return attrs.evolve(made, **{name: _absolute(path, where(name)) for name, path in paths.items()}) if paths else made
+    values: Any = options.make(cls, given, described, where)
+    paths = {name: getattr(values, name) for name in given if isinstance(getattr(values, name), Path)}
+    absolute = {name: _absolute(path, where(name)) for name, path in paths.items()}
+    return attrs.evolve(values, **absolute) if paths else values
 
 
 def _absolute(path: Path, where: str) -> Path:
-    """Make a path absolute, so that config.toml works from any folder; a shell leaves the ~ of ``--out=~/x`` alone."""
+    """Return an absolute path, because config.toml has to work from any folder; shells keep the ~ of ``--out=~/x``."""
     try:
         return path.expanduser().absolute()
     except RuntimeError as error:
@@ -338,6 +341,6 @@ def used(registry: Registry, config: RunConfig) -> list[Entry]:
 
 
 def environment_layer() -> Layer:
-    """Return what the environment says: the data root."""
+    """Return the values of environment variables: the data root."""
     root = os.environ.get(DATA_VARIABLE)
     return Layer(f"${DATA_VARIABLE}", {"run": {"data_root": root}} if root else {})

@@ -1,4 +1,4 @@
-"""How often something is done: every so many iterations, or after so much time."""
+"""Intervals: a number of iterations or a length of time after which an action is due."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ SECONDS = {"s": 1, "min": 60, "h": 3600}
 
 @attrs.frozen
 class Interval:
-    """A number of iterations or a length of time; the other one is None.
+    """A number of iterations or a length of time; one of the two is None.
 
     Attributes:
         iterations: At least 1.
@@ -32,7 +32,7 @@ class Interval:
         """Read an interval: a whole number, or a number with ``s``, ``min`` or ``h``.
 
         Raises:
-            ValueError: If it is neither, or not above 0.
+            ValueError: If the value is neither, or not above 0.
         """
         if isinstance(value, int):
             if value < 1:
@@ -44,11 +44,11 @@ class Interval:
         return cls(None, float(match[1]) * SECONDS[match[2]])
 
     def due(self, done: int, seconds: float) -> bool:
-        """Return whether it is time.
+        """Return whether the action is due.
 
         Arguments:
             done: Iterations so far.
-            seconds: Since the last time.
+            seconds: Seconds since the last time.
         """
         if self.iterations is not None:
             return done % self.iterations == 0

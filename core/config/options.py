@@ -1,7 +1,7 @@
-"""Strict conversion between attrs option classes and what people write: flags, TOML, JSON.
+"""Strict conversion between attrs option classes and the user's text: flags, TOML, JSON.
 
-An options class is a frozen attrs class whose fields have a default, a type among bool, int, float, str, Literal, Path
-and unions of those, and one line of help in ``metadata["help"]``.
+An options class is a frozen attrs class. Its fields have a default, one line of help in ``metadata["help"]``, and a
+type among bool, int, float, str, Literal, Path and unions of those.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ T = TypeVar("T")
 
 
 class Bare:
-    """What stands for the value of a flag that was typed without one: true for a truth, nothing for all others."""
+    """The value of a flag that was typed without one: true for a bool, not valid for all other types."""
 
     def __repr__(self) -> str:
         return "nothing"
@@ -50,25 +50,25 @@ def option(
     Arguments:
         default: Its default.
         help: One line.
-        least: The smallest value.
-        most: The largest value.
+        least: The smallest valid value.
+        most: The largest valid value.
         above: A bound that a value must be above.
         below: A bound that a value must be below.
-        validator: Of attrs, for what bounds cannot say.
-        metadata: What else is known of the field.
+        validator: An attrs validator for other conditions.
+        metadata: Further metadata of the field.
     """
     bounds = {attrs.validators.ge: least, attrs.validators.le: most}
     bounds |= {attrs.validators.gt: above, attrs.validators.lt: below}
     checks = [check(bound) for check, bound in bounds.items() if bound is not None]
     checks += [validator] if validator else []
-    together = attrs.validators.and_(*checks) if checks else None
-    optional = attrs.validators.optional(together) if together and default is None else together
+    check_all = attrs.validators.and_(*checks) if checks else None
+    optional = attrs.validators.optional(check_all) if check_all and default is None else check_all
     return attrs.field(default=default, validator=optional, metadata={"help": help, **metadata})
 
 
 @functools.cache
 def fields(cls: type | None) -> dict[str, attrs.Attribute[Any]]:
-    """Return the fields of an options class by name, their types resolved; none if there is no class.
+    """Return the fields of an options class by name, with resolved types; no fields for None.
 
     Raises:
         PluginError: If it is not an attrs class, or a field lacks a default or a type.
@@ -81,11 +81,11 @@ def fields(cls: type | None) -> dict[str, attrs.Attribute[Any]]:
         attrs.resolve_types(cls)
     except NameError as error:
         raise PluginError(f"options class {cls.__module__}.{cls.__qualname__}: {error}") from error
-    found = {field.name: field for field in attrs.fields(cls) if field.init}
-    for field in found.values():
+    by_name = {field.name: field for field in attrs.fields(cls) if field.init}
+    for field in by_name.values():
         if field.default is attrs.NOTHING or field.type is None:
             raise PluginError(f"option {cls.__qualname__}.{field.name} needs a type and a default")
-    return found
+    return by_name
 
 
 def describe(kind: Any) -> str:
@@ -129,15 +129,15 @@ def _truth(value: Any, _: type) -> bool:
 
 
 def _text(value: Any, _: type) -> str:
-    # A null character ends a text for the system; bytes that are no UTF-8 come as halves of characters, which can't be
-    # written to config.toml.
+    # For the system, a null character ends a text. Bytes that are not UTF-8 arrive as surrogates, which config.toml
+    # cannot hold.
     if not isinstance(value, str) or "\0" in value or any("\ud800" <= letter <= "\udfff" for letter in value):
         raise ValueError(value)
     return value
 
 
 def _path(value: Any, _: type) -> Path:
-    # Path("") is the current folder, which is not what an empty variable in a script means.
+    # Path("") is the current folder, but an empty text usually comes from an unset variable in a script.
     if not _text(str(value) if isinstance(value, Path) else value, str):
         raise ValueError(value)
     return Path(value)
@@ -153,7 +153,7 @@ def _choice(value: Any, kind: Any) -> Any:
 def _union(value: Any, kind: Any) -> Any:
     if value is None and type(None) in get_args(kind):
         return None
-    # The most special kind first, text last: "all" is a choice before it is a text, "5" a number.
+    # The most specific type comes first and text last: "all" becomes a choice, "5" a number.
     order = [int, float, bool, Path, str]
     args = [arg for arg in get_args(kind) if arg is not type(None)]
     for arg in sorted(args, key=lambda arg: order.index(arg) if arg in order else -1):
@@ -194,11 +194,11 @@ def convert(value: Any, field: attrs.Attribute[Any], where: str) -> Any:
 
     Arguments:
         value: Text from a flag, or a value from TOML or JSON.
-        field: The field of the options class, its type resolved.
-        where: How the user calls it, e.g. ``--prior.scale-floor``.
+        field: The field of the options class, with its type resolved.
+        where: The user's name for it, e.g. ``--prior.scale-floor``.
 
     Raises:
-        InvalidInput: Naming the option, the value and what was expected.
+        InvalidInput: With the option, the value and what was expected.
     """
     result = _structured(value, field, lambda _: where)
     _validate(result, field, lambda _: where)
@@ -230,16 +230,16 @@ def _validate(value: Any, field: attrs.Attribute[Any], where: Callable[[str], st
 
 
 def make(cls: type[T], given: Mapping[str, Any], kind: str, where: Callable[[str], str] = str) -> T:
-    """Make an options object from what people wrote.
+    """Make an options object from the user's text.
 
     Arguments:
         cls: The options class.
         given: Texts from flags, and values from TOML or JSON, by the name of the field.
-        kind: What the options belong to, for errors, e.g. ``prior gmm``.
-        where: Returns how the user calls a field, e.g. ``--prior.scale-floor``.
+        kind: The owner of the options, for errors, e.g. ``prior gmm``.
+        where: Returns the user's name for a field, e.g. ``--prior.scale-floor``.
 
     Raises:
-        InvalidInput: If a name is unknown, a value cannot be taken, or the values don't go together.
+        InvalidInput: If a name is unknown, a value is not valid, or the values contradict each other.
     """
     known = fields(cls)  # type: ignore[arg-type]  # a class can be hashed
     for name in given:
@@ -249,7 +249,7 @@ def make(cls: type[T], given: Mapping[str, Any], kind: str, where: Callable[[str
     try:
         return cls(**values)
     except Exception as error:
-        # The class has checked all values. Each is checked by itself now, to name the one that is wrong.
+        # Each value is now checked by itself to find the one that the class has refused.
         for name, value in values.items():
             _validate(value, known[name], where)
         if isinstance(error, (ValueError, TypeError)):

@@ -1,4 +1,4 @@
-"""What a run does, whichever plugins it uses: the section ``run`` of a configuration."""
+"""Settings of a run that do not depend on its plugins: the section ``run`` of a configuration."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from mpcc.core.config.options import option
 
 __all__ = ["RESUMABLE", "RunSettings"]
 
-# Bounds are far above what anybody trains with: a typing error shall not fill memory. This one is a thousand years of
-# the fastest preset.
+# Upper bounds are far above any useful value; they keep a typing error from filling memory. This one is a thousand
+# years of the fastest preset.
 MOST_ITERATIONS = 10**12
 
 
@@ -28,7 +28,7 @@ def _interval(instance: Any, attribute: attrs.Attribute[Any], value: int | str) 
 
 @attrs.frozen
 class RunSettings:
-    """What a run does, whichever plugins it uses; the section ``run`` of a configuration."""
+    """Settings of a run that do not depend on its plugins; the section ``run`` of a configuration."""
 
     clusters: int = option(10, "K, the number of clusters", least=1)
     latent_dim: int = option(24, "J, the dimensions of z", least=1, most=2**16)
@@ -45,7 +45,7 @@ class RunSettings:
     d_steps: int = option(4, "discriminator updates in an iteration", least=1, most=1000)
     e_steps: int = option(4, "encoder updates in an iteration", least=1, most=1000)
     ema_decay: float = option(0.9999, "decay of the generator's average", least=0, below=1)
-    ema_start: int = option(1000, "iteration from which it is averaged", least=0)
+    ema_start: int = option(1000, "first iteration that the average includes", least=0)
     latent_weight: float | None = option(None, "weight of the latent term, 1/(D R^2) if not given", least=0)
     membership_weight: float = option(1.0, "weight of the membership term", least=0)
     entropy_weight: float | None = option(None, "weight of the entropy term, 0.01/J if not given", least=0)
@@ -67,16 +67,16 @@ class RunSettings:
     keep_checkpoints: int = option(2, "older checkpoints to keep beside the newest", least=0)
     best_by: str = option(
         "auto",
-        "metric, one that needs no labels, whose best evaluation is kept as a checkpoint; auto takes the first that is "
-        "computed, none keeps none",
+        "metric without labels whose best evaluation is kept as a checkpoint; auto takes the first metric without "
+        "labels that is computed, none keeps no checkpoint",
     )
     log_every: int = option(50, "iterations between log entries", least=1)
     on_nonfinite: Literal["stop", "restart-from-last"] = option(
         "stop", "what to do when a loss, gradient or parameter is not finite"
     )
-    max_restarts: int = option(3, "how often a run may restart for that", least=0)
+    max_restarts: int = option(3, "how often a run may restart after a value that is not finite", least=0)
     seed: int = option(0, "random seed", least=0, below=2**63)
-    device: Literal["auto", "cpu", "cuda"] = option("auto", "where to compute; auto takes CUDA if it is there")
+    device: Literal["auto", "cpu", "cuda"] = option("auto", "device to compute on; auto takes CUDA if there is one")
     features: str | None = option(
         None, "feature extractor of fid, kid and inception_score, module:name; the standard Inception if not given"
     )
@@ -85,21 +85,21 @@ class RunSettings:
     augment_crop: int = option(0, "largest shift, in pixels, of the real images in training; 0 for none", least=0)
     augment_flip: bool = option(False, "mirror half of the real images in training")
     workers: int = option(
-        2, "processes that read ahead when a set does not fit into memory; 0 for none", least=0, most=256
+        2, "processes that read ahead when a data set does not fit into memory; 0 for none", least=0, most=256
     )
     engine: Literal["fast", "plain"] = option(
-        "fast", "how iterations are executed: fast, or plain, step by step; the same mathematics"
+        "fast", "how iterations are executed: fast, or plain (step by step); both compute the same"
     )
     precision: Literal["float32", "tf32", "bf16", "auto"] = option(
         "float32",
-        "of the networks in the fast engine: tf32 on CUDA only; auto takes bf16 where a matrix unit computes in it",
+        "precision of networks in the fast engine; tf32 needs CUDA; auto takes bf16 if a matrix unit computes in it",
     )
     threads: int | None = option(None, "threads on the CPU, torch's own choice if not given", least=1, most=1024)
     data_root: Path | None = option(None, "folder of the data sets, $MPCC_DATA if not given")
     download: bool = option(False, "fetch a missing data set into the data root")
 
 
-# What may change when a run is resumed: nothing that the training depends on.
+# Settings that may change when a run is resumed; the result of the training does not depend on their values.
 RESUMABLE = frozenset(
     {
         *(

@@ -192,7 +192,7 @@ def test_a_folder_that_exists_is_left_alone(finished: Path, tmp_path: Path, caps
         ("parts", "expected a run's full state, 'parts' is missing"),
         ("encoder", "expected a run's full state, the encoder is missing"),
         ("versions", "expected a run's full state, 'versions' is missing"),
-        ("extra", "prior.extra is str: safetensors hold nothing but tensors"),
+        ("extra", "prior.extra is str, but safetensors hold only tensors"),
         ("config", "is not one of the run's config.toml: run.lr was"),
     ],
 )

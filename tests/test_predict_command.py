@@ -169,9 +169,9 @@ def test_options_of_the_runs_data_set_hold_for_new_images_but_not_its_other_file
         (["--workers", "-1"], "--workers: "),
         (["--device", "gpu"], "unknown value for --device: 'gpu'"),
         (["--checkpoint", "gone.pt"], "checkpoint gone.pt: no such file"),
-        (["--data-path", "gone"], "--data-path 'gone': expected a folder of images or a file of arrays, there is none"),
+        (["--data-path", "gone"], "--data-path 'gone': expected a folder of images or a file of arrays, but it is missing"),
         (["--data-path", ""], "--data-path '': expected a folder of images"),
-        (["--data-path", ".", "--data.path", "."], "--data-path and --data.path say the same"),
+        (["--data-path", ".", "--data.path", "."], "--data-path and --data.path mean the same"),
         (["--data", "foldr"], "unknown dataset 'foldr': expected one of"),
         (["--data", "folder", "--data.chanels", "1"], "did you mean '--data.channels'?"),
         (["--data"], "--data: expected text, got nothing"),
@@ -197,7 +197,7 @@ def test_files_that_exist_are_not_overwritten(copy: Path, tmp_path: Path, capsys
         assert path.read_text(encoding="utf-8") == "mine"
     new = tmp_path / "y.csv"
     assert predict(copy, "--out", new, "--posterior", new) == 2
-    assert f"--posterior {new} is the file of --out, too" in one_line(capsys)
+    assert f"--posterior {new} is also the file of --out" in one_line(capsys)
     assert predict(copy, "--out", tmp_path / "gone" / "y.csv") == 2
     assert f"{tmp_path / 'gone'} is not a folder" in one_line(capsys)
 
@@ -205,7 +205,7 @@ def test_files_that_exist_are_not_overwritten(copy: Path, tmp_path: Path, capsys
 def test_images_of_another_kind_are_refused(finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     np.save(tmp_path / "colour.npy", np.zeros((5, 8, 8, 3), dtype=np.uint8))
     assert predict(finished, "--data-path", tmp_path / "colour.npy", "--out", tmp_path / "a.csv") == 2
-    assert "gave images with 3 channels: expected 1, as in training" in one_line(capsys)
+    assert "has images with 3 channels; expected 1, as in training" in one_line(capsys)
     (tmp_path / "colour").mkdir()
     Image.fromarray(np.zeros((8, 8, 3), dtype=np.uint8)).save(tmp_path / "colour" / "a.png")
     assert predict(finished, "--data-path", tmp_path / "colour", "--out", tmp_path / "a.csv") == 2

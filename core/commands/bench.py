@@ -1,4 +1,4 @@
-"""The command ``mpcc bench``: how fast training and what surrounds it are on this machine."""
+"""The command ``mpcc bench``: the speed of training, loading and prediction on this machine."""
 
 from __future__ import annotations
 
@@ -28,34 +28,34 @@ PARTS = ("training", "loading", "predict", "posterior")
 
 @attrs.frozen(slots=False)
 class BenchFlags(PluginFiles):
-    """Flags of the command's own, beside `BenchSettings`."""
+    """The command's own flags, beside `BenchSettings`."""
 
     presets: str = option("digits", "presets to measure, separated by commas")
     engines: str | None = option(
         None,
-        f"engines to compare, separated by commas: {', '.join(ENGINES)}; by default plain, fast, and fast-bf16 where "
+        f"engines to compare, separated by commas: {', '.join(ENGINES)}; by default plain, fast, and fast-bf16 if "
         "the hardware computes in bf16",
     )
-    parts: str = option(",".join(PARTS), "what to measure, separated by commas")
-    out: Path | None = option(None, "folder to be made; by default a unique name below runs/")
+    parts: str = option(",".join(PARTS), "parts to measure, separated by commas")
+    out: Path | None = option(None, "folder to create; by default a unique name below runs/")
 
 
 def bench(words: list[str]) -> int:
-    """Do what ``mpcc bench`` was asked for and return the exit status."""
+    """Execute ``mpcc bench`` and return the exit status."""
     parser = Parser("mpcc bench", PURPOSE)
     parser.declare("Command", BenchFlags, values=BenchFlags())
     parser.declare("Measurement", BenchSettings, values=BenchSettings())
     parser.declare("Settings, by default those of the preset", RunSettings, "run", only=SETTINGS)
     typed = parser.read_all(words)
     flags, settings = typed.make(BenchFlags), typed.make(BenchSettings)
-    found = flags.load()
+    registry = flags.load()
     parts = chosen("--parts", flags.parts, PARTS)
-    wanted = None if flags.engines is None else chosen("--engines", flags.engines, ENGINES)
-    # All presets are measured on one device, whichever each of them names.
+    engines = None if flags.engines is None else chosen("--engines", flags.engines, ENGINES)
+    # All presets are measured on the same device, whatever device a preset names.
     tables = {"run": {"device": "auto", **typed.tables.get("run", {})}}
-    configs = {name: preset(found, name, tables) for name in chosen("--presets", flags.presets, found.presets)}
+    configs = {name: preset(registry, name, tables) for name in chosen("--presets", flags.presets, registry.presets)}
     path = planned(flags.out)
-    # From here on torch is needed; everything above has been checked without it.
+    # The checks above do not need torch; the imports below load it.
     from mpcc.core.bench.presets import measured
     from mpcc.core.bench.report import print_report, write_plot
     from mpcc.core.engines.choice import computes_bf16
@@ -63,19 +63,19 @@ def bench(words: list[str]) -> int:
     from mpcc.core.storage.run_folder import RunFolder
     from mpcc.core.system.whole_files import write_whole
 
-    where = choose_device(tables["run"]["device"])
-    if wanted is None:
-        wanted = [name for name in ENGINES if name != "fast-bf16" or computes_bf16(where)]
-    elif "fast-bf16" in wanted and not computes_bf16(where):
+    device = choose_device(tables["run"]["device"])
+    if engines is None:
+        engines = [name for name in ENGINES if name != "fast-bf16" or computes_bf16(device)]
+    elif "fast-bf16" in engines and not computes_bf16(device):
         raise InvalidInput(
-            f"--engines fast-bf16: this {where.type} has no bf16 arithmetic (nearest valid choice: --engines fast)"
+            f"--engines fast-bf16: this {device.type} has no bf16 arithmetic (nearest valid choice: --engines fast)"
         )
     folder = RunFolder(path, named=flags.out is not None)
     folder.create()
     try:
-        report = measured(found, configs, wanted, parts, settings, where)
-        given = {"presets": ",".join(configs), "engines": ",".join(wanted), "parts": ",".join(parts)}
-        report["command"] = command({**given, **attrs.asdict(settings), **tables["run"]})
+        report = measured(registry, configs, engines, parts, settings, device)
+        lists = {"presets": ",".join(configs), "engines": ",".join(engines), "parts": ",".join(parts)}
+        report["command"] = command({**lists, **attrs.asdict(settings), **tables["run"]})
         write_whole(folder.path / "bench.json", as_json(report))
     except BaseException:
         folder.discard()
@@ -94,7 +94,7 @@ def as_json(report: dict[str, Any]) -> bytes:
 
 
 def command(values: dict[str, Any]) -> str:
-    """Return a command line that says every value.
+    """Return a command line that gives every value.
 
     Example:
         >>> command({"presets": "digits", "threads": None, "predict_images": 100})
@@ -105,10 +105,10 @@ def command(values: dict[str, Any]) -> str:
 
 
 def chosen(flag: str, given: str, known: Any) -> list[str]:
-    """Return the names of a list separated by commas, each once.
+    """Return the names of a list separated by commas, without repetitions.
 
     Raises:
-        InvalidInput: If it is empty or a name does not exist.
+        InvalidInput: If the list is empty or a name does not exist.
 
     Example:
         >>> chosen("--parts", "training, loading,training", PARTS)
@@ -124,19 +124,19 @@ def chosen(flag: str, given: str, known: Any) -> list[str]:
 
 
 def preset(registry: Registry, name: str, tables: Mapping[str, Mapping[str, Any]]) -> RunConfig:
-    """Return the values of a preset, with the flags that are given above them.
+    """Return the configuration of a preset, with the given flags on top.
 
-    A preset of the name of a data set is for that; another one says itself which it takes.
+    A preset with the name of a data set takes that data set. Any other preset names its data set itself.
     """
     named = {"data": {"name": name}} if name in registry.names("dataset") else {}
     return resolve(registry, [environment_layer(), Layer("flag", {**tables, **named})], name)
 
 
 def planned(out: Path | None) -> Path:
-    """Return the folder for the results, a new one.
+    """Return the path of the new folder for the results.
 
     Raises:
-        InvalidInput: If it exists.
+        InvalidInput: If the folder exists already.
     """
     if out is None:
         now = datetime.datetime.now(tz=datetime.UTC).astimezone()

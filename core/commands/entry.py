@@ -1,4 +1,4 @@
-"""The entry points of the commands ``mpcc-run`` and ``mpcc``, and the exit status of every way to end."""
+"""The entry points of the commands ``mpcc-run`` and ``mpcc``, and their exit statuses."""
 
 from __future__ import annotations
 
@@ -15,19 +15,19 @@ from mpcc.core.errors import EXIT_INTERRUPTED, InvalidInput, OutOfResources, Tra
 
 __all__ = ["COMMANDS", "main", "run_main"]
 
-# By name: the function, whose module is imported only when it is called, and what it does. What mpcc-run imports, all
-# others need as well.
+# The function and the purpose of each command, by name. The module of a function is imported only when it is called,
+# except that of mpcc-run: all commands need its imports.
 COMMANDS = {
     "run": ("train:run_command", "train: the same as mpcc-run"),
-    "plugins": ("plugins:plugins_command", "list all plugins; or check one, or write a new one"),
+    "plugins": ("plugins:plugins_command", "list all plugins, check one, or write a new one"),
     "evaluate": ("evaluate:evaluate_run", "evaluate a checkpoint anew, into a new folder"),
     "predict": ("predict:predict_run", "assign clusters to images with a trained run"),
     "export": ("export:export_run", "write the weights of a checkpoint as safetensors"),
-    "bench": ("bench:bench", "measure how fast training and what surrounds it are"),
+    "bench": ("bench:bench", "measure the speed of training, loading and prediction"),
 }
 HELP = f"""usage: mpcc COMMAND [flags]
 
-Train and look at what is installed, check it, write more; evaluate, use and export runs.
+Train runs, evaluate, use and export them; list, check and write plugins.
 
 commands, each with --help:
 {"".join(f"  {name:<10}{purpose}{chr(10)}" for name, (_, purpose) in COMMANDS.items())}
@@ -38,38 +38,38 @@ flags:
 
 def run_main(arguments: Sequence[str] | None = None) -> None:
     """Run the command ``mpcc-run`` and exit with its status."""
-    given = list(sys.argv[1:] if arguments is None else arguments)
-    sys.exit(guarded("mpcc-run", given, run_command))
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    sys.exit(guarded("mpcc-run", words, run_command))
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command ``mpcc`` and exit with its status; ``mpcc run`` is ``mpcc-run``."""
-    given = list(sys.argv[1:] if arguments is None else arguments)
-    if given[:1] == ["run"]:
-        run_main(given[1:])
-    sys.exit(guarded("mpcc", given, mpcc_command))
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    if words[:1] == ["run"]:
+        run_main(words[1:])
+    sys.exit(guarded("mpcc", words, mpcc_command))
 
 
-def guarded(command: str, given: Sequence[str], action: Callable[[list[str]], int]) -> int:
-    """Do what a command was asked for; turn what goes wrong into one line on standard error and an exit status.
+def guarded(command: str, words: Sequence[str], action: Callable[[list[str]], int]) -> int:
+    """Execute a command and turn an error into one line on standard error and an exit status.
 
     Returns:
         0, 2 for invalid input, 3 for diverged training, 4 if memory or disk space ran out, 130 after an interruption.
     """
     if isinstance(sys.stdout, io.TextIOWrapper):
-        # Names of files that are no text are written as the bytes that they are.
+        # File names that are not valid text are written as their bytes.
         sys.stdout.reconfigure(errors="surrogateescape")
     try:
         try:
             with messages_shown():
-                status = action([word for word in given if word != "--traceback"])
+                status = action([word for word in words if word != "--traceback"])
         except SystemExit as help_was_printed:
             status = int(help_was_printed.code or 0)
-        # Here, not at the end of the interpreter, where a reader that has gone would be an error.
+        # At the end of the interpreter, flushing to a closed pipe would be an error.
         sys.stdout.flush()
         return status
     except (InvalidInput, OutOfResources, TrainingDiverged) as error:
-        if "--traceback" in given:
+        if "--traceback" in words:
             traceback.print_exc()
         print(f"{command}: error: {' '.join(str(error).split())}", file=sys.stderr)
         return error.status
@@ -77,13 +77,13 @@ def guarded(command: str, given: Sequence[str], action: Callable[[list[str]], in
         print(f"{command}: interrupted", file=sys.stderr)
         return EXIT_INTERRUPTED
     except BrokenPipeError:
-        # The reader of our output (a pager, head) has gone; nothing is left to be said.
+        # The reader of the output, such as a pager or head, has closed the pipe.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
 
 
 def mpcc_command(words: list[str]) -> int:
-    """Do what ``mpcc`` was asked for and return the exit status."""
+    """Execute ``mpcc`` and return the exit status."""
     if not words or words[0] in ("--help", "-h"):
         print(HELP)
         return 0
@@ -95,7 +95,7 @@ def mpcc_command(words: list[str]) -> int:
 
 
 def called(name: str, words: list[str]) -> int:
-    """Import the module of a command, and call it."""
+    """Import the module of a command and call its function."""
     module, _, function = COMMANDS[name][0].partition(":")
     status: int = getattr(importlib.import_module(f"mpcc.core.commands.{module}"), function)(words)
     return status

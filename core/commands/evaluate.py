@@ -1,4 +1,4 @@
-"""The command ``mpcc evaluate``: compute everything that an evaluation finds anew, from a checkpoint."""
+"""The command ``mpcc evaluate``: repeat the evaluation of a run from a checkpoint."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ SETTINGS = (
 
 @attrs.frozen(slots=False)
 class EvaluateFlags(PluginFiles, RunFiles):
-    """Flags of the command's own."""
+    """The command's own flags."""
 
-    out: Path | None = option(None, "folder to be made; by default evaluation-ITERATION in the run folder")
+    out: Path | None = option(None, "folder to create; by default evaluation-ITERATION in the run folder")
 
 
 def evaluate_run(words: list[str]) -> int:
-    """Do what ``mpcc evaluate`` was asked for and return the exit status."""
+    """Execute ``mpcc evaluate`` and return the exit status."""
     parser = Parser("mpcc evaluate", PURPOSE, "RUN [flags]")
     parser.declare("Command", EvaluateFlags)
     parser.declare("Settings, by default those of the run", RunSettings, "run", only=SETTINGS)
@@ -38,11 +38,11 @@ def evaluate_run(words: list[str]) -> int:
     flags = typed.make(EvaluateFlags)
     run, out, source = flags.run, flags.out, flags.source
     layer = run_layer(run)
-    found = flags.load(layer)
-    config = resolve(found, [environment_layer(), layer, Layer("flag", typed.tables)], "none")
+    registry = flags.load(layer)
+    config = resolve(registry, [environment_layer(), layer, Layer("flag", typed.tables)], "none")
     if out is not None:
         check_new(out, "--out")
-    # From here on torch is needed; everything above has been checked without it.
+    # The checks above do not need torch; the imports below load it.
     from mpcc.core.evaluation.findings import find
     from mpcc.core.registry.attribution import attributed
     from mpcc.core.run.run import Run
@@ -54,10 +54,10 @@ def evaluate_run(words: list[str]) -> int:
     check_checkpoint(state, source, layer.tables)
     started = time.monotonic()
     remedies = f"lower --eval-images {config.run.eval_images}, or choose --device cpu"
-    with memory_errors("evaluating", remedies), attributed(used(found, config)):
-        # An evaluation computes in float32, whatever the run was trained in and wherever it is evaluated.
+    with memory_errors("evaluating", remedies), attributed(used(registry, config)):
+        # An evaluation computes in float32, whatever the precision of the training and the device.
         exact = attrs.evolve(config, run=attrs.evolve(config.run, precision="float32"))
-        assembled = Run.assemble(found, exact)
+        assembled = Run.assemble(registry, exact)
         assembled.restore_model(state, source)
         findings = find(assembled.trainer.model, assembled.data, assembled.indices, assembled.metrics, config.run)
     folder = RunFolder(out or run / f"evaluation-{state['iteration']}", named=out is not None)

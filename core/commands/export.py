@@ -23,7 +23,7 @@ __all__ = ["ExportFlags", "export_run"]
 
 PURPOSE = "Write the prior and the networks of a checkpoint as safetensors, a file for each, into a new folder."
 
-# The parts of a checkpoint, and which section of the configuration says what plugin each is made by.
+# The parts of a checkpoint, each with the section of the configuration that names its plugin.
 SECTION_OF = {
     "prior": "prior",
     "generator": "arch",
@@ -35,13 +35,13 @@ SECTION_OF = {
 
 @attrs.frozen(slots=False)
 class ExportFlags(RunFiles):
-    """Flags of the command's own."""
+    """The command's own flags."""
 
-    out: Path | None = option(None, "folder to be made; by default export-ITERATION in the run folder")
+    out: Path | None = option(None, "folder to create; by default export-ITERATION in the run folder")
 
 
 def export_run(words: list[str]) -> int:
-    """Do what ``mpcc export`` was asked for and return the exit status."""
+    """Execute ``mpcc export`` and return the exit status."""
     parser = Parser("mpcc export", PURPOSE, "RUN [flags]")
     parser.declare("Command", ExportFlags)
     flags = parser.read_all(words).make(ExportFlags)
@@ -49,7 +49,7 @@ def export_run(words: list[str]) -> int:
     layer = run_layer(run)
     if out is not None:
         check_new(out, "--out")
-    # From here on torch is needed; everything above has been checked without it.
+    # The checks above do not need torch; the imports below load it.
     try:
         from safetensors.torch import save
     except ImportError as error:
@@ -62,53 +62,53 @@ def export_run(words: list[str]) -> int:
     state = load_checkpoint(source)
     check_checkpoint(state, source, layer.tables)
     weights = {part: separate(part, state["parts"], source) for part in SECTION_OF}
-    said = {part: metadata(part, state, source) for part in SECTION_OF}
+    descriptions = {part: metadata(part, state, source) for part in SECTION_OF}
     folder = RunFolder(out or run / f"export-{state['iteration']}", named=out is not None)
     with folder.filled():
         folder.copy_config(run / "config.toml")
         for part, tensors in weights.items():
-            folder.write_weights(part, save(tensors, said[part]))
+            folder.write_weights(part, save(tensors, descriptions[part]))
     count = sum(tensor.numel() for tensors in weights.values() for tensor in tensors.values())
     print(f"{folder.path}: iteration {state['iteration']}, {len(weights)} files, {count:,} numbers")
     return 0
 
 
 def separate(part: str, parts: Mapping[str, Any], source: Path) -> dict[str, Tensor]:
-    """Return the tensors of a part, each in memory of its own.
+    """Return copies of the tensors of a part.
 
-    Discriminator and encoder share a trunk; each file has all of it, so that each can be loaded alone.
+    Discriminator and encoder share a trunk. The file of each holds the whole trunk and can be loaded alone.
 
     Arguments:
-        part: Its name.
+        part: Name of the part.
         parts: State dicts by name, from a checkpoint.
         source: The checkpoint's file, for errors.
 
     Raises:
-        InvalidInput: If it is missing, or holds something else than tensors.
+        InvalidInput: If the part is missing, or holds something other than tensors.
     """
     import torch
 
-    found = parts.get(part)
-    if not isinstance(found, Mapping):
+    tensors = parts.get(part)
+    if not isinstance(tensors, Mapping):
         raise InvalidInput(f"checkpoint {source}: expected a run's full state, the {part} is missing")
-    for name, value in found.items():
+    for name, value in tensors.items():
         if not isinstance(value, torch.Tensor):
             raise InvalidInput(
-                f"checkpoint {source}: {part}.{name} is {type(value).__name__}: safetensors hold nothing but tensors"
+                f"checkpoint {source}: {part}.{name} is {type(value).__name__}, but safetensors hold only tensors"
             )
-    return {name: value.clone(memory_format=torch.contiguous_format) for name, value in found.items()}
+    return {name: value.clone(memory_format=torch.contiguous_format) for name, value in tensors.items()}
 
 
 def metadata(part: str, state: Mapping[str, Any], source: Path) -> dict[str, str]:
-    """Return what a file says of itself: part, iteration, version of mpcc, plugin and its version.
+    """Return the metadata of a part's file: part, iteration, version of mpcc, plugin and its version.
 
     Arguments:
-        part: Its name.
+        part: Name of the part.
         state: The checkpoint.
-        source: Its file, for errors.
+        source: The checkpoint's file, for errors.
 
     Raises:
-        InvalidInput: If the checkpoint does not say it.
+        InvalidInput: If the checkpoint lacks one of them.
     """
     section = SECTION_OF[part]
     try:

@@ -1,7 +1,8 @@
 """The flags of all commands: fields of attrs classes, read by argparse.
 
-A class declares the flags of a command as `RunSettings` declares what a run does: each field has a type, a default and
-a line of help. What was typed comes out as text, by section and name. It is converted once, where the class is made.
+A class declares the flags of a command, as `RunSettings` does for a run: each field has a type, a default and a line of
+help. The parser returns the typed values as text, by section and name. They are converted once, when an object of the
+class is made.
 """
 
 from __future__ import annotations
@@ -25,18 +26,18 @@ __all__ = ["CommandFlags", "Parser", "PluginFiles", "RunFiles", "Typed", "argume
 
 T = TypeVar("T")
 
-# What help calls a value.
+# Names of values in help.
 METAVARS = {int: "INT", float: "FLOAT", Path: "PATH", str: "TEXT", bool: ""}
 
 
 def argument(help: str) -> Any:
-    """Declare an argument of a command: it has no flag, and must be given."""
+    """Declare a required argument of a command, which has no flag."""
     return option(None, help, positional=True)
 
 
 @attrs.frozen(slots=False)
 class CommandFlags:
-    """What every command takes. The entry point looks for it among the words."""
+    """Flags of every command, which the entry point reads."""
 
     traceback: bool = option(False, "show the traceback of an error")
 
@@ -47,11 +48,11 @@ class PluginFiles(CommandFlags):
 
     plugin: tuple[Path, ...] = option((), "load a one-file plugin, a Python file with hooks; may be repeated")
     registry: tuple[Path, ...] = option(
-        (), "load a registry file of your own, beside those of $MPCC_REGISTRY; may be repeated"
+        (), "load a registry file of your own, in addition to those of $MPCC_REGISTRY; may be repeated"
     )
 
     def load(self, *layers: Layer) -> Registry:
-        """Load the installed plugins, and those in the files of the layers and of the flags."""
+        """Load the installed plugins, and those from the files that layers and flags name."""
         return load_registry(
             plugins=[*(path for layer in layers for path in layer.plugins), *self.plugin],
             registries=[*(path for layer in layers for path in layer.registries), *self.registry],
@@ -62,7 +63,7 @@ class PluginFiles(CommandFlags):
 class RunFiles(CommandFlags):
     """A run folder and one of its checkpoints."""
 
-    run: Path = argument("run folder, of mpcc-run")
+    run: Path = argument("run folder that mpcc-run has written")
     checkpoint: Path | None = option(None, "checkpoint of the run; by default its newest, checkpoints/last.pt")
 
     @property
@@ -73,12 +74,12 @@ class RunFiles(CommandFlags):
 
 @attrs.frozen
 class Typed:
-    """What was typed, as text.
+    """The typed values, as text.
 
     Attributes:
         own: Flags of the command itself, by name.
         tables: Flags of the configuration, by section and name.
-        rest: Words that are no flags of the command.
+        rest: Words that are not flags of the command.
     """
 
     own: dict[str, Any]
@@ -86,10 +87,10 @@ class Typed:
     rest: Sequence[str]
 
     def make(self, cls: type[T]) -> T:
-        """Convert what belongs to one class of the command's own flags.
+        """Convert the values for one class of the command's own flags.
 
         Raises:
-            InvalidInput: Naming the flag, the value and what was expected.
+            InvalidInput: With the flag, the value and what was expected.
         """
         known = options.fields(cls)  # type: ignore[arg-type]  # a class can be hashed
         given = {name: self.own[name] for name in known if name in self.own}
@@ -107,7 +108,7 @@ class Once(argparse.Action):
         """Keep a value.
 
         Raises:
-            InvalidInput: If the flag has one already.
+            InvalidInput: If the flag has a value already.
         """
         if hasattr(namespace, self.dest):
             raise InvalidInput(f"{option_string}: expected one value, got several")
@@ -115,7 +116,7 @@ class Once(argparse.Action):
 
 
 class Help(argparse.HelpFormatter):
-    """Help as wide as the terminal, in which no name is broken at its hyphens."""
+    """Help as wide as the terminal, without line breaks at the hyphens of names."""
 
     def __init__(self, prog: str, **settings: Any) -> None:
         super().__init__(prog, max_help_position=32, **settings)
@@ -128,9 +129,9 @@ class Parser(argparse.ArgumentParser):
     """The flags of one command.
 
     Arguments:
-        command: What the user types.
-        purpose: What the command does, for help.
-        usage: What follows the command, for help.
+        command: The command that the user types.
+        purpose: The purpose of the command, for help.
+        usage: The words after the command, for help.
         add_help: Whether ``--help`` prints the help and exits.
     """
 
@@ -146,7 +147,7 @@ class Parser(argparse.ArgumentParser):
             formatter_class=Help,
         )
         self.kinds: dict[str, Any] = {}
-        # Python's own pattern of a value that is a number, not a flag, leaves out -1e-5 and -inf.
+        # argparse's own pattern for negative numbers, which are not flags, does not match -1e-5 and -inf.
         self._negative_number_matcher = re.compile(r"-(\d|\.\d|inf|nan)")
 
     def declare(
@@ -155,10 +156,10 @@ class Parser(argparse.ArgumentParser):
         """Declare a flag for each field of an options class.
 
         Arguments:
-            title: Of the group, for help.
+            title: Title of the group, for help.
             cls: The class; None has no fields.
-            section: Of the configuration; empty for the command's own flags.
-            only: Names of fields, if not all are meant.
+            section: Section of the configuration; empty for the command's own flags.
+            only: Names of the fields to declare; empty for all fields.
             values: An object of the class; help shows its values as defaults.
         """
         group, start = self.add_argument_group(title), flag(section or "run", "")
@@ -173,13 +174,13 @@ class Parser(argparse.ArgumentParser):
                 help += f" [choices: {', '.join(map(str, get_args(kind)))}]"
             if default not in (None, ()) and default is not False:
                 help += f" [default: {default}]"
-            spelled = start + name.replace("_", "-")
-            self.kinds[spelled] = kind
+            spelling = start + name.replace("_", "-")
+            self.kinds[spelling] = kind
             group.add_argument(
-                spelled,
+                spelling,
                 dest=f"{section}.{name}",
                 action="append" if get_origin(kind) is tuple else Once,
-                metavar=next((METAVARS[each] for each in (kind, *get_args(kind)) if each in METAVARS), "CHOICE"),
+                metavar=next((METAVARS[arg] for arg in (kind, *get_args(kind)) if arg in METAVARS), "CHOICE"),
                 help=help.replace("%", "%%"),
             )
 
@@ -195,10 +196,10 @@ class Parser(argparse.ArgumentParser):
 
         Arguments:
             words: The command line.
-            dotted: Sections whose options, such as ``--prior.df``, depend on the plugin: all are taken.
+            dotted: Sections whose options, such as ``--prior.df``, depend on the plugin; any name is accepted in them.
 
         Raises:
-            InvalidInput: If a value is missing, or given twice.
+            InvalidInput: If a value is missing or given twice.
         """
         for word in {word.partition("=")[0] for word in words if word.startswith("--")}:
             section, dot, name = word[2:].partition(".")
@@ -206,7 +207,7 @@ class Parser(argparse.ArgumentParser):
                 place = f"{section}.{name.replace('-', '_')}"
                 self.add_argument(word, dest=place, action=Once, nargs="?", const=BARE)
         try:
-            found, rest = self.parse_known_args(
+            values, rest = self.parse_known_args(
                 [f"{word}=true" if self.kinds.get(word) is bool else word for word in words]
             )
         except argparse.ArgumentError as error:
@@ -214,7 +215,7 @@ class Parser(argparse.ArgumentParser):
             expected = options.describe(self.kinds[name]) if name in self.kinds else error.message
             raise InvalidInput(f"{name}: expected {expected}, got nothing") from error
         tables: dict[str, dict[str, Any]] = {}
-        for place, value in vars(found).items():
+        for place, value in vars(values).items():
             section, _, name = place.partition(".")
             tables.setdefault(section, {})[name] = value
         return Typed(tables.pop("", {}), tables, rest)
@@ -223,7 +224,7 @@ class Parser(argparse.ArgumentParser):
         """Sort the words into flags and values, and refuse all others.
 
         Raises:
-            InvalidInput: For a word that is no flag, or as of `read`.
+            InvalidInput: If a word is not a flag, or for the reasons of `read`.
         """
         typed = self.read(words, dotted)
         if typed.rest:
@@ -231,7 +232,7 @@ class Parser(argparse.ArgumentParser):
         return typed
 
     def refuse(self, rest: Sequence[str]) -> NoReturn:
-        """Say which words are wrong, with the nearest flag.
+        """Refuse words that are not flags and suggest the nearest flag.
 
         Raises:
             InvalidInput: Always.
@@ -239,13 +240,13 @@ class Parser(argparse.ArgumentParser):
         wrong = next((word.partition("=")[0] for word in rest if word.startswith("-")), None)
         if wrong is None:
             raise InvalidInput(f"unexpected {' '.join(rest)!r}: expected flags, each with its value")
-        # Some forty flags would bury the nearest one.
+        # A list of all flags, about forty, would hide the nearest one.
         close = difflib.get_close_matches(wrong, self.kinds, n=1, cutoff=0.5)
         hint = f"did you mean {close[0]!r}? (all flags: --help)" if close else "expected one of those that --help lists"
         raise InvalidInput(f"unknown option {wrong!r}: {hint}")
 
     def error(self, message: str) -> NoReturn:
-        """Refuse a command line, as argparse asks for.
+        """Refuse a command line; argparse calls this method.
 
         Raises:
             InvalidInput: Always.

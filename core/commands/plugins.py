@@ -1,4 +1,4 @@
-"""The command ``mpcc plugins``: list what is installed, check a plugin against its contract, write one."""
+"""The command ``mpcc plugins``: list the installed plugins, check one against its contract, or write a new one."""
 
 from __future__ import annotations
 
@@ -47,12 +47,12 @@ class NewFlags(CommandFlags):
     """Flags of ``mpcc plugins new``."""
 
     kind: str = argument("prior, architecture, dataset or metric")
-    name: str = argument("what users will type")
-    out: Path = option(Path(), "folder in which the project's folder is made; by default the current one")
+    name: str = argument("name that users will type")
+    out: Path = option(Path(), "folder for the new project's folder; by default the current one")
 
 
 def plugins_command(words: list[str]) -> int:
-    """Do what ``mpcc plugins`` was asked for and return the exit status."""
+    """Execute ``mpcc plugins`` and return the exit status."""
     commands = {"list": list_plugins, "check": check_plugin, "new": new_plugin}
     if not words or words[0].startswith("-"):
         return list_plugins(words)
@@ -67,11 +67,11 @@ def list_plugins(words: list[str]) -> int:
     parser = Parser("mpcc plugins", LIST, usage)
     parser.declare("Command", ListFlags)
     flags = parser.read_all(words).make(ListFlags)
-    found = flags.load()
+    registry = flags.load()
     if flags.json:
-        print(json.dumps(plugin_rows(found), indent=2))
+        print(json.dumps(plugin_rows(registry), indent=2))
     else:
-        print_plugins(found)
+        print_plugins(registry)
     return 0
 
 
@@ -80,12 +80,12 @@ def check_plugin(words: list[str]) -> int:
     parser = Parser("mpcc plugins check", CHECK, "NAME [flags]")
     parser.declare("Command", CheckFlags)
     flags = parser.read_all(words).make(CheckFlags)
-    found = flags.load()
-    entry = find(found, flags.name, flags.kind)
+    registry = flags.load()
+    entry = find(registry, flags.name, flags.kind)
     from mpcc.core.testing import examine
 
     root = os.environ.get(DATA_VARIABLE)
-    report = examine(entry.kind, entry.name, found, root=flags.data_root or (Path(root) if root else None))
+    report = examine(entry.kind, entry.name, registry, root=flags.data_root or (Path(root) if root else None))
     print(entry.described())
     for line in report.lines():
         print(line)
@@ -116,7 +116,7 @@ def find(registry: Registry, name: str, kind: str | None) -> Entry:
         if kind not in KINDS:
             raise unknown_name("--kind", kind, KINDS)
         return registry.entry(kind, name)
-    kinds = [each for each in KINDS if name in registry.entries[each]]
+    kinds = [known_kind for known_kind in KINDS if name in registry.entries[known_kind]]
     if len(kinds) > 1:
         raise InvalidInput(f"{name!r} is the name of a {' and of a '.join(kinds)}: expected --kind {kinds[0]}")
     if not kinds:
@@ -161,7 +161,7 @@ def plugin_rows(registry: Registry) -> list[dict[str, str | None]]:
 
 
 def options_error(entry: Entry) -> str | None:
-    """Return why the options of a third party's entry cannot be used, if they cannot."""
+    """Return the error in the options class of a third party's entry, or None."""
     if entry.origin == "built-in":
         return None
     try:
@@ -183,7 +183,7 @@ def print_plugins(registry: Registry) -> None:
     if failed:
         table.add_column("load error", style="red")
     for row in rows:
-        # What plugins say of themselves is text: "[/]" in it is none of rich's marks.
+        # Texts from plugins are escaped: rich would take "[/]" for markup.
         shown = ("name", "kind", "summary", "origin", "version", *(["error"] if failed else []))
         table.add_row(*(escape(str(row[key] or "")) for key in shown))
     Console(width=None if sys.stdout.isatty() else 160, highlight=False).print(table)

@@ -27,23 +27,23 @@ __all__ = ["PredictFlags", "predict_run"]
 
 PURPOSE = "Assign clusters to images with a trained run, a batch at a time."
 SETTINGS = ("workers", "device", "data_root", "download")
-DATA_HELP = "another data set than the run's, with options --data.OPTION VALUE"
+DATA_HELP = "data set to use instead of the run's, with options --data.OPTION VALUE"
 
 
 @attrs.frozen(slots=False)
 class PredictFlags(PluginFiles, RunFiles):
-    """Flags of the command's own."""
+    """The command's own flags."""
 
     data_path: str | None = option(
         None, "a folder of images, or a file of arrays: .npy, .npz, .pt; by default the run's data"
     )
-    out: Path | None = option(None, "table to be written, a new file; by default predictions.csv in the run folder")
-    posterior: Path | None = option(None, "write q(y|z) of all images as well, a new .npy file, float32, (N, K)")
+    out: Path | None = option(None, "new file for the table; by default predictions.csv in the run folder")
+    posterior: Path | None = option(None, "new .npy file for q(y|z) of all images, float32, (N, K)")
     batch: int = option(256, "images that pass through the encoder at once", least=1)
 
 
 def predict_run(words: list[str]) -> int:
-    """Do what ``mpcc predict`` was asked for and return the exit status."""
+    """Execute ``mpcc predict`` and return the exit status."""
     parser = Parser("mpcc predict", PURPOSE, "RUN [flags]")
     parser.declare("Command", PredictFlags, values=PredictFlags())
     parser.declare_names("Images", {"data": DATA_HELP})
@@ -52,18 +52,18 @@ def predict_run(words: list[str]) -> int:
     flags = typed.make(PredictFlags)
     run, out, posterior, source = flags.run, flags.out, flags.posterior, flags.source
     layer = run_layer(run)
-    found = flags.load(layer)
-    given = typed.tables.get("data", {})
-    asked = data_asked_for(found, given, flags.data_path)
-    own = inherited(found, layer, asked, from_defaults="name" in given) if asked else layer
-    config = resolve(found, [environment_layer(), own, Layer("flag", {**typed.tables, "data": asked})], "none")
+    registry = flags.load(layer)
+    data_flags = typed.tables.get("data", {})
+    data = data_asked_for(registry, data_flags, flags.data_path)
+    own = inherited(registry, layer, data, from_defaults="name" in data_flags) if data else layer
+    config = resolve(registry, [environment_layer(), own, Layer("flag", {**typed.tables, "data": data})], "none")
     table = out or run / "predictions.csv"
     check_new_file(table, "--out")
     if posterior is not None:
         check_new_file(posterior, "--posterior")
         if posterior.absolute() == table.absolute():
-            raise InvalidInput(f"--posterior {posterior} is the file of --out, too: expected another one")
-    # From here on torch is needed; everything above has been checked without it.
+            raise InvalidInput(f"--posterior {posterior} is also the file of --out: expected another file")
+    # The checks above do not need torch; the imports below load it.
     import torch
 
     from mpcc.core.registry.attribution import attributed
@@ -76,15 +76,15 @@ def predict_run(words: list[str]) -> int:
         torch.set_num_threads(config.run.threads)
     state = load_checkpoint(source)
     check_checkpoint(state, source, layer.tables)
-    computing = choose_device(config.run.device)
-    remedies = f"lower --batch {flags.batch}, choose --data.memory stream, where a set has it, or --device cpu"
-    with memory_errors("predicting", remedies), attributed(used(found, config)):
-        model = trained_model(found, config, state, source, computing)
-        entry = found.entry("dataset", config.data.name)
+    device = choose_device(config.run.device)
+    remedies = f"lower --batch {flags.batch}, choose --data.memory stream, if the data set has it, or --device cpu"
+    with memory_errors("predicting", remedies), attributed(used(registry, config)):
+        model = trained_model(registry, config, state, source, device)
+        entry = registry.entry("dataset", config.data.name)
         images = load_data(config, training=False)
         if images.images.shape[1] != state["images"][1]:
             raise InvalidInput(
-                f"{entry.described()} gave images with {images.images.shape[1]} channels: expected "
+                f"{entry.described()} has images with {images.images.shape[1]} channels; expected "
                 f"{state['images'][1]}, as in training{conversion(entry.options_class(), state['images'][1])}"
             )
         seconds = write_predictions(model, images, flags.batch, config.run.workers, table, posterior)
@@ -95,14 +95,14 @@ def predict_run(words: list[str]) -> int:
 
 
 def check_new_file(path: Path, flag: str) -> None:
-    """Check that a file can be made.
+    """Check that a file can be created.
 
     Arguments:
         path: The file.
-        flag: Which flag names it, for errors.
+        flag: The flag that names it, for errors.
 
     Raises:
-        InvalidInput: If there is something of that name, or no folder to put it into.
+        InvalidInput: If the path exists already, or its folder does not exist.
     """
     check_new(path, flag, "file")
     if not path.absolute().parent.is_dir():
@@ -110,12 +110,12 @@ def check_new_file(path: Path, flag: str) -> None:
 
 
 def data_asked_for(registry: Registry, given: Mapping[str, Any], path: str | None) -> dict[str, Any]:
-    """Return what the flags say about the data set: ``name`` and options.
+    """Return the data set that the flags ask for, as ``name`` and options.
 
     Arguments:
-        registry: Says which data set reads a folder, and which a file.
-        given: From ``--data`` and ``--data.OPTION``.
-        path: From ``--data-path``.
+        registry: Names the data sets that read a folder or a file.
+        given: Values of ``--data`` and ``--data.OPTION``.
+        path: Value of ``--data-path``.
 
     Raises:
         InvalidInput: If the path does not exist, or is given twice.
@@ -123,29 +123,29 @@ def data_asked_for(registry: Registry, given: Mapping[str, Any], path: str | Non
     if path is None:
         return dict(given)
     if "path" in given:
-        raise InvalidInput("--data-path and --data.path say the same: expected one of them")
+        raise InvalidInput("--data-path and --data.path mean the same: expected one of them")
     try:
         place = Path(path).expanduser()
         exists, folder = bool(path) and place.exists(), place.is_dir()
     except (OSError, RuntimeError, ValueError) as error:
         raise InvalidInput(f"--data-path {path!r}: cannot be read: {error}") from error
     if not exists:
-        raise InvalidInput(f"--data-path {path!r}: expected a folder of images or a file of arrays, there is none")
+        raise InvalidInput(f"--data-path {path!r}: expected a folder of images or a file of arrays, but it is missing")
     reader = registry.defaults["data_folder" if folder else "data_file"]
     return {"name": reader, **given, "path": path}
 
 
 def inherited(registry: Registry, layer: Layer, asked: Mapping[str, Any], *, from_defaults: bool) -> Layer:
-    """Return the run's configuration without what does not hold for the data set that was asked for.
+    """Return the run's configuration without the options that do not hold for the data set of the flags.
 
-    Options of another data set don't; nor, for images at another path, do further files, such as the labels of those
-    that the run was trained on.
+    For another data set, all options are dropped. For images at another path, only the options that name files are
+    dropped, such as the labels of the images that the run was trained on.
 
     Arguments:
         registry: Knows the options.
         layer: The run's configuration.
-        asked: From `data_asked_for`.
-        from_defaults: Whether the user named the data set: then its options start from their defaults.
+        asked: The result of `data_asked_for`.
+        from_defaults: Whether the user named the data set; its options then have their defaults.
     """
     own = layer.tables.get("data", {})
     name = asked.get("name", own.get("name"))
@@ -159,7 +159,7 @@ def inherited(registry: Registry, layer: Layer, asked: Mapping[str, Any], *, fro
 
 
 def conversion(cls: type | None, channels: int) -> str:
-    """Return a hint if a data set has an option that converts its images to a number of channels."""
+    """Return a hint if a data set has an option that converts images to another number of channels."""
     return f"; nearest valid choice: --data.channels {channels}" if "channels" in options.fields(cls) else ""
 
 
@@ -171,13 +171,13 @@ def write_predictions(
     Arguments:
         model: Encoder and prior.
         data: The images.
-        batch: Images at once.
+        batch: Images in each pass through the encoder.
         workers: Processes that read ahead.
         table: A new file of clusters.
         posterior: A new file of q(y|z), or None.
 
     Returns:
-        How many seconds it took.
+        The seconds that it took.
 
     Raises:
         InvalidInput: If an image cannot be read, or a file cannot be written.

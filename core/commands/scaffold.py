@@ -1,4 +1,4 @@
-"""``mpcc plugins new``: write a project with a plugin that works, its packaging and its tests."""
+"""``mpcc plugins new``: write a project with a working plugin, its packaging and its tests."""
 
 from __future__ import annotations
 
@@ -33,18 +33,18 @@ RUNS = {
 
 
 def create_project(kind: str, name: str, parent: Path) -> Path:
-    """Write a project of that kind, all at once or not at all.
+    """Write a project with a plugin of a kind, either completely or not at all.
 
     Arguments:
-        kind: ``prior``, ``architecture``, ``dataset`` or ``metric``.
-        name: What users will type: letters, digits, ``-`` and ``_``, a letter first.
-        parent: The existing folder in which ``mpcc-NAME`` is made.
+        kind: ``prior``, ``architecture``, ``dataset``, ``metric`` or ``objective``.
+        name: The name that users will type: letters, digits, ``-`` and ``_``, a letter first.
+        parent: The existing folder in which the folder ``mpcc-NAME`` is created.
 
     Returns:
         The project's folder.
 
     Raises:
-        InvalidInput: If the kind does not exist, the name can't be one or is taken, or the folder can't be made.
+        InvalidInput: If the kind does not exist, the name is not valid or is taken, or the folder can't be created.
     """
     if kind not in KINDS:
         raise unknown_name("kind of plugin", kind, KINDS)
@@ -86,10 +86,10 @@ def create_project(kind: str, name: str, parent: Path) -> Path:
 
 
 def check_name(kind: str, name: str) -> None:
-    """Refuse a name that can't be a plugin's, a module's and a class's, or that is taken.
+    """Refuse a name that is taken, or that is not valid for a plugin, a module and a class.
 
     Raises:
-        InvalidInput: Naming the nearest valid choice.
+        InvalidInput: With the nearest valid choice.
     """
     if not re.fullmatch(r"[A-Za-z][A-Za-z0-9]*([_-][A-Za-z0-9]+)*", name):
         near = re.sub(r"[^A-Za-z0-9]+", "_", name).strip("_").lstrip("0123456789_") or f"my_{kind}"

@@ -1,8 +1,7 @@
 """The command ``mpcc-run``: from its arguments to a finished run.
 
-The command line is read once. Options such as ``--prior.df``, which depend on the plugin, are taken as they come. When
-the plugins are known, one `resolve` of all layers says whether such options exist. torch is imported only after
-everything has been checked.
+The command line is read once. Options that depend on the plugin, such as ``--prior.df``, are accepted unchecked. Once
+the plugins are known, `resolve` checks these options with all layers. torch is imported only after all checks.
 """
 
 from __future__ import annotations
@@ -39,7 +38,7 @@ SECTION_HELP = {
     "prior": "prior p(y) p(z|y)",
     "arch": "architecture of the three networks",
     "data": "data set",
-    "objective": "which updates make an iteration",
+    "objective": "updates of an iteration",
 }
 HELP = {"--help", "-h"}
 
@@ -55,23 +54,25 @@ class RunFlags(PluginFiles):
 
     config: Path | None = option(None, "configuration file, such as the config.toml of a run folder; flags override it")
     preset: str | None = option(
-        None, "preset to start from, none for none; by default that of --config or of the data set", validator=_name
+        None,
+        "preset to start from, or none; by default the preset of --config or of the data set",
+        validator=_name,
     )
     compat: str | None = option(
         None,
         "repeat the choices of another implementation: reference for the authors' published code",
         validator=_name,
     )
-    out: Path | None = option(None, "run folder, a new one; by default a unique name below runs/")
+    out: Path | None = option(None, "new run folder; by default a unique name below runs/")
     resume: Path | None = option(None, "continue the run in this folder from its newest checkpoint")
-    dry_run: bool = option(False, "print the configuration and where each value comes from; write nothing")
+    dry_run: bool = option(False, "print the configuration with the origin of each value; write nothing")
     version: bool = option(False, "print the version")
 
     def saved(self) -> Layer | None:
-        """Read the configuration that the run starts from, if there is one.
+        """Read the configuration file of ``--config`` or of the resumed run, if there is one.
 
         Raises:
-            InvalidInput: If it cannot be read, or the run to be resumed has its own.
+            InvalidInput: If it cannot be read, or a resumed run is given another configuration.
         """
         if self.resume is None:
             return None if self.config is None else read_config(self.config)
@@ -79,14 +80,14 @@ class RunFlags(PluginFiles):
             raise InvalidInput(
                 "--resume continues with the run's own configuration: leave out --config, --preset and --compat"
             )
-        # Only a run that is resumed needs what this imports.
+        # Only a resumed run needs the imports of this module.
         from mpcc.core.run.saved_run import config_file
 
         return read_config(config_file(self.resume, f"--resume {self.resume}"))
 
 
 def run_command(arguments: list[str]) -> int:
-    """Do what ``mpcc-run`` was asked for and return the exit status."""
+    """Execute ``mpcc-run`` and return the exit status."""
     if "--version" in arguments:
         from importlib import metadata
 
@@ -99,16 +100,16 @@ def run_command(arguments: list[str]) -> int:
     registry = flags.load(*lower)
     if flags.compat is not None:
         lower.append(compat_layer(registry, flags.compat))
-    # A run folder's configuration is complete: nothing may come in from a preset that has changed since.
+    # A run folder's configuration is complete: a preset, which may have changed since, must not add to it.
     preset = "none" if flags.resume else flags.preset
     if typed.rest or HELP & {*arguments}:
-        named = {section: {"name": table["name"]} for section, table in typed.tables.items() if "name" in table}
-        everything = run_parser(registry, resolve(registry, [*lower, Layer("flag", named)], preset))
+        names = {section: {"name": table["name"]} for section, table in typed.tables.items() if "name" in table}
+        full_parser = run_parser(registry, resolve(registry, [*lower, Layer("flag", names)], preset))
         if not HELP & {*arguments}:
-            everything.refuse(typed.rest)
+            full_parser.refuse(typed.rest)
         from mpcc.core.commands.plugins import print_plugins
 
-        everything.print_help()
+        full_parser.print_help()
         print_plugins(registry)
         return 0
     if flags.resume is not None:
@@ -125,8 +126,8 @@ def run_parser(registry: Registry | None = None, config: RunConfig | None = None
     """Declare the flags of ``mpcc-run``.
 
     Arguments:
-        registry: For a parser of all flags, with help: where the plugins are.
-        config: Names the plugins whose options there are, and has the values that help shows as defaults.
+        registry: The plugins; without it, the parser has neither their options nor help.
+        config: Names the plugins whose options are declared, and gives the default values in help.
     """
     parser = Parser("mpcc-run", PURPOSE, add_help=config is not None)
     parser.declare("Command", RunFlags)
@@ -146,10 +147,10 @@ def run_parser(registry: Registry | None = None, config: RunConfig | None = None
 
 
 def describe(registry: Registry, config: RunConfig) -> None:
-    """Print the networks layer by layer, as comments below a configuration; reads the data only to count channels.
+    """Print the networks layer by layer as TOML comments; the data is read only to count channels.
 
     Raises:
-        InvalidInput: If the parts don't fit each other.
+        InvalidInput: If the parts do not fit together.
     """
     from mpcc.core.registry.attribution import attributed
     from mpcc.core.run.assembly import augmentation, known_metrics, load_data, make_prior
@@ -163,7 +164,7 @@ def describe(registry: Registry, config: RunConfig) -> None:
         make_prior(config)
         channels = config.data.make().channels
         if channels is None:
-            # Nothing is fetched for a dry run, and one without data still shows the configuration.
+            # A dry run downloads nothing; without data, it still shows the configuration.
             offline = attrs.evolve(config, run=attrs.evolve(settings, download=False))
             try:
                 channels = load_data(offline).images.shape[1]
@@ -178,7 +179,7 @@ def train(registry: Registry, config: RunConfig, out: Path | None, resume: Path 
     """Assemble and execute a run; return the exit status."""
     if resume is not None and out is not None:
         raise InvalidInput("--resume writes into the run's own folder: leave out --out")
-    # From here on torch is needed; the names above have been checked without it.
+    # The checks above do not need torch; the imports below load it.
     from mpcc.core.registry.attribution import attributed
     from mpcc.core.run.execution import Stopped, execute
     from mpcc.core.run.resume import resume as take_up
@@ -211,11 +212,11 @@ def train(registry: Registry, config: RunConfig, out: Path | None, resume: Path 
             print(f"mpcc-run: {stop}", file=sys.stderr)
             return EXIT_INTERRUPTED
         except TrainingDiverged:
-            # Kept even without a checkpoint: the events show what went wrong.
+            # The folder is kept even without a checkpoint: its events show the cause.
             raise
         except BaseException as error:
             if checkpoints.kept is None:
-                # What has been found is of worth, and so is a folder that was there.
+                # A folder with results is kept, and so is one that existed before.
                 if not resume and not folder.results.exists():
                     folder.discard()
             elif isinstance(error, (PluginError, OutOfResources)) and checkpoints.kept not in str(error):
@@ -227,22 +228,22 @@ def train(registry: Registry, config: RunConfig, out: Path | None, resume: Path 
 
 
 def remedies(config: RunConfig) -> str:
-    """Return which settings of a run to lower when memory runs out."""
+    """Return advice on the settings to lower when memory runs out."""
     values = [f"--batch {config.run.batch}", f"--eval-images {config.run.eval_images}"]
     values += [f"--arch.width {config.arch.options.width}"] if hasattr(config.arch.options, "width") else []
-    return f"lower {', '.join(values)} or the number of images in memory (--data.memory stream, where a set has it)"
+    return f"lower {', '.join(values)} or the number of images in memory (--data.memory stream, if the data set has it)"
 
 
 def check_resumable(tables: dict[str, dict[str, Any]]) -> None:
-    """Refuse flags that would change what a resumed run computes.
+    """Refuse flags that would change the result of a resumed run.
 
     Raises:
-        InvalidInput: Naming the flag and those that may be given.
+        InvalidInput: With the flag and the flags that may be given.
     """
     for section, values in tables.items():
         for name in values:
             if section != "run" or name not in RESUMABLE:
-                allowed = ", ".join(flag("run", name) for name in sorted(RESUMABLE))
+                allowed = ", ".join(flag("run", setting) for setting in sorted(RESUMABLE))
                 raise InvalidInput(
                     f"{flag(section, name)} cannot change when a run is resumed: expected one of {allowed}"
                 )

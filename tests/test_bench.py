@@ -141,7 +141,7 @@ def test_without_matplotlib_everything_else_is_written(
         monkeypatch.setitem(sys.modules, name, None)
     assert bench("--parts", "posterior", *SHORT, "--out", "o") == 0
     out, err = capsys.readouterr()
-    assert "no picture: matplotlib is not installed; pip install 'mpcc[plots]'" in err
+    assert "no chart: matplotlib is not installed; pip install 'mpcc[plots]'" in err
     assert "posterior, entropies by K" in out
     assert [path.name for path in Path("o").iterdir()] == ["bench.json"]
 

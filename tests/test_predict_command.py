@@ -169,7 +169,7 @@ def test_options_of_the_runs_data_set_hold_for_new_images_but_not_its_other_file
         (["--workers", "-1"], "--workers: "),
         (["--device", "gpu"], "unknown value for --device: 'gpu'"),
         (["--checkpoint", "gone.pt"], "checkpoint gone.pt: no such file"),
-        (["--data-path", "gone"], "--data-path 'gone': expected a folder of images or a file of arrays, but it is missing"),
+        (["--data-path", "gone"], "--data-path 'gone': expected a folder of images or a file of arrays"),
         (["--data-path", ""], "--data-path '': expected a folder of images"),
         (["--data-path", ".", "--data.path", "."], "--data-path and --data.path mean the same"),
         (["--data", "foldr"], "unknown dataset 'foldr': expected one of"),

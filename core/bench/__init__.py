@@ -1,1 +1,1 @@
-"""Measures how fast training and prediction are here, and what the machine could do."""
+"""Measures the speed of training and prediction on this machine, and the machine's best rates."""

@@ -1,4 +1,4 @@
-"""How fast everything around training is: loading images, predicting clusters, the posterior by clusters and batch.
+"""The speed of everything besides training: loading, prediction, and the posterior by number of clusters and batch.
 
 Letters in shapes: N images in a batch or data set, K clusters, J latent dimensions, D image channels, R image size.
 """
@@ -15,7 +15,7 @@ import torch
 
 from mpcc.core.bench.memory import memory_of
 from mpcc.core.bench.subject import SYNTHETIC_IMAGES, ImagesOnDemand, Subject, predict, random_images, synchroniser
-from mpcc.core.bench.timing import Measured, Spread, interleaved
+from mpcc.core.bench.timing import Measured, Spread, flattened, interleaved
 from mpcc.core.contracts import ImageSource, Prior
 from mpcc.core.errors import InvalidInput
 from mpcc.core.evaluation.evaluated_images import EVALUATION_BATCH
@@ -42,32 +42,31 @@ FIXED_CLUSTERS, FIXED_BATCH = 100, 50
 REPEATS = 7
 BATCHES_AT_ONCE = 20
 FEW_IMAGES = 10_000
-# Memory that rises by less than this while there are ten times as many images does not depend on them.
+# Peak memory counts as constant if its ratio between the largest and the smallest number of images is below this.
 FLAT_BELOW = 1.1
-# Fewer do not fill the memory of a batch and of the next one that is read meanwhile.
+# Fewer images do not fill the memory for a batch and for the next one, which is read ahead.
 ENOUGH_IMAGES = 4 * EVALUATION_BATCH
 FORMULAS = {
     "loading": f"images of {BATCHES_AT_ONCE} batches / the seconds until they are float32 in [-1, 1] on the device",
-    "predict": "images / seconds of all of `mpcc.core.evaluation.inference.predictions`: encoder, then q(y|z); "
-    f"the fewer of "
-    f"{SYNTHETIC_IMAGES} and --predict-images",
-    "predict memory": f"flat if the peak for the most images is below {FLAT_BELOW} times that for the fewest, "
-    f"null if those are fewer than {ENOUGH_IMAGES}; bytes an "
-    "image are the difference of these peaks / that of the numbers of images",
+    "predict": "images / seconds of all of `mpcc.core.evaluation.inference.predictions`: encoder, then q(y|z); the "
+    f"number of images is {SYNTHETIC_IMAGES} or --predict-images, whichever is smaller",
+    "predict memory": f"flat if the peak for the most images is below {FLAT_BELOW} times the peak for the fewest, "
+    f"null if the fewest are under {ENOUGH_IMAGES}; bytes an image are the difference of these two peaks / the "
+    "difference of the two numbers of images",
     "posterior": f"seconds of q(y|z) and of all entropies, without gradients: by K for a batch of {FIXED_BATCH}, by "
     f"batch for K = {FIXED_CLUSTERS}; median of {REPEATS}",
     "growth": "exponent: slope of log seconds over log size by least squares; over the whole range, its upper half "
-    "(sizes from the geometric middle on), and its last decade; fixed costs dominate below",
+    "(sizes from the geometric mean of its ends), and its last decade; fixed costs dominate smaller sizes",
 }
 
 
 def loading_figures(subject: Subject, rounds: int, device: torch.device) -> dict[str, Any]:
-    """Measure how many images a second a stream hands to a device.
+    """Measure how many images a second a stream moves to a device.
 
     Arguments:
-        subject: A preset; its own images if they are there, else random ones in memory.
-        rounds: How many times to measure.
-        device: Where the images go.
+        subject: A preset; without images of its own, random ones in memory are used.
+        rounds: Number of measurements.
+        device: The device that receives the images.
     """
     settings, (channels, size, _), missing = subject.config.run, subject.shape, subject.missing
 
@@ -90,50 +89,50 @@ def loading_figures(subject: Subject, rounds: int, device: torch.device) -> dict
         except InvalidInput as error:
             missing = str(error)
 
-    def some() -> None:
-        # As an iteration takes them: several batches in one piece.
+    def load_batches() -> None:
+        # A training iteration takes several batches at once, too.
         to_unit_range(stream.take(BATCHES_AT_ONCE), device)
 
     try:
-        seconds = interleaved([Measured("stream", some)], rounds, 1, synchroniser(device))["stream"]
+        timed = interleaved([Measured("stream", load_batches)], rounds, 1, synchroniser(device))["stream"]
     finally:
         stream.close()
-    flat = [each for one in seconds for each in one]
-    read = "memory" if isinstance(images, torch.Tensor) else f"when asked for, {settings.workers} processes ahead"
+    seconds = flattened(timed)
+    place = "memory" if isinstance(images, torch.Tensor) else f"files, read ahead by {settings.workers} processes"
     return {
-        **{"data": data, "missing": missing, "from": read, "images": images.shape[0]},
-        "seconds": flat,
+        **{"data": data, "missing": missing, "from": place, "images": images.shape[0]},
+        "seconds": seconds,
         "batches": BATCHES_AT_ONCE,
-        "images_per_second": BATCHES_AT_ONCE * settings.batch / Spread.of(flat).median,
+        "images_per_second": BATCHES_AT_ONCE * settings.batch / Spread.of(seconds).median,
     }
 
 
 def predict_figures(subject: Subject, runs: Mapping[str, Run], images: int, rounds: int) -> dict[str, Any]:
-    """Measure how many images a second get their clusters, and in how much memory.
+    """Measure how many images a second are assigned to clusters, and how much memory that takes.
 
     Arguments:
         subject: A preset.
-        runs: By engine, from `Subject.assemble`; those in half precision are left out: predictions are in float32.
-        images: The most of which memory is measured.
-        rounds: How many times to measure the rate.
+        runs: By engine, from `Subject.assemble`; only those in float32 are measured, the precision of predictions.
+        images: The largest number of images whose memory is measured.
+        rounds: Number of measurements of the rate.
     """
-    chosen = {name: run.trainer for name, run in runs.items() if run.trainer.engine.precision_name == "float32"}
+    trainers = {name: run.trainer for name, run in runs.items() if run.trainer.engine.precision_name == "float32"}
     channels, size, _ = subject.shape
     source = ImagesOnDemand(min(SYNTHETIC_IMAGES, images), channels, size)
     measured = [
         Measured(name, partial(predict, trainer.model, source), trainer.engine.active)
-        for name, trainer in chosen.items()
+        for name, trainer in trainers.items()
     ]
-    wait = synchroniser(next(iter(chosen.values())).model.device) if chosen else lambda: None
+    wait = synchroniser(next(iter(trainers.values())).model.device) if trainers else lambda: None
     engines = {}
-    for name, seconds in interleaved(measured, rounds, 1, wait).items():
-        flat = [each for one in seconds for each in one]
-        engines[name] = {"seconds": flat, "images_per_second": source.shape[0] / Spread.of(flat).median}
-    # What is used when nothing is said comes last.
-    engine = [*chosen, "fast"][-1] if "fast" in chosen or not chosen else [*chosen][-1]
+    for name, timed in interleaved(measured, rounds, 1, wait).items():
+        seconds = flattened(timed)
+        engines[name] = {"seconds": seconds, "images_per_second": source.shape[0] / Spread.of(seconds).median}
+    # Memory is measured for the fast engine, the default, unless only others are compared.
+    engine = [*trainers, "fast"][-1] if "fast" in trainers or not trainers else [*trainers][-1]
     by_size = {size: memory_of(subject.config, channels, engine, images=size) for size in predict_sizes(images)}
-    peaks = {size: found["peak"] for size, found in by_size.items() if "peak" in found}
-    memory: dict[str, Any] = {"engine": engine, "by_images": {str(size): found for size, found in by_size.items()}}
+    peaks = {size: figures["peak"] for size, figures in by_size.items() if "peak" in figures}
+    memory: dict[str, Any] = {"engine": engine, "by_images": {str(size): figures for size, figures in by_size.items()}}
     if len(peaks) > 1:
         few, many = min(peaks), max(peaks)
         ratio = peaks[many] / peaks[few]
@@ -147,7 +146,7 @@ def predict_figures(subject: Subject, runs: Mapping[str, Run], images: int, roun
 
 
 def predict_sizes(images: int) -> list[int]:
-    """Return the numbers of images of which memory is measured: decades up to the most.
+    """Return the numbers of images whose memory is measured: decades up to the largest number.
 
     Example:
         >>> predict_sizes(1_000_000), predict_sizes(100_000), predict_sizes(300)
@@ -160,7 +159,7 @@ def predict_sizes(images: int) -> list[int]:
 
 
 def posterior_figures(subject: Subject, device: torch.device) -> dict[str, Any]:
-    """Measure what the posterior over clusters and the entropies cost, by K and by batch, and how the cost grows."""
+    """Measure the cost of the posterior over clusters and of the entropies, by K and by batch, and its growth."""
     config = subject.config
     latent_dim = config.run.latent_dim
 
@@ -171,27 +170,29 @@ def posterior_figures(subject: Subject, device: torch.device) -> dict[str, Any]:
     with own_randomness(config.run.seed, device), torch.no_grad():
         priors = {clusters: prior_of(clusters) for clusters in CLUSTERS}
         z = torch.randn(max(BATCHES), latent_dim, device=device)
-        entropic = config.run.entropy != "monte-carlo" and priors[FIXED_CLUSTERS].entropy_kind != "none"
-        few, fixed = z[:FIXED_BATCH], priors[FIXED_CLUSTERS]
+        has_entropies = config.run.entropy != "monte-carlo" and priors[FIXED_CLUSTERS].entropy_kind != "none"
+        small_batch, fixed_prior = z[:FIXED_BATCH], priors[FIXED_CLUSTERS]
         curves: dict[str, dict[int, Callable[[], object]]] = {
-            "responsibilities_by_clusters": {K: partial(p.log_responsibilities, few) for K, p in priors.items()},
-            "responsibilities_by_batch": {n: partial(fixed.log_responsibilities, z[:n]) for n in BATCHES},
+            "responsibilities_by_clusters": {
+                K: partial(prior.log_responsibilities, small_batch) for K, prior in priors.items()
+            },
+            "responsibilities_by_batch": {n: partial(fixed_prior.log_responsibilities, z[:n]) for n in BATCHES},
         }
-        if entropic:
+        if has_entropies:
             curves["entropies_by_clusters"] = {K: prior.entropies for K, prior in priors.items()}
-        found: dict[str, Any] = {"latent_dim": latent_dim, "batch": FIXED_BATCH, "clusters": FIXED_CLUSTERS}
+        figures: dict[str, Any] = {"latent_dim": latent_dim, "batch": FIXED_BATCH, "clusters": FIXED_CLUSTERS}
         for name, steps in curves.items():
             measured = [Measured(str(size), step) for size, step in steps.items()]
-            seconds = interleaved(measured, REPEATS, 1, synchroniser(device))
-            flat = {size: [each for one in seconds[str(size)] for each in one] for size in steps}
-            medians = [Spread.of(each).median for each in flat.values()]
-            found[name] = {
-                "sizes": list(flat),
-                "seconds": list(flat.values()),
+            timed = interleaved(measured, REPEATS, 1, synchroniser(device))
+            seconds = {size: flattened(timed[str(size)]) for size in steps}
+            medians = [Spread.of(of_size).median for of_size in seconds.values()]
+            figures[name] = {
+                "sizes": list(seconds),
+                "seconds": list(seconds.values()),
                 "median": medians,
-                "growth": growth(list(flat), medians),
+                "growth": growth(list(seconds), medians),
             }
-    return found
+    return figures
 
 
 def growth(sizes: Sequence[float], seconds: Sequence[float]) -> dict[str, float]:
@@ -199,18 +200,18 @@ def growth(sizes: Sequence[float], seconds: Sequence[float]) -> dict[str, float]
 
     Arguments:
         sizes: In ascending order, at least two of them in the last decade.
-        seconds: As many, positive.
+        seconds: Positive, one for each size.
 
     Returns:
-        Slopes over the ``whole`` range, its ``upper_half``, from the geometric middle on, and the ``last_decade``.
+        Slopes over the ``whole`` range, its ``upper_half`` (from the geometric mean of its ends), and ``last_decade``.
 
     Example:
-        >>> found = growth([10, 100, 1000, 10_000], [1.0, 1.0, 1.0, 10.0])
-        >>> [round(value, 3) for value in found.values()]
+        >>> slopes = growth([10, 100, 1000, 10_000], [1.0, 1.0, 1.0, 10.0])
+        >>> [round(slope, 3) for slope in slopes.values()]
         [0.3, 1.0, 1.0]
     """
     starts = {"whole": sizes[0], "upper_half": math.sqrt(sizes[0] * sizes[-1]), "last_decade": sizes[-1] / 10}
     logs = np.log(np.asarray(sizes, dtype=float)), np.log(np.asarray(seconds, dtype=float))
-    # A start that is one of the sizes must not be lost to rounding.
+    # The tolerance keeps a size that equals a start in spite of rounding.
     kept = {name: logs[0] >= math.log(start) - 1e-9 for name, start in starts.items()}
     return {name: float(np.polyfit(logs[0][which], logs[1][which], 1)[0]) for name, which in kept.items()}

@@ -1,6 +1,6 @@
-"""Peak memory, each figure in a process of its own: the peak of a process only ever rises.
+"""Peak memory; each figure is measured in a new process, because the peak of a process never falls.
 
-``python -m mpcc.core.bench.memory`` reads a request from standard input, does what it says, and prints its peak.
+``python -m mpcc.core.bench.memory`` reads a request from standard input, executes it, and prints its peak memory.
 """
 
 from __future__ import annotations
@@ -17,26 +17,26 @@ from mpcc.core.registry import load_registry
 __all__ = ["main", "measure", "memory_of"]
 
 RULE = (
-    "in a fresh process: peak of its resident memory in bytes, and how far that lies above what was resident after "
-    "set-up; on CUDA also the peak of allocated device memory"
+    "in a new process: peak of its resident memory in bytes, and its increase over the resident memory after set-up; "
+    "on CUDA also the peak of allocated device memory"
 )
 
 
 def memory_of(
     config: RunConfig, channels: int, engine: str, *, iterations: int | None = None, images: int | None = None
 ) -> dict[str, Any]:
-    """Measure the peak memory of training or of predicting in a fresh process.
+    """Measure the peak memory of training or of prediction in a new process.
 
     Arguments:
-        config: A preset's values, device and threads among them.
+        config: A preset's values, including device and threads.
         channels: D.
         engine: ``plain``, ``fast`` or ``fast-bf16``.
-        iterations: How many to train; or
-        images: how many to predict.
+        iterations: Number of iterations to train, or None to predict.
+        images: Number of images to predict, or None to train.
 
     Returns:
-        Bytes: ``after_setup``, ``peak``, ``increase``, and ``device_peak`` on CUDA; or ``error``, a line, if the
-        process failed, for want of memory perhaps.
+        Bytes: ``after_setup``, ``peak``, ``increase``, and ``device_peak`` on CUDA. If the process failed, perhaps
+        because memory ran out: ``error``, one line.
     """
     request = {
         "tables": config.to_tables(),
@@ -44,28 +44,28 @@ def memory_of(
         "registries": [str(path) for path in config.registries],
         **{"channels": channels, "engine": engine, "iterations": iterations, "images": images},
     }
-    # -P: files in the working folder are not to be taken for modules.
+    # With -P, Python does not import files of the working folder.
     command = [sys.executable, "-P", "-m", __name__]
-    done = subprocess.run(command, input=json.dumps(request), capture_output=True, text=True)
-    if done.returncode != 0:
-        last = (done.stderr.strip().splitlines() or ["no message"])[-1]
-        return {"error": f"status {done.returncode}: {last}"}
-    found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
-    return found
+    process = subprocess.run(command, input=json.dumps(request), capture_output=True, text=True)
+    if process.returncode != 0:
+        last_line = (process.stderr.strip().splitlines() or ["no message"])[-1]
+        return {"error": f"status {process.returncode}: {last_line}"}
+    figures: dict[str, Any] = json.loads(process.stdout.splitlines()[-1])
+    return figures
 
 
 def main() -> None:
-    """Do what the request on standard input says and print a line of JSON."""
+    """Execute the request on standard input and print a line of JSON."""
     print(json.dumps(measure(json.load(sys.stdin))))
 
 
 def measure(request: dict[str, Any]) -> dict[str, Any]:
-    """Set up, note the memory, do what is asked for, and return the peak."""
+    """Execute a request and return the memory after set-up and at the peak."""
     registry = load_registry(
-        plugins=[Path(each) for each in request["plugins"]], registries=[Path(each) for each in request["registries"]]
+        plugins=[Path(path) for path in request["plugins"]], registries=[Path(path) for path in request["registries"]]
     )
     config = resolve(registry, [Layer("mpcc bench", request["tables"])], "none")
-    # torch takes seconds; what is above has been checked without it.
+    # Loading torch takes seconds; the checks above do not need it.
     import torch
 
     from mpcc.core.bench.subject import ImagesOnDemand, Subject, predict, settling_iterations
@@ -85,15 +85,15 @@ def measure(request: dict[str, Any]) -> dict[str, Any]:
         else:
             predict(trainer.model, source)
         peak = resident("VmHWM")
-    found = {"after_setup": before, "peak": peak, "increase": max(0, peak - before)}
-    return found | ({"device_peak": torch.cuda.max_memory_allocated(device)} if device.type == "cuda" else {})
+    figures = {"after_setup": before, "peak": peak, "increase": max(0, peak - before)}
+    return figures | ({"device_peak": torch.cuda.max_memory_allocated(device)} if device.type == "cuda" else {})
 
 
 def resident(key: str) -> int:
     """Return the process's resident memory in bytes: ``VmRSS`` now, ``VmHWM`` at its peak.
 
-    Elsewhere than on Linux both are the peak. On Linux that of ``getrusage`` would not do: it outlives exec, so that a
-    small process would be laid at the door of the large one that started it.
+    On other systems than Linux, both are the peak. On Linux, the peak of ``getrusage`` is unusable: it survives exec,
+    and a small process would report the peak of the large process that started it.
     """
     try:
         lines = Path("/proc/self/status").read_text(encoding="utf-8").splitlines()
@@ -106,7 +106,7 @@ def resident(key: str) -> int:
 
 
 def forget_peak() -> None:
-    """Let the peak start anew from what is resident now, where the system can do that."""
+    """Reset the peak to the memory that is resident now, if the system can do that."""
     try:
         Path("/proc/self/clear_refs").write_text("5", encoding="utf-8")
     except OSError:

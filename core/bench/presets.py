@@ -1,4 +1,4 @@
-"""All measurements of ``mpcc bench`` in order, and what has to be known of the machine to read them."""
+"""All measurements of ``mpcc bench`` in order, with a description of the machine."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from mpcc.core.bench import inference
 from mpcc.core.bench.memory import RULE, memory_of
 from mpcc.core.bench.reference import references
 from mpcc.core.bench.subject import Subject, settling_iterations, synchroniser
-from mpcc.core.bench.timing import FORMULAS, Measured, Spread, interleaved, section_seconds, training_figures
+from mpcc.core.bench.timing import FORMULAS, Measured, Spread, flattened, interleaved, section_seconds, training_figures
 from mpcc.core.config import RunConfig, options
 from mpcc.core.registry import Registry
 from mpcc.core.registry.attribution import attributed
@@ -27,9 +27,9 @@ if TYPE_CHECKING:
 
 __all__ = ["measured"]
 
-# Of the layout of bench.json.
+# Version of the layout of bench.json.
 FORMAT = 1
-# For architectures without such an option.
+# Width for architectures without such an option.
 USUAL_WIDTH = 16
 
 
@@ -44,24 +44,24 @@ def measured(
     """Measure the parts of all presets.
 
     Arguments:
-        registry: Their plugins.
-        configs: Values by preset.
-        engines: What is compared.
-        parts: Which of ``training``, ``loading``, ``predict``, ``posterior``.
-        settings: Rounds and iterations.
-        device: Where to compute.
+        registry: The plugins of the presets.
+        configs: Configurations by preset.
+        engines: The engines to compare.
+        parts: Some of ``training``, ``loading``, ``predict``, ``posterior``.
+        settings: Numbers of rounds, iterations and images.
+        device: The device to compute on.
 
     Returns:
-        The contents of ``bench.json`` but the command.
+        The contents of ``bench.json`` without the command.
     """
     from mpcc.core.config import used
 
-    threads, found = torch.get_num_threads(), {}
+    threads, presets = torch.get_num_threads(), {}
     for name, config in configs.items():
         torch.set_num_threads(config.run.threads or threads)
         try:
             with attributed(used(registry, config)):
-                found[name] = measured_preset(registry, name, config, engines, parts, settings, device)
+                presets[name] = measured_preset(registry, name, config, engines, parts, settings, device)
         finally:
             torch.set_num_threads(threads)
     return {
@@ -77,7 +77,7 @@ def measured(
         "engines": list(engines),
         "parts": list(parts),
         "formulas": FORMULAS | inference.FORMULAS | {"memory": RULE},
-        "presets": found,
+        "presets": presets,
     }
 
 
@@ -92,7 +92,7 @@ def measured_preset(
 ) -> dict[str, Any]:
     """Measure the parts of one preset."""
     subject = Subject.of(name, registry, config, reading="loading" in parts)
-    found: dict[str, Any] = {
+    figures: dict[str, Any] = {
         "config": config.to_tables(),
         "image_shape": list(subject.shape),
         "threads": torch.get_num_threads(),
@@ -101,32 +101,32 @@ def measured_preset(
     if {"training", "predict"} & {*parts}:
         runs = {engine: subject.assemble(engine) for engine in engines}
     if "training" in parts:
-        found["training"] = training(subject, runs, settings, device)
+        figures["training"] = training(subject, runs, settings, device)
     if "loading" in parts:
         tell(name, "loading")
-        found["loading"] = inference.loading_figures(subject, settings.rounds, device)
+        figures["loading"] = inference.loading_figures(subject, settings.rounds, device)
     if "predict" in parts:
         tell(name, "predicting")
-        found["predict"] = inference.predict_figures(subject, runs, settings.predict_images, settings.rounds)
+        figures["predict"] = inference.predict_figures(subject, runs, settings.predict_images, settings.rounds)
     if "posterior" in parts:
         tell(name, "posterior")
-        found["posterior"] = inference.posterior_figures(subject, device)
-    return found
+        figures["posterior"] = inference.posterior_figures(subject, device)
+    return figures
 
 
 def training(
     subject: Subject, runs: Mapping[str, Run], settings: BenchSettings, device: torch.device
 ) -> dict[str, Any]:
-    """Measure iterations under all engines in turn with the references, then memory in processes of its own."""
+    """Measure the iterations of all engines in turn with the references, then memory in new processes."""
     config, wait = subject.config, synchroniser(device)
     _, size, _ = subject.shape
     batch, d_steps, e_steps = config.run.batch, config.run.d_steps, config.run.e_steps
     precisions = list(dict.fromkeys(run.trainer.engine.precision_name for run in runs.values()))
     channels = 4 * int(getattr(config.arch.options, "width", USUAL_WIDTH))
-    machine = {each.name: each for each in references(device, channels, size, batch, precisions)}
+    by_name = {reference.name: reference for reference in references(device, channels, size, batch, precisions)}
     phases: dict[str, list[dict[str, float]]] = {engine: [] for engine in runs}
 
-    def turn(engine: str, run: Run) -> Measured:
+    def measured_engine(engine: str, run: Run) -> Measured:
         trainer = run.trainer
         return Measured(
             engine,
@@ -139,24 +139,25 @@ def training(
         with run.trainer.engine.active():
             for _ in range(settling_iterations(device)):
                 run.trainer.iterate()
-    turns = [each.measured(device) for each in machine.values()] + [turn(*each) for each in runs.items()]
+    turns = [reference.measured(device) for reference in by_name.values()]
+    turns += [measured_engine(engine, run) for engine, run in runs.items()]
 
-    def told_round(at: int) -> None:
-        tell(subject.name, f"round {at} of {settings.rounds}")
+    def tell_round(number: int) -> None:
+        tell(subject.name, f"round {number} of {settings.rounds}")
 
-    seconds = interleaved(turns, settings.rounds, settings.iterations, wait, told_round)
-    told: dict[str, dict[str, Any]] = {}
-    for name, reference in machine.items():
-        spread = Spread.of([each for one in seconds[name] for each in one])
-        told[name] = {
+    seconds = interleaved(turns, settings.rounds, settings.iterations, wait, tell_round)
+    reference_figures: dict[str, dict[str, Any]] = {}
+    for name, reference in by_name.items():
+        spread = Spread.of(flattened(seconds[name]))
+        reference_figures[name] = {
             **{"kind": reference.kind, "precision": reference.precision, "operations": reference.operations},
             **{"seconds": seconds[name], **spread.plain(), "rate": reference.operations / spread.median},
         }
     rates: dict[str, dict[str, float]] = {}
     for precision in precisions:
-        of_precision = [each for each in told.values() if each["precision"] == precision]
-        matmul = next(each["rate"] for each in of_precision if each["kind"] == "matmul")
-        rates[precision] = {"matmul": matmul, "best": max(each["rate"] for each in of_precision)}
+        of_precision = [figures for figures in reference_figures.values() if figures["precision"] == precision]
+        matmul = next(figures["rate"] for figures in of_precision if figures["kind"] == "matmul")
+        rates[precision] = {"matmul": matmul, "best": max(figures["rate"] for figures in of_precision)}
     summary = subject.summary()
     operations = summary.operations_per_iteration
     engines = training_figures({engine: seconds[engine] for engine in runs}, phases, rates, operations, batch * d_steps)
@@ -169,16 +170,16 @@ def training(
         "data": "synthetic",
         **{"batch": batch, "d_steps": d_steps, "e_steps": e_steps},
         **{"operations_per_iteration": operations, "operations_counted": summary.counted},
-        "order": [each.name for each in turns],
-        "references": told,
+        "order": [turn.name for turn in turns],
+        "references": reference_figures,
         "rates": rates,
         "engines": engines,
     }
 
 
-def tell(preset: str, what: str) -> None:
-    """Say on standard error what comes next."""
-    print(f"{preset}: {what}", file=sys.stderr)
+def tell(preset: str, step: str) -> None:
+    """Print the next step of the measurement on standard error."""
+    print(f"{preset}: {step}", file=sys.stderr)
 
 
 def processor() -> str:

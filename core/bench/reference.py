@@ -1,7 +1,7 @@
-"""What a machine can do at best: a square matrix product and a 3x3 convolution, timed among the engines.
+"""Reference rates of a machine: a square matrix product and a 3x3 convolution, timed in turn with the engines.
 
-A fraction of a peak out of a data sheet would say how busy the machine was with other things; a fraction of what it did
-in the same minute says what an engine leaves to be gained.
+A comparison with the peak rate of a data sheet would depend on the other load of the machine. A comparison with rates
+from the same minute shows how much faster an engine could still become.
 """
 
 from __future__ import annotations
@@ -21,20 +21,20 @@ from mpcc.core.system import allocator
 __all__ = ["Reference", "convolution", "matmul", "references"]
 
 MATMUL_SIZE = 2048
-# A GPU does one of them in less time than it takes to be told.
+# On a GPU, a single call takes less time than its launch.
 CALLS_ON_CUDA = 20
 
 
 @attrs.frozen(eq=False)
 class Reference:
-    """Work of a known size.
+    """A computation with a known number of operations.
 
     Attributes:
-        name: For tables.
+        name: Its name in tables.
         kind: ``matmul`` or ``convolution``.
         precision: ``float32`` or ``bf16``.
         operations: Floating-point operations in one step: multiplications and additions.
-        step: Does it.
+        step: Executes one step.
     """
 
     name: str
@@ -44,18 +44,18 @@ class Reference:
     step: Callable[[], object]
 
     def measured(self, device: torch.device) -> Measured:
-        """Return it as something to be timed, set up for speed."""
+        """Return the computation for `interleaved`, with the fastest kernel settings."""
 
-        def best() -> contextlib.AbstractContextManager[Any]:
+        def fastest_settings() -> contextlib.AbstractContextManager[Any]:
             if device.type == "cuda":
                 return torch.backends.cudnn.flags(enabled=True, benchmark=True, allow_tf32=False)
             return allocator.kept_memory()
 
-        return Measured(self.name, self.step, best)
+        return Measured(self.name, self.step, fastest_settings)
 
 
 def repeated(step: Callable[[], object], device: torch.device) -> tuple[Callable[[], object], int]:
-    """Return a step that is long enough to be timed, and how many of the given one it has."""
+    """Return a step that is long enough to be timed, and how often it calls the given step."""
     if device.type == "cpu":
         return step, 1
     return lambda: [step() for _ in range(CALLS_ON_CUDA)], CALLS_ON_CUDA
@@ -74,8 +74,8 @@ def convolution(
     """Return a 3x3 convolution that keeps shape (N, C, R, R), forward and both gradients: 3 * 2 N C^2 9 R^2 operations.
 
     Arguments:
-        device: Where to compute.
-        channels: C, in and out.
+        device: The device to compute on.
+        channels: C, of input and output.
         size: R.
         batch: N.
         precision: ``float32`` or ``bf16``.
@@ -84,30 +84,31 @@ def convolution(
     layout = torch.channels_last if innermost else torch.contiguous_format
     x = torch.rand(batch, channels, size, size, device=device).to(of(precision), memory_format=layout)
     weight = torch.rand(channels, channels, 3, 3, device=device).to(of(precision), memory_format=layout)
-    towards = torch.rand(batch, channels, size, size, device=device).to(of(precision), memory_format=layout)
+    output_gradient = torch.rand(batch, channels, size, size, device=device).to(of(precision), memory_format=layout)
     x.requires_grad_(True)
     weight.requires_grad_(True)
 
-    def once() -> tuple[Tensor, ...]:
-        return torch.autograd.grad(F.conv2d(x, weight, padding=1), (x, weight), towards)
+    def forward_and_backward() -> tuple[Tensor, ...]:
+        return torch.autograd.grad(F.conv2d(x, weight, padding=1), (x, weight), output_gradient)
 
-    step, calls = repeated(once, device)
-    words = "channels last" if innermost else "channels first"
+    step, calls = repeated(forward_and_backward, device)
+    layout_name = "channels last" if innermost else "channels first"
     operations = calls * 3 * 2 * batch * channels**2 * 9 * size**2
-    return Reference(f"convolution {precision}, {words}", "convolution", precision, operations, step)
+    return Reference(f"convolution {precision}, {layout_name}", "convolution", precision, operations, step)
 
 
 def references(
     device: torch.device, channels: int, size: int, batch: int, precisions: Sequence[str]
 ) -> list[Reference]:
-    """Return matrix product and convolution, in both layouts, for each precision."""
-    found = []
+    """Return the matrix product and the convolution in both layouts, for each precision."""
+    computations = []
     for precision in precisions:
-        found.append(matmul(device, precision))
-        found += [convolution(device, channels, size, batch, precision, innermost=last) for last in (False, True)]
-    return found
+        computations.append(matmul(device, precision))
+        for innermost in (False, True):
+            computations.append(convolution(device, channels, size, batch, precision, innermost=innermost))
+    return computations
 
 
 def of(precision: str) -> torch.dtype:
-    """Return the type of numbers of a precision."""
+    """Return the torch type of a precision."""
     return torch.bfloat16 if precision == "bf16" else torch.float32

@@ -1,4 +1,4 @@
-"""What `mpcc bench` shows: a table for each preset, and one picture of all."""
+"""The report of `mpcc bench`: tables for each preset, and one chart of all presets."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 from rich.table import Table
 
+from mpcc.core.bench.timing import flattened
 from mpcc.core.system.whole_files import write_whole
 
 if TYPE_CHECKING:
@@ -37,27 +38,27 @@ def print_report(report: Mapping[str, Any]) -> None:
         report: Contents of ``bench.json``.
     """
     console = Console(width=None if sys.stdout.isatty() else 140, highlight=False, markup=False)
-    for name, found in report["presets"].items():
-        shape = "x".join(map(str, found["image_shape"]))
+    for name, figures in report["presets"].items():
+        shape = "x".join(map(str, figures["image_shape"]))
         console.print(
-            f"{name}: images {shape}, threads {found['threads']}, {report['machine']['device']}", soft_wrap=True
+            f"{name}: images {shape}, threads {figures['threads']}, {report['machine']['device']}", soft_wrap=True
         )
-        if "training" in found:
-            training = found["training"]
+        if "training" in figures:
+            training = figures["training"]
             console.print(training_table(training))
             console.print(phase_table(training))
             console.print("\n".join(training_lines(training)), soft_wrap=True)
-        console.print("\n".join(other_lines(found)), soft_wrap=True)
+        console.print("\n".join(other_lines(figures)), soft_wrap=True)
 
 
 def training_table(training: Mapping[str, Any]) -> Table:
-    """Return a row for each engine."""
+    """Return a table with a row for each engine."""
     table = Table(box=None, pad_edge=False)
     table.add_column("engine")
     for head in HEADS:
         table.add_column(head, justify="right")
-    for name, found in training["engines"].items():
-        memory = found["memory"]
+    for name, figures in training["engines"].items():
+        memory = figures["memory"]
         peaks = ["-", "-"]
         if "error" not in memory:
             peaks = [f"{memory[key] / MIB:,.0f} MiB" for key in ("peak", "increase")]
@@ -65,76 +66,76 @@ def training_table(training: Mapping[str, Any]) -> Table:
             peaks = [f"{memory['device_peak'] / MIB:,.0f} MiB on the device", peaks[1]]
         table.add_row(
             name,
-            f"{found['median']:.4g}",
-            f"{found['spread']:.2g}",
-            "-" if found["speedup"] is None else f"{found['speedup']:.2f}",
-            f"{found['images_per_second']:,.0f}",
-            f"{found['rate'] / 1e9:,.1f}",
-            f"{found['of_matmul']:.1%}",
-            f"{found['of_best']:.1%}",
+            f"{figures['median']:.4g}",
+            f"{figures['spread']:.2g}",
+            "-" if figures["speedup"] is None else f"{figures['speedup']:.2f}",
+            f"{figures['images_per_second']:,.0f}",
+            f"{figures['rate'] / 1e9:,.1f}",
+            f"{figures['of_matmul']:.1%}",
+            f"{figures['of_best']:.1%}",
             *peaks,
         )
     return table
 
 
 def phase_table(training: Mapping[str, Any]) -> Table:
-    """Return the shares of phases, a row for each engine."""
+    """Return a table of the shares of the phases, with a row for each engine."""
     engines = training["engines"]
     phases = list(next(iter(engines.values()))["phases"]["shares"])
     table = Table("share of time", *phases, box=None, pad_edge=False)
-    for name, found in engines.items():
-        table.add_row(name, *(f"{found['phases']['shares'][phase]:.1%}" for phase in phases))
+    for name, figures in engines.items():
+        table.add_row(name, *(f"{figures['phases']['shares'][phase]:.1%}" for phase in phases))
     return table
 
 
 def training_lines(training: Mapping[str, Any]) -> list[str]:
-    """Return what the tables of training need to be understood."""
-    rates = ", ".join(f"{name} {each['rate'] / 1e9:,.1f}" for name, each in training["references"].items())
+    """Return the lines that explain the tables of training."""
+    rates = ", ".join(f"{name} {figures['rate'] / 1e9:,.1f}" for name, figures in training["references"].items())
     errors = [
-        f"memory of {name}: {each['memory']['error']}"
-        for name, each in training["engines"].items()
-        if "error" in each["memory"]
+        f"memory of {name}: {figures['memory']['error']}"
+        for name, figures in training["engines"].items()
+        if "error" in figures["memory"]
     ]
     return [
-        f"one iteration: {training['operations_per_iteration'] / 1e9:,.2f} GFLOP, counted before anything is fused; "
+        f"one iteration: {training['operations_per_iteration'] / 1e9:,.2f} GFLOP, counted before fusion; "
         f"images: {training['data']}",
         f"measured in the same rounds, GFLOP/s: {rates}",
         *errors,
     ]
 
 
-def other_lines(found: Mapping[str, Any]) -> list[str]:
-    """Return loading, prediction and posterior, a line each or a few."""
+def other_lines(figures: Mapping[str, Any]) -> list[str]:
+    """Return the lines about loading, prediction and the posterior."""
     lines = []
-    if "loading" in found:
-        loading = found["loading"]
+    if "loading" in figures:
+        loading = figures["loading"]
         missing = f" ({loading['missing']})" if loading["missing"] else ""
         rate = f"{loading['images_per_second']:,.0f} images/s from {loading['from']}"
         lines.append(f"loading: {rate}; data: {loading['data']}{missing}")
-    if "predict" in found:
-        predict = found["predict"]
-        rates = ", ".join(f"{name} {each['images_per_second']:,.0f}" for name, each in predict["engines"].items())
+    if "predict" in figures:
+        predict = figures["predict"]
+        rates = ", ".join(f"{name} {engine['images_per_second']:,.0f}" for name, engine in predict["engines"].items())
         lines.append(f"predicting, images/s: {rates}; images: {predict['data']}")
         memory = predict["memory"]
-        told = {
-            images: f"{each['peak'] / MIB:,.0f} MiB" if "peak" in each else f"- ({each['error']})"
-            for images, each in memory["by_images"].items()
+        by_images = {
+            images: f"{usage['peak'] / MIB:,.0f} MiB" if "peak" in usage else f"- ({usage['error']})"
+            for images, usage in memory["by_images"].items()
         }
-        peaks = ", ".join(f"{int(images):,} images {peak}" for images, peak in told.items())
+        peaks = ", ".join(f"{int(images):,} images {peak}" for images, peak in by_images.items())
         verdict = ""
         if "ratio" in memory:
             flat = {True: "flat", False: "not flat", None: "too few images to tell"}[memory["flat"]]
             verdict = f": {flat}, {memory['bytes_per_image']:,.0f} bytes more for each image"
         lines.append(f"peak memory of predicting ({memory['engine']}): {peaks}{verdict}")
-    if "posterior" in found:
+    if "posterior" in figures:
         for name, label in CURVES.items():
-            if name in found["posterior"]:
-                lines.append(f"posterior, {label} {words(name)}: {curve_words(found['posterior'][name])}")
+            if name in figures["posterior"]:
+                lines.append(f"posterior, {label} {words(name)}: {curve_words(figures['posterior'][name])}")
     return lines
 
 
 def words(name: str) -> str:
-    """Return by what a curve goes."""
+    """Return the variable of a curve in words."""
     return "by K" if name.endswith("clusters") else "by batch"
 
 
@@ -156,17 +157,17 @@ def write_plot(report: Mapping[str, Any], path: Path) -> bool:
         path: The file.
 
     Returns:
-        Whether there was something to draw and something to draw it with.
+        Whether the chart was drawn: it needs matplotlib and measurements.
     """
     try:
         from matplotlib.backends.backend_agg import FigureCanvasAgg
         from matplotlib.figure import Figure
     except ImportError:
-        print("no picture: matplotlib is not installed; pip install 'mpcc[plots]'", file=sys.stderr)
+        print("no chart: matplotlib is not installed; pip install 'mpcc[plots]'", file=sys.stderr)
         return False
     presets = report["presets"]
-    trained = {name: found["training"] for name, found in presets.items() if "training" in found}
-    posteriors = {name: found["posterior"] for name, found in presets.items() if "posterior" in found}
+    trained = {name: figures["training"] for name, figures in presets.items() if "training" in figures}
+    posteriors = {name: figures["posterior"] for name, figures in presets.items() if "posterior" in figures}
     panels = [draw_seconds, draw_shares] * bool(trained) + [draw_by_clusters, draw_by_batch] * bool(posteriors)
     if not panels:
         return False
@@ -182,19 +183,23 @@ def write_plot(report: Mapping[str, Any], path: Path) -> bool:
 
 
 def labelled(trained: Mapping[str, Any]) -> list[tuple[str, Mapping[str, Any]]]:
-    """Return what was measured of each preset and engine, with a label."""
-    return [(f"{preset}\n{name}", each) for preset, found in trained.items() for name, each in found["engines"].items()]
+    """Return the figures of each preset and engine with a label."""
+    return [
+        (f"{preset}\n{engine}", figures)
+        for preset, training in trained.items()
+        for engine, figures in training["engines"].items()
+    ]
 
 
 def draw_seconds(axes: Axes, trained: Mapping[str, Any]) -> None:
-    """Draw the median of seconds per iteration, with quartiles, and every timed iteration as a dot."""
-    for at, (_, each) in enumerate(labelled(trained)):
-        low, high = each["quartiles"]
-        axes.bar(at, each["median"], color=f"C{at % 10}", alpha=0.6)
-        around = [[each["median"] - low], [high - each["median"]]]
-        axes.errorbar(at, each["median"], yerr=around, color="black", capsize=4)
-        raw = [one for each_round in each["seconds"] for one in each_round]
-        axes.plot([at] * len(raw), raw, ".", color="black", alpha=0.4)
+    """Draw the median of the seconds per iteration with quartiles, and every timed iteration as a dot."""
+    for at, (_, figures) in enumerate(labelled(trained)):
+        low, high = figures["quartiles"]
+        axes.bar(at, figures["median"], color=f"C{at % 10}", alpha=0.6)
+        around = [[figures["median"] - low], [high - figures["median"]]]
+        axes.errorbar(at, figures["median"], yerr=around, color="black", capsize=4)
+        seconds = flattened(figures["seconds"])
+        axes.plot([at] * len(seconds), seconds, ".", color="black", alpha=0.4)
     ticks(axes, [label for label, _ in labelled(trained)])
     if len(trained) > 1:
         axes.set_yscale("log")
@@ -203,13 +208,13 @@ def draw_seconds(axes: Axes, trained: Mapping[str, Any]) -> None:
 
 def draw_shares(axes: Axes, trained: Mapping[str, Any]) -> None:
     """Draw the shares of the phases as stacked bars."""
-    found = labelled(trained)
-    bottom = [0.0] * len(found)
-    for phase in found[0][1]["phases"]["shares"]:
-        heights = [each["phases"]["shares"][phase] for _, each in found]
-        axes.bar(range(len(found)), heights, bottom=bottom, label=phase)
+    bars = labelled(trained)
+    bottom = [0.0] * len(bars)
+    for phase in bars[0][1]["phases"]["shares"]:
+        heights = [figures["phases"]["shares"][phase] for _, figures in bars]
+        axes.bar(range(len(bars)), heights, bottom=bottom, label=phase)
         bottom = [low + height for low, height in zip(bottom, heights, strict=True)]
-    ticks(axes, [label for label, _ in found])
+    ticks(axes, [label for label, _ in bars])
     axes.legend(fontsize="small", loc="center left", bbox_to_anchor=(1, 0.5))
     axes.set_title("share of time per phase")
 
@@ -225,7 +230,7 @@ def draw_by_batch(axes: Axes, posteriors: Mapping[str, Any]) -> None:
 
 
 def draw_curves(axes: Axes, posteriors: Mapping[str, Any], by: str) -> None:
-    """Draw costs over a size, both logarithmic, with the slope of their upper half."""
+    """Draw costs over K or the batch on logarithmic axes, with the slope of the upper half."""
     for preset, posterior in posteriors.items():
         for name, label in CURVES.items():
             if name.endswith(by) and name in posterior:

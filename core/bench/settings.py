@@ -1,4 +1,4 @@
-"""What `mpcc bench` measures and how often."""
+"""Settings of `mpcc bench`: numbers of rounds, iterations and images."""
 
 from __future__ import annotations
 
@@ -11,10 +11,8 @@ __all__ = ["BenchSettings"]
 
 @attrs.frozen
 class BenchSettings:
-    """What is measured and how often; flags of the same names."""
+    """Numbers of rounds, iterations and images; the flags have the same names."""
 
-    rounds: int = option(5, "how often each engine has its turn", least=1)
+    rounds: int = option(5, "number of rounds; each measures every engine in turn", least=1)
     iterations: int = option(2, "timed iterations in each round, after one that is not timed", least=1)
-    predict_images: int = option(
-        100_000, "the most images that memory is measured for when their clusters are predicted", least=10
-    )
+    predict_images: int = option(100_000, "largest number of images whose prediction is measured for memory", least=10)

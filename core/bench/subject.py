@@ -1,7 +1,7 @@
-"""What `mpcc bench` measures: the trainer of a preset under an engine, on images that cost nothing to come by.
+"""The subject of `mpcc bench`: the trainer of a preset under an engine, on random images.
 
-How long an iteration takes does not depend on the values of pixels: training is measured on random images of the
-preset's shape, so that no data set is needed. Letters in shapes: N images, D image channels, R image size.
+The duration of an iteration does not depend on the values of pixels. Training is therefore measured on random images
+of the preset's shape, without any data set. Letters in shapes: N images, D image channels, R image size.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ SYNTHETIC = "synthetic"
 
 @attrs.frozen
 class SyntheticOptions:
-    """How many random images, and of how many channels."""
+    """Number of random images and of their channels."""
 
     count: int = SYNTHETIC_IMAGES
     channels: int = 1
@@ -65,13 +65,13 @@ class SyntheticImages(Dataset):
 
 
 def random_images(count: int, channels: int, size: int) -> Tensor:
-    """Return images of random pixels, uint8, shape (count, channels, size, size), the same ones each time."""
+    """Return images of random pixels, uint8, shape (count, channels, size, size); every call returns the same."""
     generator = torch.Generator().manual_seed(0)
     return torch.randint(0, 256, (count, channels, size, size), dtype=torch.uint8, generator=generator)
 
 
 class ImagesOnDemand:
-    """An `ImageSource` of any length that holds nothing: what it gives is made when it is asked for.
+    """An `ImageSource` of any length that computes images when they are requested and stores none.
 
     Arguments:
         count: N.
@@ -94,26 +94,26 @@ class ImagesOnDemand:
 
 
 def synchroniser(device: torch.device) -> Callable[[], None]:
-    """Return what waits until a device has done everything that it was told to; on a CPU that is nothing."""
+    """Return a function that waits until a device has finished all its work; on the CPU, it does nothing."""
     return torch.cuda.synchronize if device.type == "cuda" else lambda: None
 
 
 def settling_iterations(device: torch.device) -> int:
-    """Return how many iterations come before any that counts: on CUDA engines choose kernels and record them first."""
+    """Return the number of iterations before any measurement: on CUDA, engines first choose and record kernels."""
     return SETTLING_ON_CUDA if device.type == "cuda" else 0
 
 
 @attrs.frozen(eq=False)
 class Subject:
-    """A preset, and the means to build its parts.
+    """A preset and everything needed to build its parts.
 
     Attributes:
-        name: Of the preset.
+        name: Name of the preset.
         registry: Its plugins.
-        config: Its values; engine and precision are replaced.
+        config: Its configuration; engine and precision are replaced.
         channels: D of its images.
-        data: Its own images, or None if they are not there.
-        missing: Why they are not; empty if they are there or were not looked for.
+        data: Its own images, or None if they are missing or were not requested.
+        missing: Why the images are missing; else empty.
     """
 
     name: str
@@ -125,13 +125,13 @@ class Subject:
 
     @classmethod
     def of(cls, name: str, registry: Registry, config: RunConfig, *, reading: bool) -> Subject:
-        """Find out what the images of a preset are.
+        """Return a preset with the shape of its images, and the images if requested.
 
         Arguments:
-            name: Of the preset.
+            name: Name of the preset.
             registry: Its plugins.
-            config: Its values.
-            reading: Whether its images are wanted themselves, not just their shape.
+            config: Its configuration.
+            reading: Whether the images themselves are needed, not only their shape.
         """
         architecture = config.arch.make()
         dataset: Dataset = config.data.make()
@@ -153,7 +153,7 @@ class Subject:
         return self.channels, size, size
 
     def assemble(self, engine: str) -> Run:
-        """Build everything for training on random images under an engine; the same weights whichever it is.
+        """Build a run on random images under an engine; the weights do not depend on the engine.
 
         Arguments:
             engine: ``plain``, ``fast``, or ``fast-bf16``.
@@ -175,6 +175,6 @@ class Subject:
 
 
 def predict(model: Model, source: ImageSource) -> None:
-    """Find the clusters of all images of a source, and forget them."""
+    """Predict the clusters of all images of a source and discard them."""
     for _ in predictions(model, source):
         pass

@@ -1,7 +1,7 @@
-"""How fast training is: seconds per iteration under each engine, what they go to, and what the machine could do.
+"""The speed of training: seconds per iteration under each engine, their shares, and fractions of the reference rates.
 
-Everything that is compared is measured in turn, round after round, in one process: what else the machine does meanwhile
-then falls on all alike.
+Everything that is compared is measured in turn, round after round, in one process. Other load of the machine then
+affects all measurements alike.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import numpy as np
 
 from mpcc.core.method.training import Trainer
 
-__all__ = ["FORMULAS", "Measured", "Spread", "interleaved", "section_seconds", "training_figures"]
+__all__ = ["FORMULAS", "Measured", "Spread", "flattened", "interleaved", "section_seconds", "training_figures"]
 
 Seconds = list[list[float]]
 
@@ -24,24 +24,24 @@ FORMULAS = {
     "median, quartiles": "of the seconds of all timed iterations of all rounds; the spread is their difference",
     "speedup": "median over rounds of (median of plain / median of the engine) in the same round",
     "images_per_second": "real images: d_steps * batch / median",
-    "operations_per_iteration": "counted by torch.utils.flop_counter before anything is fused or saved: "
+    "operations_per_iteration": "counted by torch.utils.flop_counter before fusion and other savings: "
     "multiplications and additions in convolutions and matrix products, forward and backward",
-    "rate": "operations_per_iteration / median, FLOP/s: nominal, of the operations before fusion, also where an engine "
-    "gets the same result with fewer of them",
+    "rate": "operations_per_iteration / median, FLOP/s: nominal, from the operations before fusion, also if an engine "
+    "gets the same result with fewer operations",
     "rate of a reference": "its operations / the median of its seconds, FLOP/s; float32 is not rounded to tf32",
     "of_matmul": "rate / rate of the matmul in the engine's precision",
     "of_best": "rate / the highest rate among matmul and convolutions in the engine's precision",
-    "shares": "seconds of a section / seconds of all, over iterations of their own, one in each round; on CUDA "
-    "executed one by one, while the fast engine replays a whole iteration as one graph",
+    "shares": "seconds of a section / seconds of all sections, over separate iterations, one in each round; on CUDA "
+    "these execute section by section, while the fast engine replays a whole iteration as one graph",
 }
 
 
 @attrs.frozen
 class Spread:
-    """The middle of a few measurements and how far they lie apart.
+    """Median and quartiles of a few measurements.
 
     Attributes:
-        median: The middle.
+        median: Median.
         low: Lower quartile.
         high: Upper quartile.
     """
@@ -52,7 +52,7 @@ class Spread:
 
     @classmethod
     def of(cls, values: Sequence[float]) -> Spread:
-        """Return that of some values, at least one.
+        """Return the spread of one value or more.
 
         Example:
             >>> Spread.of([5.0, 1.0, 2.0, 3.0, 4.0])
@@ -62,19 +62,19 @@ class Spread:
         return cls(float(median), float(low), float(high))
 
     def plain(self) -> dict[str, Any]:
-        """Return it for JSON."""
+        """Return plain values for JSON."""
         return {"median": self.median, "quartiles": [self.low, self.high], "spread": self.high - self.low}
 
 
 @attrs.frozen(eq=False)
 class Measured:
-    """Something that is timed in turn with others.
+    """A step that is timed in turn with others.
 
     Attributes:
-        name: Of it.
-        step: What is timed.
-        active: Returns a context for a round of it.
-        afterwards: What is done at the end of a round, outside of all timings.
+        name: Its name.
+        step: The function to time.
+        active: Returns a context for a round of steps.
+        afterwards: Called at the end of a round, outside all timings.
     """
 
     name: str
@@ -88,30 +88,30 @@ def interleaved(
     rounds: int,
     iterations: int,
     wait: Callable[[], None] = lambda: None,
-    told: Callable[[int], None] = lambda at: None,
+    on_round: Callable[[int], None] = lambda number: None,
 ) -> dict[str, Seconds]:
-    """Time several things in turn: in each round, of each one step that is not timed and some that are, one by one.
+    """Time several steps in turn; in each round, each takes one step that is not timed and then some that are.
 
     Arguments:
-        subjects: What is timed, in this order in every round.
-        rounds: How often the turn comes to each.
+        subjects: The steps, in their order in every round.
+        rounds: Number of rounds.
         iterations: Timed steps in each round.
         wait: Returns when the device has finished.
-        told: Called at the start of each round with its number, from 1.
+        on_round: Called at the start of each round with its number, from 1.
 
     Returns:
-        Seconds of every timed step, a list for each round, by name.
+        Seconds of every timed step by name, a list for each round.
 
     Example:
         >>> steps = []
         >>> pair = [Measured(name, lambda name=name: steps.append(name)) for name in "ab"]
-        >>> found = interleaved(pair, rounds=2, iterations=1)
-        >>> "".join(steps), [len(each) for each in found["a"]]
+        >>> seconds = interleaved(pair, rounds=2, iterations=1)
+        >>> "".join(steps), [len(timed) for timed in seconds["a"]]
         ('aabbaabb', [1, 1])
     """
     seconds: dict[str, Seconds] = {subject.name: [] for subject in subjects}
-    for at in range(1, rounds + 1):
-        told(at)
+    for number in range(1, rounds + 1):
+        on_round(number)
         for subject in subjects:
             with subject.active():
                 subject.step()
@@ -127,15 +127,20 @@ def interleaved(
     return seconds
 
 
+def flattened(rounds: Seconds) -> list[float]:
+    """Return the seconds of all rounds in one list."""
+    return [seconds for timed in rounds for seconds in timed]
+
+
 def section_seconds(trainer: Trainer, wait: Callable[[], None] = lambda: None) -> dict[str, float]:
     """Carry out one iteration and return the seconds of each of its sections, and of the ``rest``.
 
-    Sections are real images, generated images, and the rows of the trainer's phases. The device is waited for after
-    each. On CUDA an engine may replay a recorded iteration, which has no sections: here it is carried out update by
-    update whatever the engine does otherwise.
+    Sections are real images, generated images, and the rows of the trainer's phases. The clock waits for the device
+    after each section. On CUDA, an engine may replay recorded iterations, which have no sections; this iteration is
+    never replayed.
 
     Arguments:
-        trainer: It does one iteration more.
+        trainer: The trainer, which carries out one more iteration.
         wait: Returns when the device has finished.
     """
     names = ["real images", "generated images", *(row.name for row in trainer.phases)]
@@ -166,10 +171,10 @@ def training_figures(
     operations: int,
     images: int,
 ) -> dict[str, dict[str, Any]]:
-    """Work out what the table shows of each engine.
+    """Compute the figures of each engine for the table.
 
     Arguments:
-        seconds: Of timed iterations, by engine, a list for each round.
+        seconds: Seconds of timed iterations by engine, a list for each round.
         phases: Seconds of the sections of some iterations, by engine.
         rates: FLOP/s by precision: ``matmul`` and ``best``.
         operations: Floating-point operations of an iteration.
@@ -177,15 +182,15 @@ def training_figures(
 
     Returns:
         By engine: raw seconds, median, quartiles, speedup over ``plain`` (None without it), images and operations a
-        second and what fraction of the references that is, shares of sections.
+        second, fractions of the reference rates, and shares of the sections.
     """
-    found = {}
+    figures = {}
     for name, timed in seconds.items():
-        spread = Spread.of([each for one in timed for each in one])
+        spread = Spread.of(flattened(timed))
         precision = name.partition("-")[2] or "float32"
         rate = operations / spread.median
-        total = {phase: sum(each[phase] for each in phases[name]) for phase in phases[name][0]}
-        found[name] = {
+        total = {phase: sum(sections[phase] for sections in phases[name]) for phase in phases[name][0]}
+        figures[name] = {
             "seconds": timed,
             **spread.plain(),
             "speedup": speedup(seconds["plain"], timed) if "plain" in seconds else None,
@@ -194,18 +199,19 @@ def training_figures(
             "of_matmul": rate / rates[precision]["matmul"],
             "of_best": rate / rates[precision]["best"],
             "phases": {
-                "seconds": [dict(each) for each in phases[name]],
+                "seconds": [dict(sections) for sections in phases[name]],
                 "shares": {phase: value / sum(total.values()) for phase, value in total.items()},
             },
         }
-    return found
+    return figures
 
 
 def speedup(plain: Seconds, other: Seconds) -> float:
-    """Return how many times as fast the other is: the median over rounds of the quotients of their medians.
+    """Return how many times faster the other engine is: the median over rounds of the ratio of the two medians.
 
     Example:
         >>> speedup([[2.0, 2.0], [8.0], [3.0]], [[1.0], [4.0, 4.0], [3.0]])
         2.0
     """
-    return float(np.median([np.median(one) / np.median(two) for one, two in zip(plain, other, strict=True)]))
+    ratios = [np.median(slow) / np.median(fast) for slow, fast in zip(plain, other, strict=True)]
+    return float(np.median(ratios))

@@ -130,7 +130,7 @@ def data_asked_for(registry: Registry, given: Mapping[str, Any], path: str | Non
     except (OSError, RuntimeError, ValueError) as error:
         raise InvalidInput(f"--data-path {path!r}: cannot be read: {error}") from error
     if not exists:
-        raise InvalidInput(f"--data-path {path!r}: expected a folder of images or a file of arrays, but it is missing")
+        raise InvalidInput(f"--data-path {path!r}: expected a folder of images or a file of arrays, but there is none")
     reader = registry.defaults["data_folder" if folder else "data_file"]
     return {"name": reader, **given, "path": path}
 

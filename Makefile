@@ -1,9 +1,9 @@
-# `make run` clusters the digits; `make test` checks a change; `make check` also runs what is slow by nature.
-# All set up .venv first, once.
+# `make run` clusters the digits, `make test` checks a change, and `make check` also runs the slow checks.
+# Each target first sets up .venv if it is not ready.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-# What is installed depends on these two files alone; their digest names the stamp.
+# The installed packages depend only on these two files; their checksum names the stamp.
 STAMP := $(VENV)/.installed-$(shell cat requirements.lock pyproject.toml 2>/dev/null | cksum | tr ' ' '-')
 
 .PHONY: run test check lint setup lock clean
@@ -15,7 +15,7 @@ lint: setup
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 
-# One process a core, each with one thread: tests of small networks gain nothing from more.
+# One process per core, each with one thread: more threads do not speed up tests of small networks.
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --dist worksteal
 
 test: lint
@@ -36,7 +36,7 @@ $(STAMP):
 	rm -f $(VENV)/.installed-*
 	touch $@
 
-# Needs uv. A lock without index lines: hashes pin the files wherever they come from.
+# Needs uv. The lock has no index lines: hashes pin the files, whatever index serves them.
 lock:
 	uv pip compile --quiet --universal --generate-hashes --python-version 3.11 --no-header --no-annotate \
 	    --extra dev pyproject.toml -o requirements.lock

@@ -298,7 +298,7 @@ def test_the_text_has_the_layers_the_parameters_and_the_operations() -> None:
     assert "encoder: 277,968 parameters, 106,848 of them shared with the discriminator (*)" in lines
     assert "  trunk.0.conv1 *     SpectralConv2d  48x32x32         480" in lines
     assert "prior GaussianMixture: 480 parameters" in lines
-    assert "trained in all: 477,314 parameters, the encoder's own 171,120 among them" in lines
+    assert "total: 477,314 trained parameters, including the encoder's own 171,120" in lines
     assert "one iteration at batch 50: 209.7 GFLOP" in lines
     assert "  4        discriminator        28.26 GFLOP" in lines
     assert "from shapes alone" in text

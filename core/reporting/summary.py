@@ -1,9 +1,9 @@
-"""What a run would train and what an iteration costs: layers, parameters, floating-point operations.
+"""A summary of a run before training: layers, parameters, and the floating-point operations of an iteration.
 
-Nothing is trained, and everything comes from the contracts: layers are the modules that own parameters, their output
-shapes are seen by forward hooks, and operations are those of the phases of an iteration (`mpcc.core.method.phases`),
-backward passes included, as `torch.utils.flop_counter.FlopCounterMode` counts them. The networks compute on the meta
-device, which knows shapes only, so that large ones take no longer than small ones; the prior computes for real.
+Layers are the modules that own parameters; forward hooks record their output shapes. The operations are those of the
+phases of an iteration (`mpcc.core.method.phases`), including backward passes, as counted by
+`torch.utils.flop_counter.FlopCounterMode`. The networks run on the meta device, which computes only shapes: large
+networks take no longer than small ones. The prior computes real values.
 
 Letters in shapes: N images, D image channels, R image size.
 """
@@ -30,7 +30,8 @@ from mpcc.core.method.terms import TermWeights
 
 __all__ = ["LayerSummary", "NetworkSummary", "PhaseCost", "Summary", "summarise"]
 
-# Where networks don't run on the meta device, operations are counted on two small batches: they are affine in its size.
+# For networks that do not run on the meta device, operations are counted on two small batches and extrapolated: the
+# number of operations is an affine function of the batch size.
 SMALL_BATCHES = (2, 4)
 FROM_SHAPES = "from shapes alone"
 FROM_BATCHES = f"computed on batches of {SMALL_BATCHES[0]} and {SMALL_BATCHES[1]}, and extrapolated"
@@ -43,9 +44,9 @@ class LayerSummary:
     Attributes:
         name: Its path in the network.
         kind: Its class.
-        output_shape: Of what it gives for one image; None if its forward is never called.
-        parameters: Numbers that are trained; those that a layer before it owns, too, are not counted again.
-        shared: Whether it belongs to the discriminator as well.
+        output_shape: Shape of its output for one image; None if its forward is never called.
+        parameters: Number of trained values, without those that an earlier layer also owns.
+        shared: Whether it also belongs to the discriminator.
     """
 
     name: str
@@ -69,19 +70,19 @@ class NetworkSummary:
 
     @property
     def parameters(self) -> int:
-        """Numbers that are trained, those shared with the discriminator included."""
+        """Number of trained values, including those shared with the discriminator."""
         return sum(layer.parameters for layer in self.layers)
 
     @property
     def own_parameters(self) -> int:
-        """Numbers that are trained and not the discriminator's."""
+        """Number of trained values that do not belong to the discriminator."""
         return sum(layer.parameters for layer in self.layers if not layer.shared)
 
     def lines(self) -> list[str]:
         """Return a table of the layers."""
         common = self.parameters - self.own_parameters
-        words = f", {common:,} of them shared with the discriminator (*)" if common else ""
-        head = f"{self.name}: {self.parameters:,} parameters{words}"
+        note = f", {common:,} of them shared with the discriminator (*)" if common else ""
+        head = f"{self.name}: {self.parameters:,} parameters{note}"
         rows = [("layer", "kind", "output", "parameters")]
         for layer in self.layers:
             shape = "-" if layer.output_shape is None else "x".join(map(str, layer.output_shape)) or "1"
@@ -91,11 +92,11 @@ class NetworkSummary:
 
 @attrs.frozen
 class PhaseCost:
-    """What the updates of one phase cost.
+    """The cost of the updates of one phase.
 
     Attributes:
-        name: Of the phase.
-        updates: In an iteration.
+        name: Name of the phase.
+        updates: Number of updates in an iteration.
         operations: Floating-point operations of one update, backward pass included.
     """
 
@@ -106,13 +107,13 @@ class PhaseCost:
 
 @attrs.frozen
 class Summary:
-    """The networks and the prior of a run, and what an iteration costs.
+    """The networks and the prior of a run, and the cost of an iteration.
 
     Attributes:
         networks: Generator, discriminator, encoder.
         prior: Class of the prior.
-        prior_parameters: Numbers that the prior trains.
-        phases: What each phase costs, in their order.
+        prior_parameters: Number of trained values of the prior.
+        phases: The costs of the phases in their order.
         counted: How the operations were counted, in words.
         batch: Images in each update.
     """
@@ -126,7 +127,7 @@ class Summary:
 
     @property
     def parameters(self) -> int:
-        """All numbers that are trained, shared ones once."""
+        """Number of all trained values; shared ones count once."""
         return sum(network.own_parameters for network in self.networks) + self.prior_parameters
 
     @property
@@ -140,7 +141,7 @@ class Summary:
         _, _, encoder = self.networks
         lines += [
             f"prior {self.prior}: {self.prior_parameters:,} parameters",
-            f"trained in all: {self.parameters:,} parameters, the encoder's own {encoder.own_parameters:,} among them",
+            f"total: {self.parameters:,} trained parameters, including the encoder's own {encoder.own_parameters:,}",
             "",
             f"one iteration at batch {self.batch}: {spoken(self.operations_per_iteration)}",
         ]
@@ -166,7 +167,7 @@ def spoken(operations: int) -> str:
 
 
 def aligned(rows: Sequence[Sequence[str]]) -> list[str]:
-    """Return rows as indented lines, the last column flush right."""
+    """Return rows as indented lines with the last column aligned to the right."""
     widths = [max(len(row[at]) for row in rows) for at in range(len(rows[0]))]
     lines = []
     for row in rows:
@@ -177,7 +178,7 @@ def aligned(rows: Sequence[Sequence[str]]) -> list[str]:
 
 
 class Carry(torch.autograd.Function):
-    """Zeros of the same shape on another device; gradients come back as zeros, and can be differentiated again."""
+    """Zeros of the same shape on another device; their gradients are zeros, too, and can be differentiated again."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, device: str | torch.device) -> Tensor:
@@ -187,21 +188,21 @@ class Carry(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
-        """Return zeros where ``x`` came from."""
+        """Return zeros on the device of ``x``."""
         return carry(gradients[0], ctx.origin), None
 
 
 def carry(value: Tensor, device: str | torch.device) -> Tensor:
-    """Return zeros in the shape of a tensor on another device, in the same graph."""
+    """Return zeros in the shape of a tensor on another device, connected to its autograd graph."""
     carried: Tensor = Carry.apply(value, device)
     return carried
 
 
 class ShapesOnly(nn.Module):
-    """A network on the meta device with inputs and outputs on the CPU: all it gives is zeros of the right shape.
+    """A network on the meta device with inputs and outputs on the CPU; it returns zeros of the right shape.
 
     Arguments:
-        network: Moved to the meta device.
+        network: The network, which is moved to the meta device.
     """
 
     def __init__(self, network: nn.Module) -> None:
@@ -209,30 +210,31 @@ class ShapesOnly(nn.Module):
         self.network = network.to("meta")
 
     def forward(self, *inputs: Tensor) -> Tensor | tuple[Tensor, ...]:
-        """Return what the network gives, its values lost."""
-        found = self.network(*(carry(value, "meta") for value in inputs))
-        if isinstance(found, Tensor):
-            return carry(found, "cpu")
-        return tuple(carry(value, "cpu") for value in found)
+        """Return zeros in the shape of the network's output."""
+        output = self.network(*(carry(value, "meta") for value in inputs))
+        if isinstance(output, Tensor):
+            return carry(output, "cpu")
+        return tuple(carry(value, "cpu") for value in output)
 
 
 def owned(network: nn.Module) -> Iterator[tuple[str, nn.Module, list[nn.Parameter]]]:
-    """Yield the path of each module with parameters of its own, the module, and those parameters, each one once."""
-    seen: set[int] = set()
+    """Yield path, module and own parameters of each module that has any; a shared parameter counts once."""
+    counted: set[int] = set()
     for name, module in network.named_modules():
-        parameters = [each for each in module.parameters(recurse=False) if id(each) not in seen]
-        seen.update(map(id, parameters))
+        parameters = [parameter for parameter in module.parameters(recurse=False) if id(parameter) not in counted]
+        counted.update(map(id, parameters))
         if parameters:
             yield name or type(module).__name__, module, parameters
 
 
 def describe(networks: Networks) -> Callable[[], tuple[NetworkSummary, NetworkSummary, NetworkSummary]]:
-    """Count parameters now and watch the output shapes of the forwards to come; what is returned tells both."""
+    """Count parameters and record the output shapes of later forward calls; the returned function gives the result."""
     of_discriminator = {id(parameter) for parameter in networks.discriminator.parameters()}
     shapes: dict[int, tuple[int, ...]] = {}
 
     def watch(module: nn.Module, inputs: Any, output: Any) -> None:
-        first = output if isinstance(output, Tensor) else next((one for one in output if isinstance(one, Tensor)), None)
+        outputs = (output,) if isinstance(output, Tensor) else output
+        first = next((value for value in outputs if isinstance(value, Tensor)), None)
         if first is not None:
             shapes.setdefault(id(module), tuple(first.shape[1:]))
 
@@ -240,26 +242,26 @@ def describe(networks: Networks) -> Callable[[], tuple[NetworkSummary, NetworkSu
     for part, network in networks.by_name().items():
         entries[part] = []
         for name, module, parameters in owned(network):
-            shared = part == "encoder" and all(id(each) in of_discriminator for each in parameters)
-            count = sum(each.numel() for each in parameters)
-            entries[part].append((module, LayerSummary(name, type(module).__name__, None, count, shared)))
+            shared = part == "encoder" and all(id(parameter) in of_discriminator for parameter in parameters)
+            number = sum(parameter.numel() for parameter in parameters)
+            entries[part].append((module, LayerSummary(name, type(module).__name__, None, number, shared)))
             module.register_forward_hook(watch)
 
-    def told() -> tuple[NetworkSummary, NetworkSummary, NetworkSummary]:
+    def summaries() -> tuple[NetworkSummary, NetworkSummary, NetworkSummary]:
         generator, discriminator, encoder = (
             NetworkSummary(
                 part,
-                tuple(attrs.evolve(layer, output_shape=shapes.get(id(module))) for module, layer in found),
+                tuple(attrs.evolve(layer, output_shape=shapes.get(id(module))) for module, layer in layers),
             )
-            for part, found in entries.items()
+            for part, layers in entries.items()
         )
         return generator, discriminator, encoder
 
-    return told
+    return summaries
 
 
 class Untracked(contextlib.AbstractContextManager[None]):
-    """In place of what tells modules apart: its hooks do not bear gradients inside a loss, and only totals count."""
+    """Replaces torch's tracker of modules, whose hooks fail on gradients inside a loss; only totals are needed here."""
 
     parents = frozenset({"Global"})
 
@@ -268,7 +270,7 @@ class Untracked(contextlib.AbstractContextManager[None]):
 
 
 def operation_counter() -> FlopCounterMode:
-    """Return torch's counter of floating-point operations, for losses that take gradients of their own too."""
+    """Return torch's counter of floating-point operations; losses may contain gradients."""
     counter = FlopCounterMode(display=False)
     counter.mod_tracker = Untracked()  # type: ignore[assignment]
     return counter
@@ -279,13 +281,13 @@ def count(
 ) -> tuple[PhaseCost, ...]:
     """Count the operations of an update of each phase, with the gradients that the training loop takes.
 
-    They are counted in the plain way: what the fast engine saves is not work.
+    The count is that of the plain engine, without the savings of the fast one.
 
     Arguments:
-        model: On the CPU, frozen.
+        model: A frozen model on the CPU.
         shape: (D, R, R).
         schedule: Batch size and numbers of updates.
-        phases: Those of an objective.
+        phases: The phases of an objective.
     """
     weights, size = TermWeights(), schedule.batch
     costs = []
@@ -314,20 +316,20 @@ def summarise(
     phases: Sequence[Phase | Afterwards] = MPCC,
     entropy: EntropyPolicy | None = None,
 ) -> Summary:
-    """Describe the networks that an architecture builds for a prior, and count what an iteration costs.
+    """Describe the networks that an architecture builds for a prior, and count the operations of an iteration.
 
-    torch's global random state is left as it was, and so is the prior.
+    Neither torch's global random state nor the prior changes.
 
     Arguments:
-        architecture: Builds the networks, for the prior's K and J.
-        prior: On the CPU.
+        architecture: Builds the networks for the prior's K and J.
+        prior: A prior on the CPU.
         channels: D.
         schedule: Batch size and numbers of updates.
         phases: The updates of an iteration.
-        entropy: Where the entropies of the components come from; what the prior declares if it is None.
+        entropy: How the entropies of the components are computed; None for the prior's own declaration.
 
     Raises:
-        InvalidInput: If the architecture cannot be built for these numbers.
+        InvalidInput: If the architecture does not support K, J or D.
 
     Example:
         >>> from mpcc.plugins.architectures.biggan import BigGAN8
@@ -341,9 +343,9 @@ def summarise(
         (240, (512,))
     """
     if entropy is None:
-        # A prior without entropies is refused when a run starts, not here.
-        known = prior.entropy_kind != "none"
-        entropy = EntropyPolicy.of(prior) if known else EntropyPolicy("monte-carlo", samples=1)
+        # A run refuses a prior without entropies when it starts; the summary still describes it.
+        declared = prior.entropy_kind != "none"
+        entropy = EntropyPolicy.of(prior) if declared else EntropyPolicy("monte-carlo", samples=1)
     policy = entropy
     shape = (channels, architecture.image_size, architecture.image_size)
 
@@ -358,27 +360,27 @@ def summarise(
 
     with torch.random.fork_rng(devices=[]), torch.enable_grad():
         networks, own_prior = build()
-        told = describe(networks)
+        summaries = describe(networks)
         try:
             parts = {name: ShapesOnly(part) for name, part in networks.by_name().items()}
             costs = count(model(attrs.evolve(networks, **parts), own_prior), shape, schedule, phases)
             counted = FROM_SHAPES
         except Exception:
-            # A plugin may look at values, which the meta device has not. If it is broken, it fails once more below.
+            # A plugin may read values, which the meta device does not have. A broken plugin fails again below.
             networks, own_prior = build()
-            told = describe(networks)
-            low, high = (
-                count(model(networks, own_prior), shape, attrs.evolve(schedule, batch=small), phases)
-                for small in SMALL_BATCHES
+            summaries = describe(networks)
+            small, large = (
+                count(model(networks, own_prior), shape, attrs.evolve(schedule, batch=batch), phases)
+                for batch in SMALL_BATCHES
             )
             steps = (schedule.batch - SMALL_BATCHES[0]) / (SMALL_BATCHES[1] - SMALL_BATCHES[0])
             costs = tuple(
-                attrs.evolve(one, operations=round(one.operations + steps * (other.operations - one.operations)))
-                for one, other in zip(low, high, strict=True)
+                attrs.evolve(low, operations=round(low.operations + steps * (high.operations - low.operations)))
+                for low, high in zip(small, large, strict=True)
             )
             counted = FROM_BATCHES
     return Summary(
-        networks=told(),
+        networks=summaries(),
         prior=type(prior).__name__,
         prior_parameters=sum(parameter.numel() for parameter in prior.parameters()),
         phases=costs,

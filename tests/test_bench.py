@@ -212,7 +212,7 @@ def test_every_round_has_a_turn_of_each_with_one_step_that_is_not_timed() -> Non
         for name in "ab"
     ]
     rounds: list[int] = []
-    seconds = interleaved(subjects, rounds=2, iterations=2, told=rounds.append)
+    seconds = interleaved(subjects, rounds=2, iterations=2, on_round=rounds.append)
     assert "".join(steps) == "aaaAbbbBaaaAbbbB"
     assert rounds == [1, 2]
     assert {name: [len(each) for each in found] for name, found in seconds.items()} == {"a": [2, 2], "b": [2, 2]}

@@ -1,4 +1,4 @@
-"""What the library says while a command runs: each message of the logger ``mpcc`` as a line on standard error."""
+"""Messages of the library during a command: each message of the logger ``mpcc`` is a line on standard error."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ class StandardError(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         """Print a message."""
-        # The stream is looked up each time: a progress bar takes its place while it is shown.
+        # A progress bar replaces sys.stderr while it is shown, so the stream is looked up for each message.
         print(self.format(record), file=sys.stderr)
 
 
 @contextlib.contextmanager
 def messages_shown() -> Iterator[None]:
-    """Show messages for the length of a ``with`` block, each once, whatever handlers plugins have added."""
+    """Show each message once inside a ``with`` block, whatever handlers plugins have added."""
     logger, handler = logging.getLogger("mpcc"), StandardError()
     before = logger.level, logger.propagate
     logger.addHandler(handler)

@@ -160,7 +160,7 @@ def describe(registry: Registry, config: RunConfig) -> None:
     with attributed(used(registry, config)):
         known_metrics(registry, settings.metrics)
         augmentation(settings).check(config.arch.make().image_size)
-        # A prior that cannot be made is an error, whether or not there are images.
+        # An invalid prior is an error even if no images are available.
         make_prior(config)
         channels = config.data.make().channels
         if channels is None:

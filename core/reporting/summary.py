@@ -362,7 +362,7 @@ def summarise(
         networks, own_prior = build()
         summaries = describe(networks)
         try:
-            parts = {name: ShapesOnly(part) for name, part in networks.by_name().items()}
+            parts: dict[str, Any] = {name: ShapesOnly(part) for name, part in networks.by_name().items()}
             costs = count(model(attrs.evolve(networks, **parts), own_prior), shape, schedule, phases)
             counted = FROM_SHAPES
         except Exception:

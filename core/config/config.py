@@ -52,9 +52,9 @@ class PluginChoice:
     """A plugin that a configuration chooses.
 
     Attributes:
-        name: What the user types.
+        name: The name that the user types.
         options: An instance of its options class, or None.
-        entry: What is registered under the name.
+        entry: The registry entry of the name.
     """
 
     name: str
@@ -65,7 +65,7 @@ class PluginChoice:
         """Make the plugin.
 
         Arguments:
-            numbers: What a plugin of this kind takes before its options: K and J for a prior, nothing for others.
+            numbers: Arguments before the options: K and J for a prior, none for other kinds.
 
         Raises:
             PluginError: If its class cannot be loaded.
@@ -98,7 +98,7 @@ class RunConfig:
     registries: tuple[Path, ...] = ()
 
     def entries(self) -> list[Entry]:
-        """Return what is registered under the names of the chosen plugins."""
+        """Return the registry entries of the chosen plugins."""
         return [getattr(self, section).entry for section in SECTIONS]
 
     def to_tables(self) -> dict[str, dict[str, Any]]:

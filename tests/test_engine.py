@@ -21,14 +21,14 @@ from mpcc.core.images.stream import ImageStream
 from mpcc.core.layers.spectral_norm import SpectralLayer
 from mpcc.core.method.engine import Engine, PlainEngine
 from mpcc.core.method.entropy import EntropyPolicy
-from mpcc.core.method.model import Model, trainable
-from mpcc.core.method.objectives import (
+from mpcc.core.method.losses import (
     Batch,
     discriminator_loss,
     encoder_and_prior_loss,
     encoder_loss,
     generator_loss,
 )
+from mpcc.core.method.model import Model, trainable
 from mpcc.core.method.schedule import Schedule
 from mpcc.core.method.terms import TermWeights
 from mpcc.core.method.training import Trainer
@@ -128,18 +128,18 @@ def losses(made: Trainer) -> dict[str, tuple[tuple[nn.Module, ...], Callable[[],
     def discriminator() -> Tensor:
         # The second of two batches: in the fast engine it is the second group of one call.
         *_, fakes = engine.generated(model, BATCH, 2)
-        return discriminator_loss(model, Batch(BATCH, real[1], fakes), weights).objective
+        return discriminator_loss(model, Batch(BATCH, real[1], fakes), weights).total
 
     def encoder(train_prior: bool) -> Tensor:
         *_, fakes = engine.generated(model, BATCH, 1 if train_prior else 3, train_prior)
         loss = encoder_and_prior_loss if train_prior else encoder_loss
-        return loss(model, Batch(BATCH, generated=fakes), weights).objective
+        return loss(model, Batch(BATCH, generated=fakes), weights).total
 
     return {
         "discriminator": ((networks.discriminator,), discriminator),
         "generator": (
             (networks.generator, model.prior),
-            lambda: generator_loss(model, Batch(BATCH), weights).objective,
+            lambda: generator_loss(model, Batch(BATCH), weights).total,
         ),
         "first encoder": ((networks.encoder, model.prior), lambda: encoder(True)),
         "later encoder": ((networks.encoder,), lambda: encoder(False)),

@@ -19,7 +19,7 @@ from torch.optim import Adam
 
 from mpcc.core.commands import entry
 from mpcc.core.method.finite_guard import FiniteGuard
-from mpcc.core.method.objectives import Loss
+from mpcc.core.method.losses import Loss
 from mpcc.core.method.phases import MPCC, Phase
 from mpcc.core.method.training import Trainer
 from mpcc.core.reporting.symptoms import Vitals, symptoms
@@ -79,8 +79,8 @@ def broken(monkeypatch: pytest.MonkeyPatch) -> Breaker:
                 if count[0] not in calls:
                     return loss
                 # A square root has no slope at 0: its gradient is not finite where its value is.
-                steep = loss.objective + (0 * loss.objective).abs().sqrt()
-                return attrs.evolve(loss, objective=steep if gradient_only else loss.objective * math.nan)
+                steep = loss.total + (0 * loss.total).abs().sqrt()
+                return attrs.evolve(loss, total=steep if gradient_only else loss.total * math.nan)
 
             return wrong
 

@@ -17,9 +17,9 @@ from mpcc.core.engines.fast import FastEngine
 from mpcc.core.errors import PluginError
 from mpcc.core.images.stream import ImageStream
 from mpcc.core.method.engine import Engine, PlainEngine
+from mpcc.core.method.losses import Batch, Loss, needed
 from mpcc.core.method.model import Model
-from mpcc.core.method.objectives import Batch, Loss, needed
-from mpcc.core.method.phases import MPCC, Afterwards, Draws, Phase, check_phases, real_batches
+from mpcc.core.method.phases import MPCC, Draws, EndOfIteration, Phase, check_phases, real_batches
 from mpcc.core.method.schedule import Schedule
 from mpcc.core.method.terms import TermWeights
 from mpcc.core.method.training import Trainer
@@ -74,7 +74,7 @@ PENALISED = (
     ),
     *MPCC[1:],
 )
-SYSTEMS: dict[str, Sequence[Phase | Afterwards]] = {"autoencoder": AUTOENCODER, "penalised": PENALISED}
+SYSTEMS: dict[str, Sequence[Phase | EndOfIteration]] = {"autoencoder": AUTOENCODER, "penalised": PENALISED}
 every_system = pytest.mark.parametrize("system", SYSTEMS)
 every_engine = pytest.mark.parametrize("engine", [PlainEngine, FastEngine])
 
@@ -172,7 +172,7 @@ class Reconstruction(Objective):
         self.options = options
 
     def phases(self):
-        from mpcc.core.method.objectives import Loss
+        from mpcc.core.method.losses import Loss
         from mpcc.core.method.phases import MPCC, Phase
 
         def loss(model, batch, weights):
@@ -225,7 +225,7 @@ VALID = AUTOENCODER[0]
 @pytest.mark.parametrize(
     ("rows", "expected"),
     [
-        (["discriminator"], "expected rows that are a Phase or Afterwards, got 'discriminator'"),
+        (["discriminator"], "expected rows that are a Phase or EndOfIteration, got 'discriminator'"),
         (
             [attrs.evolve(VALID, trains=("decoder",))],
             r"trains \('decoder',\); expected some of discriminator, generator",

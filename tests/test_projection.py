@@ -16,8 +16,8 @@ from mpcc.core.commands import entry
 from mpcc.core.config.options import convert, fields
 from mpcc.core.contracts import Networks
 from mpcc.core.errors import InvalidInput
+from mpcc.core.method.losses import Batch, discriminator_loss, draw, generator_loss
 from mpcc.core.method.model import Model, trainable
-from mpcc.core.method.objectives import Batch, discriminator_loss, draw, generator_loss
 from mpcc.core.method.terms import TermWeights
 from mpcc.core.testing import ContractViolation, check_architecture
 from mpcc.core.testing.architectures import reacts_to_labels
@@ -140,7 +140,7 @@ def test_the_discriminators_loss_is_the_hinge_of_its_conditional_scores() -> Non
     torch.manual_seed(2)
     loss = discriminator_loss(made, Batch(N, real(), draw(made, N, train_prior=False)), WEIGHTS)
     assert loss.terms["data_discriminator"].item() == pytest.approx(expected, rel=1e-9)
-    assert loss.objective.item() == pytest.approx(3 * expected, rel=1e-9)
+    assert loss.total.item() == pytest.approx(3 * expected, rel=1e-9)
 
 
 def test_the_generators_loss_takes_the_labels_that_it_drew() -> None:
@@ -151,7 +151,7 @@ def test_the_generators_loss_takes_the_labels_that_it_drew() -> None:
     loss = generator_loss(made, Batch(N), WEIGHTS)
     ((images, labels),) = spy.calls
     assert torch.equal(labels, y)
-    assert loss.objective.item() == pytest.approx(-3 * spy.inner(images, y).mean().item(), rel=1e-9)
+    assert loss.total.item() == pytest.approx(-3 * spy.inner(images, y).mean().item(), rel=1e-9)
 
 
 def test_inferred_labels_give_no_gradient_to_the_encoder_or_the_prior() -> None:
@@ -159,7 +159,7 @@ def test_inferred_labels_give_no_gradient_to_the_encoder_or_the_prior() -> None:
     networks = made.networks
     trunk = {id(parameter) for parameter in networks.discriminator.parameters()}
     with trainable(networks.discriminator, networks.encoder, made.prior):
-        discriminator_loss(made, Batch(N, real(), draw(made, N, train_prior=False)), WEIGHTS).objective.backward()  # type: ignore[no-untyped-call]
+        discriminator_loss(made, Batch(N, real(), draw(made, N, train_prior=False)), WEIGHTS).total.backward()  # type: ignore[no-untyped-call]
     assert networks.discriminator.label.weight.grad.abs().max() > 0
     own = [parameter for parameter in networks.encoder.parameters() if id(parameter) not in trunk]
     assert own
@@ -169,7 +169,7 @@ def test_inferred_labels_give_no_gradient_to_the_encoder_or_the_prior() -> None:
 def test_the_data_term_reaches_generator_and_prior_through_the_projection() -> None:
     made = model(projection="posterior")
     with trainable(made.networks.generator, made.prior):
-        generator_loss(made, Batch(N), WEIGHTS).objective.backward()  # type: ignore[no-untyped-call]
+        generator_loss(made, Batch(N), WEIGHTS).total.backward()  # type: ignore[no-untyped-call]
     assert made.prior.loc.grad.abs().max() > 0  # type: ignore[union-attr]
     assert all(parameter.grad is None for parameter in made.networks.discriminator.parameters())
 

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from mpcc.core.contracts import Networks, Prior
+from mpcc.core.method.losses import Batch, draw, encoder_and_prior_loss, generator_loss
 from mpcc.core.method.model import Model, trainable
-from mpcc.core.method.objectives import Batch, draw, encoder_and_prior_loss, generator_loss
 from mpcc.core.method.terms import TermWeights
 from mpcc.core.registry import load_registry
 from mpcc.plugins.priors.gmm import GaussianMixture
@@ -114,7 +114,7 @@ def parameters(prior: Prior) -> list[Tensor]:
 
 def test_the_generator_loss_has_the_value_and_gradient_of_the_sum_over_labels(model: Model) -> None:
     with trainable(model.prior, model.networks.generator):
-        loss = generator_loss(model, Batch(1), WEIGHTS).objective
+        loss = generator_loss(model, Batch(1), WEIGHTS).total
         expected = 0.7 * written(model, "data")
         inputs = [*parameters(model.prior), *model.networks.generator.parameters()]
         torch.testing.assert_close(loss, expected, rtol=1e-12, atol=1e-12)
@@ -126,7 +126,7 @@ def test_the_generator_loss_has_the_value_and_gradient_of_the_sum_over_labels(mo
 def test_the_encoder_loss_has_the_value_and_gradient_of_the_sum_over_labels(model: Model) -> None:
     prior = model.prior
     with trainable(prior, model.networks.encoder):
-        loss = encoder_and_prior_loss(model, Batch(1, generated=draw(model, 1, train_prior=True)), WEIGHTS).objective
+        loss = encoder_and_prior_loss(model, Batch(1, generated=draw(model, 1, train_prior=True)), WEIGHTS).total
         phi, scale = torch.softmax(prior.logits, 0), 0.5 + torch.exp(prior.raw_scale / 2)
         entropies = (0.5 * (1 + torch.log(2 * math.pi * scale**2))).sum(1)
         expected = 0.3 * written(model, "latent") + 1.1 * written(model, "membership")

@@ -15,17 +15,17 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mpcc.core.evaluation.evaluation import own_randomness
 from mpcc.core.images.stream import ImageStream
 from mpcc.core.layers.spectral_norm import SpectralLayer
-from mpcc.core.method import objectives
+from mpcc.core.method import losses
 from mpcc.core.method.engine import Engine, PlainEngine
+from mpcc.core.method.losses import Batch
 from mpcc.core.method.model import Model, standing_generator, trainable
-from mpcc.core.method.objectives import Batch
-from mpcc.core.method.phases import MPCC, Afterwards, Phase
+from mpcc.core.method.phases import MPCC, EndOfIteration, Phase
 from mpcc.core.method.schedule import Schedule
 from mpcc.core.method.terms import TermWeights
 from mpcc.core.method.training import Trainer
+from mpcc.core.system.randomness import own_randomness
 from mpcc.plugins.architectures.biggan import BigGAN8
 from mpcc.plugins.architectures.options import BigGANOptions
 from mpcc.plugins.priors.gmm import GaussianMixture
@@ -41,7 +41,7 @@ def trainer(
     dtype: torch.dtype = torch.float32,
     weights: TermWeights = PUBLISHED,
     engine: Engine | None = None,
-    phases: Sequence[Phase | Afterwards] = MPCC,
+    phases: Sequence[Phase | EndOfIteration] = MPCC,
     **schedule: Any,
 ) -> Trainer:
     """A tiny trainer, the same every time."""
@@ -189,18 +189,18 @@ def test_each_objective_is_the_weighted_sum_of_its_terms() -> None:
     weights = TermWeights(data=2, latent=3, membership=5, entropy=7, label=11)
     made = trainer(torch.float64)
     real = torch.rand(BATCH, 1, 8, 8, dtype=torch.float64)
-    losses = [
-        objectives.discriminator_loss(made.model, attrs.evolve(fakes(made), real=real), weights),
-        objectives.generator_loss(made.model, Batch(BATCH), weights),
-        objectives.encoder_and_prior_loss(made.model, fakes(made, True), weights),
-        objectives.encoder_loss(made.model, fakes(made), weights),
+    computed = [
+        losses.discriminator_loss(made.model, attrs.evolve(fakes(made), real=real), weights),
+        losses.generator_loss(made.model, Batch(BATCH), weights),
+        losses.encoder_and_prior_loss(made.model, fakes(made, True), weights),
+        losses.encoder_loss(made.model, fakes(made), weights),
     ]
     factors = {"data_discriminator": 2, "data_generator": 2, "latent": 3, "membership": 5, "entropy": 7, "label": 11}
-    for loss in losses:
+    for loss in computed:
         expected = sum(factors[name] * term for name, term in loss.terms.items())
-        torch.testing.assert_close(loss.objective, expected, atol=1e-12, rtol=1e-12)
+        torch.testing.assert_close(loss.total, expected, atol=1e-12, rtol=1e-12)
         assert loss.weights == {name: factors[name] for name in loss.terms}
-    assert [len(loss.terms) for loss in losses] == [1, 1, 4, 1]
+    assert [len(loss.terms) for loss in computed] == [1, 1, 4, 1]
 
 
 # Whole iterations, written out from the method

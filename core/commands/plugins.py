@@ -36,7 +36,7 @@ class CheckFlags(PluginFiles):
     """Flags of ``mpcc plugins check``."""
 
     name: str = argument("name of the plugin")
-    kind: str | None = option(None, "its kind: prior, architecture, dataset or metric; needed if several have the name")
+    kind: str | None = option(None, "its kind, such as prior; needed if plugins of several kinds have the name")
     data_root: Path | None = option(
         None, "folder of the data sets, for a data set that has files; $MPCC_DATA if not given"
     )
@@ -46,7 +46,7 @@ class CheckFlags(PluginFiles):
 class NewFlags(CommandFlags):
     """Flags of ``mpcc plugins new``."""
 
-    kind: str = argument("prior, architecture, dataset or metric")
+    kind: str = argument("prior, architecture, dataset, metric or objective")
     name: str = argument("name that users will type")
     out: Path = option(Path(), "folder for the new project's folder; by default the current one")
 

@@ -14,8 +14,8 @@ from mpcc.core.layers.batch_norm import batch_groups
 from mpcc.core.layers.fusion import fuse
 from mpcc.core.layers.spectral_norm import SpectralLayer, layers_by_shape, power_iterations
 from mpcc.core.method.engine import Engine, Iteration, Precision
+from mpcc.core.method.losses import Generated, draw, generate
 from mpcc.core.method.model import Model
-from mpcc.core.method.objectives import Generated, draw, generate
 from mpcc.core.system import allocator
 from mpcc.core.system.kernel_settings import kernel_settings
 

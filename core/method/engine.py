@@ -16,8 +16,8 @@ from torch import Tensor, nn
 
 from mpcc.core.layers.fusion import fuse
 from mpcc.core.layers.spectral_norm import power_iteration
+from mpcc.core.method.losses import Generated, draw
 from mpcc.core.method.model import Model
-from mpcc.core.method.objectives import Generated, draw
 from mpcc.core.system.kernel_settings import kernel_settings
 
 __all__ = ["Engine", "Iteration", "PlainEngine"]

@@ -20,7 +20,7 @@ __all__ = ["Breakdown", "FiniteGuard"]
 
 # A breakdown is encoded as one number, which needs no branch on the device: iteration, update, and a bit for each
 # quantity that was not finite. The first bit is the loss; the others are the gradients of the trained parts.
-UPDATES, BITS = 2**20, 4
+UPDATES, BITS = 2**16, 5
 
 
 @attrs.frozen

@@ -13,8 +13,7 @@ import attrs
 
 from mpcc.core.contracts import Objective
 from mpcc.core.errors import PluginError
-from mpcc.core.method.model import Model
-from mpcc.core.method.objectives import (
+from mpcc.core.method.losses import (
     Batch,
     Loss,
     discriminator_loss,
@@ -22,10 +21,11 @@ from mpcc.core.method.objectives import (
     encoder_loss,
     generator_loss,
 )
+from mpcc.core.method.model import Model
 from mpcc.core.method.schedule import Schedule
 from mpcc.core.method.terms import TermWeights
 
-__all__ = ["MPCC", "Afterwards", "Draws", "Phase", "check_phases", "phases_of", "real_batches"]
+__all__ = ["MPCC", "Draws", "EndOfIteration", "Phase", "check_phases", "phases_of", "real_batches"]
 
 # The parts that a phase can train; the first three are the networks.
 NETWORKS = ("discriminator", "generator", "encoder")
@@ -66,7 +66,7 @@ class Phase:
 
 
 @attrs.frozen
-class Afterwards:
+class EndOfIteration:
     """An action after the updates of an iteration.
 
     Attributes:
@@ -85,7 +85,7 @@ def average_generator(model: Model, schedule: Schedule, done: int) -> None:
 
 # The prior steps twice in an iteration: with the generator and with the first encoder update. The encoder's other
 # updates draw from the prior after its second step (supplement, C; authors' code).
-MPCC: tuple[Phase | Afterwards, ...] = (
+MPCC: tuple[Phase | EndOfIteration, ...] = (
     Phase(
         name="discriminator",
         trains=("discriminator",),
@@ -118,11 +118,11 @@ MPCC: tuple[Phase | Afterwards, ...] = (
         draws=Draws.FIXED,
         advances="encoder",
     ),
-    Afterwards("average", average_generator),
+    EndOfIteration("average", average_generator),
 )
 
 
-def real_batches(phases: Sequence[Phase | Afterwards], schedule: Schedule) -> int:
+def real_batches(phases: Sequence[Phase | EndOfIteration], schedule: Schedule) -> int:
     """Return how many batches of real images an iteration takes, the number for the phase that needs the most.
 
     Example:
@@ -133,7 +133,7 @@ def real_batches(phases: Sequence[Phase | Afterwards], schedule: Schedule) -> in
     return max((phase.updates(schedule) for phase in with_real), default=0)
 
 
-def phases_of(objective: Objective) -> tuple[Phase | Afterwards, ...]:
+def phases_of(objective: Objective) -> tuple[Phase | EndOfIteration, ...]:
     """Return the rows of a registered objective after checking them.
 
     Raises:
@@ -142,7 +142,7 @@ def phases_of(objective: Objective) -> tuple[Phase | Afterwards, ...]:
     return check_phases(objective.phases(), type(objective).__name__)
 
 
-def check_phases(rows: Sequence[object], name: str) -> tuple[Phase | Afterwards, ...]:
+def check_phases(rows: Sequence[object], name: str) -> tuple[Phase | EndOfIteration, ...]:
     """Return the rows if the training loop can carry them out.
 
     Arguments:
@@ -152,10 +152,10 @@ def check_phases(rows: Sequence[object], name: str) -> tuple[Phase | Afterwards,
     Raises:
         PluginError: If it cannot; the message gives the row, its value and what was expected.
     """
-    known = tuple(row for row in rows if isinstance(row, Phase | Afterwards))
+    known = tuple(row for row in rows if isinstance(row, Phase | EndOfIteration))
     for row in rows:
         if row not in known:
-            raise PluginError(f"{name}: expected rows that are a Phase or Afterwards, got {row!r}")
+            raise PluginError(f"{name}: expected rows that are a Phase or EndOfIteration, got {row!r}")
     phases = [row for row in known if isinstance(row, Phase)]
     for phase in phases:
         if not phase.trains or not {*phase.trains} <= {*PARTS}:

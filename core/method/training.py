@@ -17,9 +17,9 @@ from torch.optim import Adam, Optimizer
 from mpcc.core.images.stream import ImageStream
 from mpcc.core.method.engine import Engine, PlainEngine
 from mpcc.core.method.finite_guard import FiniteGuard
+from mpcc.core.method.losses import Batch, Generated, Loss
 from mpcc.core.method.model import Model, thawed, to_unit_range
-from mpcc.core.method.objectives import Batch, Generated, Loss
-from mpcc.core.method.phases import MPCC, Afterwards, Draws, Phase, real_batches
+from mpcc.core.method.phases import MPCC, Draws, EndOfIteration, Phase, real_batches
 from mpcc.core.method.schedule import Schedule
 from mpcc.core.method.terms import TermWeights
 
@@ -82,7 +82,7 @@ class Trainer:
         schedule: Schedule,
         weights: TermWeights,
         engine: Engine | None = None,
-        phases: Sequence[Phase | Afterwards] = MPCC,
+        phases: Sequence[Phase | EndOfIteration] = MPCC,
     ) -> None:
         self.model = model
         self.stream = stream
@@ -137,7 +137,7 @@ class Trainer:
             recorded: Whether the engine may replay a recorded iteration, which has no sections.
 
         Returns:
-            The raw terms of the last update of each phase, detached scalars on the device.
+            The raw terms by name, each from the last update that computed it, detached scalars on the device.
         """
         self._set_step_sizes()
         with self.section("real images"):
@@ -145,7 +145,7 @@ class Trainer:
         terms = self.engine.run(self.updates, real) if recorded else self.updates(real)
         self.iteration += 1
         for row in self.phases:
-            if isinstance(row, Afterwards):
+            if isinstance(row, EndOfIteration):
                 with self.section(row.name):
                     row.action(self.model, self.schedule, self.iteration)
         return terms
@@ -207,12 +207,12 @@ class Trainer:
         for name in optimizers:
             for parameter in self._parameters[name]:
                 parameter.grad = None
-        loss.objective.backward()  # type: ignore[no-untyped-call]
+        loss.total.backward()  # type: ignore[no-untyped-call]
         gradients = {
             name: [parameter.grad for parameter in self._parameters[name] if parameter.grad is not None]
             for name in optimizers
         }
-        self.guard.watch(phase.name, loss.objective, gradients)
+        self.guard.watch(phase.name, loss.total, gradients)
         for optimizer in optimizers.values():
             optimizer.step()
 

@@ -22,9 +22,9 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from mpcc.core.contracts import Architecture, Networks, Prior
 from mpcc.core.method.entropy import EntropyPolicy
+from mpcc.core.method.losses import Batch, draw
 from mpcc.core.method.model import Model, trainable
-from mpcc.core.method.objectives import Batch, draw
-from mpcc.core.method.phases import MPCC, Afterwards, Draws, Phase
+from mpcc.core.method.phases import MPCC, Draws, EndOfIteration, Phase
 from mpcc.core.method.schedule import Schedule
 from mpcc.core.method.terms import TermWeights
 
@@ -277,7 +277,7 @@ def operation_counter() -> FlopCounterMode:
 
 
 def count(
-    model: Model, shape: tuple[int, int, int], schedule: Schedule, phases: Sequence[Phase | Afterwards]
+    model: Model, shape: tuple[int, int, int], schedule: Schedule, phases: Sequence[Phase | EndOfIteration]
 ) -> tuple[PhaseCost, ...]:
     """Count the operations of an update of each phase, with the gradients that the training loop takes.
 
@@ -302,7 +302,7 @@ def count(
             generated = None
             if phase.draws is not Draws.NOTHING:
                 generated = draw(model, size, train_prior=phase.draws is Draws.WITH_PRIOR)
-            phase.loss(model, Batch(size, real, generated), weights).objective.backward()  # type: ignore[no-untyped-call]
+            phase.loss(model, Batch(size, real, generated), weights).total.backward()  # type: ignore[no-untyped-call]
         costs.append(PhaseCost(phase.name, phase.updates(schedule), flops.get_total_flops()))
     return tuple(costs)
 
@@ -313,7 +313,7 @@ def summarise(
     *,
     channels: int,
     schedule: Schedule,
-    phases: Sequence[Phase | Afterwards] = MPCC,
+    phases: Sequence[Phase | EndOfIteration] = MPCC,
     entropy: EntropyPolicy | None = None,
 ) -> Summary:
     """Describe the networks that an architecture builds for a prior, and count the operations of an iteration.

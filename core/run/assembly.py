@@ -69,14 +69,7 @@ def build_trainer(config: RunConfig, model: Model, images: Tensor | ImageSource)
     Raises:
         InvalidInput: If there are fewer images than a batch has, or the engine cannot run here.
     """
-    settings, (channels, size) = config.run, images.shape[1:3]
-    published = TermWeights.published(channels, size, settings.latent_dim)
-    weights = attrs.evolve(
-        published,
-        latent=published.latent if settings.latent_weight is None else settings.latent_weight,
-        membership=settings.membership_weight,
-        entropy=published.entropy if settings.entropy_weight is None else settings.entropy_weight,
-    )
+    settings = config.run
     stream = ImageStream(
         images,
         settings.batch,
@@ -86,7 +79,21 @@ def build_trainer(config: RunConfig, model: Model, images: Tensor | ImageSource)
         device=model.device,
     )
     engine, phases = choose_engine(settings, model.device), phases_of(config.objective.make())
-    return Trainer(model, stream, schedule_of(settings), weights, engine, phases)
+    return Trainer(model, stream, schedule_of(settings), term_weights(settings, images.shape), engine, phases)
+
+
+def term_weights(settings: RunSettings, shape: tuple[int, ...]) -> TermWeights:
+    """Return the published weights, and in their place those that the settings give.
+
+    A setting ``NAME_weight`` gives the weight of the term NAME; a term without such a setting keeps its weight.
+
+    Arguments:
+        settings: Settings of the run.
+        shape: (N, D, R, R), of the images.
+    """
+    published = TermWeights.published(shape[1], shape[2], settings.latent_dim)
+    given = {name: getattr(settings, f"{name}_weight", None) for name in attrs.asdict(published)}
+    return attrs.evolve(published, **{name: weight for name, weight in given.items() if weight is not None})
 
 
 def choose_device(name: str) -> torch.device:

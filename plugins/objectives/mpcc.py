@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from mpcc.core.contracts import Objective
-from mpcc.core.method.phases import MPCC, Afterwards, Phase
+from mpcc.core.method.phases import MPCC, EndOfIteration, Phase
 
 __all__ = ["MatchingPriorsAndConditionals"]
 
@@ -21,6 +21,6 @@ class MatchingPriorsAndConditionals(Objective):
     def __init__(self, options: Any = None) -> None:
         self.options = options
 
-    def phases(self) -> tuple[Phase | Afterwards, ...]:
+    def phases(self) -> tuple[Phase | EndOfIteration, ...]:
         """Return the five rows."""
         return MPCC

@@ -92,12 +92,12 @@ class Loss:
     """The loss of one update.
 
     Attributes:
-        objective: The quantity to be minimised, a scalar.
+        total: The quantity to be minimised, a scalar.
         terms: Its raw, unweighted terms, by name, detached scalars.
-        weights: The weight of each term in the objective, by the same names.
+        weights: The weight of each term in the total, by the same names.
     """
 
-    objective: Tensor
+    total: Tensor
     terms: dict[str, Tensor]
     weights: dict[str, float]
 
@@ -107,7 +107,7 @@ class Loss:
 
         Example:
             >>> loss = Loss.of(latent=(0.5, torch.tensor(4.0)), label=(1.0, torch.tensor(-1.0)))
-            >>> loss.objective, loss.terms
+            >>> loss.total, loss.terms
             (tensor(1.), {'latent': tensor(4.), 'label': tensor(-1.)})
         """
         weighted = [weight * value for weight, value in terms.values()]
@@ -119,7 +119,7 @@ class Loss:
 
     def __add__(self, other: Loss) -> Loss:
         """Return the loss with the terms of both."""
-        return Loss(self.objective + other.objective, self.terms | other.terms, self.weights | other.weights)
+        return Loss(self.total + other.total, self.terms | other.terms, self.weights | other.weights)
 
 
 @torch.no_grad()

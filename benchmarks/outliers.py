@@ -38,7 +38,7 @@ def scores(folder: Path) -> dict[str, float]:
 
 
 def main() -> None:
-    """Train what is missing and print the table."""
+    """Train missing runs and print the table."""
     command_line = parser(__doc__, ["gmm", "student_t", "cauchy"], "runs/outliers")
     command_line.add_argument("--kind", default="noise", choices=["noise", "corrupted"])
     command_line.add_argument("--fraction", type=float, default=0.1)

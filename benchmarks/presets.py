@@ -42,7 +42,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=None, help="folder of the run folders; finished runs are reused")
     flags, further = parser.parse_known_args()
     out = flags.out or Path(tempfile.mkdtemp())
-    print("| preset | G | D | E, without what it shares | prior | TFLOP / iteration | s / iteration | evaluated |")
+    print("| preset | G | D | E without shared blocks | prior | TFLOP / iteration | s / iteration | evaluated |")
     print("| --- | --- | --- | --- | --- | --- | --- | --- |")
     for preset in flags.presets:
         summary = summary_of(preset)

@@ -59,7 +59,7 @@ def under_outliers(folder: Path) -> dict[str, float]:
 
 
 def main() -> None:
-    """Train what is missing and print both tables."""
+    """Train missing runs and print both tables."""
     flags, further = parser(__doc__, PRIORS, "runs/priors").parse_known_args()
     trained: dict[str, list[dict[str, float]]] = {}
     with_outliers: dict[str, list[dict[str, float]]] = {}

@@ -15,8 +15,7 @@ from mpcc.core.layers.spectral_norm import SpectralLinear
 
 __all__ = ["Conditioning", "EmbeddingConditioning", "SharedConditioning", "SplitConditioning"]
 
-# Standard deviation of an embedding's starting weights, as of all others (authors' code). Embeddings of the generator
-# are not spectrally normalised.
+# Standard deviation of the starting weights, of embeddings too (authors' code). Embeddings are not spectrally normalised.
 START = 0.02
 
 

@@ -1,4 +1,4 @@
-"""How the images spread over the clusters, whatever their classes are."""
+"""How the images spread over the clusters; classes are not used."""
 
 from __future__ import annotations
 

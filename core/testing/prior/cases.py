@@ -33,7 +33,7 @@ NOISE = 0.5
 
 
 class PriorCase(Case[Prior]):
-    """A prior's class and options: builds what the laws look at."""
+    """A prior's class and options, from which the laws build priors."""
 
     def start(self, clusters: int, latent_dim: int, seed: int = 0) -> Prior:
         """Build a prior as a run does; ``seed`` is added to the kit's."""

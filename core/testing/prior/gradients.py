@@ -103,7 +103,7 @@ def reached_by_samples(case: PriorCase) -> str:
 
 @torch.no_grad()
 def reacts(prior: Prior, parameter: Tensor, z: Tensor) -> bool:
-    """Tell whether log p(z|k) changes with a parameter, whatever autograd says."""
+    """Tell whether log p(z|k) changes with a parameter, without autograd."""
     before, start = prior.log_density(z), parameter.detach().clone()
     parameter.add_(1e-3 * uneven(parameter))
     change = largest(prior.log_density(z) - before)

@@ -122,9 +122,9 @@ def finite_latent(case: PriorCase) -> str:
     factor = 10.0**slowest
     require(
         slowest < SLOWEST,
-        f"it diverges: {where}: a decade of |z| contributes {factor:.3g} times what the one before did; "
+        f"it diverges: {where}: a decade of |z| contributes {factor:.3g} times as much as the one before; "
         "choose a family for q(z|x) with tails as heavy as the prior's",
     )
     if slowest == -math.inf:
         return f"nothing is left beyond 1e{LAST_DECADE} widths"
-    return f"a decade of |z| contributes at most {factor:.2g} times what the one before did"
+    return f"a decade of |z| contributes at most {factor:.2g} times as much as the one before"

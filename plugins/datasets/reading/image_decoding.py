@@ -82,7 +82,7 @@ def decode(file: Path, background: int, mode: str | None) -> Image.Image:
     Arguments:
         file: The file.
         background: The grey level behind the image where it is transparent.
-        mode: ``L`` or ``RGB``; None keeps what the file stores, where a palette is colour.
+        mode: ``L`` or ``RGB``; None keeps the mode of the file; a palette is colour.
 
     Raises:
         UnreadableImage: If it cannot be read.

@@ -40,8 +40,8 @@ _OPERATIONS = """
 def load_pickle(path: Path, remedy: str) -> object:
     """Read a pickle file.
 
-    Text of Python 2 comes as bytes. Arrays are read-only. No array or text is larger than the file, whatever sizes the
-    file claims.
+    Text of Python 2 comes as bytes. Arrays are read-only. No array or text is larger than the file, even if the file
+    claims so.
 
     Arguments:
         path: The file.

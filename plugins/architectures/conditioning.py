@@ -15,7 +15,7 @@ from mpcc.core.layers.spectral_norm import SpectralLinear
 
 __all__ = ["Conditioning", "EmbeddingConditioning", "SharedConditioning", "SplitConditioning"]
 
-# Standard deviation of the starting weights, of embeddings too (authors' code). Embeddings are not spectrally normalised.
+# Standard deviation of all starting weights (authors' code). Embeddings are not spectrally normalised.
 START = 0.02
 
 

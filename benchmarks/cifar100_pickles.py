@@ -1,16 +1,15 @@
-"""Build ``ROOT/cifar-100-python`` from sheets of images: the test split of CIFAR-100 only, for where the set is not.
+"""Build ``ROOT/cifar-100-python`` from sheets of images, with the test split of CIFAR-100 only.
 
     python benchmarks/cifar100_pickles.py SHEETS --root ROOT
 
 SHEETS is a folder with ``test-00.webp``, ``test-01.webp``, .. (lossless sheets of 32 x 32 tiles, row by row) and
-``labels.npz`` (``test_fine``, ``test_coarse``, ``fine_classes``, ``coarse_classes``, ``test_filenames``). What is
-written has the layout of the published files, down to the text type of Python 2, but is not the published files: md5
-sums differ, and there is no train split in the sheets. By default the published *test* images are dealt out to two
-disjoint files of the same class counts, ``train`` and ``test``, so that both splits can be read and
-``--data.split all`` is the published test split, each image once. With ``--test-only``, ``test`` is the whole of it and
-there is no ``train``. Either way results are of 10,000 images, none of which is of the published train split: say so
-where you report them. ``ORIGIN.txt`` beside the files says the same, and the log of a run says that there are fewer
-images than were published.
+``labels.npz`` (``test_fine``, ``test_coarse``, ``fine_classes``, ``coarse_classes``, ``test_filenames``). The new files
+have the layout of the published ones, down to the text type of Python 2, but other md5 sums, and the sheets have no
+train split. By default the published *test* images are divided into two disjoint files of the same class counts,
+``train`` and ``test``. Both splits can then be read, and ``--data.split all`` is the published test split, each image
+once. With ``--test-only``, ``test`` is the whole test split and there is no ``train``. Either way results are for
+10,000 images, without any image of the published train split: say so where you report them. ``ORIGIN.txt`` beside the
+files says the same, and the log of a run says that there are fewer images than were published.
 """
 
 from __future__ import annotations
@@ -31,7 +30,7 @@ PIXELS = 32
 
 
 class Python2Pickler(pickle._Pickler):  # type: ignore[name-defined, misc]
-    """Writes protocol 2 as Python 2 and numpy 1 do: text and bytes are its one type of text."""
+    """Writes protocol 2 as Python 2 and numpy 1 do, with one type for text and bytes."""
 
     dispatch: ClassVar[dict[type, Any]] = dict(pickle._Pickler.dispatch)  # type: ignore[attr-defined]
 
@@ -63,10 +62,10 @@ def tiles(sheet: Path) -> np.ndarray[Any, np.dtype[np.uint8]]:
 
 
 def deal(labels: np.ndarray[Any, np.dtype[np.int64]]) -> tuple[list[int], list[int]]:
-    """Deal images out to two halves, the images of each class to one and the other in turn.
+    """Divide images into two halves; the images of each class go to both halves in turn.
 
     Returns:
-        The indices of either half, sorted; no index is in both.
+        The sorted indices of each half; no index is in both.
     """
     halves: tuple[list[int], list[int]] = ([], [])
     for label in np.unique(labels):
@@ -86,8 +85,8 @@ def build(sheets: Path, root: Path, *, test_only: bool) -> Path:
         raise SystemExit(
             f"{sheets}: {len(images)} images but {len(fine)}, {len(coarse)} labels, {len(filenames)} names"
         )
-    everything = list(range(len(images)))
-    parts = {"test": everything} if test_only else dict(zip(("train", "test"), deal(fine), strict=True))
+    whole = list(range(len(images)))
+    parts = {"test": whole} if test_only else dict(zip(("train", "test"), deal(fine), strict=True))
     folder = root / "cifar-100-python"
     folder.mkdir(parents=True, exist_ok=True)
     for number, (name, chosen) in enumerate(parts.items(), 1):
@@ -118,12 +117,12 @@ def write(file: Path, content: dict[str, Any]) -> None:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command."""
-    made = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    made.add_argument("sheets", type=Path, help="folder of test-*.webp and labels.npz")
-    made.add_argument("--root", type=Path, required=True, help="data folder to write cifar-100-python into")
-    made.add_argument("--test-only", action="store_true", help="write the whole test split as test, and no train")
-    given = made.parse_args(arguments)
-    folder = build(given.sheets, given.root, test_only=given.test_only)
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("sheets", type=Path, help="folder of test-*.webp and labels.npz")
+    parser.add_argument("--root", type=Path, required=True, help="data folder to write cifar-100-python into")
+    parser.add_argument("--test-only", action="store_true", help="write the whole test split as test, and no train")
+    flags = parser.parse_args(arguments)
+    folder = build(flags.sheets, flags.root, test_only=flags.test_only)
     for file in sorted(folder.iterdir()):
         print(f"{file}: {file.stat().st_size} bytes")
     print((folder / "ORIGIN.txt").read_text(encoding="utf-8"), end="")

@@ -1,4 +1,4 @@
-"""A one-file plugin: scikit-learn's digits among images that are no digits, or with some of them spoilt.
+"""A one-file plugin: scikit-learn's digits among images of noise, or with some of them corrupted.
 
 Load it with ``mpcc-run --plugin benchmarks/contaminated_digits.py --data contaminated_digits --preset digits``.
 """
@@ -26,7 +26,7 @@ class ContaminatedDigitsOptions:
 
     kind: Literal["noise", "corrupted"] = attrs.field(
         default="noise",
-        metadata={"help": "noise: images of uniform pixels are added; corrupted: half the pixels of some digits"},
+        metadata={"help": "noise: adds images of uniform pixels; corrupted: replaces half the pixels of some digits"},
     )
     fraction: float = attrs.field(
         default=0.1,
@@ -53,7 +53,7 @@ class ContaminatedDigits(Dataset):
         """
         if image_size != 8:
             raise InvalidInput(
-                f"contaminated_digits has 8x8 images, got an architecture for {image_size} pixels: --arch biggan8"
+                f"contaminated_digits has 8x8 images, got an architecture for {image_size} pixels; pass --arch biggan8"
             )
         random = np.random.default_rng(self.options.contamination_seed)
         grey, labels = load_digits(return_X_y=True)
@@ -61,8 +61,8 @@ class ContaminatedDigits(Dataset):
         paths = [f"digits#{index}" for index in range(len(images))]
         chosen = random.permutation(len(images))[: round(self.options.fraction * len(images))]
         if self.options.kind == "corrupted":
-            spoilt = random.random((len(chosen), images.shape[1])) < 0.5
-            images[chosen] = np.where(spoilt, random.integers(0, 256, spoilt.shape), images[chosen])
+            noisy = random.random((len(chosen), images.shape[1])) < 0.5
+            images[chosen] = np.where(noisy, random.integers(0, 256, noisy.shape), images[chosen])
             for index in chosen:
                 paths[index] = f"corrupted#{index}"
         else:

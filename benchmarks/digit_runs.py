@@ -1,4 +1,4 @@
-"""What the benchmarks on digits share: runs that are trained once, and tables of means over seeds."""
+"""Runs that are trained once, and tables of means over seeds, for all benchmarks on digits."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ __all__ = ["parser", "print_table", "train"]
 
 
 def parser(description: str | None, priors: Sequence[str], out: str) -> argparse.ArgumentParser:
-    """Return a parser with the flags of every benchmark; flags that it doesn't know go to ``mpcc-run``."""
-    made = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
-    made.add_argument("--priors", nargs="+", default=list(priors))
-    made.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
-    made.add_argument("--out", type=Path, default=Path(out), help="folder for the run folders; those there are reused")
-    return made
+    """Return a parser with the flags of every benchmark; other flags go to ``mpcc-run``."""
+    flags = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    flags.add_argument("--priors", nargs="+", default=list(priors))
+    flags.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
+    flags.add_argument("--out", type=Path, default=Path(out), help="folder of the runs; finished ones are reused")
+    return flags
 
 
 def train(folder: Path, arguments: Sequence[str]) -> None:
-    """Train one model with ``mpcc-run`` unless its results are there."""
+    """Train one model with ``mpcc-run``, unless its results exist."""
     if not (folder / "results.json").exists():
         command = [sys.executable, "-c", "from mpcc.core.commands.entry import run_main; run_main()", *arguments]
         # Standard output is for the tables.
@@ -33,7 +33,7 @@ def print_table(rows: Mapping[str, Sequence[Mapping[str, float]]]) -> None:
     """Print means and standard deviations over seeds in Markdown.
 
     Arguments:
-        rows: For each name of a row the scores of each seed, by name of the column.
+        rows: The scores of each seed by the name of their column, for each name of a row.
     """
     names = list(next(iter(rows.values()))[0])
     print(f"| prior | {' | '.join(names)} |\n| --- |{' --- |' * len(names)}")

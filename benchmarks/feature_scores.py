@@ -2,9 +2,9 @@
 
     python benchmarks/feature_scores.py
 
-prints, for fixed features, more images than features and fewer, what mpcc computes, what the oracle computes, and the
-relative difference; and beside it what torch-fidelity gives for the same features in float32. The oracles are scipy's
-matrix square root and the formulas written out in numpy, all in float64.
+prints the scores of mpcc and of an oracle for fixed features, with more images than features and with fewer, and their
+relative difference. The last columns show the score of torch-fidelity for the same features in float32. The oracles are
+scipy's matrix square root and the formulas written out in numpy, all in float64.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from mpcc.plugins.metrics.kernel_distance import kernel_distance
 
 __all__ = ["main", "oracle_frechet", "oracle_kernel", "oracle_score"]
 
-# Images in each set, features: full rank, and singular covariances as with fewer images than Inception has features.
+# Images in each set, and features. With fewer images than features the covariances are singular.
 SHAPES = ((1000, 64), (1000, 512), (200, 512))
 SHUFFLING_SEED = 2020  # torch-fidelity's
 
@@ -48,9 +48,9 @@ def float64(values: Tensor) -> NDArray[np.float64]:
 def oracle_frechet(first: Tensor, second: Tensor) -> float:
     """Return the Fréchet distance with scipy's matrix square root."""
     a, b = float64(first), float64(second)
-    one, two = np.cov(a, rowvar=False), np.cov(b, rowvar=False)
-    difference = a.mean(0) - b.mean(0)
-    return float(difference @ difference + np.trace(one) + np.trace(two) - 2 * np.trace(linalg.sqrtm(one @ two).real))
+    cov_a, cov_b = np.cov(a, rowvar=False), np.cov(b, rowvar=False)
+    difference, root = a.mean(0) - b.mean(0), linalg.sqrtm(cov_a @ cov_b).real
+    return float(difference @ difference + np.trace(cov_a) + np.trace(cov_b) - 2 * np.trace(root))
 
 
 def oracle_kernel(first: Tensor, second: Tensor) -> float:
@@ -82,7 +82,7 @@ def main() -> None:
     print("| --- | --- | --- | --- | --- | --- | --- | --- |")
     for count, width in SHAPES:
         first, second = features(count, width, 1, 0.0), features(count, width, 2, 0.1)
-        statistics = [fid_features_to_statistics(each) for each in (first, second)]
+        statistics = [fid_features_to_statistics(values) for values in (first, second)]
         kernel = kid_features_to_metric(first, second, kid_subsets=1, kid_subset_size=count, verbose=False)
         logits = 3 * first[:, : width // 4]
         rows = {

@@ -1,12 +1,12 @@
-"""Runs that are killed at random moments and resumed: do all end with the weights of the run that nobody killed?
+"""Runs that are killed at random moments and resumed: do all end with the weights of an uninterrupted run?
 
     python benchmarks/killed_runs.py --kills 50 --out runs/killed
 
-One run on the digits is left alone. Then, again and again, the same command is started and killed with SIGKILL: every
-tenth time while it starts, every third time in the middle of writing a checkpoint, else at a random moment of its
-training or evaluations. It is resumed with ``mpcc-run --resume`` and runs to its end. Every tensor and number of its
-last checkpoint (parameters, averages, optimizers, random states, position in the data, best score) and every byte of
-its evaluations must then be those of the run that was left alone. Exit status 1 if any is not.
+One run on the digits is not interrupted. Then the same command is started many times and killed with SIGKILL: every
+tenth time while it starts, every third time while it writes a checkpoint, else at a random moment of its training or
+evaluations. It is resumed with ``mpcc-run --resume`` and runs to its end. Every tensor and number of its last
+checkpoint (parameters, averages, optimizers, random states, position in the data, best score) and every byte of its
+evaluations must then equal those of the uninterrupted run. The exit status is 1 if any of them differs.
 """
 
 from __future__ import annotations
@@ -27,10 +27,10 @@ import torch
 
 from mpcc.core.storage.checkpoint import load_checkpoint
 
-# Evaluations and checkpoints are frequent, so that kills hit them, too.
+# Evaluations and checkpoints are frequent, so that kills hit them too.
 COMMAND = ["--data", "digits", "--eval-every", "10", "--checkpoint-every", "2", "--log-every", "5", "--threads", "1"]
 SAME_FILES = ("metrics.jsonl", "assignments.csv", "posterior.npy", "samples.png", "config.toml")
-# What differs between any two runs.
+# Entries that differ between any two runs.
 CLOCKS = {"seconds", "evaluation_seconds"}
 
 
@@ -46,11 +46,11 @@ def finish(process: subprocess.Popen[str]) -> None:
     """Wait for a process that should succeed.
 
     Raises:
-        RuntimeError: With what it said, if it does not.
+        RuntimeError: If it does not, with its standard error.
     """
-    _, said = process.communicate()
+    _, errors = process.communicate()
     if process.returncode != 0:
-        raise RuntimeError(f"mpcc-run ended with {process.returncode}: {said}")
+        raise RuntimeError(f"mpcc-run ended with {process.returncode}: {errors}")
 
 
 def parts(folder: Path) -> list[Path]:
@@ -62,10 +62,10 @@ def killed(folder: Path, arguments: list[str], moment: str, delay: float) -> str
     """Start a run and kill it; return what it was doing.
 
     Arguments:
-        folder: Of the run.
-        arguments: Of the command.
+        folder: The run folder.
+        arguments: The arguments of the command.
         moment: ``starting``, ``saving`` or ``running``.
-        delay: Seconds after its start, or else after its folder has appeared.
+        delay: Seconds after the start, or, unless ``starting``, after the folder has appeared.
     """
     process = start(*arguments)
     if moment != "starting":
@@ -97,78 +97,78 @@ def wait_for(condition: Any, process: subprocess.Popen[str]) -> None:
 def flat(value: Any, name: str = "") -> Iterator[tuple[str, Any]]:
     """Yield the leaves of nested dicts and lists with their paths."""
     if isinstance(value, dict):
-        for key, each in value.items():
+        for key, item in value.items():
             if key not in CLOCKS:
-                yield from flat(each, f"{name}.{key}")
+                yield from flat(item, f"{name}.{key}")
     elif isinstance(value, (list, tuple)):
-        for at, each in enumerate(value):
-            yield from flat(each, f"{name}[{at}]")
+        for index, item in enumerate(value):
+            yield from flat(item, f"{name}[{index}]")
     else:
         yield name, value
 
 
 def differences(folder: Path, expected: Path) -> list[str]:
-    """Return the names of what differs between two finished runs."""
-    ours, theirs = (dict(flat(load_checkpoint(each / "checkpoints" / "last.pt"))) for each in (folder, expected))
-    found = sorted(ours.keys() ^ theirs.keys())
+    """Return the names of values and files that differ between two finished runs."""
+    ours, theirs = (dict(flat(load_checkpoint(run / "checkpoints" / "last.pt"))) for run in (folder, expected))
+    different = sorted(ours.keys() ^ theirs.keys())
     for name in ours.keys() & theirs.keys():
-        one, other = ours[name], theirs[name]
-        same = torch.equal(one, other) if isinstance(one, torch.Tensor) else one == other
-        found += [] if same else [name]
-    return found + [name for name in SAME_FILES if (folder / name).read_bytes() != (expected / name).read_bytes()]
+        value, other = ours[name], theirs[name]
+        same = torch.equal(value, other) if isinstance(value, torch.Tensor) else value == other
+        different += [] if same else [name]
+    return different + [name for name in SAME_FILES if (folder / name).read_bytes() != (expected / name).read_bytes()]
 
 
 def killed_and_resumed(folder: Path, arguments: list[str], iterations: int, moment: str, delay: float) -> str:
     """Kill a run once and bring it to its end; return what it was doing when it was killed."""
-    doing = killed(folder, [*arguments, "--out", str(folder)], moment, delay)
+    activity = killed(folder, [*arguments, "--out", str(folder)], moment, delay)
     newest = folder / "checkpoints" / "last.pt"
     if newest.exists() and load_checkpoint(newest)["iteration"] == iterations:
-        return doing
+        return activity
     if (folder / "config.toml").exists():
         finish(start("--resume", str(folder)))
     else:
-        # Nothing had been written that could be lost.
+        # Nothing had been written yet, so nothing is lost.
         shutil.rmtree(folder, ignore_errors=True)
         finish(start(*arguments, "--out", str(folder)))
-    return doing
+    return activity
 
 
 def main() -> None:
     """Kill, resume, compare; print what happened."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--kills", type=int, default=50, help="how many runs to kill, once each")
-    parser.add_argument("--iterations", type=int, default=40, help="of each run")
-    parser.add_argument("--seed", type=int, default=0, help="of the moments")
-    parser.add_argument("--out", type=Path, default=Path("runs/killed"), help="folder of the runs, a new one")
-    given, further = parser.parse_known_args()
-    given.out.mkdir(parents=True)
-    arguments = [*COMMAND, "--iterations", str(given.iterations), *further]
-    expected = given.out / "alone"
+    parser.add_argument("--iterations", type=int, default=40, help="iterations of each run")
+    parser.add_argument("--seed", type=int, default=0, help="seed of the moments")
+    parser.add_argument("--out", type=Path, default=Path("runs/killed"), help="new folder for the runs")
+    flags, further = parser.parse_known_args()
+    flags.out.mkdir(parents=True)
+    arguments = [*COMMAND, "--iterations", str(flags.iterations), *further]
+    expected = flags.out / "uninterrupted"
     began = time.monotonic()
     process = start(*arguments, "--out", str(expected))
     wait_for(lambda: (expected / "config.toml").exists(), process)
     starting = time.monotonic() - began
     finish(process)
     running = time.monotonic() - began - starting
-    print(f"left alone: {starting:.1f} s until its folder appeared, {running:.1f} s after that", flush=True)
-    moments = random.Random(given.seed)
-    doings: Counter[str] = Counter()
+    print(f"uninterrupted: {starting:.1f} s until its folder appeared, {running:.1f} s after that", flush=True)
+    moments = random.Random(flags.seed)
+    activities: Counter[str] = Counter()
     wrong = 0
-    for kill in range(given.kills):
+    for kill in range(flags.kills):
         moment = "starting" if kill % 10 == 9 else "saving" if kill % 3 == 0 else "running"
         delay = moments.uniform(0, starting if moment == "starting" else 0.9 * running)
-        folder = given.out / f"killed-{kill}"
-        doing = killed_and_resumed(folder, arguments, given.iterations, moment, delay)
-        found = differences(folder, expected)
-        doings[doing] += 1
-        wrong += bool(found)
-        said = f"DIFFERS in {', '.join(found[:5])}" if found else "the same"
-        print(f"kill {kill + 1}: {delay:.2f} s, {doing}: {said}", flush=True)
-        if not found:
+        folder = flags.out / f"killed-{kill}"
+        activity = killed_and_resumed(folder, arguments, flags.iterations, moment, delay)
+        different = differences(folder, expected)
+        activities[activity] += 1
+        wrong += bool(different)
+        verdict = f"DIFFERS in {', '.join(different[:5])}" if different else "the same"
+        print(f"kill {kill + 1}: {delay:.2f} s, {activity}: {verdict}", flush=True)
+        if not different:
             shutil.rmtree(folder)
-    print(f"{given.kills - wrong} of {given.kills} killed runs ended with the weights of the one that was left alone")
-    for doing, count in doings.most_common():
-        print(f"  killed {doing}: {count}")
+    print(f"{flags.kills - wrong} of {flags.kills} killed runs ended with the weights of the uninterrupted run")
+    for activity, count in activities.most_common():
+        print(f"  killed {activity}: {count}")
     sys.exit(1 if wrong else 0)
 
 

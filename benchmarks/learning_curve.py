@@ -3,7 +3,7 @@
     mpcc-run --data mnist --data-root DATA --precision bf16 --eval-every 200 --eval-images 10000 --out runs/mnist
     python benchmarks/learning_curve.py runs/mnist --out docs/results/mnist-cpu.png
 
-Minutes are wall-clock time since the log was begun, evaluations included. Needs matplotlib (extra ``plots``).
+Minutes are wall-clock time since the log began, evaluations included. This needs matplotlib (extra ``plots``).
 """
 
 from __future__ import annotations
@@ -27,24 +27,24 @@ def curves(run: Path) -> tuple[float, dict[str, list[tuple[int, float, float]]]]
     events.Reload()
     tags = events.Tags()["scalars"]
     start = events.FirstEventTimestamp()
-    found = {}
+    points = {}
     for score in SCORES:
-        tag = next((each for each in tags if each.split("/")[-1] == score), None)
+        tag = next((tag for tag in tags if tag.split("/")[-1] == score), None)
         if tag is not None:
-            found[score] = [(event.step, event.wall_time, event.value) for event in events.Scalars(tag)]
-    return start, found
+            points[score] = [(event.step, event.wall_time, event.value) for event in events.Scalars(tag)]
+    return start, points
 
 
 def main() -> None:
     """Read, draw, and print the last values."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("run", type=Path)
-    parser.add_argument("--out", type=Path, required=True, help="PNG to be written")
+    parser.add_argument("--out", type=Path, required=True, help="PNG file to write")
     parser.add_argument("--title", default="")
-    given = parser.parse_args()
-    start, found = curves(given.run)
+    flags = parser.parse_args()
+    start, points_by_score = curves(flags.run)
     figure, (by_iteration, by_minute) = pyplot.subplots(1, 2, figsize=(10, 4), sharey=True, layout="constrained")
-    for score, points in found.items():
+    for score, points in points_by_score.items():
         steps, times, values = zip(*points, strict=True)
         by_iteration.plot(steps, values, marker=".", label=score)
         by_minute.plot([(time - start) / 60 for time in times], values, marker=".", label=score)
@@ -54,9 +54,9 @@ def main() -> None:
     by_iteration.legend()
     for axes in (by_iteration, by_minute):
         axes.grid(alpha=0.3)
-    figure.suptitle(given.title)
-    given.out.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(given.out, dpi=110)
+    figure.suptitle(flags.title)
+    flags.out.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(flags.out, dpi=110)
     pyplot.close(figure)
 
 

@@ -1,4 +1,4 @@
-"""Strategies of Hypothesis that spoil what is well formed: bytes, archives, values of TOML, words of a command line."""
+"""Strategies of Hypothesis that damage well-formed input: bytes, archives, values of TOML, words of a command line."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ __all__ = ["ODD_VALUES", "ODD_WORDS", "damaged", "damaged_archive", "damaged_png
 
 LARGE_NUMBERS = (*map(str, (2**31, 2**63 - 1, 2**63, 2**64, 10**12, 10**30)), "9" * 400, "9" * 5000, "1e400", "1e308")
 LONG_NAMES = ("a" * 300, "a/" * 3000 + "a")
-# No name of a file that exists, and no folder outside the case's own.
+# Without a slash, so that no text leads out of the folder of the case.
 TEXTS = some.text(some.characters(exclude_categories=["Cs"], exclude_characters="/\0"))
 
-# What people and programs type by mistake. None of them names a file that exists, or asks for hours of honest work.
+# Words that people and programs type by mistake. No word names a file that exists, or asks for hours of real work.
 WORDS = """
 - -- -1 0 00 -0 +1 1.5 1e3 -1e400 1e-400 -1e308 1e-308 nan inf -inf 1_0 0x10 १२ ¼ 1,5 true True False false none None
 null [] {} [1] = a=b , ,, acc,,nmi all auto x ü 日本 nowhere ../.. %s %n {0} ${HOME} $(id) `id` ~nobody-of-this-name
@@ -34,7 +34,7 @@ SPACED_WORDS = ("", " ", "1 2", '{"a": 1}', "-" + "9" * 400, "a\nb", "\t", "\x1b
 ODD_WORDS = some.sampled_from([*WORDS.split(), *SPACED_WORDS, *LARGE_NUMBERS, *LONG_NAMES, "\udcff", "\udc80x"])
 ODD_WORDS |= TEXTS | some.floats().map(repr)
 
-# The same for a value in a file of TOML, as it is written there.
+# The same for values in a file of TOML, as they are written there.
 VALUES = """
 0 -1 1 2 1.5 -0.0 -1e308 1e-320 nan inf -inf true false 0x7f [] [1] ["x"] [[]] {} {a=1} {name="x"} 1979-05-27 07:32:00
 1979-05-27T07:32:00Z 0001-01-01 "" "x" "all" "none" "1" "nan" "ü日本" "\\u0000" "a\\u0000b" "\\u001b[31m" "\\n" "a\\nb"
@@ -48,12 +48,12 @@ ODD_VALUES |= TEXTS.map(partial(json.dumps, ensure_ascii=False)) | some.floats()
 
 @some.composite
 def damaged(draw: DrawFn, data: bytes, others: Sequence[bytes] = ()) -> bytes:
-    """Spoil bytes by one to three accidents, more of them near the beginning, where formats keep what matters.
+    """Damage bytes by one to three accidents, more often near the beginning, where formats keep their headers.
 
     Arguments:
-        draw: Chooses.
-        data: What is spoilt.
-        others: Contents of other files, parts of which may come in.
+        draw: Draws from a strategy.
+        data: The bytes to damage.
+        others: Contents of other files, parts of which may be copied in.
     """
     for _ in range(draw(some.sampled_from((1, 1, 1, 2, 3)))):
         start = draw(some.integers(0, max(0, len(data) - 1)))
@@ -77,7 +77,7 @@ def accident(head: bytes, piece: bytes, tail: bytes, others: Sequence[bytes]) ->
 
 
 def flipped(piece: bytes, bit: int, step: int) -> bytes:
-    """Flip a bit of every so many bytes."""
+    """Flip one bit in every ``step``-th byte."""
     mask = np.zeros(len(piece), dtype=np.uint8)
     mask[::step] = 1 << bit
     return (np.frombuffer(piece, dtype=np.uint8) ^ mask).tobytes()
@@ -86,16 +86,16 @@ def flipped(piece: bytes, bit: int, step: int) -> bytes:
 Member = tuple[Any, bytes]
 
 
-def spoilt_members(
+def damaged_members(
     members: list[Member], chosen: Sequence[int], odd: SearchStrategy[Member], others: Sequence[bytes] = ()
 ) -> SearchStrategy[list[Member]]:
-    """Spoil one of the chosen members of a file, leave it out, repeat it somewhere, or exchange it for an odd one."""
+    """Damage one of the chosen members of a file, leave it out, repeat it somewhere, or exchange it for an odd one."""
 
     def ways(at: int) -> SearchStrategy[list[Member]]:
         before, (name, content), after = members[:at], members[at], members[at + 1 :]
-        spoilt = damaged(content, others).map(lambda raw: (name, raw))
-        changed = (spoilt | spoilt | odd | odd).map(lambda member: [*before, member, *after])
-        added = some.builds(lambda place, member: [*members[:place], member, *members[place:]], places, spoilt | odd)
+        broken = damaged(content, others).map(lambda raw: (name, raw))
+        changed = (broken | broken | odd | odd).map(lambda member: [*before, member, *after])
+        added = some.builds(lambda place, member: [*members[:place], member, *members[place:]], places, broken | odd)
         return changed | added | some.just([*before, *after])
 
     places = some.integers(0, len(members))
@@ -104,33 +104,33 @@ def spoilt_members(
 
 @some.composite
 def damaged_archive(draw: DrawFn, data: bytes, others: Sequence[bytes] = ()) -> bytes:
-    """Spoil a member of a zip archive before it is packed, so that its checksum is right.
+    """Damage a member of a zip archive before it is packed, so that its checksum is right.
 
-    Or repeat it, leave it out, let it unfold to 128 MiB, make it a link, or let its name lead out of the folder.
+    Or repeat it, leave it out, let it unpack to 128 MiB, make it a link, or let its name lead out of the folder.
     """
     with zipfile.ZipFile(io.BytesIO(data)) as archive:
         members = [((info.filename, 0), archive.read(info)) for info in archive.infolist()]
         packing = archive.infolist()[0].compress_type
-    # The member that says what the others are is chosen more often.
+    # The pickle, which describes the other members, is chosen more often.
     pickles = [at for at, ((name, _), _) in enumerate(members) if name.endswith(".pkl")]
     chosen = [*range(len(members)), *pickles * (len(members) // 2)]
     (name, _), content = members[draw(some.sampled_from(chosen))]
     names = ("../" * 4 + "outside", "/absolute", "a/../../" + name, "\\x", "", "ü/" + name, "x" * 3000)
     odd = some.sampled_from([((name, 0o120777 << 16), content), *(((odd, 0), content) for odd in names)])
     odd |= some.sampled_from((0, 2**20, 2**27)).map(lambda size: ((name, 0), bytes(size)))
-    made = io.BytesIO()
-    with zipfile.ZipFile(made, "w") as archive, warnings.catch_warnings(action="ignore"):
-        for (each, attributes), raw in draw(spoilt_members(members, chosen, odd, others)):
-            info = zipfile.ZipInfo(each)
+    packed = io.BytesIO()
+    with zipfile.ZipFile(packed, "w") as archive, warnings.catch_warnings(action="ignore"):
+        for (member, attributes), raw in draw(damaged_members(members, chosen, odd, others)):
+            info = zipfile.ZipInfo(member)
             info.compress_type = zipfile.ZIP_DEFLATED if len(raw) >= 2**20 else packing
             info.external_attr = attributes
             archive.writestr(info, raw)
-    return made.getvalue()
+    return packed.getvalue()
 
 
 @some.composite
 def damaged_png(draw: DrawFn, data: bytes) -> bytes:
-    """Spoil, repeat, move or enlarge a chunk of a PNG file; every checksum is right."""
+    """Damage, repeat, move or enlarge a chunk of a PNG file; every checksum is right."""
     chunks, at = list[Member](), 8
     while at + 12 <= len(data):
         end = at + 8 + int.from_bytes(data[at : at + 4], "big")
@@ -138,7 +138,7 @@ def damaged_png(draw: DrawFn, data: bytes) -> bytes:
         at = end + 4
     header = chunks[0][1]
     sides = some.sampled_from(((2**31 - 1, 2**31 - 1), (2**32 - 1, 1), (1, 2**31 - 1), (0, 5), (30_000, 30_000)))
-    headers = sides.map(lambda each: struct.pack(">2I", *each) + header[8:])
+    headers = sides.map(lambda size: struct.pack(">2I", *size) + header[8:])
     headers |= some.binary(min_size=5, max_size=5).map(lambda kind: header[:8] + kind)
     texts = some.sampled_from((10, 2**25)).map(lambda size: b"name\0\0" + zlib.compress(bytes(size)))
     chosen, odd = draw(
@@ -149,16 +149,16 @@ def damaged_png(draw: DrawFn, data: bytes) -> bytes:
             ]
         )
     )
-    spoilt = draw(spoilt_members(chunks, chosen, odd))
+    broken = draw(damaged_members(chunks, chosen, odd))
     parts = [
-        struct.pack(">I", len(raw)) + kind + raw + struct.pack(">I", zlib.crc32(kind + raw)) for kind, raw in spoilt
+        struct.pack(">I", len(raw)) + kind + raw + struct.pack(">I", zlib.crc32(kind + raw)) for kind, raw in broken
     ]
     return data[:8] + b"".join(parts)
 
 
 @some.composite
 def damaged_toml(draw: DrawFn, data: bytes) -> bytes:
-    """Exchange values, names or tables of a file of TOML; one in four times spoil it as bytes are."""
+    """Exchange values, names or tables of a file of TOML; in one of four cases, damage its bytes instead."""
     if draw(some.integers(0, 3)) == 0:
         return draw(damaged(data))
     lines = data.decode().splitlines()

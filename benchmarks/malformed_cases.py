@@ -1,6 +1,6 @@
-"""Strategies of Hypothesis for the kinds of malformed input: which files are spoilt, and which command reads them.
+"""Strategies of Hypothesis for the kinds of malformed input: which files are damaged, and which command reads them.
 
-Nothing here imports mpcc: Hypothesis takes constants from the modules that are loaded, and what is drawn should not
+This module does not import mpcc: Hypothesis takes constants from the modules that are loaded, and the cases should not
 change when mpcc does.
 """
 
@@ -28,27 +28,27 @@ __all__ = ["KINDS", "TINY", "Case"]
 Stock = Mapping[str, bytes]
 Files = dict[str, bytes]
 
-# One iteration of a net of one channel, in a fraction of a second.
+# One iteration of a network of width 1, in a fraction of a second.
 TINY = {
     **{"arch": "biggan8", "arch.width": 1, "batch": 4, "d-steps": 1, "e-steps": 1, "standing-passes": 1},
     **{"metrics": "occupancy", "threads": 1, "iterations": 1, "latent-dim": 3, "clusters": 3, "eval-images": 20},
     **{"device": "cpu", "workers": 0, "preset": "none"},
 }
-# Numbers that would be honest work for hours, or for gigabytes, if they were let through: the flags win over the files.
+# Large values of these would mean hours of real work, or gigabytes. As flags they override the damaged files.
 BUDGET = ("--iterations", "--d-steps", "--e-steps", "--standing-passes", "--threads", "--workers")
 
 
 @attrs.frozen
 class Case:
-    """A command on spoilt input.
+    """A command on malformed input.
 
     Attributes:
         command: ``mpcc-run`` or ``mpcc``.
-        arguments: Its words.
-        files: What the working folder holds.
-        writes: What a success may change or make, below the working folder.
-        environment: Variables.
-        sealed: Checkpoints that get a new digest: what is read then is what is wrong, not that its digest is.
+        arguments: The words of the command line.
+        files: The files of the working folder.
+        writes: Paths below the working folder that a successful command may change or make.
+        environment: Environment variables.
+        sealed: Checkpoints that get a new digest, so that the reader gets past the check of the digest.
     """
 
     command: str
@@ -60,7 +60,7 @@ class Case:
 
 
 def run_of(files: Files, *flags: str, without: Sequence[str] = ()) -> Case:
-    """Return a tiny run into the folder ``out``; these flags replace those of their names."""
+    """Return a tiny run into the folder ``out``; ``flags`` replace the flags of the same names."""
     named = {flag.partition("=")[0] for flag in (*flags, *without)}
     rest = [f"--{name}={value}" for name, value in TINY.items() if f"--{name}" not in named]
     return Case("mpcc-run", [*rest, *([] if "--out" in named else ["--out=out"]), *flags], files)
@@ -68,15 +68,15 @@ def run_of(files: Files, *flags: str, without: Sequence[str] = ()) -> Case:
 
 def below(stock: Stock, *folders: str) -> Files:
     """Return the files of some folders."""
-    return {name: data for name, data in stock.items() if name.startswith(tuple(f"{each}/" for each in folders))}
+    return {name: data for name, data in stock.items() if name.startswith(tuple(f"{folder}/" for folder in folders))}
 
 
-def spoilt_one(files: Files, stock: Stock, of: Callable[[str], bool] = lambda _: True) -> SearchStrategy[Files]:
-    """Spoil one of some files."""
+def one_damaged(files: Files, stock: Stock, of: Callable[[str], bool] = lambda _: True) -> SearchStrategy[Files]:
+    """Damage one of some files."""
     others = [data for name, data in stock.items() if not name.startswith("run/")]
     names = some.sampled_from([name for name in files if of(name)])
 
-    def spoilt(name: str) -> SearchStrategy[Files]:
+    def damage(name: str) -> SearchStrategy[Files]:
         ways = [damaged(files[name], others)]
         if zipfile.is_zipfile(io.BytesIO(files[name])):
             ways.append(damaged_archive(files[name], others))
@@ -84,12 +84,12 @@ def spoilt_one(files: Files, stock: Stock, of: Callable[[str], bool] = lambda _:
             ways.append(damaged_png(files[name]))
         return some.one_of(ways).map(lambda data: {**files, name: data})
 
-    return names.flatmap(spoilt)
+    return names.flatmap(damage)
 
 
 def choices(*named: str) -> SearchStrategy[list[str]]:
     """Draw some of the flags that are written as ``name=one,another``."""
-    options = [(name, values.split(",")) for name, _, values in (each.partition("=") for each in named)]
+    options = [(name, values.split(",")) for name, _, values in (choice.partition("=") for choice in named)]
     return some.fixed_dictionaries({}, optional={name: some.sampled_from(values) for name, values in options}).map(
         lambda chosen: [f"--data.{name}={value}" for name, value in chosen.items()]
     )
@@ -112,7 +112,7 @@ def of_run(stock: Stock, files: Files) -> SearchStrategy[Case]:
 
 @some.composite
 def config(draw: DrawFn, stock: Stock) -> Case:
-    """A configuration file that was spoilt."""
+    """A damaged configuration file."""
     files = {"config.toml": draw(damaged_toml(stock["run/config.toml"]))}
     budget = [f"{name}={TINY[name[2:]]}" for name in BUDGET]
     rest = draw(some.sampled_from((["--dry-run"], [*budget, "--out=out"])))
@@ -121,13 +121,13 @@ def config(draw: DrawFn, stock: Stock) -> Case:
 
 @some.composite
 def registry(draw: DrawFn, stock: Stock) -> Case:
-    """A registry file that was spoilt, and what is in it used or listed."""
+    """A damaged registry file, whose entries are used or listed."""
     files = {"registry.toml": draw(damaged_toml(stock["registry.toml"]))}
     used = ["--prior=mine", "--preset=small"]
-    # The preset has numbers of its own for these two.
+    # The preset sets these two.
     run = run_of(files, *used, "--metrics=used", without=["--latent-dim", "--clusters"])
     words = (["plugins"], ["plugins", "--json"])
-    cases = [run, Case("mpcc-run", [*used, "--dry-run"], files), *(Case("mpcc", each, files) for each in words)]
+    cases = [run, Case("mpcc-run", [*used, "--dry-run"], files), *(Case("mpcc", listing, files) for listing in words)]
     case = draw(some.sampled_from(cases))
     if draw(some.booleans()):
         return attrs.evolve(case, environment={"MPCC_REGISTRY": "registry.toml"})
@@ -136,7 +136,7 @@ def registry(draw: DrawFn, stock: Stock) -> Case:
 
 @some.composite
 def plugin(draw: DrawFn, stock: Stock) -> Case:
-    """A one-file plugin that was spoilt: its text, or what it registers."""
+    """A damaged one-file plugin: its text, or a value that it registers."""
     text = stock["malformed_plugin.py"]
     words = (b'"local"', b'"mpcc.plugins.priors.gmm:GaussianMixture"', b'"The mixture of Gaussians once more."')
     values = (b"None", b"5", b"''", b"[]", b"b'x'", b"object()", b"'os:path'", b"'x\\ny'", b"'[/]'", b"lambda: 1")
@@ -152,7 +152,7 @@ def run_flags(draw: DrawFn, stock: Stock) -> Case:
     """Flags of mpcc-run that are odd, missing, repeated, unknown or without a value."""
     names = [name for name in json.loads(stock["flags.json"])["mpcc-run"] if name not in (*BUDGET, "--help")]
     flags = draw(odd_flags(names)) + draw(some.sampled_from([[], [], ["--dry-run"]]))
-    # A budget that is odd on purpose, of what is refused.
+    # An odd budget, of values that must be refused.
     if draw(some.integers(0, 4)) == 0:
         name = draw(some.sampled_from(BUDGET))
         huge = str(10**30) if name in ("--threads", "--workers") else "1e9"
@@ -168,7 +168,7 @@ LIMITS = {
     "float": some.sampled_from(REAL) | some.floats(0, 2).map(repr),
     "int": some.sampled_from([*SMALL, *HUGE]),
 }
-# Networks of 20 GB and more, which would fit into some machines.
+# Networks of 20 GB and more, which fit into the memory of some machines.
 WIDE = ("--arch.width=1797", "--arch.width=1798", f"--arch.width={2**15}")
 METRICS = ("all", "silhouette", "reconstruction,acc", "nmi,ari,purity")
 
@@ -186,9 +186,9 @@ def extremes(draw: DrawFn, stock: Stock) -> Case:
         if words and name not in (*BUDGET, "--download", "--device", "--generated-images")
     ]
     flags = [f"{name}={value}" for name, value in draw(some.lists(some.one_of(pairs), min_size=1, max_size=5))]
-    # Ten to the thirtieth iterations or steps are honest work: only what they would be is looked at.
-    honest = any(flag in [f"{name}={10**30}" for name in BUDGET[:4]] for flag in flags)
-    dry = ["--dry-run"] * (honest or draw(some.integers(0, 4)) == 0)
+    # 10^30 iterations or steps are valid and would never end, so such a run is only a dry run.
+    endless = any(flag in [f"{name}={10**30}" for name in BUDGET[:4]] for flag in flags)
+    dry = ["--dry-run"] * (endless or draw(some.integers(0, 4)) == 0)
     return run_of({}, f"--prior={prior}", *(flag for flag in flags if flag not in WIDE), *dry)
 
 
@@ -205,7 +205,7 @@ def mpcc_flags(draw: DrawFn, stock: Stock) -> Case:
     elif chosen in ("plugins new", "plugins check"):
         words += draw(some.lists(some.sampled_from(("prior", "metric", "dataset", "my-thing")) | ODD_WORDS, max_size=3))
     elif chosen == "bench":
-        # Nothing that could begin to measure.
+        # No name of a preset, so that nothing is measured.
         words.append(f"--presets={draw(ODD_WORDS)}")
     words += draw(odd_flags([*commands[chosen], "--plugin", "--registry", "--help", "--traceback", "--version"]))
     files = below(stock, "run", "arrays")
@@ -213,7 +213,7 @@ def mpcc_flags(draw: DrawFn, stock: Stock) -> Case:
 
 
 def names_in(words: Sequence[str]) -> list[str]:
-    """Return what may be the name of a file that a command was asked to write, and the folders above it."""
+    """Return all words that may name a file that the command writes, and the folders above them."""
     names = [Path(name) for word in words for name in (word, word.partition("=")[2]) if name]
     return [str(path) for name in names for path in (name, *name.parents) if path.name]
 
@@ -225,7 +225,7 @@ def odd_flags(draw: DrawFn, names: Sequence[str]) -> list[str]:
     for _ in range(draw(some.integers(1, 3))):
         name, value = draw(some.sampled_from(names)), draw(ODD_WORDS)
         spellings = (f"{name}x", name[1:], name[:-1], f"{name}.x", f"--no-{name[2:]}", name.replace("-", "_"))
-        joined = [[f"{each}={value}"] for each in (name, name, name, draw(some.sampled_from(spellings)))]
+        joined = [[f"{flag}={value}"] for flag in (name, name, name, draw(some.sampled_from(spellings)))]
         words += draw(
             some.sampled_from([*joined, [name, value], [name, value], [name], [name, value, draw(ODD_WORDS)]])
         )
@@ -234,9 +234,9 @@ def odd_flags(draw: DrawFn, names: Sequence[str]) -> list[str]:
 
 @some.composite
 def arrays(draw: DrawFn, stock: Stock) -> Case:
-    """A file of arrays that was spoilt, its images or its labels, trained on or predicted."""
+    """A damaged file of arrays, of images or of labels; a run trains on it or predicts it."""
     name = draw(some.sampled_from(sorted(below(stock, "arrays"))))
-    files = draw(spoilt_one({name: stock[name]}, stock))
+    files = draw(one_damaged({name: stock[name]}, stock))
     flags = draw(choices("memory=auto,load,stream"))
     if name == "arrays/labels.npy":
         flags += [f"--data.labels={name}"]
@@ -247,10 +247,10 @@ def arrays(draw: DrawFn, stock: Stock) -> Case:
 
 
 def one_odd(kind: str, value: float, at: int) -> np.ndarray:
-    """Return images between 0 and 1 but for one pixel."""
-    made = np.linspace(0, 1, 12 * 8 * 8).astype(kind)
-    made[at] = value
-    return made.reshape(12, 8, 8)
+    """Return images between 0 and 1, except for one pixel."""
+    pixels = np.linspace(0, 1, 12 * 8 * 8).astype(kind)
+    pixels[at] = value
+    return pixels.reshape(12, 8, 8)
 
 
 SHAPES = ((0, 8, 8), (12, 0, 8), (12, 8), (12, 8, 8), (12, 8, 8, 2), (12, 3, 8, 3), (1, 8, 8), (3, 1, 1), (5, 8, 9))
@@ -286,46 +286,46 @@ def array_values(draw: DrawFn, stock: Stock) -> Case:
 
 @some.composite
 def images(draw: DrawFn, stock: Stock) -> Case:
-    """A folder of images one of which was spoilt."""
-    files = draw(spoilt_one(below(stock, "images"), stock))
+    """A folder with one damaged image."""
+    files = draw(one_damaged(below(stock, "images"), stock))
     flags = draw(choices("memory=load,stream", "unreadable=refuse,skip,skip", "labels=auto,none"))
-    # Without it, pictures of grey and of colour are refused whatever their damage.
+    # Without this flag, the mixture of grey and colour images is refused, whatever the damage.
     flags += draw(some.sampled_from([[], *[["--data.channels=3"]] * 4]))
     return draw(read(stock, files, "--data=folder", "--data.path=images", *flags))
 
 
 @some.composite
 def mnist(draw: DrawFn, stock: Stock) -> Case:
-    """Files of MNIST one of which was spoilt; a quarter of the time a packed one, to be unpacked."""
+    """Files of MNIST, one of them damaged; in a quarter of the cases a packed one, to be unpacked."""
     files = below(stock, "root/MNIST")
     flags = ["--data=mnist", "--data-root=root", *draw(choices("split=all,train,test"))]
     if draw(some.integers(0, 3)):
-        return run_of(draw(spoilt_one(files, stock, lambda name: not name.endswith(".gz"))), *flags)
+        return run_of(draw(one_damaged(files, stock, lambda name: not name.endswith(".gz"))), *flags)
     name = draw(some.sampled_from([name for name in files if name.endswith(".gz")]))
     raw = files.pop(name.removesuffix(".gz"))
     files[name] = draw(damaged(files[name]) | damaged(raw).map(partial(gzip.compress, mtime=0)))
-    # Unpacking is what was asked for.
+    # The command is asked to unpack, so it may write into the data folder.
     return attrs.evolve(run_of(files, *flags, "--download"), writes=["out", "root"])
 
 
 @some.composite
 def cifar(draw: DrawFn, stock: Stock) -> Case:
-    """Pickles of CIFAR one of which was spoilt."""
+    """Pickles of CIFAR, one of them damaged."""
     name, place = draw(some.sampled_from((("cifar10", "cifar-10-batches-py"), ("cifar20", "cifar-100-python"))))
-    files = draw(spoilt_one(below(stock, f"root/{place}"), stock))
+    files = draw(one_damaged(below(stock, f"root/{place}"), stock))
     return run_of(files, f"--data={name}", "--data-root=root", *draw(choices("split=all,train,test")))
 
 
 @some.composite
 def omniglot(draw: DrawFn, stock: Stock) -> Case:
-    """A zip of Omniglot that was spoilt, or one of its members."""
-    files = draw(spoilt_one(below(stock, "root/omniglot-py"), stock))
+    """A damaged zip of Omniglot, or one with a damaged member."""
+    files = draw(one_damaged(below(stock, "root/omniglot-py"), stock))
     return run_of(files, "--data=omniglot", "--data-root=root", "--data.classes=2", *draw(choices("copies=1,2")))
 
 
 @some.composite
 def checkpoint(draw: DrawFn, stock: Stock) -> Case:
-    """A checkpoint that was spoilt: its bytes, the members of its archive, or one of its values."""
+    """A damaged checkpoint: its bytes, the members of its archive, or one of its values."""
     name = "run/checkpoints/last.pt"
     sealed = draw(some.sampled_from(([], [name], [name], [name])))
     odd = odd_checkpoint(stock[name])
@@ -366,7 +366,7 @@ def odd_checkpoint(draw: DrawFn, data: bytes) -> bytes:
 
 @some.composite
 def run_folder(draw: DrawFn, stock: Stock) -> Case:
-    """A run folder whose configuration or metrics were spoilt."""
+    """A run folder with a damaged configuration or damaged metrics."""
     files = below(stock, "run")
     if draw(some.integers(0, 2)) == 0:
         files["run/metrics.jsonl"] = draw(damaged(files["run/metrics.jsonl"]))

@@ -1,15 +1,15 @@
-"""Run the commands on thousands of malformed inputs, and count what must not happen.
+"""Run the commands on thousands of malformed inputs, and count outcomes that must not happen.
 
     python benchmarks/malformed_inputs.py --cases 2600 --seed 0
 
-Real files of every kind are made in a temporary folder. For each case Hypothesis spoils some of them, or words of a
-command line (`malformed_cases`), and the command that reads them is run, in a process that does many cases. Allowed are
-the status 0; the status 2 with one line that says what is wrong, and nothing changed or left behind; and 3, where
-training really ran and diverged. Counted besides are exceptions that nothing caught, or that came out of our own
-plugins; cases of more than a minute; a GiB of memory more than before, or a request for memory that was denied;
-processes that died; files that were changed or left behind; and other statuses. Printed as a table of Markdown, with
-the command that repeats each case that was bad; exits with 1 if there is any. The same seed, kind and number give the
-same case as long as neither Hypothesis nor these files change.
+Real files of every kind are made in a temporary folder. For each case Hypothesis damages some of them, or words of a
+command line (`malformed_cases`), and the command that reads them is run, in a process that does many cases. Three
+statuses are allowed: 0; 2, with one line that says what is wrong, and no file changed or left behind; and 3, if
+training ran and diverged. The other outcomes are bad: uncaught exceptions, or exceptions out of our own plugins; cases
+of more than a minute; a GiB of memory more than before, or a request for memory that was denied; processes that died;
+files that were changed or left behind; and other statuses. The output is a table of Markdown, and the command that
+repeats each bad case; the exit status is 1 if there is one. The same seed, kind and number give the same case as long
+as neither Hypothesis nor these files change.
 """
 
 from __future__ import annotations
@@ -51,14 +51,14 @@ LIMIT_SECONDS = 60
 LIMIT_BYTES = 2**30
 # An allocation that was denied here might be granted elsewhere.
 DENIED = re.compile(r"MemoryError|can't allocate|not enough memory|Unable to allocate|std::bad_alloc")
-# An exception out of a plugin of ours; for a plugin of others it is the place that helps.
+# An exception out of a built-in plugin. For other plugins the message rightly names the place.
 BLAMED = re.compile(r"\(built-in\): \S*plugins/\w+/\w+\.py:\d+")
-# Beyond what a process has at its start. More would be a danger to the machine, and is as good as huge.
+# Bytes beyond those that a process has at its start. More would endanger the machine, and counts as huge.
 ADDRESS_SPACE = 6 * 2**30
 BAD = ("tracebacks", "hangs", "allocations", "crashes", "damaged", "unclear")
-# Where a case works, below the folder that is watched: names with a few steps up stay inside.
+# The working folder, below the watched folder, so that names with a few steps up stay inside.
 PLACE = "a/b/c/d/case"
-# Hypothesis describes strategies, and these hold the files that they spoil.
+# Hypothesis describes strategies, and these hold the files that they damage.
 warnings.filterwarnings("ignore", "Generating overly large repr")
 # Two examples for a case: the first is always the simplest one.
 DRAWING = hypothesis.settings(
@@ -69,21 +69,21 @@ DRAWING = hypothesis.settings(
 
 @attrs.frozen
 class Outcome:
-    """What happened in one case.
+    """The outcome of one case.
 
     Attributes:
         kind: One of `KINDS`.
-        number: Of the case, within its kind.
-        status: Of the command, or None if it did not end by itself.
-        bad: Which of `BAD` it was.
-        told: The last line on standard error, and whatever else helps to understand.
+        number: The number of the case within its kind.
+        status: The exit status of the command, or None if it did not end by itself.
+        bad: The bad outcomes, of `BAD`.
+        details: The last line on standard error, and more that helps to understand the case.
     """
 
     kind: str
     number: int
     status: int | None
     bad: Sequence[str] = ()
-    told: str = ""
+    details: str = ""
 
 
 class TimeLimit(BaseException):
@@ -110,30 +110,30 @@ def drawn(strategy: SearchStrategy[Case], seed: str) -> Case:
 
 
 def digest(folder: Path) -> dict[str, str]:
-    """Return what is below a folder: by path, a hash, a link's target, or a word for anything else."""
-    found = {}
+    """Return all paths below a folder, each with a hash, a link's target, or a word for anything else."""
+    contents = {}
     for path in sorted(folder.rglob("*")):
         name = str(path.relative_to(folder))
         if path.is_symlink():
-            found[name] = f"link to {path.readlink()}"
+            contents[name] = f"link to {path.readlink()}"
         else:
-            found[name] = hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else "folder"
-    return found
+            contents[name] = hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else "folder"
+    return contents
 
 
 def damage(before: Mapping[str, str], after: Mapping[str, str], case: Case, status: int | None) -> list[str]:
-    """Return what was changed, removed, or made that should not have been."""
+    """Return the paths that were changed, removed or made without permission."""
     allowed = [Path(PLACE, name) for name in case.writes if status in (0, 3)]
     changed = sorted(Path(name) for name in {*before, *after} if before.get(name) != after.get(name))
     return [
         str(path)
         for path in changed
-        if "__pycache__" not in path.parts and not any(path.is_relative_to(each) for each in allowed)
+        if "__pycache__" not in path.parts and not any(path.is_relative_to(place) for place in allowed)
     ]
 
 
 def run_case(case: Case, root: Path) -> tuple[int | None, list[str], str]:
-    """Write the files of a case into a new folder, run its command, and return its status and what was bad."""
+    """Write the files of a case into a new folder, run its command, and return status, bad outcomes and details."""
     from mpcc.core.commands import entry
     from mpcc.core.storage.checkpoint import add_digest
 
@@ -148,7 +148,7 @@ def run_case(case: Case, root: Path) -> tuple[int | None, list[str], str]:
             add_digest(file)
     os.chdir(folder)
     before, peak = digest(root), resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    status, bad, told = None, list[str](), ""
+    status, bad, details = None, list[str](), ""
     # Encoded as a terminal's are.
     out = io.TextIOWrapper(io.BytesIO(), encoding="utf-8", write_through=True)
     err = io.TextIOWrapper(io.BytesIO(), encoding="utf-8", errors="backslashreplace", write_through=True)
@@ -161,15 +161,17 @@ def run_case(case: Case, root: Path) -> tuple[int | None, list[str], str]:
             status = ended.code if isinstance(ended.code, int) else 1
         except BaseException as error:
             bad.append("hangs" if isinstance(error, TimeLimit) else "tracebacks")
-            told = traceback.format_exc()[-3000:]
+            details = traceback.format_exc()[-3000:]
         finally:
             signal.alarm(0)
     err.seek(0)
-    said = err.read()
-    last = said.rstrip("\n").rpartition("\n")[2]
-    if resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - peak > LIMIT_BYTES / 1024 or DENIED.search(said + told):
+    errors = err.read()
+    last = errors.rstrip("\n").rpartition("\n")[2]
+    if resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - peak > LIMIT_BYTES / 1024 or DENIED.search(
+        errors + details
+    ):
         bad.append("allocations")
-    if "--traceback" not in case.arguments and ("Traceback (most recent call last)" in said or BLAMED.search(last)):
+    if "--traceback" not in case.arguments and ("Traceback (most recent call last)" in errors or BLAMED.search(last)):
         bad.append("tracebacks")
     if status not in (0, 2, 3, None) or (status in (2, 3) and not re.match(r"mpcc(-run)?: error: \S", last)):
         bad.append("unclear")
@@ -177,7 +179,7 @@ def run_case(case: Case, root: Path) -> tuple[int | None, list[str], str]:
     if wrong:
         bad.append("damaged")
     os.chdir(root.parent)
-    return status, sorted(set(bad)), " | ".join(filter(None, (f"{wrong}" if wrong else "", last[:600], told)))
+    return status, sorted(set(bad)), " | ".join(filter(None, (f"{wrong}" if wrong else "", last[:600], details)))
 
 
 def shown(case: Case) -> str:
@@ -187,14 +189,14 @@ def shown(case: Case) -> str:
 
 
 def end_with_parent() -> None:
-    """Wait for the end of the process that started this one, however it ends, and end this one."""
+    """Wait until the process that started this one ends in any way, then end this one."""
     if parent := parent_process():
         parent.join()
         os._exit(1)
 
 
 def prepare(errors: Path) -> None:
-    """Make a process fit for cases: no network, little memory, and what libraries print goes into a file."""
+    """Prepare a process for cases: no network, little memory, and the output of libraries goes into a file."""
     handle = os.open(errors, os.O_CREAT | os.O_TRUNC | os.O_WRONLY)
     os.dup2(handle, 1)
     os.dup2(handle, 2)
@@ -214,7 +216,7 @@ def prepare(errors: Path) -> None:
 
 
 def write_stock(folder: Path) -> dict[str, bytes]:
-    """Write the files that are spoilt, and return what is in them."""
+    """Write the well-formed files, and return their contents."""
     from wellformed_inputs import build
 
     build(folder)
@@ -236,7 +238,7 @@ def worker(errors: Path) -> Iterator[ProcessPoolExecutor]:
 
 
 def supervise(chosen: Sequence[tuple[str, int]], seed: int, folder: Path) -> Iterator[Outcome]:
-    """Do cases, each in a process that has seen nothing bad, and yield what happened."""
+    """Do cases, each in a process without a bad case so far, and yield the outcomes."""
     errors, left = folder / "errors", list(reversed(chosen))
     set_hypothesis_home_dir(folder / "hypothesis")
     stock: dict[str, bytes] = {}
@@ -249,13 +251,13 @@ def supervise(chosen: Sequence[tuple[str, int]], seed: int, folder: Path) -> Ite
                 kind, number = left.pop()
                 case = drawn(strategies[kind], f"{seed}/{kind}/{number}")
                 try:
-                    status, bad, told = pool.submit(run_case, case, folder / "watched").result(2 * LIMIT_SECONDS)
+                    status, bad, details = pool.submit(run_case, case, folder / "watched").result(2 * LIMIT_SECONDS)
                 except TimeoutError:
-                    status, bad, told = None, ["hangs"], "the process did not answer to its alarm"
+                    status, bad, details = None, ["hangs"], "the process did not answer to its alarm"
                 except BrokenProcessPool:
-                    said = errors.read_text("utf-8", "replace")[-3000:]
-                    status, bad, told = None, ["crashes"], f"the process died | {said}"
-                yield Outcome(kind, number, status, bad, f"{shown(case)} -> {told}")
+                    output = errors.read_text("utf-8", "replace")[-3000:]
+                    status, bad, details = None, ["crashes"], f"the process died | {output}"
+                yield Outcome(kind, number, status, bad, f"{shown(case)} -> {details}")
 
 
 def table(outcomes: Sequence[Outcome], kinds: Sequence[str]) -> list[str]:
@@ -263,9 +265,9 @@ def table(outcomes: Sequence[Outcome], kinds: Sequence[str]) -> list[str]:
     heads = ("kind", "cases", "0", "2", "3", "other", *BAD)
     lines = [f"| {' | '.join(heads)} |", f"|{' --- |' * len(heads)}"]
     for name in [*kinds, "all"]:
-        own = [each for each in outcomes if name in (each.kind, "all")]
-        statuses = Counter(str(each.status) if each.status in (0, 2, 3) else "other" for each in own)
-        bad = Counter(word for each in own for word in each.bad)
+        own = [outcome for outcome in outcomes if name in (outcome.kind, "all")]
+        statuses = Counter(str(outcome.status) if outcome.status in (0, 2, 3) else "other" for outcome in own)
+        bad = Counter(word for outcome in own for word in outcome.bad)
         counts = [len(own), *(statuses[head] for head in heads[2:6]), *(bad[word] for word in BAD)]
         lines.append(f"| {name} | {' | '.join(map(str, counts))} |")
     return lines
@@ -273,31 +275,29 @@ def table(outcomes: Sequence[Outcome], kinds: Sequence[str]) -> list[str]:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command."""
-    made = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    made.add_argument("--cases", type=int, default=2600, help="how many, dealt out to the kinds in turn")
-    made.add_argument("--seed", type=int, default=0, help="another seed is another set of cases")
-    made.add_argument("--kinds", nargs="+", choices=list(KINDS), default=list(KINDS), help="all by default")
-    made.add_argument("--only", metavar="KIND:NUMBER", nargs="+", help="repeat these cases, and tell all about them")
-    given = made.parse_args(arguments)
-    kinds: list[str] = given.kinds
-    chosen = [(kinds[number % len(kinds)], number // len(kinds)) for number in range(given.cases)]
-    if given.only:
-        chosen = [(kind, int(number)) for kind, _, number in (each.partition(":") for each in given.only)]
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--cases", type=int, default=2600, help="how many, dealt out to the kinds in turn")
+    parser.add_argument("--seed", type=int, default=0, help="another seed is another set of cases")
+    parser.add_argument("--kinds", nargs="+", choices=list(KINDS), default=list(KINDS), help="all by default")
+    parser.add_argument("--only", metavar="KIND:NUMBER", nargs="+", help="repeat these cases, with all details")
+    flags = parser.parse_args(arguments)
+    kinds: list[str] = flags.kinds
+    chosen = [(kinds[number % len(kinds)], number // len(kinds)) for number in range(flags.cases)]
+    if flags.only:
+        chosen = [(kind, int(number)) for kind, _, number in (name.partition(":") for name in flags.only)]
         kinds = list(dict.fromkeys(kind for kind, _ in chosen))
     started, outcomes = time.monotonic(), []
     with tempfile.TemporaryDirectory(prefix="malformed-") as folder:
-        for outcome in supervise(chosen, given.seed, Path(folder)):
+        for outcome in supervise(chosen, flags.seed, Path(folder)):
             outcomes.append(outcome)
-            if outcome.bad or given.only:
-                print(
-                    f"{outcome.kind}:{outcome.number} {' '.join(outcome.bad)} status {outcome.status}: {outcome.told}"
-                )
-                sys.stdout.flush()
+            if outcome.bad or flags.only:
+                name, bad = f"{outcome.kind}:{outcome.number}", " ".join(outcome.bad)
+                print(f"{name} {bad} status {outcome.status}: {outcome.details}", flush=True)
     print("\n".join(table(outcomes, kinds)))
-    print(f"\n{len(outcomes)} cases in {time.monotonic() - started:.0f} s, seed {given.seed}")
-    failed = [each for each in outcomes if each.bad]
-    for each in failed:
-        print(f"python benchmarks/malformed_inputs.py --seed {given.seed} --only {each.kind}:{each.number}")
+    print(f"\n{len(outcomes)} cases in {time.monotonic() - started:.0f} s, seed {flags.seed}")
+    failed = [outcome for outcome in outcomes if outcome.bad]
+    for outcome in failed:
+        print(f"python benchmarks/malformed_inputs.py --seed {flags.seed} --only {outcome.kind}:{outcome.number}")
     sys.exit(1 if failed else 0)
 
 

@@ -1,10 +1,10 @@
-"""Build a folder of images in which everything is wrong that can be, load it, and say file by file what happened.
+"""Build a folder of images with every fault that a file can have, load it, and report what happened to each file.
 
     python benchmarks/messy_folder.py FOLDER [--memory load|stream]
 
 FOLDER must not exist. It is loaded as ``--data folder --data.unreadable skip --data.labels none --data.channels 3``
-would, and printed as a table of Markdown; below it, what the other choices of these options say. Exits with 1 if a file
-is neither read nor accounted for.
+would, and the report is a table of Markdown. Below it are the results of other choices of these options. The exit
+status is 1 if a file is neither read nor accounted for.
 """
 
 from __future__ import annotations
@@ -62,7 +62,7 @@ def write_cut(path: Path) -> None:
     path.write_bytes(whole[: len(whole) // 2])
 
 
-# What is built: name, what it is, how it is written.
+# Each file: its name, its description, and a function that writes it.
 FILES: list[tuple[str, str, Callable[[Path], Any]]] = [
     ("cats/plain.png", "colour, 40 x 30", lambda path: picture().save(path)),
     ("cats/grey.jpg", "grey JPEG", lambda path: picture("L").save(path)),
@@ -120,7 +120,7 @@ def load(folder: Path, **options: Any) -> ImageSet:
 
 
 def outcome(folder: Path, name: str, loaded: ImageSet) -> str | None:
-    """Return what happened to a file, or None if nothing says so."""
+    """Return what happened to a file, or None if that is not reported."""
     shown = name.replace("\n", "\\n")
     if shown in loaded.paths:
         return "read"
@@ -161,23 +161,23 @@ def report(folder: Path, memory: str) -> list[str]:
     for options in choices:
         flags = " ".join(f"--data.{key} {value}" for key, value in options.items())
         try:
-            said = load(folder, memory=memory, **options).description
+            result = load(folder, memory=memory, **options).description
         except InvalidInput as error:
-            said = f"error: {error}"
-        lines.append(f"{flags}: {said}")
+            result = f"error: {error}"
+        lines.append(f"{flags}: {result}")
     return lines
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command."""
-    made = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    made.add_argument("folder", type=Path, help="folder to build; must not exist")
-    made.add_argument("--memory", choices=["load", "stream"], default="load", help="as of --data.memory")
-    given = made.parse_args(arguments)
-    if given.folder.exists():
-        sys.exit(f"{given.folder} exists: expected the name of a folder that does not")
-    build(given.folder)
-    print("\n".join(report(given.folder, given.memory)))
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("folder", type=Path, help="folder to build; must not exist")
+    parser.add_argument("--memory", choices=["load", "stream"], default="load", help="as in --data.memory")
+    flags = parser.parse_args(arguments)
+    if flags.folder.exists():
+        sys.exit(f"{flags.folder} exists: expected the name of a new folder")
+    build(flags.folder)
+    print("\n".join(report(flags.folder, flags.memory)))
 
 
 if __name__ == "__main__":

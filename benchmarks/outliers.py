@@ -2,8 +2,8 @@
 
     python benchmarks/outliers.py --priors gmm student_t cauchy --seeds 0 1 2 --kind noise --fraction 0.1
 
-Each run is an ordinary ``mpcc-run`` with the preset of the digits; K stays 10, so that foreign images have no cluster
-to themselves unless they take it from the digits. Labels are read after training, from assignments.csv.
+Each run is an ordinary ``mpcc-run`` with the preset of the digits. K stays 10, so foreign images have no cluster of
+their own unless they take it from the digits. Labels are read after training, from assignments.csv.
 """
 
 from __future__ import annotations
@@ -22,36 +22,36 @@ PLUGIN = Path(__file__).with_name("contaminated_digits.py")
 
 
 def scores(folder: Path) -> dict[str, float]:
-    """Return acc and nmi of the clean digits, and how well a low confidence tells the other images from them."""
+    """Return acc and nmi of the clean digits, and the AUROC of low confidence as a detector of the other images."""
     with (folder / "assignments.csv").open(newline="", encoding="utf-8") as file:
         rows = list(csv.DictReader(file))
     clean = [row for row in rows if row["path"].startswith("digits#")]
     clusters, labels = (torch.tensor([int(row[name]) for row in clean]) for name in ("cluster", "label"))
-    found = {
+    values = {
         "acc of clean digits": accuracy(clusters, labels),
         "nmi of clean digits": normalized_mutual_information(clusters, labels),
     }
     foreign = [not row["path"].startswith("digits#") for row in rows]
     if any(foreign):
-        found["auroc of low confidence"] = roc_auc_score(foreign, [-float(row["confidence"]) for row in rows])
-    return found
+        values["auroc of low confidence"] = roc_auc_score(foreign, [-float(row["confidence"]) for row in rows])
+    return values
 
 
 def main() -> None:
-    """Train what is missing and print the table."""
-    flags = parser(__doc__, ["gmm", "student_t", "cauchy"], "runs/outliers")
-    flags.add_argument("--kind", default="noise", choices=["noise", "corrupted"])
-    flags.add_argument("--fraction", type=float, default=0.1)
-    given, further = flags.parse_known_args()
+    """Train missing runs and print the table."""
+    command_line = parser(__doc__, ["gmm", "student_t", "cauchy"], "runs/outliers")
+    command_line.add_argument("--kind", default="noise", choices=["noise", "corrupted"])
+    command_line.add_argument("--fraction", type=float, default=0.1)
+    flags, further = command_line.parse_known_args()
     table: dict[str, list[dict[str, float]]] = {}
-    for prior in given.priors:
-        for seed in given.seeds:
-            folder = given.out / f"{given.kind}-{given.fraction:g}-{prior}-{seed}"
+    for prior in flags.priors:
+        for seed in flags.seeds:
+            folder = flags.out / f"{flags.kind}-{flags.fraction:g}-{prior}-{seed}"
             arguments = ["--plugin", str(PLUGIN), "--data", "contaminated_digits", "--preset", "digits"]
-            arguments += ["--data.kind", given.kind, "--data.fraction", str(given.fraction)]
+            arguments += ["--data.kind", flags.kind, "--data.fraction", str(flags.fraction)]
             train(folder, [*arguments, "--prior", prior, "--seed", str(seed), *further])
             table.setdefault(prior, []).append(scores(folder))
-    print(f"{given.kind}, fraction {given.fraction:g}, seeds {given.seeds}: mean and standard deviation")
+    print(f"{flags.kind}, fraction {flags.fraction:g}, seeds {flags.seeds}: mean and standard deviation")
     print_table(table)
 
 

@@ -1,11 +1,11 @@
-"""All priors on digits, with the same budget; and what a few wild coordinates of z do to their clusters.
+"""All priors on digits, with the same budget, without and with outliers among the coordinates of z.
 
     python benchmarks/priors.py --priors gmm student_t cauchy --seeds 0 1 2
 
-The first table is acc and nmi after training with the preset of the digits, every prior with its own defaults. For the
-second one, the trained encoder's locations are spoilt: in each image, some of the J coordinates, chosen at random, move
-by a shift of random sign. That is what an outlier is in latent space. The responsibilities of a Gaussian follow the
-square of the largest deviation; those of a heavy tail only its logarithm, so that the other coordinates decide.
+The first table shows acc and nmi after training with the preset of the digits, every prior with its own defaults. For
+the second table, the trained encoder's locations get outliers: in each image, some of the J coordinates, chosen at
+random, move by a shift of random sign. The responsibilities of a Gaussian follow the square of the largest deviation.
+Those of a heavy tail follow only its logarithm, so the other coordinates decide.
 """
 
 from __future__ import annotations
@@ -29,12 +29,12 @@ OUTLIERS = ((0, 0.0), (1, 5.0), (1, 10.0), (3, 10.0))
 
 
 def spoil(locations: Tensor, count: int, shift: float) -> Tensor:
-    """Move ``count`` coordinates of each row by a shift of random sign; the same ones for every prior.
+    """Move ``count`` coordinates of each row by a shift of random sign, the same for every prior.
 
     Arguments:
         locations: z, shape (N, J).
-        count: Of coordinates, at most J.
-        shift: In units of z.
+        count: The number of coordinates, at most J.
+        shift: The size of the shift, in units of z.
     """
     generator = torch.Generator().manual_seed(0)
     chosen = torch.rand(locations.shape, generator=generator).argsort(1)[:, :count]
@@ -49,31 +49,31 @@ def under_outliers(folder: Path) -> dict[str, float]:
     run.trainer.restore(load_checkpoint(folder / "checkpoints" / "last.pt"))
     evaluation = evaluate(run.trainer.model, run.data, run.indices)
     assert evaluation.labels is not None
-    found = {}
+    scores = {}
     for count, shift in OUTLIERS:
         z = spoil(evaluation.locations, count, shift)
         clusters = run.trainer.model.prior.log_responsibilities(z).argmax(1)
         name = f"{count} of {z.shape[1]} off by {shift:g}" if count else "clean"
-        found[name] = accuracy(clusters, evaluation.labels)
-    return found
+        scores[name] = accuracy(clusters, evaluation.labels)
+    return scores
 
 
 def main() -> None:
-    """Train what is missing and print both tables."""
-    given, further = parser(__doc__, PRIORS, "runs/priors").parse_known_args()
+    """Train missing runs and print both tables."""
+    flags, further = parser(__doc__, PRIORS, "runs/priors").parse_known_args()
     trained: dict[str, list[dict[str, float]]] = {}
-    spoilt: dict[str, list[dict[str, float]]] = {}
-    for prior in given.priors:
-        for seed in given.seeds:
-            folder = given.out / f"{prior}-{seed}"
+    with_outliers: dict[str, list[dict[str, float]]] = {}
+    for prior in flags.priors:
+        for seed in flags.seeds:
+            folder = flags.out / f"{prior}-{seed}"
             train(folder, ["--data", "digits", "--prior", prior, "--seed", str(seed), *further])
             metrics = json.loads((folder / "results.json").read_text(encoding="utf-8"))["metrics"]
             trained.setdefault(prior, []).append({name: metrics[name] for name in ("acc", "nmi")})
-            spoilt.setdefault(prior, []).append(under_outliers(folder))
-    print(f"digits, seeds {given.seeds}: mean and standard deviation")
+            with_outliers.setdefault(prior, []).append(under_outliers(folder))
+    print(f"digits, seeds {flags.seeds}: mean and standard deviation")
     print_table(trained)
     print("\nacc with outliers among the coordinates of z")
-    print_table(spoilt)
+    print_table(with_outliers)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Real files of every kind that mpcc reads, small ones, and what its commands take."""
+"""Small real files of every kind that mpcc reads, and the flags and options of its commands."""
 
 from __future__ import annotations
 
@@ -77,8 +77,8 @@ def build(stock: Path) -> None:
     (stock / "options.json").write_text(json.dumps(options_by_prior()), encoding="utf-8")
 
 
-def said(entry: Callable[[Sequence[str]], None], *words: str) -> str:
-    """Return what a command prints."""
+def output_of(entry: Callable[[Sequence[str]], None], *words: str) -> str:
+    """Return the output of a command."""
     output = io.StringIO()
     with contextlib.redirect_stderr(output), contextlib.redirect_stdout(output), contextlib.suppress(SystemExit):
         entry(words)
@@ -89,9 +89,9 @@ def write_run(folder: Path) -> None:
     """Train for one iteration.
 
     Raises:
-        RuntimeError: If that fails.
+        RuntimeError: If training fails.
     """
-    output = said(entry.run_main, *(f"--{name}={value}" for name, value in TINY.items()), f"--out={folder}")
+    output = output_of(entry.run_main, *(f"--{name}={value}" for name, value in TINY.items()), f"--out={folder}")
     if not (folder / "checkpoints" / "last.pt").is_file():
         raise RuntimeError(output)
 
@@ -99,30 +99,30 @@ def write_run(folder: Path) -> None:
 def flags() -> dict[str, list[str]]:
     """Return the flags of ``mpcc-run`` and of every command of ``mpcc``, as their help names them."""
     commands = ("", "evaluate", "export", "predict", "plugins", "plugins list", "plugins new", "plugins check", "bench")
-    helps = {command: said(entry.main, *command.split(), "--help") for command in commands}
-    helps["mpcc-run"] = said(entry.run_main, "--data=folder", "--help")
+    helps = {command: output_of(entry.main, *command.split(), "--help") for command in commands}
+    helps["mpcc-run"] = output_of(entry.run_main, "--data=folder", "--help")
     helps["predict"] += " --data.path --data.memory --data.labels --data.images-key --data.x"
     return {command: sorted(set(re.findall(r"--[a-z][\w.-]*", shown))) for command, shown in helps.items()}
 
 
 def options_by_prior() -> dict[str, dict[str, list[str]]]:
-    """Return what the options of a run, of each prior and of an architecture take: choices, or names of types."""
-    registry, found = load_registry([]), {}
+    """Return the choices, or the names of types, of the options of a run, of each prior and of an architecture."""
+    registry, options_of = load_registry([]), {}
     for prior in registry.names("prior"):
         classes = {"run": RunSettings, "prior": registry.entry("prior", prior).options_class()}
         classes["arch"] = registry.entry("architecture", "biggan8").options_class()
-        found[prior] = {
+        options_of[prior] = {
             flag(section, name): alternatives(field.type)
             for section, cls in classes.items()
             for name, field in (options.fields(cls) if cls else {}).items()
         }
-    return found
+    return options_of
 
 
 def alternatives(kind: Any) -> list[str]:
     """Return the choices of a type, or the names of its types of numbers."""
     if get_origin(kind) in (Union, UnionType):
-        return [word for each in get_args(kind) for word in alternatives(each)]
+        return [word for member in get_args(kind) for word in alternatives(member)]
     if get_origin(kind) is Literal:
         return [str(value) for value in get_args(kind)]
     return [kind.__name__] if kind in (bool, int, float) else []
@@ -150,7 +150,7 @@ def write_images(folder: Path, random: np.random.Generator) -> None:
         file.parent.mkdir(parents=True, exist_ok=True)
         picture = Image.fromarray(random.integers(0, 256, (12, 14, 3), dtype=np.uint8))
         exif = Image.Exif()
-        exif[0x0112] = 6  # turned by a quarter
+        exif[0x0112] = 6  # a quarter turn
         if extension in ("jpg", "webp"):
             picture.save(file, exif=exif)
         elif extension == "tiff":
@@ -180,14 +180,14 @@ def write_cifar(root: Path, random: np.random.Generator) -> None:
         for part in [*parts, "test_batch" if folder.startswith("cifar-10-") else "test"]:
             content = {
                 "data": random.integers(0, 256, (12, 3072), dtype=np.uint8),
-                labels: [int(each) for each in random.integers(0, 10, 12)],
-                "filenames": [f"{part}-{each}.png" for each in range(12)],
+                labels: [int(label) for label in random.integers(0, 10, 12)],
+                "filenames": [f"{part}-{number}.png" for number in range(12)],
             }
             with (root / folder / part).open("wb") as file:
                 Python2Pickler(file).dump(content)
         with (root / folder / meta).open("wb") as file:
             Python2Pickler(file).dump(
-                {names: [f"class {each}" for each in range(10 if names == "label_names" else 20)]}
+                {names: [f"class {label}" for label in range(10 if names == "label_names" else 20)]}
             )
 
 

@@ -1,4 +1,4 @@
-"""What a plugin must be: `Prior`, `Architecture`, `Dataset`, `Metric`, and the values that pass between them.
+"""The classes of plugins: `Prior`, `Architecture`, `Dataset`, `Metric`, and the values that pass between them.
 
 Letters in shapes: N images in a batch or data set, K clusters, J latent dimensions, D image channels, R image size.
 """
@@ -31,7 +31,7 @@ __all__ = [
 ]
 
 
-# Numbers (images by clusters by dimensions) whose densities are computed at once.
+# How many numbers (images x clusters x dimensions) a block of densities may take.
 BLOCK = 2**18
 
 
@@ -40,12 +40,12 @@ class Prior(nn.Module, abc.ABC):
 
     .. math:: p(z, y) = \phi_y \, p(z \mid y), \qquad q(y \mid z) = \phi_y p(z|y) / \sum_k \phi_k p(z|k)
 
-    A subclass says what one component is; sampling, densities, entropies and responsibilities are derived here from
-    that one distribution object, so that they cannot disagree. All arithmetic is in the dtype of the parameters, under
-    mixed precision too: half precision has no Student-t sampler and overflows in heavy tails.
+    A subclass defines one component. Sampling, densities, entropies and responsibilities are derived here from that
+    one distribution object, so they cannot disagree. All arithmetic is in the dtype of the parameters, under mixed
+    precision too, because half precision has no Student-t sampler and overflows in heavy tails.
 
-    A plugin's constructor takes ``(clusters, latent_dim, options)``. Every parameter is trained: what is fixed is
-    registered as a buffer. `mpcc.core.mixture.LocationScaleMixture` has the state that most priors share.
+    A plugin's constructor takes ``(clusters, latent_dim, options)``. Every parameter is trained; fixed values are
+    registered as buffers. `mpcc.core.mixture.LocationScaleMixture` holds the state that most priors share.
 
     Attributes:
         entropy_kind: What `entropies` returns: the ``closed-form`` entropies, a ``lower-bound`` on them (the loss then
@@ -69,7 +69,7 @@ class Prior(nn.Module, abc.ABC):
     def weights(self) -> Tensor:
         """Return phi = p(y), shape (K,), positive and summing to 1, on the device of the parameters or buffers.
 
-        Made from parameters, phi is trained: drawing y has no gradient, so every term is multiplied by `label_ratio`.
+        A phi made from parameters is trained. Drawing y has no gradient, so every term is multiplied by `label_ratio`.
         """
 
     @abc.abstractmethod
@@ -84,7 +84,7 @@ class Prior(nn.Module, abc.ABC):
         """
 
     def input_map(self, z: Tensor) -> Tensor:
-        """Map z elementwise and strictly monotonically on its way into the generator; densities never see it."""
+        """Map z elementwise and strictly monotonically before the generator; densities are those of z itself."""
         return z
 
     def log_weights(self) -> Tensor:
@@ -105,19 +105,19 @@ class Prior(nn.Module, abc.ABC):
     def label_ratio(self, y: Tensor) -> Tensor | None:
         r"""Return phi_y / stopgrad(phi_y), shape of ``y``, or None if phi has no gradient.
 
-        Its value is 1 and its gradient is that of log phi_y, so that a mean of terms multiplied by it has the gradient
-        of the expectation over y ~ phi (method, section 4).
+        Its value is 1 and its gradient is that of log phi_y. A mean of terms multiplied by it therefore has the
+        gradient of the expectation over y ~ phi (method, section 4).
         """
         log_weights = self.log_weights()
         if not log_weights.requires_grad:
             return None
-        chosen = log_weights[y]
-        return torch.exp(chosen - chosen.detach())
+        log_phi = log_weights[y]
+        return torch.exp(log_phi - log_phi.detach())
 
     def log_density(self, z: Tensor) -> Tensor:
         """Return log p(z|k) for every cluster, shape (N, K), for z of shape (N, J)."""
         labels = torch.arange(self.clusters, device=z.device)
-        # In blocks that fit into a cache: with many clusters the time would grow faster than their number.
+        # The blocks fit into a cache; otherwise the time would grow faster than the number of clusters.
         rows = max(1, BLOCK // (self.clusters * self.latent_dim))
         with self.full_precision():
             components = self.component(labels)
@@ -132,7 +132,7 @@ class Prior(nn.Module, abc.ABC):
     def entropies(self) -> Tensor:
         """Return H[p(z|k)] in nats for every cluster, shape (K,), or a lower bound on it, see `entropy_kind`.
 
-        It is differential, so it may be negative.
+        The entropy is differential, so it may be negative.
         """
         labels = torch.arange(self.clusters, device=self.weights().device)
         with self.full_precision():
@@ -141,10 +141,10 @@ class Prior(nn.Module, abc.ABC):
 
     @torch.no_grad()
     def validate(self) -> None:
-        """Check the parameters of all components against what their distributions demand, and the weights.
+        """Check the weights, and the parameters of all components against the constraints of their distributions.
 
-        torch.distributions checks its own arguments only as long as nobody has called torch.compile, which switches
-        that off for the whole process; this check doesn't depend on it.
+        torch.compile switches the checks of torch.distributions off for the whole process. This check doesn't depend
+        on them.
 
         Raises:
             ValueError: Naming the distribution, the parameter, a value and the constraint.
@@ -152,7 +152,7 @@ class Prior(nn.Module, abc.ABC):
         try:
             components = self.component(torch.arange(self.clusters, device=self.weights().device))
         except torch.linalg.LinAlgError as error:  # type: ignore[attr-defined]
-            # A covariance is factorised as soon as the distribution is made.
+            # The constructor of a distribution factorises its covariance.
             raise ValueError(str(error)) from error
         while isinstance(components, Independent):
             components = components.base_dist
@@ -194,13 +194,12 @@ class Networks:
         generator: (z, y) -> images in [-1, 1]; z (N, J) float, y (N,) int64, images (N, D, R, R).
         discriminator: images -> scores, (N, D, R, R) -> (N,); or, if it is conditional, (images, y) -> scores.
         encoder: images -> (loc, raw_scale), (N, D, R, R) -> two of (N, J).
-        conditional: Whether the discriminator takes labels: the sampled ones with generated images, and with real ones
-            argmax q(y|z) at the encoder's location. Labels of a data set never reach it.
-        grouped: Whether one call of the generator inside `mpcc.core.layers.batch_norm.batch_groups` gives what a
-            call for each group would give: images of a batch depend on each other through its `GroupedBatchNorm2d`
-            layers alone.
+        conditional: Whether the discriminator takes labels. Generated images come with the labels that were sampled
+            for them, real images with argmax q(y|z) at the encoder's location. It never gets labels of a data set.
+        grouped: Whether one call of the generator inside `mpcc.core.layers.batch_norm.batch_groups` equals one call
+            for each group. This holds if images of a batch depend on each other through `GroupedBatchNorm2d` only.
 
-    The discriminator and the encoder may share parameters: each then updates them with Adam moments of its own.
+    The discriminator and the encoder may share parameters. Each then updates them with its own Adam moments.
     """
 
     generator: nn.Module
@@ -217,7 +216,7 @@ class Networks:
 class Architecture(abc.ABC):
     """Builds the networks for images of one size.
 
-    A plugin's constructor takes ``(options,)``. Every parameter is trained: what is fixed is registered as a buffer.
+    A plugin's constructor takes ``(options,)``. Every parameter is trained; fixed values are registered as buffers.
 
     Attributes:
         image_size: R, the only image size that the networks take; data sets resize to it.
@@ -233,9 +232,9 @@ class Architecture(abc.ABC):
 
 
 class ImageSource(Protocol):
-    """Images that are read when they are asked for, of a set that need not fit into memory; a tensor is one, too.
+    """Images that are read on demand, from a set that need not fit into memory; a tensor is an image source too.
 
-    It can be pickled: worker processes read ahead with copies of it.
+    An image source can be pickled, because worker processes read ahead with copies of it.
     """
 
     @property
@@ -252,7 +251,7 @@ class ImageSource(Protocol):
 
 @attrs.frozen(eq=False)
 class ImageSet:
-    """Images, and what is known of them.
+    """Images with their labels, class names, paths and description.
 
     Attributes:
         images: A uint8 tensor, shape (N, D, R, R), on the CPU; or, for a set that does not fit into memory, an
@@ -261,7 +260,7 @@ class ImageSet:
         class_names: The name of each label, or empty.
         paths: Where each image came from, one string an image, or empty.
         description: One line for the log and ``results.json``: source, split, preprocessing.
-        skipped: What was left out because it could not be read, one line ``PATH: REASON`` each, or empty.
+        skipped: The files that were left out as unreadable, one line ``PATH: REASON`` each, or empty.
     """
 
     images: Tensor | ImageSource
@@ -281,7 +280,7 @@ class Dataset(abc.ABC):
     A plugin's constructor takes ``(options,)``.
 
     Attributes:
-        channels: D, if it is known before any file is read; a dry run then needs none.
+        channels: D, if it is known before any file is read; a dry run then needs no file.
     """
 
     channels: int | None = None
@@ -303,13 +302,13 @@ class Dataset(abc.ABC):
 class EvaluatedImages(abc.ABC):
     """The images of one evaluation, for metrics that need more than latents; N evaluated images.
 
-    Everything is computed when it is asked for, and the errors once.
+    Everything is computed on demand; the errors are computed once.
 
     Attributes:
-        device: Where the networks are.
-        request: What the user said about scores of features.
-        cache: Where metrics keep what others of the same evaluation can use, by a name of their own.
-        record: What ``results.json`` has to say of how scores came about: plain values, by a name of the metric's own.
+        device: The device of the networks.
+        request: The user's choices for scores of features.
+        cache: Values that metrics of the same evaluation share; a metric names its keys after itself.
+        record: Plain values for ``results.json`` that tell how scores were computed; a metric names its keys.
     """
 
     device: torch.device
@@ -325,24 +324,24 @@ class EvaluatedImages(abc.ABC):
     def generated(self, count: int) -> Iterator[Tensor]:
         """Yield batches of images of fresh (z, y) ~ p, uint8, (n, D, R, R), on the CPU, ``count`` in all.
 
-        The averaged generator makes them with standing statistics; the same ones each time.
+        The averaged generator makes them with standing statistics. Each call yields the same images.
         """
 
     @abc.abstractmethod
     def reconstruction_errors(self) -> Tensor:
         """Return each image's mean squared error over its D R^2 values in [-1, 1], float32, shape (N,).
 
-        Its reconstruction is that of the averaged generator, at the encoder's location and most probable cluster.
+        The averaged generator reconstructs an image from the encoder's location and the most probable cluster.
         """
 
     @abc.abstractmethod
     def mean_errors(self) -> Tensor:
-        """Return the mean of each image less its reconstruction over the D R^2 values, signed, float32, shape (N,)."""
+        """Return each image's signed mean of (image - reconstruction) over its D R^2 values, float32, shape (N,)."""
 
 
 @attrs.frozen(eq=False)
 class Evaluation:
-    """What metrics see of one evaluation; N evaluated images.
+    """The results of one evaluation, as metrics get them; N evaluated images.
 
     Attributes:
         posterior: q(y|z) at the encoder's location, float32, shape (N, K).
@@ -369,7 +368,7 @@ class Evaluation:
 
 @attrs.frozen
 class FeatureRequest:
-    """What the user said about scores that compare features of real and generated images.
+    """The user's choices for scores that compare features of real and generated images.
 
     Attributes:
         extractor: ``module:name`` of a feature extractor; None for the standard Inception network.
@@ -387,12 +386,13 @@ class FeatureRequest:
 class Metric(abc.ABC):
     """A score, or a few, of one evaluation.
 
-    A plugin's constructor takes ``(options,)``; a metric's options come from its registration, they have no flags.
+    A plugin's constructor takes ``(options,)``; a metric's options come from its registration and have no flags.
 
     Attributes:
-        needs_labels: Whether it is left out when the data set has no labels.
-        needs_images: Whether it reads `Evaluation.images`.
-        on_request: Whether it is computed only if it is named, not as one of ``all``: it is slow or needs more files.
+        needs_labels: Whether the metric is left out if the data set has no labels.
+        needs_images: Whether the metric reads `Evaluation.images`.
+        on_request: Whether the metric is computed only if it is named, not as one of ``all``, because it is slow or
+            needs more files.
         higher_is_better: The direction of improvement.
     """
 
@@ -402,15 +402,15 @@ class Metric(abc.ABC):
     higher_is_better: bool = True
 
     def prepare(self, request: FeatureRequest) -> None:  # noqa: B027 - most metrics need nothing
-        """Check, before training starts, that what it needs is there.
+        """Check, before training starts, that all files and packages are there that the metric needs.
 
         Raises:
-            InvalidInput: If it is not; the message names it and the remedy.
+            InvalidInput: If one is missing; the message names it and the remedy.
         """
 
     @abc.abstractmethod
     def compute(self, evaluation: Evaluation) -> float | Mapping[str, float]:
-        """Return the score as a finite number; or several, by the full names under which they are reported."""
+        """Return the score as a finite number; or several scores, each by the full name that is reported."""
 
 
 class Objective(abc.ABC):

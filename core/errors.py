@@ -1,4 +1,4 @@
-"""What a user did wrong, said in one line: what was given, what was expected, the nearest valid choice."""
+"""The errors of a user, one line each: what was given, what was expected, the nearest valid choice."""
 
 from __future__ import annotations
 

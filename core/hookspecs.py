@@ -1,7 +1,7 @@
 """The hooks that a plugin may implement, on one screen.
 
 A plugin is a module named by an entry point of the group ``mpcc``, or a file given with ``--plugin``. It implements any
-of these with `hookimpl`, each with the arguments that it wants::
+of these hooks with `hookimpl`, and each hook may leave out arguments that it does not use::
 
     from mpcc.core.hookspecs import hookimpl
 
@@ -17,11 +17,11 @@ Every ``register`` has the same signature (`Register`): the name that a user typ
 line of summary, the import path of the options class (an attrs class; none if there are no options) and default values
 of its options. A metric that is registered with ``on_request=True`` is left out of ``all``.
 
-Nothing is imported before it is needed. Keep torch out of the module with the hooks and out of the one with the
+Nothing is imported before it is needed. Keep torch out of the modules that hold the hooks and the
 options, so that ``--help`` and listings stay quick.
 
-The other hooks watch a run. They cannot change it: torch's random states are put back after each call, `step_ended`
-apart, which is called too often and must not draw from them. One that raises is reported and not called again.
+The other hooks watch a run and cannot change it: torch's random states are put back after each call. Only `step_ended`
+is called too often for that, and must not draw random numbers. A hook that raises is reported and not called again.
 """
 
 from __future__ import annotations
@@ -72,7 +72,7 @@ class Register(Protocol):
 
 @attrs.frozen
 class RunInfo:
-    """What is known of a run when it starts.
+    """A run at its start.
 
     Attributes:
         folder: The run folder; an observer may put files of its own into it.
@@ -122,7 +122,7 @@ def run_started(run: RunInfo) -> None:
 def step_ended(iteration: int, terms: Mapping[str, Any]) -> None:
     """Learn the raw loss terms of each iteration: detached scalar tensors on the device, by name.
 
-    Reading one, with ``float(term)``, makes the host wait for the device: do it every so many iterations.
+    Reading a term, with ``float(term)``, makes the host wait for the device: do so only every so many iterations.
     """
 
 

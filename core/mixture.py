@@ -1,6 +1,6 @@
 """The state that most priors share: a location and a floored scale for each cluster and dimension, weights, input map.
 
-A prior on top of it is one method, `LocationScaleMixture.family`. Letters in shapes: N images, K clusters, J latent
+A prior on top of it needs one method, `LocationScaleMixture.family`. Letters in shapes: N images, K clusters, J latent
 dimensions.
 """
 
@@ -24,10 +24,10 @@ class LocationScaleMixture(Prior):
 
     .. math:: p(z|y) = \prod_j f(z_j; \mu_{yj}, s_{yj}), \qquad s = \mathrm{floor} + \exp(r / 2)
 
-    The scale s is the same in sampling, density and entropy, and the floor is the prior's alone: q(z|x) is the same
-    family with the encoder's location and scale exp(raw / 2), so that its tails are as heavy as the prior's and the
-    latent term stays finite. (The authors' code samples with the s above, but scores with variance floor^2 + exp(r)
-    and takes the entropy of exp(r / 2) alone.)
+    Sampling, density and entropy use the same scale s. Only the prior has a floor: q(z|x) is the same family with the
+    encoder's location and scale exp(raw / 2). Its tails are as heavy as the prior's, so the latent term stays finite.
+    (The authors' code samples with the s above, but scores with variance floor^2 + exp(r) and takes the entropy of
+    exp(r / 2) alone.)
 
     Arguments:
         clusters: K.
@@ -42,7 +42,7 @@ class LocationScaleMixture(Prior):
 
     def __init__(self, clusters: int, latent_dim: int, options: MixtureOptions) -> None:
         super().__init__()
-        # Two float32 each, and the float32 from which orthogonal locations are made.
+        # 12 bytes each: two float32 parameters, and the float32 that orthogonal locations are made from.
         require_memory(12 * clusters * latent_dim, f"--clusters x --latent-dim {clusters} x {latent_dim}", "lower them")
         self.clusters = clusters
         self.latent_dim = latent_dim
@@ -66,8 +66,8 @@ class LocationScaleMixture(Prior):
     def family(self, loc: Tensor, scale: Tensor) -> Distribution:
         """Return the univariate distribution for a location and a scale of equal shapes, elementwise.
 
-        It needs ``rsample``, ``log_prob`` and ``entropy``; pass ``validate_args=False``, for a check of every argument
-        at every step would make the host wait for the device.
+        It needs ``rsample``, ``log_prob`` and ``entropy``. Pass ``validate_args=False``, because checks of arguments at
+        every step would make the host wait for the device.
         """
 
     def encoder_family(self, loc: Tensor, scale: Tensor) -> Distribution:

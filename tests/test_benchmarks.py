@@ -55,7 +55,7 @@ def test_the_benchmark_of_contaminated_digits_scores_the_clean_ones(tmp_path: Pa
 
 
 @pytest.mark.slow
-def test_runs_that_are_killed_and_resumed_end_like_one_that_was_left_alone(tmp_path: Path) -> None:
+def test_runs_that_are_killed_and_resumed_end_like_an_uninterrupted_run(tmp_path: Path) -> None:
     small = (
         "--arch.width",
         "1",
@@ -71,7 +71,7 @@ def test_runs_that_are_killed_and_resumed_end_like_one_that_was_left_alone(tmp_p
     command = [sys.executable, str(BENCHMARKS / "killed_runs.py"), "--kills", "3", "--iterations", "16", *small]
     done = subprocess.run([*command, "--out", "killed"], cwd=tmp_path, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
-    assert "3 of 3 killed runs ended with the weights of the one that was left alone" in done.stdout
+    assert "3 of 3 killed runs ended with the weights of the uninterrupted run" in done.stdout
 
 
 def test_spoilt_latents_differ_in_so_many_coordinates_by_the_shift(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -312,7 +312,7 @@ def test_a_normal_encoder_under_a_cauchy_prior_is_found() -> None:
     found = failures(check_prior, LightTailed, CauchyOptions())
     assert set(found) == {TAILS}
     assert "it diverges" in found[TAILS]
-    assert "a decade of |z| contributes 10 times what the one before did" in found[TAILS]
+    assert "a decade of |z| contributes 10 times as much as the one before" in found[TAILS]
 
 
 class NormalEncoder(StudentTMixture):

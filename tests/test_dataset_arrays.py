@@ -102,12 +102,12 @@ def test_booleans_are_black_and_white(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("low", "high", "options", "message"),
     [
-        (0.0, 2.0, {}, "got 0..2, which may be dark bytes or something else"),
-        (0.0, 16.0, {}, "got 0..16, which may be dark bytes or something else"),
-        (0.0, 256.0, {}, "got 0..256, which are none of these"),
-        (-1.5, 1.5, {}, "got -1.5..1.5, which are none of these"),
-        (-1.0, 255.0, {}, "got -1..255, which are none of these"),
-        (0.0, 65535.0, {}, "which are none of these"),
+        (0.0, 2.0, {}, "got 0..2, which may be dark bytes or another range"),
+        (0.0, 16.0, {}, "got 0..16, which may be dark bytes or another range"),
+        (0.0, 256.0, {}, "got 0..256, which is outside of all three"),
+        (-1.5, 1.5, {}, "got -1.5..1.5, which is outside of all three"),
+        (-1.0, 255.0, {}, "got -1..255, which is outside of all three"),
+        (0.0, 65535.0, {}, "which is outside of all three"),
         (-0.5, 0.5, {"value_range": "unit"}, "expected values in 0..1 (value range unit), got -0.5..0.5"),
         (0.0, 1.1, {"value_range": "unit"}, "expected values in 0..1 (value range unit), got 0..1.1"),
         (0.0, 1.1, {"value_range": "symmetric"}, "expected values in -1..1 (value range symmetric), got 0..1.1"),
@@ -170,7 +170,7 @@ def test_a_value_range_that_does_not_suit_the_type_is_refused(tmp_path: Path) ->
         ((10,), "auto", "expected images of shape (N, H, W), (N, H, W, C) or (N, C, H, W), C = 1 or 3, got (10,)"),
         ((10, 784), "auto", "C = 1 or 3, got (10, 784)"),
         ((32, 32, 3), "auto", "which may be a single image; pass --data.layout NHW if it is many"),
-        ((10, 3, 8, 3), "auto", "which may be either of two; pass --data.layout NHWC or --data.layout NCHW"),
+        ((10, 3, 8, 3), "auto", "whose channels are unclear; pass --data.layout NHWC or --data.layout NCHW"),
         ((10, 8, 8, 4), "auto", "got (10, 8, 8, 4)"),
         ((10, 8, 8, 2), "NHWC", "got (10, 8, 8, 2)"),
         ((10, 8, 8, 3), "NCHW", "got (10, 8, 8, 3)"),
@@ -329,7 +329,7 @@ def test_a_size_that_the_file_does_not_have_takes_no_memory(shape: str, tmp_path
         assert refusal(tmp_path / name).startswith(f"broken file {tmp_path / name}: expected ")
 
 
-def test_an_archive_that_unfolds_to_more_than_memory_is_refused(
+def test_an_archive_that_unpacks_to_more_than_memory_is_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = save(tmp_path / "x.npz", images=np.zeros((100, 64, 64), dtype=np.uint8))

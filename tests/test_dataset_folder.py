@@ -194,7 +194,7 @@ def test_images_both_in_the_folder_and_in_subfolders_are_refused(tmp_path: Path)
     save(tmp_path / "cats" / "b.png")
     with pytest.raises(InvalidInput, match=r"such as a\.png.*such as cats/b\.png.*--data\.labels none.*--data\.path$"):
         load(tmp_path)
-    with pytest.raises(InvalidInput, match=r"^a\.png is right in .*expected every image in the subfolder of its class"):
+    with pytest.raises(InvalidInput, match=r"^a\.png is directly in .*expected every image in the subfolder"):
         load(tmp_path, labels="folders")
     loaded = load(tmp_path, labels="none")
     assert list(loaded.paths) == ["a.png", "cats/b.png"]
@@ -262,7 +262,7 @@ def test_a_text_file_called_an_image_is_named_in_one_line(tmp_path: Path) -> Non
     with pytest.raises(InvalidInput) as caught:
         load(tmp_path)
     assert str(caught.value) == (
-        f"cannot read {path}: expected an image file, got one whose contents are of no known format; repair or remove "
+        f"cannot read {path}: expected an image file, got one of no known format; repair or remove "
         "it, or pass --data.unreadable skip to go without"
     )
 
@@ -323,7 +323,7 @@ def test_unreadable_files_are_skipped_and_listed_with_their_reasons(tmp_path: Pa
     assert list(loaded.skipped) == [
         f"ants/0.png: {empty}",
         f"bees/d.jpg: {empty}",
-        "cows/a\\nb.png: expected an image file, got one whose contents are of no known format",
+        "cows/a\\nb.png: expected an image file, got one of no known format",
         f"dogs/only.png: {empty}",
     ]
     assert "; 4 skipped: ants/0.png: " in loaded.description
@@ -514,7 +514,7 @@ def test_a_folder_where_everything_is_wrong_that_can_be_is_read_or_accounted_for
         "0 bytes": "got an empty one",
         "text called .png": "no known format",
         "decompression bomb, 400 megapixels": "decompression bomb",
-        "link to nothing": "a link to what does not exist",
+        "link to nothing": "a link to a file that does not exist",
         "link to itself": "symbolic links",
         "named pipe": "not a file",
     }

@@ -88,7 +88,7 @@ def load_omniglot(root: Path) -> Any:
     return Omniglot(chosen).load(8, root, download=False)
 
 
-def test_a_drawing_that_unfolds_to_a_thousand_times_its_size_takes_no_memory(tmp_path: Path) -> None:
+def test_a_drawing_that_unpacks_to_a_thousand_times_its_size_takes_no_memory(tmp_path: Path) -> None:
     members = drawings()
     place = tmp_path / "omniglot-py" / "images_background_small1.zip"
     place.parent.mkdir()
@@ -104,7 +104,7 @@ def test_a_drawing_that_unfolds_to_a_thousand_times_its_size_takes_no_memory(tmp
                 for _ in range(2**8):
                     file.write(bytes(2**20))
     said = refusal(lambda: load_omniglot(tmp_path), mebibytes=128)
-    assert f"cannot read {bomb} (it unfolds to more than a drawing takes)" in said
+    assert f"cannot read {bomb} (it unpacks to more bytes than a drawing has)" in said
 
 
 def test_members_whose_names_lead_elsewhere_are_no_files(tmp_path: Path) -> None:

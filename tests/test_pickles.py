@@ -137,7 +137,7 @@ def test_no_command_is_run_wherever_it_stands(protocol: int, tmp_path: Path) -> 
     for place in places:
         content = pickle.dumps(place, protocol)
         message = refusal(content, tmp_path)
-        assert message.startswith(f"refused file {tmp_path / 'file'}: expected plain data, but it wants to use ")
+        assert message.startswith(f"refused file {tmp_path / 'file'}: expected plain data, but it calls ")
         assert not made.exists()
     pickle.loads(content)
     assert made.exists()  # Python's own reader does run it
@@ -295,7 +295,7 @@ def test_a_file_does_not_unfold_to_more_than_it_holds(tmp_path: Path) -> None:
     text = b"X" + struct.pack("<I", 100_000) + b"x" * 100_000 + b"q\x01"
     once = b"c_codecs\nencode\nq\x02" + text + b"X\x06\x00\x00\x00latin1q\x03\x86R"
     assert read(b"\x80\x02" + once + b".", tmp_path) == b"x" * 100_000
-    assert "unfolds to more" in refusal(b"\x80\x02](" + once + b"h\x02h\x01h\x03\x86R" * 5 + b"e.", tmp_path)
+    assert "unpacks to more" in refusal(b"\x80\x02](" + once + b"h\x02h\x01h\x03\x86R" * 5 + b"e.", tmp_path)
 
 
 def test_an_array_that_is_built_again_and_again_does_not_unfold(tmp_path: Path) -> None:
@@ -305,7 +305,7 @@ def test_an_array_that_is_built_again_and_again_does_not_unfold(tmp_path: Path) 
     start += b"U\x02u2K\x00K\x01\x87R(K\x03U\x01>NNNJ\xff\xff\xff\xffJ\xff\xff\xff\xffK\x00tb\x89"
     assert read(b"\x80\x02" + start + raw + b"tb.", tmp_path).tolist() == [256 * ord("x") + ord("x")] * 50_000
     content = b"\x80\x02](" + start + raw + b"tb" + (start + b"h\x01tb") * 5 + b"e."
-    assert "unfolds to more" in refusal(content, tmp_path)
+    assert "unpacks to more" in refusal(content, tmp_path)
 
 
 def test_a_file_of_tiny_operations_does_not_make_endlessly_many_objects(tmp_path: Path) -> None:

@@ -43,15 +43,15 @@ class GroupedBatchNorm2d(nn.BatchNorm2d, Fusable):
 
     @torch.no_grad()
     def scale_and_shift(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Return what normalises x in one pass, x * scale + shift, each (N, W, 1, 1), without gradients.
+        """Return scale and shift, each (N, W, 1, 1), so that x * scale + shift is normalised; without gradients.
 
-        The running statistics are updated as in `forward`; an affine layer's own gain and bias are in the two.
+        The running statistics are updated as in `forward`. Scale and shift include an affine layer's gain and bias.
         """
         if self.training or self.running_mean is None or self.running_var is None:
             moments = [self._moments(group) for group in x.chunk(self.groups)]
         else:
             moments = [(self.running_mean, self.running_var)]
-        means, variances = (torch.stack(each) for each in zip(*moments, strict=True))
+        means, variances = (torch.stack(values) for values in zip(*moments, strict=True))
         scale = torch.rsqrt(variances + self.eps)
         if self.affine:
             scale = scale * self.weight
@@ -59,7 +59,8 @@ class GroupedBatchNorm2d(nn.BatchNorm2d, Fusable):
         if self.affine:
             shift = shift + self.bias
         size = len(x) // len(moments)
-        return tuple(each.repeat_interleave(size, 0)[:, :, None, None] for each in (scale, shift))  # type: ignore[return-value]
+        scale, shift = scale.repeat_interleave(size, 0), shift.repeat_interleave(size, 0)
+        return scale[:, :, None, None], shift[:, :, None, None]
 
     def _moments(self, group: Tensor) -> tuple[Tensor, Tensor]:
         """Return mean and biased variance of each channel, (W,), after an update of the running statistics."""
@@ -71,7 +72,7 @@ class GroupedBatchNorm2d(nn.BatchNorm2d, Fusable):
         self.num_batches_tracked.add_(1)
         factor = 1 / float(self.num_batches_tracked) if self.momentum is None else self.momentum
         if group.device.type == "cpu":
-            # One pass in either layout; var_mean takes ten times as long where channels are innermost.
+            # This takes one pass in either layout; var_mean takes ten times as long if channels are innermost.
             mean, variance = torch.batch_norm_update_stats(group, self.running_mean, self.running_var, factor)
             return mean, variance
         wide = group.to(self.running_mean.dtype)
@@ -84,25 +85,25 @@ class GroupedBatchNorm2d(nn.BatchNorm2d, Fusable):
     def normalised_relu(
         self, x: Tensor, gain: Tensor | None = None, bias: Tensor | None = None, *, overwrite: bool = False
     ) -> Tensor:
-        """Return relu(forward(x) * gain + bias); without gradients, and fused, in two passes over x.
+        """Return relu(forward(x) * gain + bias), in two passes over x if fused and without gradients.
 
         Arguments:
             x: Shape (N, W, S, S).
             gain: Shape (N, W, 1, 1), or None for 1.
             bias: Shape (N, W, 1, 1), or None for 0; given if the gain is.
-            overwrite: Whether nobody needs x any more, so that the result may take its place in memory.
+            overwrite: Whether the result may take the place of x in memory.
         """
         if self.fused and not torch.is_grad_enabled():
             scale, shift = self.scale_and_shift(x)
             if gain is not None and bias is not None:
                 scale, shift = scale * gain, shift * gain + bias
-            # Under mixed precision both are rounded like the features, by no more than these are.
+            # Under mixed precision both are rounded to the type of the features.
             scale, shift = scale.to(x.dtype), shift.to(x.dtype)
             h = torch.addcmul(shift, x, scale, out=x) if overwrite else torch.addcmul(shift, x, scale)
             return h.relu_()
         h = self(x)
         if gain is not None and bias is not None:
-            # Under mixed precision the embeddings of the condition are wider than the features.
+            # Under mixed precision, gain and bias have a wider type than the features.
             h = torch.addcmul(bias.to(h.dtype), h, gain.to(h.dtype))
         return F.relu(h, inplace=self.fused)
 
@@ -112,8 +113,8 @@ def batch_groups(network: nn.Module, groups: int) -> Iterator[None]:
     """Let every `GroupedBatchNorm2d` of a network take its moments group by group, for the length of a ``with`` block.
 
     Arguments:
-        network: What is called inside the block, with a batch that is divided into groups of equal size.
-        groups: How many.
+        network: The network that is called inside the block, with a batch that divides into groups of equal size.
+        groups: The number of groups.
     """
     layers = [module for module in network.modules() if isinstance(module, GroupedBatchNorm2d)]
     for layer in layers:

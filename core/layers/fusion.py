@@ -1,6 +1,6 @@
-"""Layers that know two ways to compute the same: step by step, as the method reads, or fused, with less work.
+"""Layers with two ways to compute the same result: step by step, as the method is written, or fused, with less work.
 
-The fast engine switches whole networks to the second (`fuse`); what a network computes is the same up to rounding.
+The fast engine switches whole networks to the fused way (`fuse`). The results of a network stay equal up to rounding.
 Letters in shapes: N images, W channels, S image size.
 """
 
@@ -17,12 +17,12 @@ __all__ = [
     *("narrow_convolution", "pooled", "pooled_convolution"),
 ]
 
-# In half precision a matrix unit makes the convolution so cheap that memory traffic decides: below this size of the map
-# the kernel that is four times as large, or one more pass over the map, costs more than it saves.
+# In half precision a matrix unit makes the convolution so cheap that memory traffic decides. On maps below this size,
+# the larger kernel, or one more pass over the map, costs more than it saves.
 MERGED_FROM = 32
-# Kernels of convolutions compute at least so many output channels at a time; what nobody asked for is lost.
+# Kernels of convolutions compute at least this many output channels at a time; fewer channels waste the rest.
 CHANNELS_AT_A_TIME = 16
-# On smaller maps a matrix product and nine sums cost as much as what they replace.
+# On smaller maps a matrix product and nine sums cost as much as the convolution that they replace.
 NARROW_FROM = 16
 
 
@@ -30,7 +30,7 @@ class Fusable(nn.Module):
     """A module with a fused way to compute.
 
     Attributes:
-        fused: Whether it is taken; False at first.
+        fused: Whether the module computes in the fused way; False at first.
     """
 
     fused: bool = False
@@ -60,16 +60,16 @@ def channels_last(x: Tensor) -> Tensor:
 
 
 def pooled_convolution(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    r"""Return the 2x2 average pooling of a 3x3 convolution with padding 1, for a quarter of its operations or less.
+    r"""Return the 2x2 average pooling of a 3x3 convolution with padding 1, for less than half of its operations.
 
-    Two linear maps without anything between them are one. Either the four shifted means are taken of the input,
+    Two linear maps in a row are one linear map. Either the input is blurred by the mean of four shifted copies,
 
     .. math:: \mathrm{pool}(w * x) = (w * \mathrm{blur}(x))_{\downarrow 2}, \qquad
         \mathrm{blur}(x)_{ij} = \tfrac14 (x_{ij} + x_{i+1,j} + x_{i,j+1} + x_{i+1,j+1}),
 
-    a convolution with stride 2 on the blurred, padded input (9/36 of the operations); or of the kernel, which becomes
-    4x4 with stride 2 (16/36, but no pass over the input). In float32 the first is never slower (docs/performance.md);
-    in half precision the second is faster from 32 pixels, and neither pays below.
+    and a convolution with stride 2 follows on the blurred, padded input (9/36 of the operations). Or the kernel is
+    blurred: it becomes 4x4, with stride 2 (16/36, but no pass over the input). In float32 the first way is never slower
+    (docs/performance.md). In half precision the second is faster from 32 pixels on, and below neither is.
 
     Arguments:
         x: Shape (N, in, S, S), S even.
@@ -92,8 +92,8 @@ def pooled_convolution(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor
 class Blur(torch.autograd.Function):
     """Means of 2x2 pixels around each corner of a pixel, (N, W, S, S) to (N, W, S + 1, S + 1), zeros around the edge.
 
-    Its transpose is the same without the zeros. torch's own gradient of a pooling adds up pixel by pixel what windows
-    that overlap contribute, for twice the time.
+    Its transpose is the same without the zeros. torch's own gradient of a pooling adds the contributions of overlapping
+    windows pixel by pixel, and takes twice the time.
     """
 
     @staticmethod
@@ -128,7 +128,7 @@ def pooled(x: Tensor) -> Tensor:
 
 
 def convolution(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    """Return a convolution that keeps the image size, whichever way is faster where it is computed.
+    """Return a convolution that keeps the image size, computed in the way that is faster on the device.
 
     Arguments:
         x: Shape (N, in, S, S).
@@ -163,10 +163,10 @@ def narrow_convolution(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor
     """
     out, channels, kernel, _ = weight.shape
     height, width = x.shape[2:]
-    every = F.linear(x.permute(0, 2, 3, 1), weight.permute(2, 3, 0, 1).reshape(-1, channels))
-    # A small array: the shifts are cheap with the pixels innermost.
+    products = F.linear(x.permute(0, 2, 3, 1), weight.permute(2, 3, 0, 1).reshape(-1, channels))
+    # The array is small, and shifts are cheap with the pixels innermost.
     edge = kernel // 2
-    maps = F.pad(every.permute(3, 0, 1, 2), (edge,) * 4)
+    maps = F.pad(products.permute(3, 0, 1, 2), (edge,) * 4)
     maps = maps.view(kernel, kernel, out, *maps.shape[1:])
     total = torch.zeros_like(maps[0, 0, :, :, :height, :width]) if bias is None else bias.view(-1, 1, 1, 1)
     for row in range(kernel):

@@ -2,9 +2,9 @@ r"""Spectral normalisation: one power iteration per optimizer step or, as an opt
 
 Each layer divides its weight by an estimate of its largest singular value, :math:`\sigma = u^T W v` (Miyato et al.,
 2018, eq. 7-9). Gradients flow through sigma to W, with u and v held constant. The vectors advance when the training
-loop calls `power_iteration`, after an optimizer step of the network that owns the layer: forward passes in between, in
-evaluation too, are pure functions. torch's own parametrisation and the authors' code advance them in every training
-forward instead, so that the result depends on how often a network is called: `iterate_in_forward` does the same.
+loop calls `power_iteration`, after an optimizer step of the network that owns the layer. Forward passes in between, in
+evaluation too, are pure functions. torch's own parametrisation and the authors' code advance the vectors in every
+training forward instead, so their results depend on how often a network is called. `iterate_in_forward` does the same.
 """
 
 from __future__ import annotations
@@ -33,12 +33,12 @@ __all__ = [
 ]
 
 EPS = 1e-8
-# So many iterations at the start that the first training step sees a settled sigma.
+# Iterations at the start, enough for sigma to settle before the first training step.
 WARM_UP = 15
 
 
 class SpectralLayer(Fusable):
-    """A weight of shape (out, ...) that is used divided by its spectral norm, and a bias of shape (out,).
+    """A layer with a weight of shape (out, ...), divided by its spectral norm, and a bias of shape (out,).
 
     The weight starts from a normal with standard deviation 0.02 (supplement, C), the bias from torch's uniform.
 
@@ -71,7 +71,7 @@ class SpectralLayer(Fusable):
         """Advance u and v towards the leading singular vectors of the weight."""
         matrix = self.weight.flatten(1)
         for _ in range(steps):
-            # In place, and without F.normalize's copies: this runs a hundred times an iteration.
+            # In place, and without the copies of F.normalize, because this runs a hundred times an iteration.
             torch.mv(matrix.t(), self.u, out=self.v)
             self.v.div_(torch.linalg.vector_norm(self.v).clamp_min_(EPS))
             torch.mv(matrix, self.v, out=self.u)
@@ -91,8 +91,8 @@ class SpectralLayer(Fusable):
         return self.weight / self.spectral_norm()
 
     def _vectors(self) -> tuple[Tensor, Tensor]:
-        # In forward mode the graph keeps what it needs: another forward may come before the backward and change both in
-        # place. Elsewhere they stay until the update that the backward pass belongs to.
+        # In forward mode the graph gets copies, because another forward may change both vectors before the backward.
+        # Otherwise the vectors stay the same until the update that follows the backward.
         return (self.u.clone(), self.v.clone()) if self.in_forward else (self.u, self.v)
 
     def weight_in_forward(self) -> Tensor:
@@ -129,8 +129,8 @@ class NormalisedWeight(torch.autograd.Function):
 
 
 def full_precision(device: torch.device) -> contextlib.AbstractContextManager[Any]:
-    """Return a context without mixed precision, where there is any to be switched off."""
-    # The meta device, on which operations are counted, knows none.
+    """Return a context that switches mixed precision off if it is on."""
+    # The meta device, on which operations are counted, has no mixed precision.
     mixed = is_autocast_available(device.type) and torch.is_autocast_enabled(device.type)
     return torch.autocast(device.type, enabled=False) if mixed else contextlib.nullcontext()
 
@@ -187,8 +187,8 @@ class SpectralEmbedding(SpectralLayer):
     """A row of a spectrally normalised matrix for each label, (...) int64 to (..., size).
 
     Arguments:
-        count: Labels.
-        size: Of a row.
+        count: The number of labels.
+        size: The length of a row.
 
     Example:
         >>> SpectralEmbedding(10, 8)(torch.tensor([3, 3, 7])).shape
@@ -204,7 +204,7 @@ class SpectralEmbedding(SpectralLayer):
 
 
 def power_iteration(network: nn.Module, steps: int = 1) -> None:
-    """Advance every spectrally normalised layer of a network, but for those that advance in their own forward.
+    """Advance every spectrally normalised layer of a network, except those that advance in their own forward.
 
     Arguments:
         network: Any module; layers of other kinds are left alone.
@@ -216,7 +216,7 @@ def power_iteration(network: nn.Module, steps: int = 1) -> None:
 
 
 def layers_by_shape(network: nn.Module) -> list[list[SpectralLayer]]:
-    """Return the layers that advance after a step, in groups whose matrices are of one shape."""
+    """Return the layers that advance after a step, grouped by the shape of their matrices."""
     by_shape: dict[tuple[int, int], list[SpectralLayer]] = {}
     for layer in network.modules():
         if isinstance(layer, SpectralLayer) and not layer.in_forward:
@@ -226,7 +226,7 @@ def layers_by_shape(network: nn.Module) -> list[list[SpectralLayer]]:
 
 @torch.no_grad()
 def power_iterations(groups: Iterable[Sequence[SpectralLayer]]) -> None:
-    """Advance layers as `power_iteration` does, all of one shape at once.
+    """Advance layers as `power_iteration` does, all layers of one shape at once.
 
     Arguments:
         groups: From `layers_by_shape`.
@@ -251,7 +251,7 @@ def unit(vectors: Tensor) -> Tensor:
 def iterate_in_forward(network: nn.Module) -> None:
     """Let every spectrally normalised layer of a network advance in each training forward, and nowhere else.
 
-    Without gradients, too: what counts is that the module is in training mode.
+    A layer in training mode advances without gradients too.
     """
     for layer in network.modules():
         if isinstance(layer, SpectralLayer):

@@ -37,7 +37,7 @@ __all__ = [
     "ProjectionDiscriminator",
 ]
 
-# Both ends work on small maps: the generator starts from 4x4, the encoder flattens 2x2.
+# Image sizes in pixels: the generator starts from 4x4, the encoder ends at 2x2.
 GENERATOR_START = 4
 ENCODER_END = 2
 
@@ -53,7 +53,7 @@ class Generator(nn.Module):
     """G(z, y), the decoder p(x|z, y) (Table 1): linear to 4x4x4C, up-blocks, batch norm, ReLU, 3x3 convolution, tanh.
 
     Arguments:
-        conditioning: What the linear layer and the blocks get of z and y.
+        conditioning: Feeds z and y to the linear layer and the blocks.
         channels: D.
         width: C.
         up_blocks: How often the size of 4 pixels is doubled.
@@ -162,23 +162,23 @@ class Encoder(nn.Module):
 
 
 class BigGAN(Architecture):
-    """The family; a subclass says the image size and which blocks stand where. None has attention (authors' code).
+    """The BigGAN family, without attention (authors' code); a subclass sets the image size and the blocks.
 
     Arguments:
         options: See `BigGANOptions`.
 
     Raises:
-        InvalidInput: If more blocks are to be shared than discriminator and encoder have in common.
+        InvalidInput: If the options share more blocks than discriminator and encoder have in common.
     """
 
     up_blocks: int
     """Up-blocks of the generator."""
     discriminator_blocks: Sequence[str]
-    """All of its blocks, each "down" or "plain"."""
+    """All blocks of the discriminator, each "down" or "plain"."""
     encoder_blocks: Sequence[str]
-    """All of its blocks in the authors' code, those included that it shares."""
+    """All blocks of the encoder in the authors' code, the shared ones included."""
     shared_blocks: int
-    """How many first blocks the two share if the options don't say."""
+    """How many first blocks discriminator and encoder share by default."""
 
     def __init__(self, options: BigGANOptions) -> None:
         self.options = options
@@ -189,7 +189,7 @@ class BigGAN(Architecture):
         if options.shared_blocks is not None:
             self.shared_blocks = options.shared_blocks
         pairs = enumerate(zip(self.discriminator_blocks, self.encoder_blocks, strict=False))
-        common = next((at for at, (one, other) in pairs if one != other), len(self.discriminator_blocks))
+        common = next((index for index, (kind, other) in pairs if kind != other), len(self.discriminator_blocks))
         if self.shared_blocks > common:
             raise InvalidInput(
                 f"--arch.shared-blocks {self.shared_blocks}: at {self.image_size} pixels the discriminator "
@@ -218,21 +218,21 @@ class BigGAN(Architecture):
         discriminator = (
             ProjectionDiscriminator(trunk, own, width, clusters) if conditional else Discriminator(trunk, own, width)
         )
-        own = self._blocks(self.encoder_blocks, shared, len(self.encoder_blocks), channels)
-        encoder = Encoder(trunk, own, width, latent_dim)
+        encoder_blocks = self._blocks(self.encoder_blocks, shared, len(self.encoder_blocks), channels)
+        encoder = Encoder(trunk, encoder_blocks, width, latent_dim)
         if options.power_iterations == "forward":
             for network in (generator, discriminator, encoder):
                 iterate_in_forward(network)
-        # Vectors that advance in every forward pass make a call for several batches another thing than several calls.
+        # If the vectors advance in every forward pass, one call for several batches differs from several calls.
         grouped = options.power_iterations == "step"
         return Networks(generator, discriminator, encoder, conditional, grouped)
 
     def _least_parameters(self, clusters: int, latent_dim: int) -> int:
-        """Return a number of weights that the networks have at least."""
+        """Return a lower bound on the number of weights."""
         features = 4 * self.width
         blocks = self.up_blocks + len(self.discriminator_blocks) + len(self.encoder_blocks) - self.shared_blocks
-        # Two 3x3 convolutions in a block, those from an image left out; of labels one embedding at least; the
-        # generator's entry and the encoder's two heads.
+        # Counted are two 3x3 convolutions in each block, except those that read an image; one embedding of the labels;
+        # the generator's entry and the encoder's two heads.
         inner = 9 * (2 * blocks - 2) * features**2
         return inner + clusters * min(features, latent_dim) + GENERATOR_START**2 * features * latent_dim
 
@@ -240,21 +240,21 @@ class BigGAN(Architecture):
         """Make the blocks start, ..., stop - 1 of a chain that begins at an image of D channels."""
         features = 4 * self.width
         blocks: list[nn.Module] = []
-        for at in range(start, stop):
+        for index in range(start, stop):
             # Every chain begins with a down-block.
-            first = at == 0
+            first = index == 0
             in_channels = channels if first else features
-            blocks.append(DownBlock(in_channels, features, first) if kinds[at] == "down" else PlainBlock(features))
+            blocks.append(DownBlock(in_channels, features, first) if kinds[index] == "down" else PlainBlock(features))
         return nn.Sequential(*blocks)
 
 
 class BigGAN64(BigGAN):
-    """64x64 pixels, in the same pattern (ours: the paper's networks end at 32): four up-blocks; three shared blocks.
+    """64x64 pixels, in the same pattern: four up-blocks; three shared blocks. The paper's networks end at 32 pixels.
 
-    As at 16 and 32 pixels, the discriminator goes down to 8x8 and has two plain blocks there; the encoder has the same
-    blocks, then two that go down from 8x8 to the 2x2 that it flattens. The three shared blocks, the paper's number, are
-    then the three that go down. BigGAN's own networks for 64 pixels have self-attention: it is left out here, as the
-    authors left it out at 32.
+    As at 16 and 32 pixels, the discriminator goes down to 8x8 and has two plain blocks there. The encoder has the same
+    blocks, then two that go down from 8x8 to the 2x2 that it flattens. Three blocks are shared, as in the paper; here
+    they are the three that go down. BigGAN's own networks for 64 pixels have self-attention. It is left out here, as
+    the authors left it out at 32.
     """
 
     image_size = 64

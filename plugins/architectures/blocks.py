@@ -20,9 +20,9 @@ __all__ = ["ConditionalBatchNorm", "DownBlock", "PlainBlock", "UpBlock"]
 
 
 class ConditionalBatchNorm(nn.Module):
-    """Batch normalisation whose gain and bias are maps of what the block knows of (z, y), and a ReLU.
+    """Batch normalisation and a ReLU; gain and bias are maps of the block's condition, which is made from (z, y).
 
-    The gain is 1 + g: with g alone and a start at 0.02 the residual branch would be dead.
+    The gain is 1 + g, because g starts near 0: a gain of g alone would switch the residual branch off.
 
     Arguments:
         channels: W.
@@ -38,9 +38,9 @@ class ConditionalBatchNorm(nn.Module):
         """Normalise x, (N, W, S, S), over the batch; scale and shift by the condition, N rows; then take the ReLU.
 
         Arguments:
-            x: What is normalised.
-            condition: What the conditioning gives the block.
-            overwrite: Whether nobody needs x any more.
+            x: Features.
+            condition: The block's condition, from the conditioning.
+            overwrite: Whether the result may take the place of x in memory.
         """
         gain = 1 + self.gain(condition)[:, :, None, None]
         bias = self.bias(condition)[:, :, None, None]
@@ -50,12 +50,12 @@ class ConditionalBatchNorm(nn.Module):
 class UpBlock(nn.Module):
     """The generator's block: doubles the image size, (N, W, S, S) to (N, W, 2S, 2S).
 
-    The 1x1 convolution of the shortcut commutes with either interpolation, whose weights sum to 1, so it runs first, on
-    a quarter of the pixels.
+    The weights of an interpolation sum to 1, so the shortcut's 1x1 convolution commutes with it. The convolution runs
+    first, on a quarter of the pixels.
 
     Arguments:
         channels: W.
-        conditioning: Of the two batch norms.
+        conditioning: Feeds z and y to the two batch norms.
         upsampling: ``bilinear`` (supplement, C) or ``nearest`` (authors' code).
     """
 
@@ -71,10 +71,10 @@ class UpBlock(nn.Module):
         self.shortcut = SpectralConv2d(channels, channels, 1)
 
     def forward(self, x: Tensor, condition: Tensor) -> Tensor:
-        """Return the block's output for x, (N, W, S, S), and what the conditioning gives the block, N rows."""
+        """Return the block's output for x, (N, W, S, S), and the block's condition, N rows."""
         h = self.conv1(self.upsample(self.norm1(x, condition)))
         out: Tensor = self.conv2(self.norm2(h, condition, overwrite=True))
-        # No backward pass needs what a convolution gave: sums and ReLUs of it may be in place.
+        # No backward pass needs the output of a convolution, so sums and ReLUs may overwrite it.
         return out.add_(self.upsample(self.shortcut(x)))
 
     def upsample(self, x: Tensor) -> Tensor:
@@ -90,8 +90,7 @@ class DownBlock(nn.Module):
     Arguments:
         in_channels: Channels of the input.
         channels: W.
-        first: Whether it is the first block of the network: it has no leading ReLU, since its input is the image, and
-            its shortcut pools before the 1x1 convolution (the two commute).
+        first: Whether this is the first block of the network, which has no leading ReLU, since its input is the image.
     """
 
     def __init__(self, in_channels: int, channels: int, first: bool = False) -> None:
@@ -105,7 +104,7 @@ class DownBlock(nn.Module):
         """Return the block's output for x, (N, in, S, S)."""
         h = self.conv1(x if self.first else torch.relu(x))
         h = self.conv2.pooled(torch.relu_(h))
-        # An average commutes with a 1x1 convolution, bias included: pooling first is the same and cheaper.
+        # An average commutes with a 1x1 convolution, bias included, so pooling first gives the same for less work.
         small = pooled(x) if self.conv2.fused else F.avg_pool2d(x, 2)
         return h.add_(self.shortcut(small))
 

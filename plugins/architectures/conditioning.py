@@ -15,12 +15,12 @@ from mpcc.core.layers.spectral_norm import SpectralLinear
 
 __all__ = ["Conditioning", "EmbeddingConditioning", "SharedConditioning", "SplitConditioning"]
 
-# Of every weight at the start, embeddings included (authors' code); these are not spectrally normalised.
+# Standard deviation of all starting weights (authors' code). Embeddings are not spectrally normalised.
 START = 0.02
 
 
 class Conditioning(nn.Module, abc.ABC):
-    """What the entry of a generator and the conditional batch norms of its blocks get of (z, y).
+    """Feeds (z, y) to the entry of a generator and to the conditional batch norms of its blocks.
 
     Attributes:
         entry_size: J', the number of inputs of the generator's linear layer.
@@ -38,7 +38,7 @@ class Conditioning(nn.Module, abc.ABC):
 
 
 class EmbeddingConditioning(Conditioning):
-    """The entry gets all of z; each conditional batch norm has embeddings of y of its own, for gain and for bias.
+    """The entry gets all of z; each conditional batch norm has its own embeddings of y, for gain and for bias.
 
     Arguments:
         clusters: K.
@@ -65,14 +65,14 @@ class EmbeddingConditioning(Conditioning):
 
 
 class HierarchicalConditioning(Conditioning):
-    """Every block gets the one Embed(y) of the generator beside latents; gain and bias are linear in the two.
+    """Every block gets latents and the generator's only Embed(y); gain and bias are linear in both.
 
     The linear maps are spectrally normalised and have no constant; Embed(y) has dimension J.
 
     Arguments:
         clusters: K.
         latent_dim: J.
-        entry_size: J', how much of z the entry gets, and every block.
+        entry_size: J', the number of latents that the entry and each block get.
     """
 
     def __init__(self, clusters: int, latent_dim: int, entry_size: int) -> None:

@@ -15,12 +15,12 @@ SHIFT = 2 / 32  # of the width: two pixels of the final 32 x 32 image
 SCALE = 0.1
 SHEAR = 5.0  # degrees
 
-# Drawings of 105 x 105 that are in memory as float32 at once, about 45 MB with their sampling grids.
+# How many float32 images of 105 x 105 are in memory at once: about 45 MB with their sampling grids.
 _CHUNK = 340
 
 
 def affine_map(rotation: Tensor, shift: Tensor, scale: Tensor, shear: Tensor) -> Tensor:
-    r"""Return the maps that `warp` applies, as the inverse that sampling wants.
+    r"""Return the maps that `warp` applies, as the inverses that sampling needs.
 
     .. math:: p' = s \begin{pmatrix} \cos a & -\sin a \\ \sin a & \cos a \end{pmatrix}
               \begin{pmatrix} 1 & \tan b \\ 0 & 1 \end{pmatrix} p + 2 t
@@ -57,7 +57,7 @@ def random_maps(count: int, generator: torch.Generator) -> Tensor:
         generator: The source of randomness, on the CPU.
 
     Returns:
-        Maps as of `affine_map`, float32, shape (M, 2, 3).
+        Maps as from `affine_map`, float32, shape (M, 2, 3).
 
     Source:
         Method section 5.
@@ -72,11 +72,11 @@ def random_maps(count: int, generator: torch.Generator) -> Tensor:
 
 
 def warp(drawings: Tensor, maps: Tensor) -> Tensor:
-    """Apply C maps to each drawing, bilinear; what comes from outside is 0.
+    """Apply C maps to each drawing, with bilinear interpolation; the outside of a drawing is 0.
 
     Arguments:
         drawings: Grey levels, float, shape (M, H, W).
-        maps: As of `affine_map`, same dtype, shape (M, C, 2, 3).
+        maps: As from `affine_map`, same dtype, shape (M, C, 2, 3).
 
     Returns:
         Shape (M, C, H, W).
@@ -85,20 +85,20 @@ def warp(drawings: Tensor, maps: Tensor) -> Tensor:
     height, width = drawings.shape[1:]
     x = (2 * torch.arange(width, dtype=maps.dtype, device=maps.device) + 1) / width - 1
     y = (2 * torch.arange(height, dtype=maps.dtype, device=maps.device) + 1) / height - 1
-    # The sum of a term of columns and a term of rows; affine_grid's matrix product takes several times as long.
+    # A term of columns plus a term of rows; affine_grid's matrix product takes several times as long.
     columns = maps[:, :, None, None, :, 0] * x[:, None]
     rows = maps[:, :, None, None, :, 1] * y[:, None, None] + maps[:, :, None, None, :, 2]
-    # A drawing's C grids on top of each other are one tall grid: the drawing itself need not be repeated C times.
+    # The C grids of a drawing are stacked to one tall grid, so the drawing need not be repeated C times.
     tall = (columns + rows).reshape(count, copies * height, width, 2)
     warped = functional.grid_sample(drawings.unsqueeze(1), tall, padding_mode="zeros", align_corners=False)
     return warped.reshape(count, copies, height, width)
 
 
 def augment(drawings: Tensor, copies: int, image_size: int, generator: torch.Generator) -> Tensor:
-    """Make C images of each drawing, the first of it unchanged and C - 1 of random maps of it, and resize them.
+    """Make C images of each drawing, the drawing itself and C - 1 random maps of it, and resize them.
 
-    The maps act on the drawing at full size and each image is resized once after that (bilinear, antialiased), so that
-    nothing is blurred twice. With the same generator state, fewer copies are the first ones of more copies.
+    The maps act on the drawing at full size. Each image is resized once after that (bilinear, antialiased), so nothing
+    is blurred twice. With the same generator state, a smaller C gives the first images of a larger C.
 
     Arguments:
         drawings: Grey levels on a background of 0, uint8, shape (M, H, W).
@@ -118,7 +118,7 @@ def augment(drawings: Tensor, copies: int, image_size: int, generator: torch.Gen
         plain = drawings[part].float()
         full = [plain.unsqueeze(1)]
         if maps:
-            full.append(warp(plain, torch.stack([each[part] for each in maps], dim=1)))
+            full.append(warp(plain, torch.stack([copy[part] for copy in maps], dim=1)))
         small = functional.interpolate(
             torch.cat(full, dim=1), (image_size, image_size), mode="bilinear", align_corners=False, antialias=True
         )

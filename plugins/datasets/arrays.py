@@ -27,15 +27,15 @@ _IMAGES, _LABELS = "--data.images-key", "--data.labels-key"
 
 @attrs.define(eq=False)
 class ArrayImages:
-    """Images of one array, converted when they are asked for: an `mpcc.core.contracts.ImageSource`.
+    """Images of one array, converted on demand: an `mpcc.core.contracts.ImageSource`.
 
-    A copy in another process opens the file anew: the array does not travel.
+    A copy in another process opens the file again, because the array is not pickled.
 
     Arguments:
         path: The file.
-        name: What the array is called in it, or None.
+        name: The name of the array in the file, or None.
         layout: The order of the axes.
-        values: What black and white are.
+        values: The values of black and white.
         image_size: R, in pixels.
         array: The array.
     """
@@ -55,7 +55,7 @@ class ArrayImages:
             setattr(self, name, value)
 
     def opened(self) -> Array:
-        """Return the array, from the file if this is a copy."""
+        """Return the array; a copy in another process opens the file first."""
         if self.array is None:
             self.array = open_array(self.path, self.name, "images", _IMAGES, (3, 4)).array
         return self.array
@@ -78,12 +78,12 @@ class Arrays(Dataset):
 
     Images are (N, H, W), (N, H, W, C) or (N, C, H, W), C being 1 or 3, of uint8, bool or floating point. Values become
     the nearest of 256 grey levels. Then each image is resized so that the shorter side is R (bilinear, antialiased when
-    it shrinks) and cut to the central square. Labels are whole numbers from 0 on; each that occurs is a class, named by
-    its number.
+    it shrinks) and cut to the central square. Labels are whole numbers of 0 or more. Each label that occurs is a class,
+    named by its number.
 
-    Nothing that a file may ask for is run: pickled objects are refused. With the option ``memory``, images are read
-    from a .npy or .pt file whenever they are needed; they are the same. Floating-point images are read through once
-    before, to see that they are finite and in range. The file must not change meanwhile. A .npz file is read whole.
+    No code in a file is run: pickled objects are refused. With the option ``memory``, the same images are read from a
+    .npy or .pt file on demand, and the file must not change meanwhile. Floating-point images are read once before, to
+    check that they are finite and in range. A .npz file is read whole.
     """
 
     def __init__(self, options: ArraysOptions) -> None:
@@ -135,20 +135,20 @@ class Arrays(Dataset):
             return None, []
         file = path if options.labels is None else options.labels.expanduser()
         opened = open_array(file, options.labels_key, "labels", _LABELS, (1,))
-        given, described = opened.array, str(file) if opened.name is None else f"{file}, {opened.name}"
-        if given.dtype.kind not in "iu":
-            raise InvalidInput(f"{described}: expected labels that are whole numbers, got {given.dtype}")
-        if given.shape != (count,):
-            raise InvalidInput(f"{described}: expected labels of shape ({count},), one an image, got {given.shape}")
-        if given.min() < 0:
-            where = int(np.argmax(given < 0))
-            raise InvalidInput(f"{described}: expected labels of 0 or more, got {given[where]} at index {where}")
-        names, labels = np.unique(given, return_inverse=True)
+        numbers, described = opened.array, str(file) if opened.name is None else f"{file}, {opened.name}"
+        if numbers.dtype.kind not in "iu":
+            raise InvalidInput(f"{described}: expected labels that are whole numbers, got {numbers.dtype}")
+        if numbers.shape != (count,):
+            raise InvalidInput(f"{described}: expected labels of shape ({count},), one an image, got {numbers.shape}")
+        if numbers.min() < 0:
+            index = int(np.argmax(numbers < 0))
+            raise InvalidInput(f"{described}: expected labels of 0 or more, got {numbers[index]} at index {index}")
+        names, labels = np.unique(numbers, return_inverse=True)
         return torch.from_numpy(labels.astype(np.int64)), [str(name) for name in names]
 
 
 def _description(source: ArrayImages, described: str, class_names: Sequence[str]) -> str:
-    """Return what the images are, in one line."""
+    """Describe the images in one line."""
     count, channels, size, _ = source.shape
     shape = source.opened().shape
     height, width = (shape[source.layout.index(axis)] for axis in "HW")

@@ -30,7 +30,7 @@ _REMEDY = "delete it and pass --download"
 class CIFAR(Dataset, abc.ABC):
     """Photographs of 32 x 32, colour, in the pickle files of the CIFAR sets; a subclass says which set it is.
 
-    The files are read by `mpcc.plugins.datasets.reading.pickles`, which runs nothing that they may ask for.
+    The files are read by `mpcc.plugins.datasets.reading.pickles`, which runs no code in them.
 
     Attributes:
         name: The name of the data set, for messages.
@@ -38,8 +38,8 @@ class CIFAR(Dataset, abc.ABC):
         train: The files to train on.
         test: The files to test on.
         meta: The file of the names of the labels.
-        labels_key: What the labels are called in the files.
-        names_key: What the names of the labels are called in `meta`.
+        labels_key: The key of the labels in the files.
+        names_key: The key of the names of the labels in `meta`.
         classes: How many labels there are.
         downloader: The data set of torchvision that fetches the files and knows their md5 sums.
     """
@@ -79,7 +79,7 @@ class CIFAR(Dataset, abc.ABC):
         if download and not all(file.exists() for file in files):
             try:
                 type(self).downloader(root, train=self.options.split != "test", download=True)
-            except Exception as error:  # whatever the network, the disk or torchvision has to say
+            except Exception as error:  # the network, the disk and torchvision may raise anything
                 raise download_failed(self.folder, root, error) from error
         for file in files:
             if not file.exists():
@@ -181,15 +181,15 @@ def _entry(content: object, key: str, file: Path) -> object:
     """Return one entry of a file's dict, whose keys are text in files of Python 3 and bytes in those of Python 2."""
     if not isinstance(content, Mapping):
         raise _broken(file, f"expected a dict, got {type(content).__name__}")
-    for name in (key.encode(), key):
-        if name in content:
-            return content[name]
-    found = [
+    for spelling in (key.encode(), key):
+        if spelling in content:
+            return content[spelling]
+    names = [
         name.decode("utf-8", "backslashreplace") if isinstance(name, bytes) else name
         for name in content
         if isinstance(name, (str, bytes))
     ]
-    raise _broken(file, f"expected an entry {key!r}, got {', '.join(sorted(found)[:8]) or 'none'}")
+    raise _broken(file, f"expected an entry {key!r}, got {', '.join(sorted(names)[:8]) or 'none'}")
 
 
 def _broken(file: Path, what: str) -> InvalidInput:

@@ -24,29 +24,28 @@ _SHOWN = 3  # skipped files that the description names
 class Folder(Dataset):
     """Images below a folder, by extension: png, jpg, jpeg, bmp, gif, tif, tiff, webp, in upper or lower case.
 
-    Images right in the folder have no labels. If they are in subfolders instead, the subfolder is the class: labels
-    0, 1, .. are the names of the subfolders that hold images, sorted; images further down belong to the same class.
-    Images in both places are refused, since one of the two would be a mistake, unless the option ``labels`` says that
-    there are none. Names that begin with a dot are left out, links are followed, and no folder is entered twice for one
-    class. Images are in the order of their paths, names compared by code points.
+    Images directly in the folder have no labels. If they are in subfolders instead, each subfolder with images is a
+    class, and images further down belong to it: labels 0, 1, .. follow the sorted names of the subfolders. Images in
+    both places are refused, since one of the two would be a mistake; ``labels="none"`` takes all of them without
+    labels. Names that begin with a dot are left out. Links are followed, and no folder is entered twice for one class.
+    Images are sorted by their paths, names compared by code points.
 
     Each image is turned as its EXIF orientation says, put on the background colour where it is transparent, converted
     to 8 bits (16-bit grey is divided by 257), resized so that the shorter side is R (bilinear, antialiased when it
-    shrinks) and cut to the central square. Of an animation, the first frame counts. Whether an image is grey or colour
-    is how its file stores it: a palette is colour.
+    shrinks) and cut to the central square. The first frame of an animation counts. An image is grey or colour as its
+    file stores it; a palette is colour.
 
-    A file with the name of an image that cannot be read is an error, or with the option ``unreadable`` left out and
-    listed in `ImageSet.skipped`. With the option ``memory``, images are decoded whenever they are needed rather than
-    held in memory; they are the same. What cannot be read is then known beforehand from a first pass over all files:
-    over their headers if unreadable files are refused, so that one that is damaged further down ends the run when its
-    turn comes; decoding each of them once if they are skipped.
+    An image file that cannot be read is an error; with the option ``unreadable`` it is left out and listed in
+    `ImageSet.skipped`. With the option ``memory``, the same images are decoded on demand instead of held in memory. A
+    first pass then finds the unreadable files. If they are skipped, this pass decodes every file. If they are refused,
+    it reads the headers only, so a file that is damaged further down ends the run when it is read.
     """
 
     def __init__(self, options: FolderOptions) -> None:
         self.options = options
 
     def load(self, image_size: int, root: Path | None, download: bool) -> ImageSet:
-        """Read the whole folder, or look through it.
+        """Read the images, or only check them if they are read on demand.
 
         Arguments:
             image_size: R, in pixels.
@@ -61,8 +60,8 @@ class Folder(Dataset):
             InvalidInput: If there is no such folder, no image in it, an image that cannot be read and may not be
                 skipped, or a mixture of grey and colour that no option resolves.
         """
-        given, skip = self.options.path, self.options.unreadable == "skip"
-        folder = require_root(root, "folder", "--data.path DIR") if given is None else given.expanduser()
+        path, skip = self.options.path, self.options.unreadable == "skip"
+        folder = require_root(root, "folder", "--data.path DIR") if path is None else path.expanduser()
         if not folder.is_dir():
             what = "is not a folder" if folder.exists() else "does not exist"
             raise InvalidInput(f"{folder} {what}: expected a folder of images{similar_sibling(folder)}")
@@ -74,14 +73,14 @@ class Folder(Dataset):
                 f"no image in {folder} can be read: expected at least one, all {len(skipped)} were skipped, "
                 f"such as {skipped[0]}"
             )
-        class_names = sorted({each.parts[0] for each in readable}) if labelled else []
+        class_names = sorted({file.parts[0] for file in readable}) if labelled else []
         label_of = {name: label for label, name in enumerate(class_names)}
         kind = "grey" if images.shape[1] == 1 else "colour"
         return ImageSet(
             images=images,
-            labels=torch.tensor([label_of[each.parts[0]] for each in readable]) if labelled else None,
+            labels=torch.tensor([label_of[file.parts[0]] for file in readable]) if labelled else None,
             class_names=[printable(name) for name in class_names],
-            paths=[each.path for each in readable],
+            paths=[file.path for file in readable],
             description=f"folder {printable(str(folder))}: {len(readable)} {kind} images, "
             f"{f'{len(class_names)} classes' if labelled else 'no labels'}, "
             f"central squares, resized to {image_size} pixels"
@@ -102,47 +101,47 @@ class Folder(Dataset):
         images = torch.empty(0 if stream else len(files), *shape[1:], dtype=torch.uint8)
         readable: list[ImageFile] = []
         skipped: list[str] = []
-        for each in files:
+        for listed in files:
             try:
-                # When streaming, decoding finds out what to skip; nothing is kept of it.
-                image = None if stream and not skip else decode(each.file, background, mode)
-                found = mode_of(each.file, mode) if image is None else image.mode
+                # When streaming, decoding only shows which files to skip. The image is not kept.
+                image = None if stream and not skip else decode(listed.file, background, mode)
+                image_mode = mode_of(listed.file, mode) if image is None else image.mode
             except UnreadableImage as error:
                 if not skip:
                     raise
-                skipped.append(f"{each.path}: {error.reason}")
+                skipped.append(f"{listed.path}: {error.reason}")
                 continue
             if not readable:
-                first = found
-            elif found != first:
-                raise _mixture(readable[0], first, each, found)
+                first_mode = image_mode
+            elif image_mode != first_mode:
+                raise _mixture(readable[0], first_mode, listed, image_mode)
             if image is not None and not stream:
-                if images.shape[1] != len(image.getbands()):  # the header of a file that is then skipped
+                if images.shape[1] != len(image.getbands()):  # the guess came from a file that was skipped
                     images = torch.empty(len(files), len(image.getbands()), *shape[2:], dtype=torch.uint8)
                 images[len(readable)] = square(image, image_size)
-            readable.append(each)
+            readable.append(listed)
         if stream and readable:
             # Absolute: the working directory of a run may change.
-            names_of_files = tuple(str(each.file.absolute()) for each in readable)
-            return readable, FileImages(names_of_files, first, background, image_size), skipped
+            file_names = tuple(str(listed.file.absolute()) for listed in readable)
+            return readable, FileImages(file_names, first_mode, background, image_size), skipped
         return readable, images[: len(readable)], skipped
 
 
 def _first_mode(files: Sequence[ImageFile]) -> str:
     """Guess whether the images are grey or colour, from the first header that can be read."""
-    for each in files:
+    for listed in files:
         try:
-            return mode_of(each.file, None)
+            return mode_of(listed.file, None)
         except UnreadableImage:
             continue
     return "RGB"
 
 
-def _mixture(one: ImageFile, mode: str, other: ImageFile, other_mode: str) -> InvalidInput:
+def _mixture(first: ImageFile, first_mode: str, other: ImageFile, other_mode: str) -> InvalidInput:
     """Make the error for a set of grey and colour images."""
     names = {"L": "grey", "RGB": "colour"}
     return InvalidInput(
-        f"{printable(str(one.file))} is {names[mode]} but {printable(str(other.file))} is {names[other_mode]}: "
+        f"{printable(str(first.file))} is {names[first_mode]} but {printable(str(other.file))} is {names[other_mode]}: "
         "expected all alike; pass --data.channels 1 to convert to grey or --data.channels 3 to convert to colour"
     )
 

@@ -22,7 +22,7 @@ def streams(choice: str, shape: tuple[int, ...], data: str, remedy: str = "pass 
     Arguments:
         choice: ``stream``, ``load``, or ``auto``: stream what would fill more than half of the available memory.
         shape: (N, D, R, R), of bytes.
-        data: What the set is, for the message.
+        data: A name for the set, for the message.
         remedy: What to do if it does not fit, for the message.
 
     Raises:

@@ -48,13 +48,13 @@ class Omniglot(Dataset):
     """100 characters x 20 drawings x 20 copies: 40,000 grey images, white ink on black.
 
     The set and the numbers measured on it are this project's own: the paper's set of 100 classes is not published.
-    Characters are chosen by `choose_characters`. The first copy of a drawing is the drawing, the others are small
-    random affine maps of it (`mpcc.plugins.datasets.affine`).
+    Characters are chosen by `choose_characters`. The first copy of a drawing is the drawing itself; the others are
+    small random affine maps of it (`mpcc.plugins.datasets.affine`).
 
     The official files are read as they are, zipped: ``ROOT/omniglot-py/images_background.zip`` (964 characters), or
-    ``images_background_small1.zip`` (136) and ``images_background_small2.zip`` (156). The two small ones share two
-    alphabets, with the same drawings; those count once. As other characters are there to choose from, another source is
-    another set: name the source, rather than ``auto``, where numbers are to be compared.
+    ``images_background_small1.zip`` (136) and ``images_background_small2.zip`` (156). The two small zips share two
+    alphabets with the same drawings; these count once. Another source offers other characters, which makes another set.
+    To compare numbers, name the source instead of ``auto``.
 
     Source:
         B. M. Lake, R. Salakhutdinov, J. B. Tenenbaum, "Human-level concept learning through probabilistic program
@@ -72,8 +72,8 @@ class Omniglot(Dataset):
         Arguments:
             image_size: R, in pixels.
             root: The folder that holds ``omniglot-py``.
-            download: Whether a file that is missing may be fetched. ``auto`` fetches the large one, and only if
-                none is there.
+            download: Whether a file that is missing may be fetched. ``auto`` fetches the large zip, and only if no
+                zip is there.
 
         Returns:
             uint8 images, shape (classes * 20 * copies, 1, R, R), and their labels 0..classes-1, which are in the
@@ -117,12 +117,12 @@ class Omniglot(Dataset):
         )
 
     def _zip_files(self, root: Path, download: bool) -> list[Path]:
-        """Return the zips to read, those that are missing fetched if that is allowed."""
+        """Return the zips to read; fetch missing ones if that is allowed."""
         folder = root / "omniglot-py"
         source = self.options.source
         if source == "auto":
-            there = [key for key, (name, _) in ZIPS.items() if (folder / name).exists()]
-            wanted = ["large"] if "large" in there or not there else there
+            present = [key for key, (name, _) in ZIPS.items() if (folder / name).exists()]
+            wanted = ["large"] if "large" in present or not present else present
         else:
             wanted = ["small1", "small2"] if source == "small" else [source]
         for key in wanted:
@@ -135,16 +135,16 @@ class Omniglot(Dataset):
             try:
                 # Not torchvision.datasets.Omniglot: it unpacks 19,280 files for nothing, and lacks the small zips.
                 download_url(f"{torchvision.datasets.Omniglot.download_url_prefix}/{name}", folder, name, md5)
-            except Exception as error:  # whatever the network or the disk has to say
+            except Exception as error:  # the network and the disk may raise anything
                 raise download_failed(name, folder, error) from error
         return [folder / ZIPS[key][0] for key in wanted]
 
 
 def choose_characters(names: Iterable[str], count: int, seed: int) -> list[str]:
-    """Choose characters by a documented seed, the same on every platform.
+    """Choose characters by a seed; the choice is the same on every platform.
 
-    The names are ranked by the SHA-256 digest of ``SEED:ALPHABET/characterNN`` and the first ``count`` are taken. What
-    is not among the names does not change the order of those that are.
+    The names are ranked by the SHA-256 digest of ``SEED:ALPHABET/characterNN`` and the first ``count`` are taken. A
+    name that is added or removed does not change the order of the others.
 
     Arguments:
         names: ``ALPHABET/characterNN``, distinct.
@@ -172,7 +172,7 @@ def _list_characters(zip_file: Path) -> dict[str, _Character]:
         with zipfile.ZipFile(zip_file) as archive:
             members = archive.namelist()
     except (zipfile.BadZipFile, OSError, NotImplementedError) as error:
-        # The last is zipfile's for a version of the format that it does not know.
+        # zipfile raises NotImplementedError for a version of the format that it does not know.
         raise _broken(zip_file, f"expected a zip archive ({error})") from error
     pattern = re.compile(rf"{re.escape(zip_file.stem)}/([^/]+/character\d+)/\d+_\d+\.png")
     drawings: defaultdict[str, list[str]] = defaultdict(list)
@@ -180,11 +180,11 @@ def _list_characters(zip_file: Path) -> dict[str, _Character]:
         if match := pattern.fullmatch(member):
             drawings[match[1]].append(member)
     if not drawings:
-        raise _broken(zip_file, f"expected drawings {zip_file.stem}/ALPHABET/characterNN/XXXX_DD.png, found none")
-    for name, found in drawings.items():
-        if len(found) != _DRAWINGS:
-            raise _broken(zip_file, f"expected {_DRAWINGS} drawings of {name}, got {len(found)}")
-    return {name: _Character(zip_file, tuple(found)) for name, found in drawings.items()}
+        raise _broken(zip_file, f"expected drawings {zip_file.stem}/ALPHABET/characterNN/XXXX_DD.png, got none")
+    for name, files in drawings.items():
+        if len(files) != _DRAWINGS:
+            raise _broken(zip_file, f"expected {_DRAWINGS} drawings of {name}, got {len(files)}")
+    return {name: _Character(zip_file, tuple(files)) for name, files in drawings.items()}
 
 
 def _read_drawings(characters: Mapping[str, _Character]) -> np.ndarray[tuple[int, ...], np.dtype[np.uint8]]:
@@ -205,11 +205,11 @@ def _read_drawing(
 ) -> np.ndarray[tuple[int, ...], np.dtype[np.uint8]]:
     """Read one drawing, uint8 (105, 105); in the file paper is 1 and ink is 0."""
     try:
-        # A member may unfold to more than there is memory, whatever it says that it does.
+        # A member may unpack to more than its header says, and to more than fits into memory.
         with archive.open(member) as file:
             content = file.read(_LARGEST + 1)
         if len(content) > _LARGEST:
-            raise ValueError("it unfolds to more than a drawing takes")
+            raise ValueError("it unpacks to more bytes than a drawing has")
         with Image.open(io.BytesIO(content)) as image:
             size = image.size
             if size == (_PIXELS, _PIXELS):

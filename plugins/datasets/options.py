@@ -25,7 +25,7 @@ _LARGEST_SEED = 2**63 - 1
 
 
 def _between(low: int, high: int | None = None) -> Callable[[Any, attrs.Attribute[int], int], None]:
-    """Make a validator for low <= value <= high; attrs' own does not say the name as a person would."""
+    """Make a validator for low <= value <= high; the messages of attrs' own validators are harder to read."""
 
     def check(instance: Any, attribute: attrs.Attribute[int], value: int) -> None:
         if value < low:
@@ -43,7 +43,7 @@ class DigitsOptions:
 
 @attrs.frozen
 class SplitOptions:
-    """What the published sets with a train and a test part share; the parts are put together by `splits`."""
+    """Options of the published sets that have a train and a test part."""
 
     split: Literal["all", "train", "test"] = attrs.field(
         default="all",
@@ -98,14 +98,14 @@ class OmniglotOptions:
 
 @attrs.frozen
 class MemoryOptions:
-    """What the sets of a user's own files share, which may be larger than memory; `memory` decides."""
+    """Options of the sets of a user's own files, which may be larger than memory."""
 
     memory: Literal["auto", "load", "stream"] = attrs.field(
         default="auto",
         kw_only=True,
         metadata={
             "help": "load all images at once, or stream: read them when they are needed; "
-            "auto streams what would fill more than half of the free memory"
+            "auto streams a set that would fill more than half of the free memory"
         },
     )
 
@@ -116,7 +116,7 @@ class FolderOptions(MemoryOptions):
 
     path: Path | None = attrs.field(
         default=None,
-        metadata={"help": "folder of images, or of one subfolder a class (default: the data root itself)"},
+        metadata={"help": "folder of images, or of one subfolder for each class (default: the data root itself)"},
     )
     channels: Literal["auto", "1", "3"] = attrs.field(
         default="auto",
@@ -124,7 +124,7 @@ class FolderOptions(MemoryOptions):
     )
     background: Literal["white", "black"] = attrs.field(
         default="white",
-        metadata={"help": "what shows through where an image is transparent"},
+        metadata={"help": "the colour behind an image where it is transparent"},
     )
     labels: Literal["auto", "folders", "none"] = attrs.field(
         default="auto",
@@ -144,18 +144,20 @@ class ArraysOptions(MemoryOptions):
     """Options of the data set ``arrays``."""
 
     path: Path | None = attrs.field(
-        default=None, metadata={"help": "file of images: .npy, .npz, .pt or .pth, shape as of layout"}
+        default=None, metadata={"help": "file of images: .npy, .npz, .pt or .pth, shape as in layout"}
     )
     images_key: str | None = attrs.field(
         default=None,
         metadata={"help": "name of the images in a file of several arrays (default: the only ones with 3 or 4 axes)"},
     )
     labels: Path | None = attrs.field(
-        default=None, metadata={"help": "file of the labels, whole numbers, one an image (default: none)"}
+        default=None, metadata={"help": "file of the labels, one whole number for each image (default: none)"}
     )
     labels_key: str | None = attrs.field(
         default=None,
-        metadata={"help": "name of the labels in the file of labels, or without one in that of the images"},
+        metadata={
+            "help": "name of the labels in the file of labels, or in the file of images if there is no file of labels"
+        },
     )
     layout: Literal["auto", "NHW", "NHWC", "NCHW"] = attrs.field(
         default="auto",
@@ -164,7 +166,7 @@ class ArraysOptions(MemoryOptions):
     value_range: Literal["auto", "unit", "symmetric", "bytes"] = attrs.field(
         default="auto",
         metadata={
-            "help": "what black and white are: 0 and 1 (unit), -1 and 1 (symmetric), 0 and 255 (bytes); "
-            "auto goes by type and extremes, and refuses what may be either"
+            "help": "values of black and white: 0 and 1 (unit), -1 and 1 (symmetric), 0 and 255 (bytes); "
+            "auto decides by type and extremes, and refuses ambiguous values"
         },
     )

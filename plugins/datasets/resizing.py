@@ -11,9 +11,9 @@ __all__ = ["central_square", "resize_images"]
 
 
 def resize_images(images: Tensor, image_size: int) -> Tensor:
-    """Resize to R x R, bilinear, antialiased when it shrinks; images that are R x R already are not touched.
+    """Resize images to R x R, bilinear, antialiased when they shrink; images of this size are returned as they are.
 
-    Of images that are not square, the shorter side becomes R and the centre is kept.
+    If images are not square, the shorter side becomes R and the centre is kept.
 
     Arguments:
         images: uint8, shape (N, D, H, W).
@@ -41,7 +41,7 @@ def resize_images(images: Tensor, image_size: int) -> Tensor:
 
 
 def central_square(image: Image.Image, image_size: int) -> Image.Image:
-    """Resize to a shorter side of R and cut out the centre, in one pass: however long the image, no more is made.
+    """Resize the shorter side to R and cut out the centre, in one pass that computes R x R pixels only.
 
     Example:
         >>> central_square(Image.new("RGB", (400, 30)), 8).size

@@ -1,4 +1,4 @@
-"""Where the files of data sets are, and what to say when they are not there."""
+"""The folders of data sets, and the errors for files that are missing."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def missing_file(path: Path, expected: str, root: Path) -> InvalidInput:
 
     Arguments:
         path: The file.
-        expected: What it is, in a few words.
+        expected: A description of the file, in a few words.
         root: The data folder that ``--download`` would fill.
     """
     return InvalidInput(
@@ -48,7 +48,7 @@ def missing_file(path: Path, expected: str, root: Path) -> InvalidInput:
 
 
 def download_failed(data: str, folder: Path, error: Exception) -> InvalidInput:
-    """Make the error for a download that did not work, in one line whatever the downloader said."""
+    """Make the error for a download that failed, in one line."""
     reason = " ".join(str(error).split()) or type(error).__name__
     return InvalidInput(f"cannot download {data} into {folder}: {reason}; check the network, or use {_OTHER_ROOT}")
 
@@ -59,7 +59,7 @@ def similar_sibling(path: Path) -> str:
 
 
 def similar_file(path: Path, extensions: Collection[str]) -> str:
-    """Return the same for the file whose name is most like that of ``path``, of those with certain extensions."""
+    """Return the same for the file next to ``path`` with the most similar name and one of the extensions."""
     return _similar(path, lambda entry: entry.suffix in extensions and entry.is_file())
 
 

@@ -1,4 +1,4 @@
-"""Feature extractors: the standard Inception network of torch-fidelity, or one of the user's own, by its name."""
+"""Feature extractors: the standard Inception network of torch-fidelity, or the user's own, by name."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from mpcc.core.errors import InvalidInput
 
 __all__ = ["Extractor", "Features", "check_extractor", "load_extractor", "require_torch_fidelity"]
 
-# How many images pass through an extractor at once: at 299x299 pixels more would take gigabytes.
+# How many images pass through an extractor at once. At 299x299 pixels, more would take gigabytes.
 FEATURE_BATCH = 64
 # The first layer's and the last layer's shapes tell Inception's weights from other files.
 FIRST, LAST = ("Conv2d_1a_3x3.conv.weight", (32, 3, 3, 3)), ("fc.weight", (1008, 2048))
@@ -29,7 +29,7 @@ FIRST, LAST = ("Conv2d_1a_3x3.conv.weight", (32, 3, 3, 3)), ("fc.weight", (1008,
 
 @attrs.frozen(eq=False)
 class Features:
-    """What an extractor says of n images.
+    """The output of an extractor for n images.
 
     Attributes:
         values: float64, shape (n, F), on the CPU.
@@ -46,9 +46,9 @@ class Extractor:
 
     Attributes:
         call: uint8 images, shape (n, D, R, R), on the device, to features (n, F) or (features, logits).
-        device: Where it computes.
-        described: For errors, e.g. ``--features module:name``.
-        record: For ``results.json``.
+        device: The device on which it computes.
+        described: Its description in errors, e.g. ``--features module:name``.
+        record: Its entry in ``results.json``.
     """
 
     call: Callable[[Tensor], Any]
@@ -61,16 +61,17 @@ class Extractor:
         """Return the features of images, uint8, (n, D, R, R), that come in batches.
 
         Raises:
-            InvalidInput: If the extractor fails, or returns something else than its contract says.
+            InvalidInput: If the extractor fails, or its output does not fit its contract.
         """
-        found = [self._checked(images) for batch in batches for images in torch.split(batch, FEATURE_BATCH)]
-        widths = {(values.shape[1], None if logits is None else logits.shape[1]) for values, logits in found}
+        outputs = [self._checked(images) for batch in batches for images in torch.split(batch, FEATURE_BATCH)]
+        widths = {(values.shape[1], None if logits is None else logits.shape[1]) for values, logits in outputs}
         if len(widths) > 1:
             raise InvalidInput(
-                f"{self.described}: expected as many features for every batch, got {sorted(map(str, widths))}"
+                f"{self.described}: expected equally many features for every batch, got {sorted(map(str, widths))}"
             )
-        logits = [each for _, each in found if each is not None]
-        return Features(torch.cat([values for values, _ in found]), torch.cat(logits) if logits else None)
+        logits_of_parts = [logits for _, logits in outputs if logits is not None]
+        values = torch.cat([part for part, _ in outputs])
+        return Features(values, torch.cat(logits_of_parts) if logits_of_parts else None)
 
     def _checked(self, images: Tensor) -> tuple[Tensor, Tensor | None]:
         try:
@@ -103,10 +104,10 @@ class Extractor:
 
 
 def check_extractor(request: FeatureRequest) -> None:
-    """Check that the extractor can be had; with ``download``, fetch the standard one's weights.
+    """Check that the extractor is available; with ``download``, fetch the weights of the standard one.
 
     Raises:
-        InvalidInput: If not, with the remedies.
+        InvalidInput: If it is not; the message names the remedies.
     """
     if request.extractor is not None:
         find_by_name(request.extractor)
@@ -119,7 +120,7 @@ def load_extractor(request: FeatureRequest, device: torch.device) -> Extractor:
     """Return the extractor that was asked for, on a device.
 
     Raises:
-        InvalidInput: If it cannot be had, with the remedies.
+        InvalidInput: If it is not available; the message names the remedies.
     """
     if request.extractor is not None:
         name = request.extractor
@@ -129,7 +130,7 @@ def load_extractor(request: FeatureRequest, device: torch.device) -> Extractor:
     check_weights(path)
     from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
 
-    # "logits_unbiased" is what the published Inception scores are made of.
+    # Published Inception scores are made of "logits_unbiased".
     try:
         network = FeatureExtractorInceptionV3("inception-v3-compat", ["2048", "logits_unbiased"], str(path)).to(device)
     except RuntimeError as error:
@@ -144,7 +145,7 @@ def load_extractor(request: FeatureRequest, device: torch.device) -> Extractor:
                 f"the standard feature extractor takes images with 1 or 3 channels, got {images.shape[1]}: "
                 "choose another one with --features module:name"
             )
-        # Grey images have three equal channels for Inception.
+        # Inception takes three channels: grey images are repeated.
         return network(images.expand(-1, 3, -1, -1).contiguous())
 
     record: dict[str, object] = {
@@ -202,7 +203,7 @@ def weights_file(request: FeatureRequest) -> Path:
 def check_weights(path: Path) -> None:
     """Check that a file holds Inception's weights and nothing that could run.
 
-    torch-fidelity itself would execute what a pickle in the file says.
+    torch-fidelity itself would run the code that a pickle in the file names.
 
     Raises:
         InvalidInput: If it does not.
@@ -214,8 +215,8 @@ def check_weights(path: Path) -> None:
         cause = " ".join(str(error).split()).partition(". ")[0][:200]
         raise InvalidInput(f"feature weights {path}: cannot be read as weights ({cause})") from error
     for name, shape in (FIRST, LAST):
-        found = state.get(name) if isinstance(state, dict) else None
-        if not isinstance(found, Tensor) or tuple(found.shape) != shape:
+        weight = state.get(name) if isinstance(state, dict) else None
+        if not isinstance(weight, Tensor) or tuple(weight.shape) != shape:
             raise InvalidInput(
                 f"feature weights {path}: expected those of torch-fidelity's Inception network, with {name} "
                 f"of shape {shape}"
@@ -229,7 +230,7 @@ def digest(path: Path) -> str:
 
 
 def find_by_name(name: str) -> Any:
-    """Return what ``module:name`` stands for.
+    """Return the function or class that ``module:name`` names.
 
     Raises:
         InvalidInput: If there is no such module or name, or it cannot be called.
@@ -250,30 +251,30 @@ def find_by_name(name: str) -> Any:
         close = difflib.get_close_matches(attribute, dir(module), n=1, cutoff=0.5)
         hint = f" (did you mean {close[0]!r}?)" if close else ""
         raise InvalidInput(f"--features {name}: module {module_name} has no {attribute!r}{hint}")
-    found = getattr(module, attribute)
-    if not callable(found):
+    extractor = getattr(module, attribute)
+    if not callable(extractor):
         raise InvalidInput(
-            f"--features {name}: expected a function, or a class without arguments, got {type(found).__name__}"
+            f"--features {name}: expected a function, or a class without arguments, got {type(extractor).__name__}"
         )
-    return found
+    return extractor
 
 
 def instantiated(name: str, device: torch.device) -> Callable[[Tensor], Any]:
-    """Return what ``module:name`` stands for as a function on a device.
+    """Return the extractor that ``module:name`` names, as a function on a device.
 
     Raises:
         InvalidInput: As `find_by_name` does, or if a class cannot be instantiated.
     """
-    found = find_by_name(name)
-    if inspect.isclass(found):
+    extractor = find_by_name(name)
+    if inspect.isclass(extractor):
         try:
-            found = found()
+            extractor = extractor()
         except Exception as error:
             text = " ".join(str(error).split())
             raise InvalidInput(
                 f"--features {name}: a class must work without arguments: {type(error).__name__}: {text}"
             ) from error
-    if not callable(found):
-        raise InvalidInput(f"--features {name}: an instance of {type(found).__name__} cannot be called")
-    call: Callable[[Tensor], Any] = found.to(device).eval() if isinstance(found, nn.Module) else found
+    if not callable(extractor):
+        raise InvalidInput(f"--features {name}: an instance of {type(extractor).__name__} cannot be called")
+    call: Callable[[Tensor], Any] = extractor.to(device).eval() if isinstance(extractor, nn.Module) else extractor
     return call

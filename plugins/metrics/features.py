@@ -1,4 +1,4 @@
-"""What the scores of features share: features of real and generated images, extracted once an evaluation."""
+"""Features of real and generated images, extracted once for each evaluation; all scores of features share them."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def generated_features(images: EvaluatedImages) -> Features:
 
 
 def extractor(images: EvaluatedImages) -> Extractor:
-    """Return the extractor, loaded once an evaluation, and write down which one it is."""
+    """Return the extractor, loaded once for each evaluation, and record its name."""
 
     def load() -> Extractor:
         loaded = load_extractor(images.request, images.device)
@@ -36,18 +36,18 @@ def extractor(images: EvaluatedImages) -> Extractor:
 
 
 def cached(images: EvaluatedImages, name: str, compute: Callable[[], T]) -> T:
-    """Return what is in the cache of an evaluation, computed if it is not."""
+    """Return a value from the cache of an evaluation; compute it if it is missing."""
     key = f"mpcc.plugins.metrics.features:{name}"
     if key not in images.cache:
         images.cache[key] = compute()
-    found: T = images.cache[key]  # type: ignore[assignment]
-    return found
+    value: T = images.cache[key]  # type: ignore[assignment]
+    return value
 
 
 class FeatureMetric(Metric):
-    """A score of features: computed if it is named, with an extractor that is checked before training.
+    """A score of features, computed only if it is named; its extractor is checked before training.
 
-    Scores with another extractor than the standard one are other scores: they carry its name.
+    Scores of different extractors cannot be compared, so a score carries the name of an extractor of the user's own.
     """
 
     needs_labels = False
@@ -62,7 +62,7 @@ class FeatureMetric(Metric):
         """Check that there is an extractor and that enough images will be generated.
 
         Raises:
-            InvalidInput: If not.
+            InvalidInput: If there is none, or there are fewer than 2 images.
         """
         if request.samples < 2:
             raise InvalidInput(f"--generated-images {request.samples}: expected at least 2 for scores of features")

@@ -17,14 +17,14 @@ def frechet_distance(first: Tensor, second: Tensor) -> float:
     .. math:: |\mu_1 - \mu_2|^2 + \operatorname{tr} \Sigma_1 + \operatorname{tr} \Sigma_2
         - 2 \operatorname{tr} (\Sigma_1 \Sigma_2)^{1/2}
 
-    Covariances are unbiased (divided by n - 1). In float64, whatever comes in.
+    Covariances are unbiased (divided by n - 1). All arithmetic is in float64.
 
     Arguments:
         first: Features, shape (n, F), n >= 2.
         second: Features, shape (m, F), m >= 2.
 
     Returns:
-        A number >= 0, up to rounding; it is biased upwards by about 1/n + 1/m: compare it at equal numbers only.
+        A number >= 0, up to rounding. Its bias is about +1/n + 1/m, so compare it only at equal n and m.
 
     Raises:
         ValueError: If the shapes don't fit.
@@ -43,10 +43,10 @@ def frechet_distance(first: Tensor, second: Tensor) -> float:
     if first.shape[1] != second.shape[1]:
         raise ValueError(f"both must have the same number of features, got {first.shape[1]} and {second.shape[1]}")
     difference = first.double().mean(0) - second.double().mean(0)
-    # Ours rather than torch-fidelity's eigenvalues of Sigma_1 Sigma_2: with fewer images than features the product is
-    # singular, and the square roots of its rounding errors add up to more than 1e-6 (for equal sets, to -3e-6 instead
-    # of 0). With Sigma_i = R_i' R_i from the QR decomposition of the centred features, the trace of the root is the
-    # sum of the singular values of R_1 R_2', and no root of a rounding error is taken.
+    # torch-fidelity takes the eigenvalues of Sigma_1 Sigma_2. With fewer images than features this product is singular,
+    # and the square roots of its rounding errors add up to more than 1e-6 (for equal sets, to -3e-6 instead of 0). Here
+    # Sigma_i = R_i' R_i, from the QR decomposition of the centred features. The trace of the root is then the sum of
+    # the singular values of R_1 R_2', and no root of a rounding error is taken.
     roots = [centred_root(features) for features in (first, second)]
     overlap = torch.linalg.svdvals(roots[0] @ roots[1].T).sum()
     traces = roots[0].square().sum() + roots[1].square().sum()

@@ -1,4 +1,4 @@
-"""How surely and how variedly a classifier classifies generated images."""
+"""How confidently and how diversely a classifier classifies generated images."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def classifier_score(logits: Tensor, splits: int = SPLITS) -> tuple[float, float
 
     Arguments:
         logits: Of p(c|x), shape (n, classes).
-        splits: Parts; no more than there are images.
+        splits: The number of parts, at most n.
 
     Returns:
         The mean over the parts, in [1, classes], and its standard deviation over them.
@@ -44,8 +44,8 @@ def classifier_score(logits: Tensor, splits: int = SPLITS) -> tuple[float, float
         raise ValueError(f"logits must have shape (n, classes) with n >= 1, got {tuple(logits.shape)}")
     from torch_fidelity.metric_isc import KEY_METRIC_ISC_MEAN, KEY_METRIC_ISC_STD, isc_features_to_metric
 
-    found = isc_features_to_metric(logits.double(), splits=min(splits, len(logits)))
-    return float(found[KEY_METRIC_ISC_MEAN]), float(found[KEY_METRIC_ISC_STD])
+    scores = isc_features_to_metric(logits.double(), splits=min(splits, len(logits)))
+    return float(scores[KEY_METRIC_ISC_MEAN]), float(scores[KEY_METRIC_ISC_STD])
 
 
 class InceptionScore(FeatureMetric):
@@ -61,7 +61,7 @@ class InceptionScore(FeatureMetric):
         """Check that torch-fidelity, an extractor and enough images are there.
 
         Raises:
-            InvalidInput: If not.
+            InvalidInput: If one of them is missing.
         """
         require_torch_fidelity("the metric inception_score")
         super().prepare(request)

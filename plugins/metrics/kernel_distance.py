@@ -50,9 +50,9 @@ def kernel_distance(first: Tensor, second: Tensor, subset_size: int = SUBSET_SIZ
 
     size = min(len(first), len(second), subset_size)
     complete = size == len(first) == len(second)
-    # float64: torch-fidelity computes in the type of the features, and in float32 the difference of sums of cubes
-    # loses five digits.
-    found = kid_features_to_metric(
+    # torch-fidelity computes in the type of the features. In float32 the difference of sums of cubes would lose five
+    # digits.
+    scores = kid_features_to_metric(
         first.double(),
         second.double(),
         kid_subsets=1 if complete else SUBSETS,
@@ -63,7 +63,7 @@ def kernel_distance(first: Tensor, second: Tensor, subset_size: int = SUBSET_SIZ
         kid_kernel_poly_coef0=1,
         verbose=False,
     )
-    return float(found[KEY_METRIC_KID_MEAN]), float(found[KEY_METRIC_KID_STD])
+    return float(scores[KEY_METRIC_KID_MEAN]), float(scores[KEY_METRIC_KID_STD])
 
 
 class KernelInceptionDistance(FeatureMetric):
@@ -77,7 +77,7 @@ class KernelInceptionDistance(FeatureMetric):
         """Check that torch-fidelity, an extractor and enough images are there.
 
         Raises:
-            InvalidInput: If not.
+            InvalidInput: If one of them is missing.
         """
         require_torch_fidelity("the metric kid")
         super().prepare(request)

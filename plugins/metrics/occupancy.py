@@ -1,4 +1,4 @@
-"""How the images spread over the clusters, whatever their classes are."""
+"""How the images spread over the clusters; classes are not used."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ __all__ = ["Occupancy", "occupancy"]
 
 
 def occupancy(clusters: ArrayLike | Tensor) -> tuple[int, float]:
-    r"""Return how many clusters have an image, and the entropy in nats of the shares of images.
+    r"""Return the number of non-empty clusters, and the entropy of their shares of the images, in nats.
 
     .. math:: H = -\sum_k \frac{n_k}{N} \log \frac{n_k}{N}
 
-    Empty clusters add nothing. exp(H) is the number of equally large clusters with the same entropy.
+    Empty clusters contribute 0. exp(H) is the number of equally large clusters with the same entropy.
 
     Arguments:
         clusters: Cluster of each image, integers >= 0, shape (N,).

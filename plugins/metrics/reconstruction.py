@@ -1,4 +1,4 @@
-"""How far the images are from what the generator makes of their codes."""
+"""How far images are from their reconstructions."""
 
 from __future__ import annotations
 
@@ -30,13 +30,13 @@ class Reconstruction(Metric):
 
 
 class SquaredMeanError(Metric):
-    r"""The metric ``squared_mean_error``: what the authors' published code reports as its reconstruction error.
+    r"""The metric ``squared_mean_error``: the reconstruction error of the authors' published code.
 
     .. math:: \frac{1}{N} \sum_n \Big( \frac{1}{D R^2} \sum_i (x_{ni} - \hat x_{ni}) \Big)^2
 
-    It squares the mean error instead of averaging the squared one: an image and its reconstruction may differ in
-    every pixel and score 0, as long as they are equally bright. It is here to replay the reference's numbers;
-    ``reconstruction`` tells how good reconstructions are, and is never smaller.
+    It squares the mean error instead of averaging the squared one. An image and its reconstruction may differ in
+    every pixel and score 0 if they are equally bright. Use it only to reproduce the numbers of that code;
+    ``reconstruction`` measures quality, and is never smaller.
     """
 
     needs_labels = False

@@ -12,7 +12,7 @@ from mpcc.core.evaluation.contingency import paired
 
 __all__ = ["Silhouette", "silhouette"]
 
-# All pairs of images are compared: more of them would take minutes.
+# All pairs of images are compared; more images would take minutes.
 LARGEST_SAMPLE = 10_000
 SAMPLE_SEED = 0
 
@@ -28,11 +28,10 @@ def silhouette(locations: ArrayLike | Tensor, clusters: ArrayLike | Tensor, samp
     Arguments:
         locations: z, shape (N, J).
         clusters: Cluster of each point, integers >= 0, shape (N,).
-        sample: How many points are compared at most. Of more points, a fixed random choice of this size is taken.
+        sample: The largest number of points to compare. Of more points, a fixed random choice of this size is taken.
 
     Returns:
-        A number in [-1, 1]. Where there is nothing to compare, with one cluster or every point alone in its own, it
-        is 0.
+        A number in [-1, 1]; 0 if there is only one cluster, or if every point is alone in its cluster.
 
     Raises:
         ValueError: If the clusters are not integers >= 0 of shape (N,), or there are not N locations.

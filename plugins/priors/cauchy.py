@@ -16,8 +16,8 @@ class CauchyMixture(LocationScaleMixture):
 
     .. math:: H = \sum_j \log (4 \pi s_j)
 
-    q(z|x) is Cauchy: under a Normal q the latent term would be infinite. The default input map is asinh, for raw
-    outliers would dominate the generator's batch statistics.
+    q(z|x) is Cauchy, because under a Normal q the latent term would be infinite. The default input map is asinh,
+    because raw outliers would dominate the generator's batch statistics.
 
     Example:
         >>> import torch

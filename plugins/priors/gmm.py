@@ -14,7 +14,7 @@ __all__ = ["GaussianMixture", "ReferenceNormal"]
 
 
 class ReferenceNormal(Normal):
-    r"""The authors' component, which disagrees with itself: one scale to sample, another to score, a third for entropy.
+    r"""The authors' inconsistent component: one scale for samples, another for the density, a third for the entropy.
 
     With floor f and raw scale r, elementwise:
 
@@ -28,7 +28,7 @@ class ReferenceNormal(Normal):
         floor: f, 0.5 in the authors' code.
 
     Source:
-        Method, section 4. The contract kit finds it wrong, and so it is: it is here to replay published numbers.
+        Method, section 4. The contract kit rightly rejects it. It is here to reproduce published numbers.
 
     Example:
         >>> component = ReferenceNormal(torch.zeros(1), torch.zeros(1), floor=0.5)

@@ -12,7 +12,7 @@ from mpcc.plugins.priors.options import GumbelOptions
 
 __all__ = ["GumbelMixture"]
 
-# exp overflows float32 beyond 88; densities below exp(-exp(80)) are 0 in every sense, and their gradients stay finite.
+# exp overflows float32 beyond 88. A density below exp(-exp(80)) is 0; with this bound its gradient stays finite.
 LARGEST_EXPONENT = 80.0
 
 
@@ -30,8 +30,8 @@ class GumbelMixture(LocationScaleMixture):
 
     .. math:: H = \sum_j (\log s_j + \gamma + 1), \qquad \gamma = 0.5772\ldots
 
-    A Gumbel q(z|x) would be doubly exponential on its thin side, where E[-log q] is finite only for scales that match:
-    q(z|x) is Laplace, or logistic by option.
+    A Gumbel q(z|x) would be doubly exponential on its thin side, and E[-log q] would be finite only for matching
+    scales. So q(z|x) is Laplace, or logistic by option.
 
     Example:
         >>> options = GumbelOptions(scale_floor=0, initial_raw_scale=0)

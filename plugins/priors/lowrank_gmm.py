@@ -20,7 +20,7 @@ class LowRankGaussianMixture(LocationScaleMixture):
         p(z|y) = N(z; \mu_y, \Sigma_y), \qquad \Sigma_y = W_y W_y^T + \mathrm{diag}(s_y^2), \qquad
         H = \tfrac12 (J + J \log 2 \pi + \log \det \Sigma_y)
 
-    with W_y of shape (J, rank) from small normal numbers. q(z|x) is a diagonal Normal.
+    W_y has shape (J, rank) and starts from small normal numbers. q(z|x) is a diagonal Normal.
 
     Example:
         >>> _ = torch.manual_seed(0)
@@ -31,7 +31,7 @@ class LowRankGaussianMixture(LocationScaleMixture):
 
     def __init__(self, clusters: int, latent_dim: int, options: LowRankOptions) -> None:
         super().__init__(clusters, latent_dim, options)
-        # A factor of exactly 0 is a saddle: density and entropy have no gradient in W there.
+        # A factor of exactly 0 is a saddle point: density and entropy have no gradient in W there.
         self.factor = nn.Parameter(options.initial_factor * torch.randn(clusters, latent_dim, options.rank))
 
     def family(self, loc: Tensor, scale: Tensor) -> Distribution:

@@ -86,7 +86,7 @@ class LowRankOptions(MixtureOptions):
     )
     initial_factor: float = attrs.field(
         default=0.1,
-        # Far above, W W^T + diag(s^2) cannot be factorised in float32.
+        # With much larger numbers, W W^T + diag(s^2) cannot be factorised in float32.
         validator=attrs.validators.and_(positive, attrs.validators.le(100.0)),
         metadata={"help": "standard deviation of the starting W, at most 100"},
     )

@@ -23,8 +23,8 @@ class StudentTMixture(LocationScaleMixture):
         H_j = \tfrac{\nu+1}{2} \left[ \psi(\tfrac{\nu+1}{2}) - \psi(\tfrac{\nu}{2}) \right]
         + \log \left( \sqrt{\nu} B(\tfrac{\nu}{2}, \tfrac12) \right) + \log s_j
 
-    A learned nu is floor + softplus(raw): entropy grows as nu falls, so that the entropy term pulls it down, and the
-    floor holds it. q(z|x) is Student-t with the same nu, which its own loss doesn't move.
+    A learned nu is floor + softplus(raw). The entropy grows as nu falls, so the entropy term pulls nu down to the
+    floor. q(z|x) is Student-t with the same nu, but its own loss has no gradient in nu.
 
     Example:
         >>> _ = torch.manual_seed(0)

@@ -33,7 +33,7 @@ NOISE = 0.5
 
 
 class PriorCase(Case[Prior]):
-    """A prior's class and options: builds what the laws look at."""
+    """A prior's class and options, from which the laws build priors."""
 
     def start(self, clusters: int, latent_dim: int, seed: int = 0) -> Prior:
         """Build a prior as a run does; ``seed`` is added to the kit's."""
@@ -70,11 +70,11 @@ def formulas(prior: Prior, z: Tensor) -> dict[str, Callable[[], Tensor]]:
 
 @torch.no_grad()
 def shifted(prior: Prior, amounts: tuple[float, ...], in_turn: bool = False) -> Iterator[tuple[str, Prior]]:
-    """Yield the prior with one parameter at a time shifted, and how; restore it afterwards.
+    """Yield a description and the prior, with one parameter shifted at a time; restore it afterwards.
 
     Arguments:
         prior: Changed in place.
-        amounts: What is added to all elements of the parameter.
+        amounts: Numbers to add to all elements of the parameter.
         in_turn: Whether each amount is also added and subtracted in turn.
     """
     for name, parameter in trained(prior).items():
@@ -106,13 +106,13 @@ def component_spread(prior: Prior, k: int) -> tuple[Tensor, Tensor]:
 
 @attrs.frozen(eq=False)
 class Line:
-    """Points on the whole real line, dense where a component lives, and what each weighs in an integral.
+    """Points on the whole real line, dense near a component, with their weights in an integral.
 
     Attributes:
         points: z, shape (N, 1).
         cells: dz, shape (N,).
-        centre: Of the component.
-        width: Of the component.
+        centre: The median of the component.
+        width: Half its interquartile range.
     """
 
     points: Tensor

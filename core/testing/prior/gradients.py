@@ -16,12 +16,12 @@ from mpcc.core.testing.report import Laws, require
 __all__ = ["GRADIENTS", "require_mean_gradient"]
 
 GRADIENTS = Laws[PriorCase]()
-# So many for many parameters whose errors are themselves estimated.
+# More than 5, because there are many parameters, and their errors are themselves estimated.
 STANDARD_ERRORS = 6.5
 
 
 def trained_functions(prior: Prior, z: Tensor) -> dict[str, Callable[[], Tensor]]:
-    """Return what training differentiates; the asinh of log densities, for a huge one would drown the others."""
+    """Return what training differentiates; the asinh of log densities, because a huge one would drown the others."""
     functions = {
         "asinh(log_density)": lambda: torch.asinh(prior.log_density(z)),
         "asinh(log_responsibilities)": lambda: torch.asinh(prior.log_responsibilities(z)),
@@ -44,9 +44,9 @@ def require_mean_gradient(
         what: For the message.
         parameters: The gradient is taken in these.
         draw: Returns the gradient of one batch as `flat_gradient` does; or of several scalars, one after the other.
-        batches: How many are drawn.
-        expected: The mean.
-        slack: What the mean may be off beside its standard errors.
+        batches: The number of batches.
+        expected: The expected mean.
+        slack: How far the mean may be off in addition to its standard errors.
     """
     drawn = torch.stack([draw() for _ in range(batches)])
     mean, error = drawn.mean(0), drawn.std(0) / batches**0.5
@@ -103,7 +103,7 @@ def reached_by_samples(case: PriorCase) -> str:
 
 @torch.no_grad()
 def reacts(prior: Prior, parameter: Tensor, z: Tensor) -> bool:
-    """Tell whether log p(z|k) changes with a parameter, whatever autograd says."""
+    """Tell whether log p(z|k) changes with a parameter, without autograd."""
     before, start = prior.log_density(z), parameter.detach().clone()
     parameter.add_(1e-3 * uneven(parameter))
     change = largest(prior.log_density(z) - before)
@@ -138,10 +138,10 @@ def by_quadrature(case: PriorCase) -> str:
         return torch.cat([flat_gradient((curve * weights).sum(), parameters) for curve in curves])
 
     exact = gradient(points.points, component_density(prior, 0, points.points).exp() * points.cells)
-    each = torch.full((1000,), 1e-3, dtype=torch.float64)
+    equal = torch.full((1000,), 1e-3, dtype=torch.float64)
     slack = 4e-4 * max(1.0, 1 / points.width)
     return require_mean_gradient(
-        "J = 1, 50000 samples", parameters, lambda: gradient(prior.sample(1000)[0], each), 50, exact, slack
+        "J = 1, 50000 samples", parameters, lambda: gradient(prior.sample(1000)[0], equal), 50, exact, slack
     )
 
 

@@ -18,7 +18,7 @@ __all__ = ["NUMERICS"]
 NUMERICS = Laws[PriorCase]()
 # Largest difference of float32 from float64, relative to 1 + the value; half precision is off by 1e-3 and more.
 SINGLE = 2e-4
-# Gradients are asked for where all values are below this size.
+# Gradients are checked where all values are below this size.
 LARGE = 1e18
 
 
@@ -38,7 +38,7 @@ def precision(case: PriorCase) -> str:
     single, double = case.build(3, 4, torch.float32), case.build(3, 4, torch.float64)
     z, _ = double.sample(200)
     worst = 0.0
-    # Both see the same points: the prior is not to blame for a rounded z.
+    # Both get the same rounded points, since the prior is not to blame for the rounding of z.
     z = z.float().double()
     rounded = formulas(single, z.float())
     for name, exact in formulas(double, z).items():

@@ -1,4 +1,4 @@
-"""Laws on the probabilities of a prior: weights, densities, samples, entropies and responsibilities are one model's.
+"""Laws on the probabilities of a prior: weights, densities, samples, entropies and responsibilities must agree.
 
 Integrals are over the whole line (J = 1) or plane (J = 2). Their points are dense near a component and reach as far as
 tails without any moment need. Monte Carlo comes with its standard error.

@@ -59,11 +59,11 @@ def check_shapes(prior: Prior, dtype: torch.dtype, device: torch.device) -> None
         return require_tensor(f"{at}: {what}", value, shape, kind, device)
 
     def expect_distribution(what: str, value: object, batch: tuple[int, ...], z: Tensor) -> None:
-        given = require_instance(f"{at}: {what}", value, Distribution)
-        shapes = (tuple(given.batch_shape), tuple(given.event_shape))
+        distribution = require_instance(f"{at}: {what}", value, Distribution)
+        shapes = (tuple(distribution.batch_shape), tuple(distribution.event_shape))
         require(shapes == (batch, (J,)), f"{at}: {what}: expected batch and event shape {(batch, (J,))}, got {shapes}")
-        expect(f"{what}.rsample()", given.rsample(), (*batch, J))
-        expect(f"{what}.log_prob(z)", given.log_prob(z), batch)
+        expect(f"{what}.rsample()", distribution.rsample(), (*batch, J))
+        expect(f"{what}.log_prob(z)", distribution.log_prob(z), batch)
 
     for batch in ((COUNT,), (), (2, 3)):
         labels = torch.zeros(batch, dtype=torch.int64, device=device)
@@ -103,7 +103,7 @@ def shapes(case: PriorCase) -> str:
     try:
         device = case.start(3, 2).to("meta").weights().device
     except NotImplementedError:
-        # An operation of this prior has no kernel on the meta device, which tells nothing about the prior.
+        # An operation of this prior has no kernel on the meta device. That is no fault of the prior.
         device = torch.device("meta")
     require(
         device.type == "meta",

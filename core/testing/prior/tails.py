@@ -52,7 +52,7 @@ def encoder_gradients(case: PriorCase) -> str:
 @ENCODER.add("loc is the mode or the median of q(z|x)")
 @torch.no_grad()
 def location(case: PriorCase) -> str:
-    # Encodings are clustered at loc, so it has to be a location.
+    # Images are clustered at loc, so loc must be a centre of q(z|x).
     prior = case.build(2, 2)
     loc = torch.tensor([[0.7, -1.3], [30.0, -20.0]]).double()
     away = torch.cat([-torch.logspace(-4, 3, 60), torch.logspace(-4, 3, 60)]).double()
@@ -76,11 +76,11 @@ def location(case: PriorCase) -> str:
     return f"{' and '.join(sorted(kinds))}, raw scales {', '.join(f'{raw:g}' for raw in RAW_SCALES)}"
 
 
-def tails(prior: Prior, words: str) -> Iterator[tuple[float, str]]:
-    """Measure how E_p |log q| gathers far out: on both sides of every component, for several encoder scales.
+def tails(prior: Prior, description: str) -> Iterator[tuple[float, str]]:
+    """Measure what far points contribute to E_p |log q|, on both sides of every component, for several encoder scales.
 
-    Yields log10 of the factor from one decade to the next, below 0 for a finite expectation, and where that is; J = 1,
-    the encoder's location is 0.
+    Yields log10 of the factor from one decade to the next, below 0 for a finite expectation, and where it was measured.
+    J = 1, and the encoder's location is 0.
     """
     decades = LAST_DECADE - FIRST_DECADE
     exponents = torch.linspace(FIRST_DECADE, LAST_DECADE, decades * POINTS + 1, dtype=torch.float64)[:-1]
@@ -92,17 +92,17 @@ def tails(prior: Prior, words: str) -> Iterator[tuple[float, str]]:
             log_p = component_density(prior, k, z)
             for raw in RAW_SCALES:
                 log_q = prior.encoder_distribution(torch.zeros_like(z), torch.full_like(z, raw)).log_prob(z)
-                where = f"{words}, component {k}, z to {side * math.inf:g}, raw_scale {raw:g}"
+                where = f"{description}, component {k}, z to {side * math.inf:g}, raw_scale {raw:g}"
                 yield slope(log_p, log_q, far, where), where
 
 
 def slope(log_p: Tensor, log_q: Tensor, far: Tensor, where: str) -> float:
-    """Return by how much log10 of a decade's contribution grows from one to the next, over the last two or eight."""
+    """Return the growth of log10 of a contribution from one decade to the next, over the last two or eight decades."""
     if bool(torch.isnan(log_p).any() | torch.isnan(log_q).any()):
         broken(f"{where}: log p or log q is NaN far out")
-    # In logarithms, for p |log q| dz spans hundreds of decades; a p of exactly 0 contributes nothing.
-    each = torch.where(log_p == -math.inf, -math.inf, log_p + log_q.abs().log() + far.abs().log())
-    decades = torch.logsumexp(each.reshape(-1, POINTS), dim=1) / math.log(10)
+    # In logarithms, because p |log q| dz spans hundreds of decades. A p of exactly 0 contributes nothing.
+    log_terms = torch.where(log_p == -math.inf, -math.inf, log_p + log_q.abs().log() + far.abs().log())
+    decades = torch.logsumexp(log_terms.reshape(-1, POINTS), dim=1) / math.log(10)
     last = float(decades[-1])
     if last < NOTHING:
         return -math.inf
@@ -116,15 +116,15 @@ def slope(log_p: Tensor, log_q: Tensor, far: Tensor, where: str) -> float:
 def finite_latent(case: PriorCase) -> str:
     prior = case.build(2, 1)
     measured = list(tails(prior, "moved parameters"))
-    for words, changed in shifted(prior, (-8.0, 8.0)):
-        measured.extend(tails(changed, words))
+    for description, changed in shifted(prior, (-8.0, 8.0)):
+        measured.extend(tails(changed, description))
     slowest, where = max(measured)
     factor = 10.0**slowest
     require(
         slowest < SLOWEST,
-        f"it diverges: {where}: a decade of |z| contributes {factor:.3g} times what the one before did; "
+        f"it diverges: {where}: a decade of |z| contributes {factor:.3g} times as much as the one before; "
         "choose a family for q(z|x) with tails as heavy as the prior's",
     )
     if slowest == -math.inf:
         return f"nothing is left beyond 1e{LAST_DECADE} widths"
-    return f"a decade of |z| contributes at most {factor:.2g} times what the one before did"
+    return f"a decade of |z| contributes at most {factor:.2g} times as much as the one before"

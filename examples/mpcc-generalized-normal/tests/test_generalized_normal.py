@@ -27,7 +27,7 @@ def test_the_registered_prior_fulfils_the_contract() -> None:
 
 
 @pytest.mark.parametrize("shape", [1.2, 1.5, 2.0, 4.0])
-def test_so_does_one_with_a_learned_shape_and_trained_weights(shape: float) -> None:
+def test_a_prior_with_a_learned_shape_and_trained_weights_fulfils_the_contract(shape: float) -> None:
     options = GeneralizedNormalOptions(shape=shape, learn_shape=True, weights="trainable")
     assert check_prior(GeneralizedNormalMixture, options).passed
 
@@ -73,12 +73,12 @@ def test_samples_carry_the_gradients_of_the_expectation(shape: float) -> None:
     steps = 1e-4 * np.eye(3)
     exact = [(expectation(values.numpy() + h) - expectation(values.numpy() - h)) / 2e-4 for h in steps]
     torch.manual_seed(1)
-    found = []
+    sampled = []
     for _ in range(30):
         parameters = [value.clone().requires_grad_() for value in values]
         mean = GeneralizedNormal(*parameters).rsample(torch.Size([5_000])).cos().mean()
-        found.append(torch.stack(torch.autograd.grad(mean, parameters)))
-    mean, error = torch.stack(found).mean(0), torch.stack(found).std(0) / 30**0.5
+        sampled.append(torch.stack(torch.autograd.grad(mean, parameters)))
+    mean, error = torch.stack(sampled).mean(0), torch.stack(sampled).std(0) / 30**0.5
     assert bool(((mean - torch.tensor(exact, dtype=torch.float64)).abs() < 5 * error + 1e-4).all())
 
 

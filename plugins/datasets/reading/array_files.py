@@ -1,4 +1,4 @@
-"""Arrays in .npy, .npz, .pt and .pth files, read without running anything that a file may ask for."""
+"""Arrays in .npy, .npz, .pt and .pth files, read without running code in them."""
 
 from __future__ import annotations
 
@@ -30,8 +30,8 @@ class OpenedArray:
     """One array of a file.
 
     Attributes:
-        array: Booleans, whole numbers or floating point; not to be written to.
-        name: What it is called in its file, or None if it has no name.
+        array: Booleans, whole numbers or floating point; do not write to it.
+        name: The name of the array in its file, or None if it has no name.
         others: The other arrays of the file and their shapes.
         in_file: Whether the array stays in its file, to be read part by part.
     """
@@ -47,13 +47,13 @@ def open_array(path: Path, name: str | None, what: str, flag: str, axes: Collect
 
     Arguments:
         path: The file.
-        name: The name of the array; None if the file is one array, or if it is the only one with so many axes.
-        what: What it is, for messages, e.g. ``images``.
+        name: The name of the array; None if it is the only array, or the only one with that many axes.
+        what: The contents of the array, for messages, e.g. ``images``.
         flag: The option that names it, for messages.
         axes: The numbers of axes that it may have.
 
     Raises:
-        InvalidInput: If the file cannot be read, has no such array or several, or one of anything but numbers.
+        InvalidInput: If the file cannot be read, or does not hold exactly one such array of numbers.
     """
     content = _content(path)
     if not isinstance(content, Mapping):
@@ -72,8 +72,8 @@ def open_array(path: Path, name: str | None, what: str, flag: str, axes: Collect
         (name,) = fitting
     if name not in content:
         raise unknown_name(f"value for {flag}, array of {path}:", name, content)
-    found = content[name]
-    array = _numbers(path, what, found.read() if isinstance(found, _Member) else found)
+    value = content[name]
+    array = _numbers(path, what, value.read() if isinstance(value, _Member) else value)
     return OpenedArray(array, name, {key: shape for key, shape in shapes.items() if key != name}, _stays_in(path))
 
 
@@ -81,19 +81,19 @@ def _stays_in(path: Path) -> bool:
     return path.suffix == ".npy" or (path.suffix in (".pt", ".pth") and zipfile.is_zipfile(path))
 
 
-def _numbers(path: Path, what: str, found: Array | Tensor) -> Array:
-    """See a tensor as an array, and refuse what is not numbers."""
-    if isinstance(found, Tensor):
+def _numbers(path: Path, what: str, value: Array | Tensor) -> Array:
+    """Return a tensor or an array as an array of numbers, without a copy; refuse other contents."""
+    if isinstance(value, Tensor):
         try:
-            return found.detach().numpy()
+            return value.detach().numpy()
         except (TypeError, RuntimeError) as error:  # bfloat16, sparse, quantized
             raise InvalidInput(
                 f"{path}: expected {what} as a dense tensor of uint8, bool or floating point up to 64 bits, got "
-                f"{found.dtype}, {found.layout}; save tensor.float() or tensor.to_dense() instead"
+                f"{value.dtype}, {value.layout}; save tensor.float() or tensor.to_dense() instead"
             ) from error
-    if found.dtype.kind not in "biuf":
-        raise InvalidInput(f"{path}: expected {what} of booleans, whole numbers or floating point, got {found.dtype}")
-    return found
+    if value.dtype.kind not in "biuf":
+        raise InvalidInput(f"{path}: expected {what} of booleans, whole numbers or floating point, got {value.dtype}")
+    return value
 
 
 class _Member:
@@ -103,12 +103,12 @@ class _Member:
         self.path, self.name = path, name
         with zipfile.ZipFile(path) as archive, archive.open(name) as file:
             version = np.lib.format.read_magic(file)
-            read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
-            self.shape, _, self.dtype = read(file)
+            header = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+            self.shape, _, self.dtype = header(file)
             self.size = archive.getinfo(name).file_size - file.tell()
 
     def read(self) -> Array:
-        """Read it, if it is as large as its header says and fits into memory."""
+        """Read the array, if it is as large as its header says and fits into memory."""
         if self.dtype.hasobject:
             raise InvalidInput(f"{self.path}: expected arrays of numbers, {self.name} holds Python objects")
         if math.prod(self.shape) * self.dtype.itemsize != self.size:
@@ -120,10 +120,10 @@ class _Member:
             )
         try:
             with np.load(self.path, allow_pickle=False) as archive:
-                read: Array = archive[self.name.removesuffix(".npy")]
-        except Exception as error:  # zlib's, zipfile's and numpy's own
+                array: Array = archive[self.name.removesuffix(".npy")]
+        except Exception as error:  # zlib, zipfile and numpy raise errors of many types
             raise _broken(self.path, f"expected the array {self.name} ({error})") from error
-        return read
+        return array
 
 
 def _content(path: Path) -> Array | Tensor | Mapping[str, Tensor | _Member]:
@@ -135,7 +135,7 @@ def _content(path: Path) -> Array | Tensor | Mapping[str, Tensor | _Member]:
         raise InvalidInput(f"{path} {what}: expected a file of arrays{similar_file(path, EXTENSIONS)}")
     try:
         if path.suffix == ".npy":
-            # Not np.load: it also takes an archive or a pickle under this name.
+            # np.load would also accept an archive or a pickle under this name.
             return np.lib.format.open_memmap(path, mode="r")
         if path.suffix == ".npz":
             with zipfile.ZipFile(path) as archive:
@@ -143,7 +143,7 @@ def _content(path: Path) -> Array | Tensor | Mapping[str, Tensor | _Member]:
             return {name.removesuffix(".npy"): _Member(path, name) for name in names}
         loaded = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
     except pickle.UnpicklingError as error:
-        # torch's own message is long and proposes to read the file with all that it may ask for.
+        # torch's own message is long and proposes to run the code in the file.
         raise _broken(path, "expected a file of tensors and nothing else") from error
     except Exception as error:  # broken files make the readers raise anything
         raise _broken(path, f"expected a {path.suffix} file ({error})") from error

@@ -1,4 +1,4 @@
-"""From arrays of images as people keep them to uint8 (n, D, H, W): the order of axes, and what black and white are."""
+"""Arrays of images in the usual layouts and types, converted to uint8 (n, D, H, W)."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from mpcc.plugins.datasets.reading.array_files import Array
 
 __all__ = ["ValueRange", "find_layout", "find_range", "to_bytes"]
 
-_CHUNK = 2**24  # values that are looked at in one go
-# How far a value may lie outside of its range, for having been computed: far less than half of one of 255 steps.
+_CHUNK = 2**24  # values that are checked at a time
+# How far rounding may take a value out of its range: far less than half of one of 255 steps.
 _ROUNDING = 1e-4
-# Whole numbers up to 16 are not only dark bytes but also the grey levels of several well-known sets.
+# Whole numbers up to 16 may be dark bytes, or the grey levels of several well-known sets.
 _DARK = 16.0
 
 _BOUNDS = {"unit": (0.0, 1.0), "symmetric": (-1.0, 1.0), "bytes": (0.0, 255.0)}
@@ -25,9 +25,9 @@ def find_layout(shape: tuple[int, ...], given: str, described: str) -> str:
     """Return the order of the axes: ``NHW``, ``NHWC`` or ``NCHW``.
 
     Arguments:
-        shape: Of the array.
-        given: One of these, or ``auto``: the axis of 1 or 3 is that of the channels.
-        described: What the array is, for messages.
+        shape: The shape of the array.
+        given: One of these, or ``auto``, which takes the axis of 1 or 3 for the channels.
+        described: A description of the array, for messages.
 
     Raises:
         InvalidInput: If the shape has another number of axes, no images, channels other than 1 or 3, or two axes that
@@ -43,7 +43,7 @@ def find_layout(shape: tuple[int, ...], given: str, described: str) -> str:
         if len(shape) == 3 and shape[2] in channels:
             raise InvalidInput(f"{wrong}, which may be a single image; pass --data.layout NHW if it is many")
         if len(shape) == 4 and shape[1] in channels and shape[3] in channels:
-            raise InvalidInput(f"{wrong}, which may be either of two; pass --data.layout NHWC or --data.layout NCHW")
+            raise InvalidInput(f"{wrong}, whose channels are unclear; pass --data.layout NHWC or --data.layout NCHW")
         last = "NHWC" if len(shape) == 4 and shape[3] in channels else "NCHW"
         given = "NHW" if len(shape) == 3 else last
     elif len(shape) != len(given):
@@ -57,7 +57,7 @@ def find_layout(shape: tuple[int, ...], given: str, described: str) -> str:
 
 @attrs.frozen
 class ValueRange:
-    """What black and white are in an array.
+    """The values of black and white in an array.
 
     Attributes:
         low: Black.
@@ -72,23 +72,23 @@ class ValueRange:
 
 
 def find_range(array: Array, given: str, described: str) -> ValueRange:
-    """Return what black and white are; floating-point arrays are read once for it.
+    """Return the values of black and white; this reads floating-point arrays once.
 
     Arguments:
         array: Images.
-        given: ``unit``, ``symmetric`` or ``bytes``; ``auto`` goes by type and extremes.
-        described: What the array is, for messages.
+        given: ``unit``, ``symmetric`` or ``bytes``; ``auto`` decides by type and extremes.
+        described: A description of the array, for messages.
 
     Raises:
-        InvalidInput: If the type is none of uint8, bool and floating point, a value is not finite or out of range, or
-            ``auto`` cannot tell.
+        InvalidInput: If the type is not uint8, bool or floating point, a value is not finite or out of range, or
+            ``auto`` cannot decide.
     """
     kind = array.dtype
     if kind == np.uint8 or kind == np.bool_:
-        own = "bytes" if kind == np.uint8 else "unit"
-        if given not in ("auto", own):
-            raise InvalidInput(f"{described}: --data.value-range {given} does not fit {kind}: expected auto or {own}")
-        return ValueRange(*_BOUNDS[own])
+        fit = "bytes" if kind == np.uint8 else "unit"
+        if given not in ("auto", fit):
+            raise InvalidInput(f"{described}: --data.value-range {given} does not fit {kind}: expected auto or {fit}")
+        return ValueRange(*_BOUNDS[fit])
     if kind.kind != "f":
         raise InvalidInput(
             f"{described}: expected images of uint8, bool or floating point, got {kind}; convert them, for example "
@@ -106,13 +106,13 @@ def find_range(array: Array, given: str, described: str) -> ValueRange:
 
 
 def _range_of(low: float, high: float, described: str) -> str:
-    """Tell the range from the extremes."""
+    """Return the name of the range that fits the extremes."""
     if low >= -1 - _ROUNDING and high <= 1 + _ROUNDING:
-        # A set without a single value below 0 would hardly be one in -1..1.
+        # A set in -1..1 nearly always has a value below 0.
         return "symmetric" if low < -_ROUNDING else "unit"
     if low >= -_ROUNDING and _DARK < high <= 255 + _ROUNDING:
         return "bytes"
-    why = "may be dark bytes or something else" if low >= 0 and high <= _DARK else "are none of these"
+    why = "may be dark bytes or another range" if low >= 0 and high <= _DARK else "is outside of all three"
     raise InvalidInput(
         f"{described}: expected values in 0..1, -1..1 or 0..255, got {low:g}..{high:g}, which {why}; scale them, "
         "or pass --data.value-range bytes if 255 is white"
@@ -120,12 +120,12 @@ def _range_of(low: float, high: float, described: str) -> str:
 
 
 def _extremes(array: Array, described: str) -> tuple[float, float]:
-    """Return the smallest and the largest value, all of them finite."""
+    """Return the smallest and the largest value; refuse values that are not finite."""
     low, high = np.inf, -np.inf
     step = max(1, _CHUNK // int(np.prod(array.shape[1:])))
     for start in range(0, len(array), step):
         part = array[start : start + step]
-        # NaN and infinity come through: the extremes of a part tell whether there is any.
+        # The extremes of a part are finite only if all of its values are.
         least, most = float(part.min()), float(part.max())
         if not (np.isfinite(least) and np.isfinite(most)):
             where = tuple(int(axis) for axis in np.argwhere(~np.isfinite(part))[0])
@@ -139,9 +139,9 @@ def to_bytes(images: Array, layout: str, values: ValueRange) -> np.ndarray[Any, 
     """Return images as uint8, shape (n, D, H, W), contiguous.
 
     Arguments:
-        images: Some of an array, n of them.
-        layout: As of `find_layout`.
-        values: As of `find_range`.
+        images: n images of an array.
+        layout: As from `find_layout`.
+        values: As from `find_range`.
 
     Example:
         >>> to_bytes(np.array([[[-1.0, 0.0, 1.0]]]), "NHW", ValueRange(-1.0, 1.0)).tolist()
@@ -152,7 +152,7 @@ def to_bytes(images: Array, layout: str, values: ValueRange) -> np.ndarray[Any, 
     elif layout == "NHWC":
         images = images.transpose(0, 3, 1, 2)
     if images.dtype != np.uint8:
-        # In float64 whatever the type of the file, so that the nearest byte is the same one.
+        # Always in float64, so that every type of file gives the same bytes.
         scaled = (images.astype(np.float64) - values.low) * (255 / (values.high - values.low))
         images = np.rint(scaled).clip(0, 255).astype(np.uint8)
     return np.ascontiguousarray(images)

@@ -1,4 +1,4 @@
-"""Sets of grey images in idx files, in the folder layout of torchvision: what MNIST and Fashion-MNIST share."""
+"""Sets of grey images in idx files, in the folder layout of torchvision, such as MNIST and Fashion-MNIST."""
 
 from __future__ import annotations
 
@@ -88,13 +88,13 @@ class IdxSet(Dataset, abc.ABC):
         )
 
     def _fetch(self, root: Path, present: Sequence[Path]) -> None:
-        """Let torchvision fetch or unpack what is missing."""
+        """Let torchvision fetch or unpack the missing files."""
         for path in present:
-            # torchvision reads everything after a download, and would stumble over a broken file without naming it.
+            # torchvision reads all files after a download, and its error would not name a broken one.
             _check_header(path)
         try:
             type(self).downloader(root, train=self.options.split != "test", download=True)
-        except Exception as error:  # whatever the network, the disk or torchvision has to say
+        except Exception as error:  # the network, the disk and torchvision may raise anything
             raise download_failed(self.folder, root, error) from error
 
     def _read(self, image_file: Path, label_file: Path) -> tuple[Tensor, Tensor]:
@@ -106,7 +106,7 @@ class IdxSet(Dataset, abc.ABC):
         if len(images) != len(labels):
             raise InvalidInput(
                 f"{image_file} holds {len(images)} images but {label_file.name} holds {len(labels)} labels: expected "
-                "as many of one as of the other; delete the two files and pass --download"
+                "one label for each image; delete the two files and pass --download"
             )
         highest = int(labels.max())
         if highest >= len(self.class_names):
@@ -118,7 +118,7 @@ class IdxSet(Dataset, abc.ABC):
 
 
 def _check_header(path: Path) -> None:
-    """Check magic number, shape and length, so that torchvision's reader can be trusted with the rest.
+    """Check magic number, shape and length, before torchvision's reader reads the rest.
 
     idx: big-endian 32-bit numbers, first 0x800 + rank (8: unsigned bytes), then one length a dimension, then the data.
     """

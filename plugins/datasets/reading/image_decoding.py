@@ -1,4 +1,4 @@
-"""From image files of all kinds to squares of 8-bit grey or colour."""
+"""Image files of many kinds, decoded to squares of 8-bit grey or colour."""
 
 from __future__ import annotations
 
@@ -36,28 +36,28 @@ class UnreadableImage(InvalidInput):
         )
 
     def __reduce__(self) -> tuple[type[InvalidInput], tuple[str]]:
-        # Worker processes send it to the run.
+        # Worker processes send this error to the run.
         return InvalidInput, (str(self),)
 
 
 @contextmanager
 def _opened(file: Path) -> Iterator[Image.Image]:
-    """Open an image; whatever goes wrong until it is closed says so about the file."""
+    """Open an image; any error until it is closed becomes an error that names the file."""
     try:
-        if not stat.S_ISREG(file.stat().st_mode):
-            raise UnreadableImage(file, "expected an image file, got something that is not a file")  # a pipe would wait
+        if not stat.S_ISREG(file.stat().st_mode):  # opening a pipe would wait
+            raise UnreadableImage(file, "expected an image file, got something that is not a file")
         with warnings.catch_warnings():
-            # Pillow warns of a bomb at half the size where it refuses one: no picture to cluster is that large.
+            # Pillow warns of a bomb at half the size that it refuses. No picture to be clustered is that large.
             warnings.simplefilter("error", Image.DecompressionBombWarning)
             with Image.open(file) as image:
                 yield image
     except UnreadableImage:
         raise
     except FileNotFoundError as error:
-        what = "a link to what does not exist" if file.is_symlink() else "nothing"
+        what = "a link to a file that does not exist" if file.is_symlink() else "nothing"
         raise UnreadableImage(file, f"expected an image file, got {what}") from error
     except UnidentifiedImageError as error:
-        what = "an empty one" if file.stat().st_size == 0 else "one whose contents are of no known format"
+        what = "an empty one" if file.stat().st_size == 0 else "one of no known format"
         raise UnreadableImage(file, f"expected an image file, got {what}") from error
     except Exception as error:  # broken files make Pillow's decoders raise anything
         reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
@@ -65,10 +65,10 @@ def _opened(file: Path) -> Iterator[Image.Image]:
 
 
 def mode_of(file: Path, mode: str | None) -> str:
-    """Return ``L`` or ``RGB``, whichever `decode` would give, from the header of the file alone.
+    """Return the mode that `decode` would give, ``L`` or ``RGB``, from the header of the file alone.
 
     Raises:
-        UnreadableImage: If the header cannot be read. That the rest can is not known.
+        UnreadableImage: If the header cannot be read. The rest of the file is not checked.
     """
     with _opened(file) as image:
         if image.mode == "F":
@@ -77,12 +77,12 @@ def mode_of(file: Path, mode: str | None) -> str:
 
 
 def decode(file: Path, background: int, mode: str | None) -> Image.Image:
-    """Read one image, upright, of 8 bits, transparent parts filled in.
+    """Read one image: upright, 8 bits, transparent parts filled in.
 
     Arguments:
         file: The file.
-        background: The grey level that shows through where the image is transparent.
-        mode: ``L`` or ``RGB``; None keeps what the file stores, where a palette is colour.
+        background: The grey level behind the image where it is transparent.
+        mode: ``L`` or ``RGB``; None keeps the mode of the file; a palette is colour.
 
     Raises:
         UnreadableImage: If it cannot be read.
@@ -98,7 +98,7 @@ def square(image: Image.Image, image_size: int) -> Tensor:
 
 
 def _eight_bits(image: Image.Image) -> Image.Image:
-    """Bring 16-bit grey to 8 bits; Pillow's own conversion clips it, so that nearly all of it is white."""
+    """Scale 16-bit grey to 8 bits; Pillow's own conversion would clip it, and nearly all of it would be white."""
     if image.mode.startswith("I"):
         levels = np.asarray(image).astype(np.int64)
         if levels.min() < 0 or levels.max() > 65535:
@@ -110,7 +110,7 @@ def _eight_bits(image: Image.Image) -> Image.Image:
 
 
 def _opaque(image: Image.Image, background: int, mode: str | None) -> Image.Image:
-    """Convert to L or RGB, the background showing through where the image is transparent."""
+    """Convert to L or RGB, with the background where the image is transparent."""
     grey = image.mode in ("1", "L", "LA", "La")
     if image.has_transparency_data:
         over = image.convert("RGBA")
@@ -121,12 +121,12 @@ def _opaque(image: Image.Image, background: int, mode: str | None) -> Image.Imag
 
 @attrs.frozen(eq=False)
 class FileImages:
-    """Images of one file each, read when they are asked for: an `mpcc.core.contracts.ImageSource`.
+    """Images of one file each, read on demand: an `mpcc.core.contracts.ImageSource`.
 
     Arguments:
         files: The files.
         mode: ``L`` or ``RGB``.
-        background: The grey level that shows through where an image is transparent.
+        background: The grey level behind an image where it is transparent.
         image_size: R, in pixels.
     """
 

@@ -1,4 +1,4 @@
-"""Which files below a folder are images, by their names, and which folders cannot be entered."""
+"""Lists the images below a folder, by their names, and the folders that cannot be entered."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ class _Walk:
     """Collects the images below a folder.
 
     Attributes:
-        by_class: Whether two subfolders of the first level may lead to the same folder: they are classes.
+        by_class: Whether subfolders of the first level are classes, and two of them may lead to the same folder.
         skip: Whether folders that cannot be read are listed; they are errors otherwise.
         files: The images that were found.
         skipped: The folders that could not be read, ``PATH: REASON``.
@@ -51,23 +51,23 @@ class _Walk:
 
     def through(self, folder: Path) -> None:
         """Go through a folder and all below it."""
-        # Not by recursion: folders may be nested more deeply than Python's stack. With each folder, those that its
-        # class has entered so far, so that links may loop.
+        # No recursion, because folders may be nested more deeply than Python's stack. A folder waits with the folders
+        # that its class has entered so far, which ends loops of links.
         waiting: list[tuple[Path, tuple[str, ...], set[_Identity]]] = [(folder, (), {_identity(folder)})]
         while waiting:
-            inside, parts, seen = waiting.pop()
+            current, parts, entered_by_class = waiting.pop()
             try:
-                # Sorted, so that it is the same one of two links to a folder that is followed.
-                entries = [(entry, _identity(entry)) for entry in sorted(inside.iterdir())]
+                # Sorted, so that of two links to one folder always the same link is followed.
+                entries = [(entry, _identity(entry)) for entry in sorted(current.iterdir())]
             except OSError as error:
-                self._cannot_enter(inside, parts, error)
+                self._cannot_enter(current, parts, error)
                 continue
             for entry, identity in entries:
                 below = (*parts, entry.name)
                 if entry.name.startswith("."):
                     continue
                 if identity is not None:
-                    entered = set(seen) if self.by_class and not parts else seen
+                    entered = set(entered_by_class) if self.by_class and not parts else entered_by_class
                     if identity not in entered:
                         entered.add(identity)
                         waiting.append((entry, below, entered))
@@ -82,14 +82,14 @@ class _Walk:
 
 
 def _identity(entry: Path) -> _Identity:
-    """Return what a folder is the same by, whatever path leads to it; None for what is no folder."""
+    """Return an identity of a folder that does not depend on the path to it; None if it is no folder."""
     try:
-        found = entry.stat()
+        status = entry.stat()
     except OSError as error:
         if error.errno in (errno.ENOENT, errno.ENOTDIR, errno.ELOOP):  # links that lead nowhere
             return None
         raise
-    return (found.st_dev, found.st_ino) if stat.S_ISDIR(found.st_mode) else None
+    return (status.st_dev, status.st_ino) if stat.S_ISDIR(status.st_mode) else None
 
 
 def list_images(folder: Path, labels: str, *, skip: bool) -> tuple[list[ImageFile], bool, list[str]]:
@@ -99,8 +99,8 @@ def list_images(folder: Path, labels: str, *, skip: bool) -> tuple[list[ImageFil
 
     Arguments:
         folder: The folder.
-        labels: ``folders``: every image is in the subfolder of its class. ``none``: all of them. ``auto``: all of them
-            right in the folder, or all of them in subfolders.
+        labels: ``folders``: every image must be in the subfolder of its class. ``none``: images may be anywhere.
+            ``auto``: all images must be directly in the folder, or all in subfolders.
         skip: Whether a subfolder that cannot be read is listed; it is an error otherwise.
 
     Returns:
@@ -111,23 +111,23 @@ def list_images(folder: Path, labels: str, *, skip: bool) -> tuple[list[ImageFil
     """
     walk = _Walk(by_class=labels != "none", skip=skip)
     walk.through(folder)
-    files = sorted(walk.files, key=lambda each: each.parts)
+    files = sorted(walk.files, key=lambda file: file.parts)
     if not files:
         raise InvalidInput(
             f"no images in {folder}: expected files whose names end in {', '.join(f'.{name}' for name in EXTENSIONS)}, "
-            f"in it or in one subfolder a class{_first(walk.skipped)}"
+            f"in it or in one subfolder for each class{_first(walk.skipped)}"
         )
-    flat = next((each for each in files if len(each.parts) == 1), None)
-    nested = next((each for each in files if len(each.parts) > 1), None)
+    flat = next((file for file in files if len(file.parts) == 1), None)
+    nested = next((file for file in files if len(file.parts) > 1), None)
     if labels == "auto" and flat and nested:
         raise InvalidInput(
             f"images both in {folder} (such as {flat.path}) and in its subfolders (such as {nested.path}): expected "
-            "either images without labels or one subfolder a class; pass --data.labels none to take all of them "
-            "without labels, or name the folder that is meant by --data.path"
+            "either images without labels or one subfolder for each class; pass --data.labels none to take all of "
+            "them without labels, or name one of the folders with --data.path"
         )
     if labels == "folders" and flat:
         raise InvalidInput(
-            f"{flat.path} is right in {folder}: expected every image in the subfolder of its class, as "
+            f"{flat.path} is directly in {folder}: expected every image in the subfolder of its class, as "
             "--data.labels folders says; move it, or pass --data.labels none"
         )
     return files, labels != "none" and nested is not None, walk.skipped
@@ -138,7 +138,7 @@ def _first(skipped: Sequence[str]) -> str:
 
 
 def printable(name: str) -> str:
-    """Escape what cannot be written on one line of a text file: bytes that are not UTF-8, and control characters.
+    """Escape bytes that are not UTF-8 and control characters, so that a name fits on one line of a text file.
 
     Example:
         >>> print(printable("two\\nlines"))

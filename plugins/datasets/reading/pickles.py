@@ -1,9 +1,9 @@
-"""A reader of pickle files that runs nothing: containers, text, numbers and numeric numpy arrays, or an error.
+"""A reader of pickle files that runs no code: it returns containers, text, numbers and numeric numpy arrays.
 
-Python's `pickle.Unpickler` calls whatever a file names, and its version in C takes memory for whatever index a file
-claims. This one is a subclass of the version in Python. It carries out the operations of plain data only, and the few
-names of numpy that occur in such data stand for functions below. It reads what Python 2 and 3 write with protocols 0
-to 5 and numpy 1 and 2.
+Python's `pickle.Unpickler` calls any function that a file names, and its version in C takes memory for any index that
+a file claims. This reader is a subclass of the version in Python. It carries out the operations of plain data only. The
+few names of numpy that occur in such data stand for functions below. It reads the files of Python 2 and 3, with
+protocols 0 to 5 and numpy 1 and 2.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ __all__ = ["load_pickle"]
 _LARGEST_FILE = 2**30  # bytes; the largest of the published sets has 156 million
 _MOST_OPERATIONS = 4_000_000  # each of which may make an object; a published file has some 200,000
 _PLAIN = {dict, list, tuple, str, bytes, int, float, bool, type(None), np.ndarray}
-# Not among them: persistent ids, extension codes, instances of classes, sets, buffers outside the file.
+# Left out: persistent ids, extension codes, instances of classes, sets, buffers outside the file.
 _OPERATIONS = """
     PROTO FRAME STOP MARK PUT BINPUT LONG_BINPUT MEMOIZE GET BINGET LONG_BINGET GLOBAL STACK_GLOBAL REDUCE
     NONE NEWTRUE NEWFALSE INT BININT BININT1 BININT2 LONG LONG1 LONG4 FLOAT BINFLOAT
@@ -40,8 +40,8 @@ _OPERATIONS = """
 def load_pickle(path: Path, remedy: str) -> object:
     """Read a pickle file.
 
-    Text of Python 2 comes as bytes. Arrays are read-only. No array or text is larger than the file, whatever sizes the
-    file claims.
+    Text of Python 2 comes as bytes. Arrays are read-only. No array or text is larger than the file, even if the file
+    claims so.
 
     Arguments:
         path: The file.
@@ -77,7 +77,7 @@ def load_pickle(path: Path, remedy: str) -> object:
             return _PlainUnpickler(data).load()
     except _RefusedName as error:
         raise InvalidInput(
-            f"refused file {path}: expected plain data, but it wants to use {error}, which is not run; {remedy}"
+            f"refused file {path}: expected plain data, but it calls {error}, which is not run; {remedy}"
         ) from error
     except MemoryError:
         raise
@@ -93,7 +93,7 @@ class _RefusedName(Exception):
 
 
 class _Dispatch(dict[int, Callable[[Any], None]]):
-    """What carries out each operation; the reader asks for it once for every operation in the file."""
+    """The functions that carry out operations; the reader looks one up for every operation in the file."""
 
     left = _MOST_OPERATIONS
 
@@ -110,7 +110,7 @@ class _PlainUnpickler(pickle._Unpickler):
     """Python's reader, in which every operation that could do harm is left out or replaced.
 
     Arguments:
-        data: What is in the file.
+        data: The contents of the file.
     """
 
     stack: list[Any]
@@ -120,12 +120,12 @@ class _PlainUnpickler(pickle._Unpickler):
 
     def __init__(self, data: bytes) -> None:
         super().__init__(io.BytesIO(data), encoding="bytes")
-        # An array of the oldest protocols is text, of which bytes are made, which may be copied once more.
+        # In the oldest protocols an array is text. It is turned into bytes, and these may be copied once more.
         self._budget = 2 * len(data)
         known = pickle._Unpickler.dispatch
         codes = [getattr(pickle, name)[0] for name in _OPERATIONS.split()]
         replaced: dict[int, Callable[[Any], None]] = {
-            # The original takes memory for the size that a file claims; nothing of ours writes into the bytes.
+            # The original takes memory for the size that a file claims. Bytes will do, since nothing writes into them.
             pickle.BYTEARRAY8[0]: known[pickle.BINBYTES8[0]],
             pickle.DICT[0]: _PlainUnpickler.load_dict,
             pickle.SETITEM[0]: _PlainUnpickler.load_setitem,
@@ -138,24 +138,24 @@ class _PlainUnpickler(pickle._Unpickler):
         """Read the one value of the file.
 
         Raises:
-            Exception: Of many types, if that is not plain data.
+            Exception: If the value is not plain data; the types are many.
         """
         result = super().load()
         if self.stack or self.metastack:
             raise ValueError("its end comes too early")
-        # Without recursion, as nesting has no limit.
-        waiting, seen = [result], set()
+        # No recursion, because nesting has no limit.
+        waiting, checked = [result], set()
         while waiting:
             value = waiting.pop()
             if type(value) not in _PLAIN:
                 raise ValueError("a type or a function stands where a value should be")
-            if isinstance(value, (list, tuple, dict)) and id(value) not in seen:
-                seen.add(id(value))
+            if isinstance(value, (list, tuple, dict)) and id(value) not in checked:
+                checked.add(id(value))
                 waiting.extend(value.values() if isinstance(value, dict) else value)
         return result
 
     def find_class(self, module: str, name: str) -> object:
-        """Return what stands for a name of numpy or Python that occurs in plain data.
+        """Return the replacement for a name of numpy or Python that occurs in plain data.
 
         Raises:
             _RefusedName: If it is another name.
@@ -171,10 +171,10 @@ class _PlainUnpickler(pickle._Unpickler):
             ("builtins", "bytes"): lambda: b"",
             ("__builtin__", "bytes"): lambda: b"",
         }
-        found = known.get((module.replace("numpy._core.", "numpy.core."), name))
-        if found is None:
+        replacement = known.get((module.replace("numpy._core.", "numpy.core."), name))
+        if replacement is None:
             raise _RefusedName(f"{module}.{name}"[:100].encode("unicode_escape").decode("ascii"))
-        return found
+        return replacement
 
     def load_dict(self) -> None:
         """Make a dict of keys and values."""
@@ -204,7 +204,7 @@ class _PlainUnpickler(pickle._Unpickler):
             value.__setstate__(checked)
             value.flags.writeable = False  # it may be a view of the bytes
         else:
-            raise ValueError("it gives a state to what has none")
+            raise ValueError("it gives a state to an object that has none")
 
     def _fill(self, values: list[Any]) -> None:
         """Set alternating keys and values; hashing a key that is nested deeply enough would crash Python."""
@@ -214,7 +214,7 @@ class _PlainUnpickler(pickle._Unpickler):
         into.update(zip(keys, values[1::2], strict=True))
 
     def _encode(self, text: str, encoding: str) -> bytes:
-        """How Python 3 writes bytes with protocols that have none."""
+        """Return bytes that Python 3 wrote as text, with protocols that have no bytes."""
         if type(text) is not str or encoding not in ("latin1", "latin-1"):
             raise ValueError("expected bytes encoded as latin1")
         self._spend(len(text))
@@ -223,7 +223,7 @@ class _PlainUnpickler(pickle._Unpickler):
     def _spend(self, size: int) -> None:
         self._budget -= size
         if self._budget < 0:
-            raise ValueError("it unfolds to more than the file holds")
+            raise ValueError("it unpacks to more than the file holds")
 
 
 @attrs.define(eq=False)
@@ -254,7 +254,7 @@ def _make_type(code: object, *_: object) -> _Type:
 def _from_buffer(
     raw: object, kind: object, shape: object, order: object, axes: object = None
 ) -> np.ndarray[Any, np.dtype[Any]]:
-    """See bytes as an array; the sizes that a file claims must be those that it has."""
+    """Return bytes as an array, without a copy; the sizes that a file claims must fit them."""
     if not isinstance(raw, bytes) or not isinstance(kind, _Type):
         raise ValueError("expected the bytes and the type of an array")
     sizes = (shape,) if type(shape) is int else shape

@@ -78,7 +78,7 @@ class GeneralizedNormal(Distribution):
     def log_prob(self, value: Tensor) -> Tensor:
         """Return the log-density of ``value``, elementwise."""
         distance = (value - self.loc).abs() / self.scale
-        # The power's gradient in beta is distance^beta log distance: 0 at 0, which a logarithm doesn't know.
+        # The power's gradient in beta is distance^beta log distance. At 0 it is 0, but autograd would give NaN.
         power = distance.clamp_min(torch.finfo(distance.dtype).tiny) ** self.shape
         return -power - self._log_normaliser()
 

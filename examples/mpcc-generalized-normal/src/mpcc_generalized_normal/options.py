@@ -13,7 +13,7 @@ SMALLEST_SHAPE, LARGEST_SHAPE = 0.5, 8.0
 
 @attrs.frozen
 class GeneralizedNormalOptions(MixtureOptions):
-    """Those of all mixtures, and the shape."""
+    """Options of all mixtures, and the shape."""
 
     shape: float = attrs.field(
         default=1.5,

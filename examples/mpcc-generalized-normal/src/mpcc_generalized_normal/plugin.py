@@ -1,4 +1,4 @@
-"""The hook that mpcc calls: it names the prior, and imports nothing heavy."""
+"""The hook that mpcc calls. It registers the prior, and imports nothing heavy."""
 
 from __future__ import annotations
 

@@ -20,13 +20,13 @@ class GeneralizedNormalMixture(LocationScaleMixture):
 
     .. math:: H = \sum_j \left( \tfrac1\beta + \log \frac{2 s_j \Gamma(1/\beta)}{\beta} \right)
 
-    A learned beta is floor + (ceiling - floor) sigmoid(raw). q(z|x) is of the same family with the same beta, which its
-    own loss does not move: its tails are exactly as heavy as the prior's.
+    A learned beta is floor + (ceiling - floor) sigmoid(raw). q(z|x) has the same family and the same beta, so its tails
+    are exactly as heavy as the prior's. Its own loss has no gradient in beta.
 
     Arguments:
         clusters: K.
         latent_dim: J.
-        options: Those of all mixtures, and the shape.
+        options: Options of all mixtures, and the shape.
 
     Example:
         >>> prior = GeneralizedNormalMixture(3, 2, GeneralizedNormalOptions(shape=2.0))

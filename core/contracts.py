@@ -421,4 +421,4 @@ class Objective(abc.ABC):
 
     @abc.abstractmethod
     def phases(self) -> Sequence[object]:
-        """Return the rows of an iteration: `Phase` and `EndOfIteration` of `mpcc.core.method.phases`, in their order."""
+        """Return the rows of an iteration in their order: `Phase` and `EndOfIteration` of `mpcc.core.method.phases`."""

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from filelock import FileLock
 
 if TYPE_CHECKING:
     from mpcc.core.method.training import Trainer
@@ -63,7 +64,29 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
 
 
 @pytest.fixture(scope="session")
-def clean_copy(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def once(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str, Callable[[Path], None]], Path]:
+    """Fills a folder once for all processes of pytest-xdist: the first one fills it, the others wait for it.
+
+    No test may change such a folder.
+    """
+    base = tmp_path_factory.getbasetemp()
+    shared = base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
+
+    def fill(name: str, make: Callable[[Path], None]) -> Path:
+        folder, done = shared / name, shared / f"{name}.done"
+        with FileLock(shared / f"{name}.lock"):
+            if not done.exists():
+                shutil.rmtree(folder, ignore_errors=True)
+                folder.mkdir()
+                make(folder)
+                done.touch()
+        return folder
+
+    return fill
+
+
+@pytest.fixture(scope="session")
+def clean_copy(once: Callable[[str, Callable[[Path], None]], Path]) -> Path:
     """A copy of the tree without build outputs: tracked files, and untracked ones that git doesn't ignore."""
     if not (ROOT / ".git").exists():
         pytest.skip("not a git checkout")
@@ -74,35 +97,42 @@ def clean_copy(tmp_path_factory: pytest.TempPathFactory) -> Path:
         capture_output=True,
         text=True,
     )
-    copy = tmp_path_factory.mktemp("source") / "mpcc"
-    for name in filter(None, listed.stdout.split("\0")):
-        # Tracked files that were deleted but not yet committed are still listed.
-        if (ROOT / name).is_file():
-            (copy / name).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(ROOT / name, copy / name)
-    return copy
+
+    def make(folder: Path) -> None:
+        for name in filter(None, listed.stdout.split("\0")):
+            # Tracked files that were deleted but not yet committed are still listed.
+            if (ROOT / name).is_file():
+                (folder / "mpcc" / name).parent.mkdir(parents=True, exist_ok=True)
+                shutil.copyfile(ROOT / name, folder / "mpcc" / name)
+
+    return once("source", make) / "mpcc"
 
 
 @pytest.fixture(scope="session")
-def distributions(clean_copy: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+def distributions(clean_copy: Path, once: Callable[[str, Callable[[Path], None]], Path]) -> dict[str, Path]:
     """The sdist and, built from it, the wheel: {"sdist": path, "wheel": path}."""
-    out = tmp_path_factory.mktemp("dist")
-    build = [sys.executable, "-m", "build", "--no-isolation", "--outdir", str(out), str(clean_copy)]
-    done = subprocess.run(build, cwd=out, capture_output=True, text=True)
-    assert done.returncode == 0, done.stdout + done.stderr
+
+    def make(folder: Path) -> None:
+        build = [sys.executable, "-m", "build", "--no-isolation", "--outdir", str(folder), str(clean_copy)]
+        done = subprocess.run(build, cwd=folder, capture_output=True, text=True)
+        assert done.returncode == 0, done.stdout + done.stderr
+
+    out = once("dist", make)
     (sdist,), (wheel,) = out.glob("*.tar.gz"), out.glob("*.whl")
     return {"sdist": sdist, "wheel": wheel}
 
 
 @pytest.fixture(scope="session")
-def installed(distributions: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
+def installed(distributions: dict[str, Path], once: Callable[[str, Callable[[Path], None]], Path]) -> Path:
     """A folder into which the wheel is installed, without its dependencies."""
-    target = tmp_path_factory.mktemp("installed")
-    install = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--no-index"]
-    install += ["--disable-pip-version-check", "--target", str(target), str(distributions["wheel"])]
-    done = subprocess.run(install, capture_output=True, text=True)
-    assert done.returncode == 0, done.stdout + done.stderr
-    return target
+
+    def make(folder: Path) -> None:
+        install = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--no-index"]
+        install += ["--disable-pip-version-check", "--target", str(folder), str(distributions["wheel"])]
+        done = subprocess.run(install, capture_output=True, text=True)
+        assert done.returncode == 0, done.stdout + done.stderr
+
+    return once("installed", make)
 
 
 @pytest.fixture

@@ -21,7 +21,6 @@ from mpcc.plugins.datasets import memory as memory_module
 from mpcc.plugins.datasets.arrays import Arrays
 from mpcc.plugins.datasets.folder import Folder
 from mpcc.plugins.datasets.options import ArraysOptions, FolderOptions
-from mpcc.plugins.datasets.reading import array_values
 
 BYTES = np.random.default_rng(0).integers(0, 256, (7, 9, 12, 3), dtype=np.uint8)
 LEVELS = np.arange(256, dtype=np.uint8).reshape(1, 16, 16)
@@ -137,15 +136,19 @@ def test_rounding_beyond_the_range_is_cut_off(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
 @pytest.mark.parametrize("memory", ["load", "stream"])
-def test_a_value_that_is_not_finite_is_refused_with_its_index(
-    value: float, memory: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(array_values, "_CHUNK", 200)  # three images
+def test_a_value_that_is_not_finite_is_refused_with_its_index(value: float, memory: str, tmp_path: Path) -> None:
     array = np.zeros((7, 8, 8), dtype=np.float32)
     array[4, 5, 6] = array[6, 0, 0] = value
     for name in ("x.npy", "x.pt"):
         path = save(tmp_path / name, only=array)
         assert refusal(path, memory=memory) == f"{path}: expected finite values, got {value} at index [4, 5, 6]"
+
+
+def test_its_index_counts_from_the_beginning_of_the_file_in_a_large_one_too(tmp_path: Path) -> None:
+    array = np.zeros((9, 1450, 1450), dtype=np.float16)  # more values than are looked at in one go
+    array[8, 5, 6] = np.nan
+    path = save(tmp_path / "x.npy", only=array)
+    assert refusal(path, memory="stream") == f"{path}: expected finite values, got nan at index [8, 5, 6]"
 
 
 @pytest.mark.parametrize("kind", ["i8", "u2", "i1", "c8", "S3", "M8[s]"])

@@ -263,7 +263,7 @@ def test_the_c_library_takes_the_options() -> None:
 
 
 def test_kept_memory_leaves_an_allocator_alone_that_the_user_has_set(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(allocator.platform, "libc_ver", lambda: ("glibc", "2.36"))
+    monkeypatch.setattr("platform.libc_ver", lambda: ("glibc", "2.36"))
     for name in [each for each in os.environ if each.startswith("MALLOC_")] + ["GLIBC_TUNABLES"]:
         monkeypatch.delenv(name, raising=False)
     assert allocator.adjustable()
@@ -274,16 +274,37 @@ def test_kept_memory_leaves_an_allocator_alone_that_the_user_has_set(monkeypatch
     assert not allocator.adjustable()
 
 
-def test_kept_memory_sets_the_allocator_once_and_puts_it_back(monkeypatch: pytest.MonkeyPatch) -> None:
-    calls: list[dict[int, int]] = []
-    monkeypatch.setattr(allocator, "set_options", lambda library, options: calls.append(options))
-    monkeypatch.setattr(allocator.platform, "libc_ver", lambda: ("glibc", "2.36"))
-    with allocator.kept_memory(), allocator.kept_memory():
-        assert calls == [allocator.KEPT]
-    assert calls == [allocator.KEPT, allocator.SETTLED]
+class Library:
+    """A C library that remembers the options of its allocator, and whether free memory was given back."""
+
+    def __init__(self) -> None:
+        self.options: dict[int, int] = {}
+        self.trimmed = False
+
+    def mallopt(self, name: int, value: int) -> int:
+        self.options[name] = value
+        return 1
+
+    def malloc_trim(self, _: int) -> int:
+        self.trimmed = True
+        return 1
+
+
+def test_memory_is_kept_inside_of_the_outermost_block_and_given_back_after_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    library = Library()
+    monkeypatch.setattr(ctypes, "CDLL", lambda _: library)
+    monkeypatch.setattr("platform.libc_ver", lambda: ("glibc", "2.36"))
+    for name in [each for each in os.environ if each.startswith("MALLOC_")] + ["GLIBC_TUNABLES"]:
+        monkeypatch.delenv(name, raising=False)
     with allocator.kept_memory(wanted=False):
-        pass
-    monkeypatch.setattr(allocator.platform, "libc_ver", lambda: ("", ""))
+        assert library.options == {}
     with allocator.kept_memory():
-        pass
-    assert len(calls) == 2
+        with allocator.kept_memory():
+            assert library.options == allocator.KEPT
+        assert library.options == allocator.KEPT
+        assert not library.trimmed
+    assert library.options == {**allocator.KEPT, **allocator.SETTLED}
+    assert library.trimmed
+    monkeypatch.setattr("platform.libc_ver", lambda: ("", ""))
+    with allocator.kept_memory():
+        assert library.options == {**allocator.KEPT, **allocator.SETTLED}

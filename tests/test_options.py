@@ -14,7 +14,8 @@ from mpcc.core.config import RunSettings, options
 from mpcc.core.errors import InvalidInput, PluginError
 from mpcc.core.registry import load_registry
 
-CLASSES = [RunSettings, *{entry.options_class() for entry in load_registry([]).all_entries()} - {None}]
+KINDS = {entry.options_class() for entry in load_registry([]).all_entries()} - {None}
+CLASSES = [RunSettings, *sorted(KINDS, key=str)]  # in one order: several processes collect the same tests
 
 
 @attrs.frozen

@@ -111,10 +111,11 @@ class Counter:
     def __init__(self, model: Model) -> None:
         self.total = 0
         networks = model.networks
-        for part in (networks.generator, networks.discriminator, networks.encoder):
-            for module in part.modules():
-                if isinstance(module, (SpectralConv2d, SpectralLinear)) and not module._forward_hooks:
-                    module.register_forward_hook(self.count)
+        # A set, since the trunk belongs to two networks.
+        parts = (networks.generator, networks.discriminator, networks.encoder)
+        for module in {module for part in parts for module in part.modules()}:
+            if isinstance(module, (SpectralConv2d, SpectralLinear)):
+                module.register_forward_hook(self.count)
 
     def count(self, module: Any, inputs: tuple[Tensor, ...], output: Tensor) -> None:
         places = output.numel() // output.shape[1]

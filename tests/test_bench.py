@@ -63,7 +63,7 @@ def subject() -> Subject:
     return Subject.of("digits", registry, resolve(registry, [Layer("flag", tables)]), reading=False)
 
 
-@pytest.mark.slow
+@pytest.mark.check
 def test_a_bench_of_everything_writes_table_figures_and_picture(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -120,7 +120,7 @@ def test_a_bench_of_everything_writes_table_figures_and_picture(
         assert set(curve["growth"]) == {"whole", "upper_half", "last_decade"}
 
 
-@pytest.mark.slow
+@pytest.mark.check
 def test_data_that_is_not_there_is_replaced_and_said_so(capsys: pytest.CaptureFixture[str]) -> None:
     assert bench("--presets", "mnist,folder", "--parts", "loading", *SHORT) == 0
     (folder,) = Path("runs").glob("bench-*")
@@ -132,7 +132,7 @@ def test_data_that_is_not_there_is_replaced_and_said_so(capsys: pytest.CaptureFi
     assert capsys.readouterr().out.count("data: synthetic") == 2
 
 
-@pytest.mark.slow
+@pytest.mark.check
 def test_without_matplotlib_everything_else_is_written(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -300,7 +300,7 @@ def test_memory_is_measured_for_decades_of_images() -> None:
     assert predict_sizes(250_000) == [10_000, 100_000, 250_000]
 
 
-@pytest.mark.slow
+@pytest.mark.check
 def test_memory_is_that_of_a_process_of_its_own(subject: Subject) -> None:
     # A large parent must not be taken for its small child, as the peak of getrusage, which outlives exec, would be.
     ballast = np.ones(75_000_000)

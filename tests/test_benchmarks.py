@@ -33,7 +33,7 @@ def run(name: str, *arguments: str, cwd: Path) -> str:
     return done.stdout
 
 
-@pytest.mark.slow
+@pytest.mark.check
 def test_the_benchmark_of_priors_prints_both_tables_and_reuses_its_runs(tmp_path: Path) -> None:
     printed = run("priors", "--priors", "gmm", "cauchy", "--seeds", "0", cwd=tmp_path)
     lines = printed.splitlines()
@@ -46,7 +46,7 @@ def test_the_benchmark_of_priors_prints_both_tables_and_reuses_its_runs(tmp_path
     assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("results.json")} == before
 
 
-@pytest.mark.slow
+@pytest.mark.check
 @pytest.mark.parametrize("kind", ["noise", "corrupted"])
 def test_the_benchmark_of_contaminated_digits_scores_the_clean_ones(tmp_path: Path, kind: str) -> None:
     lines = run("outliers", "--priors", "gmm", "--seeds", "0", "--kind", kind, cwd=tmp_path).splitlines()
@@ -54,7 +54,7 @@ def test_the_benchmark_of_contaminated_digits_scores_the_clean_ones(tmp_path: Pa
     assert lines[-1].startswith("| gmm | 0.")
 
 
-@pytest.mark.slow
+@pytest.mark.check
 def test_runs_that_are_killed_and_resumed_end_like_an_uninterrupted_run(tmp_path: Path) -> None:
     small = (
         "--arch.width",
@@ -98,7 +98,7 @@ def test_contamination_adds_noise_or_spoils_digits_and_says_which(monkeypatch: p
         assert sum(same) == (1797 if kind == "noise" else 1797 - 180)
 
 
-@pytest.mark.slow
+@pytest.mark.check
 def test_the_learning_curve_of_a_run_is_drawn_and_its_last_scores_are_printed(tmp_path: Path) -> None:
     command = [str(Path(sys.executable).parent / "mpcc-run"), "--iterations", "2", "--eval-every", "1"]
     command += ["--eval-images", "100", "--metrics", "acc,nmi", "--out", str(tmp_path / "run")]

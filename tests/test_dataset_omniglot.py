@@ -267,7 +267,7 @@ def test_both_small_zips_are_needed_where_both_are_asked_for(both: Path) -> None
         Omniglot(OmniglotOptions(source="small", classes=2)).load(32, both, download=False)
 
 
-@pytest.mark.slow
+@pytest.mark.check
 def test_the_real_set_is_40000_images_of_100_classes_in_white_ink(data_root: Path) -> None:
     loaded = Omniglot(OmniglotOptions()).load(32, data_root, download=False)
     assert loaded.images.shape == (40_000, 1, 32, 32)

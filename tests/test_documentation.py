@@ -70,7 +70,7 @@ def run(line: str) -> None:
     assert caught.value.code == 0, line
 
 
-@pytest.mark.slow
+@pytest.mark.check
 def test_every_block_on_writing_a_prior_runs_in_order(workplace: Path) -> None:
     seen = set()
     for block in blocks("writing-a-prior.md"):
@@ -92,7 +92,7 @@ def test_every_block_on_writing_a_prior_runs_in_order(workplace: Path) -> None:
 OTHER_PAGES = ["architectures.md", "compatibility.md", "data.md", "performance.md", "reliability.md", "scores.md"]
 
 
-@pytest.mark.slow
+@pytest.mark.check
 @pytest.mark.parametrize("page", OTHER_PAGES)
 def test_every_command_on_the_other_pages_runs_for_one_step(page: str, workplace: Path) -> None:
     digits = (load_digits().images[:60] * 15).astype(np.uint8)

@@ -13,7 +13,7 @@ from pathlib import Path
 import attrs
 import pytest
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.check
 EXAMPLE = Path("examples/mpcc-generalized-normal")
 TINY = ["--iterations", "2", "--eval-images", "60", "--threads", "1", "--arch.width", "2"]
 BROKEN = """

@@ -306,7 +306,7 @@ def test_settings_become_a_request() -> None:
     assert feature_request(RunSettings()) == FeatureRequest()
 
 
-@pytest.mark.slow
+@pytest.mark.check
 def test_the_benchmark_prints_differences_below_a_millionth(repository: Path) -> None:
     command = [sys.executable, str(repository / "benchmarks" / "feature_scores.py")]
     done = subprocess.run(command, capture_output=True, text=True)
@@ -394,7 +394,7 @@ def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path / "hub" / "checkpoints" / "weights-inception-2015-12-05-6726825d.pth"
 
 
-@pytest.mark.slow
+@pytest.mark.check
 def test_the_standard_extractor_is_torch_fidelitys_inception_with_grey_repeated(weights: Path) -> None:
     request = FeatureRequest(weights=weights, samples=12)
     found = evaluation(request, count=10)

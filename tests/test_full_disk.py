@@ -277,7 +277,7 @@ def test_a_line_of_metrics_that_finds_no_room_leaves_no_part_of_it(disk: Callabl
 
 
 @posix
-@pytest.mark.slow
+@pytest.mark.check
 def test_a_checkpoint_that_is_larger_than_files_may_be_is_warned_of_and_the_run_resumed_without_the_limit(
     finished: Path, tmp_path: Path
 ) -> None:
@@ -296,7 +296,7 @@ def test_a_checkpoint_that_is_larger_than_files_may_be_is_warned_of_and_the_run_
 
 
 @posix
-@pytest.mark.slow
+@pytest.mark.check
 def test_events_that_are_larger_than_files_may_be_are_given_up_and_nothing_else_is(
     finished: Path, tmp_path: Path
 ) -> None:
@@ -309,7 +309,7 @@ def test_events_that_are_larger_than_files_may_be_are_given_up_and_nothing_else_
 
 
 @posix
-@pytest.mark.slow
+@pytest.mark.check
 @pytest.mark.parametrize(
     ("size", "part"), [(500, "{folder} could not be written"), (500_000, "mpcc evaluate {folder}")]
 )

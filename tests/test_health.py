@@ -281,7 +281,7 @@ def test_the_page_lists_every_warning_with_the_command_that_provokes_it() -> Non
 QUICK = ("--threads", "1", "--standing-passes", "2", "--metrics", "occupancy")
 
 
-@pytest.mark.slow
+@pytest.mark.check
 @pytest.mark.parametrize("name", PROVOKED)
 def test_a_run_that_goes_wrong_says_so_on_screen_in_the_events_and_in_its_results(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], name: str
@@ -297,7 +297,7 @@ def test_a_run_that_goes_wrong_says_so_on_screen_in_the_events_and_in_its_result
     assert f"health/{name}/text_summary" in tags["tensors"]
 
 
-@pytest.mark.slow
+@pytest.mark.check
 def test_a_sound_run_is_silent(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert run(*QUICK, "--iterations", "400", "--out", tmp_path / "run") == 0
     assert "warning" not in capsys.readouterr().err

@@ -250,7 +250,7 @@ def peak(count: int, keep: bool) -> float:
     return int(done.stdout) / 2**10
 
 
-@pytest.mark.slow
+@pytest.mark.check
 @pytest.mark.skipif(sys.platform != "linux", reason="reads the peak from /proc")
 def test_memory_does_not_grow_with_the_number_of_images() -> None:
     few = peak(2_000, keep=False)

@@ -271,7 +271,7 @@ def test_a_plugin_that_registers_nothing_under_a_name_is_refused(command: Callab
     assert "None is not an import path" in err
 
 
-@pytest.mark.slow
+@pytest.mark.check
 def test_a_hundred_malformed_inputs_do_no_harm(repository: Path, tmp_path: Path) -> None:
     command = [sys.executable, str(repository / "benchmarks" / "malformed_inputs.py"), "--cases", "112", "--seed", "11"]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
@@ -289,7 +289,7 @@ HARM = {
 }
 
 
-@pytest.mark.slow
+@pytest.mark.check
 def test_every_kind_of_harm_is_found_and_a_case_can_be_repeated(
     repository: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -82,7 +82,7 @@ def test_every_file_of_the_packages_is_a_module_or_listed_package_data(
     assert others <= package_data(clean_copy, settings)
 
 
-@pytest.mark.slow
+@pytest.mark.check
 def test_the_wheel_holds_every_module_and_the_package_data_and_nothing_else(
     distributions: dict[str, Path], clean_copy: Path, settings: dict[str, Any]
 ) -> None:
@@ -93,7 +93,7 @@ def test_the_wheel_holds_every_module_and_the_package_data_and_nothing_else(
     assert {"mpcc/registry.toml", "mpcc/core/py.typed", "mpcc/plugins/py.typed"} <= inside
 
 
-@pytest.mark.slow
+@pytest.mark.check
 def test_the_wheel_carries_its_licence_and_its_commands(distributions: dict[str, Path]) -> None:
     with zipfile.ZipFile(distributions["wheel"]) as wheel:
         (licence,) = [name for name in wheel.namelist() if name.endswith(".dist-info/licenses/LICENSE")]
@@ -104,7 +104,7 @@ def test_the_wheel_carries_its_licence_and_its_commands(distributions: dict[str,
     assert "mpcc = " in commands
 
 
-@pytest.mark.slow
+@pytest.mark.check
 def test_the_source_distribution_holds_all_that_is_needed_to_build_and_test(
     distributions: dict[str, Path], clean_copy: Path
 ) -> None:
@@ -116,7 +116,7 @@ def test_the_source_distribution_holds_all_that_is_needed_to_build_and_test(
     assert {name for name in inside if "__pycache__" in name or name.endswith(".pyc")} == set()
 
 
-@pytest.mark.slow
+@pytest.mark.check
 def test_every_module_of_the_installed_wheel_imports_and_finds_the_registry(
     installed: Path, clean_copy: Path, tmp_path: Path
 ) -> None:
@@ -168,7 +168,7 @@ except AttributeError as error:
 """
 
 
-@pytest.mark.slow
+@pytest.mark.check
 @pytest.mark.parametrize("kind", ["checkout", "wheel"])
 def test_the_root_package_knows_its_version_and_imports_nothing(
     kind: str, tmp_path: Path, request: pytest.FixtureRequest
@@ -179,7 +179,7 @@ def test_the_root_package_knows_its_version_and_imports_nothing(
     assert lines == [f"[] {version} True", "module 'mpcc' has no attribute 'no_such_name'"]
 
 
-@pytest.mark.slow
+@pytest.mark.check
 def test_the_package_runs_as_its_commands_do(tmp_path: Path) -> None:
     scripts = Path(sys.executable).parent
     for module, command in (

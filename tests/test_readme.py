@@ -61,7 +61,7 @@ def run(words: list[str]) -> int:
     return int(exit_info.value.code or 0)
 
 
-@pytest.mark.slow
+@pytest.mark.check
 def test_every_command_that_needs_no_downloaded_data_runs_for_one_step(workplace: Path) -> None:
     for words in use_commands():
         if "--data-root" not in words and words[0] != "tensorboard":
@@ -69,7 +69,7 @@ def test_every_command_that_needs_no_downloaded_data_runs_for_one_step(workplace
     assert (workplace / "runs" / "first" / "samples.png").is_file()
 
 
-@pytest.mark.slow
+@pytest.mark.check
 def test_every_command_on_downloaded_data_runs_for_one_step(workplace: Path, data_root: Path) -> None:
     (workplace / "data").symlink_to(data_root)
     found = [words for words in use_commands() if "--data-root" in words]

@@ -181,7 +181,7 @@ def test_too_little_memory_to_use_a_run_is_one_line_as_well(
 
 
 @linux
-@pytest.mark.slow
+@pytest.mark.check
 def test_a_process_with_too_little_memory_for_its_batch_says_what_to_lower(tmp_path: Path) -> None:
     arguments = tiny(batch=1000, **{"arch.width": 32})
     process = start(LIMITED, str(300 * 2**20), *arguments, "--out", tmp_path / "run")
@@ -192,7 +192,7 @@ def test_a_process_with_too_little_memory_for_its_batch_says_what_to_lower(tmp_p
     assert not (tmp_path / "run").exists()
 
 
-@pytest.mark.slow
+@pytest.mark.check
 def test_a_second_run_into_a_folder_is_refused_until_the_first_has_ended_however_it_ends(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -244,7 +244,7 @@ def step_ended(iteration):
 
 
 @linux
-@pytest.mark.slow
+@pytest.mark.check
 def test_memory_does_not_grow_over_five_thousand_iterations(tmp_path: Path) -> None:
     # Fully connected layers, two each: the smallest networks that use everything that training keeps.
     project = create_project("architecture", "tiny-layers", tmp_path)

@@ -387,7 +387,7 @@ def test_every_term_metric_rate_picture_and_histogram_is_in_the_events(finished:
     assert events.Scalars("metrics/acc")[-1].value == pytest.approx(lines(finished)[-1]["metrics"]["acc"])
 
 
-@pytest.mark.slow
+@pytest.mark.check
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_ctrl_c_and_sigterm_stop_a_process_with_a_checkpoint_and_one_line(tmp_path: Path, number: int) -> None:
     command = "from mpcc.core.commands.entry import run_main; run_main()"

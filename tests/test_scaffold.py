@@ -25,7 +25,7 @@ FLAGS = {
 }
 
 
-@pytest.mark.slow
+@pytest.mark.check
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_new_project_installs_passes_its_tests_and_runs(kind: str, tmp_path: Path) -> None:
     with pytest.raises(SystemExit) as caught:

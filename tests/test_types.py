@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 
-@pytest.mark.slow
+@pytest.mark.check
 def test_the_installed_package_passes_mypy(installed: Path, clean_copy: Path, tmp_path: Path) -> None:
     # Not the folders: they are called core and plugins there, not mpcc.core and mpcc.plugins. A fresh cache, since an
     # old one repeats errors under the paths of an earlier copy.

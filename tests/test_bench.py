@@ -63,7 +63,6 @@ def subject() -> Subject:
     return Subject.of("digits", registry, resolve(registry, [Layer("flag", tables)]), reading=False)
 
 
-@pytest.mark.check
 def test_a_bench_of_everything_writes_table_figures_and_picture(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -120,7 +119,6 @@ def test_a_bench_of_everything_writes_table_figures_and_picture(
         assert set(curve["growth"]) == {"whole", "upper_half", "last_decade"}
 
 
-@pytest.mark.check
 def test_data_that_is_not_there_is_replaced_and_said_so(capsys: pytest.CaptureFixture[str]) -> None:
     assert bench("--presets", "mnist,folder", "--parts", "loading", *SHORT) == 0
     (folder,) = Path("runs").glob("bench-*")
@@ -132,7 +130,6 @@ def test_data_that_is_not_there_is_replaced_and_said_so(capsys: pytest.CaptureFi
     assert capsys.readouterr().out.count("data: synthetic") == 2
 
 
-@pytest.mark.check
 def test_without_matplotlib_everything_else_is_written(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

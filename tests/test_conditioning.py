@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import re
 from typing import Any
 
@@ -42,8 +43,9 @@ PAPER = {
 every_preset = pytest.mark.parametrize("preset", PAPER)
 
 
+@functools.cache
 def networks(preset: str, **options: Any) -> Networks:
-    """The networks of a preset, without values."""
+    """The networks of a preset, without values; no test changes them."""
     conditioning, C, J, K, D = PAPER[preset]
     with torch.device("meta"):
         return BigGAN32(BigGANOptions(width=C, conditioning=conditioning, **options)).build(K, J, D)  # type: ignore[arg-type]
@@ -113,10 +115,14 @@ def test_the_encoder_has_the_parameters_of_table_3_or_those_of_one_more_plain_bl
 def block_shapes(part: nn.Module, *inputs: Tensor) -> list[tuple[int, ...]]:
     """Channels and sizes of what each residual block gives, in order of the calls."""
     shapes: list[tuple[int, ...]] = []
-    for module in part.modules():
-        if isinstance(module, (UpBlock, DownBlock, PlainBlock)):
-            module.register_forward_hook(lambda _, __, output: shapes.append(tuple(output.shape[1:])))
+    hooks = [
+        module.register_forward_hook(lambda _, __, output: shapes.append(tuple(output.shape[1:])))
+        for module in part.modules()
+        if isinstance(module, (UpBlock, DownBlock, PlainBlock))
+    ]
     part(*inputs)
+    for hook in hooks:
+        hook.remove()
     return shapes
 
 

@@ -94,7 +94,6 @@ def compare(plain: Trainer, fast: Trainer, iterations: int) -> float:
     return worst
 
 
-@pytest.mark.check
 def test_fifty_iterations_of_both_engines_agree_in_double_precision() -> None:
     plain, fast = trainer(PlainEngine()), trainer(FastEngine())
     assert compare(plain, fast, 50) < 1e-8

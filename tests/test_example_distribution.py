@@ -15,7 +15,7 @@ import pytest
 
 pytestmark = pytest.mark.check
 EXAMPLE = Path("examples/mpcc-generalized-normal")
-TINY = ["--iterations", "2", "--eval-images", "60", "--threads", "1", "--arch.width", "2"]
+TINY = ["--iterations", "2", "--eval-images", "60", "--threads", "1", "--arch.width", "2", "--standing-passes", "1"]
 BROKEN = """
 [build-system]
 requires = ["setuptools>=77"]

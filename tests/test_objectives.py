@@ -189,7 +189,6 @@ def register_objectives(register):
 """
 
 
-@pytest.mark.check
 def test_a_plugins_objective_runs_is_logged_evaluated_and_resumed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -168,8 +168,7 @@ except AttributeError as error:
 """
 
 
-@pytest.mark.check
-@pytest.mark.parametrize("kind", ["checkout", "wheel"])
+@pytest.mark.parametrize("kind", ["checkout", pytest.param("wheel", marks=pytest.mark.check)])
 def test_the_root_package_knows_its_version_and_imports_nothing(
     kind: str, tmp_path: Path, request: pytest.FixtureRequest
 ) -> None:

@@ -30,7 +30,7 @@ def one_step(words: list[str]) -> list[str]:
     """Shorten a training command to one iteration and a small evaluation; of a resumed one, to one more."""
     arguments = list(words)
     steps = "2" if "--resume" in words else "1"
-    for name, value in (("--iterations", steps), ("--eval-images", "60")):
+    for name, value in (("--iterations", steps), ("--eval-images", "60"), ("--standing-passes", "1")):
         if name in arguments:
             arguments[arguments.index(name) + 1] = value
         elif "--resume" not in words or name == "--iterations":
@@ -55,10 +55,22 @@ def run(words: list[str]) -> int:
     command, *arguments = words
     training = command == "mpcc-run" and not {"--dry-run", "--help"} & set(arguments)
     if arguments[:1] == ["bench"]:
-        arguments += ["--rounds", "1", "--iterations", "1", "--predict-images", "100"]
+        # docs/performance.md has it with all parts, and a test runs them.
+        arguments += ["--parts", "loading", "--rounds", "1", "--iterations", "1", "--predict-images", "100"]
     with pytest.raises(SystemExit) as exit_info:
         {"mpcc-run": run_main, "mpcc": main}[command](one_step(arguments) if training else arguments)
     return int(exit_info.value.code or 0)
+
+
+def test_every_training_command_is_understood(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    found = [words for words in use_commands() if words[0] == "mpcc-run" and "runs/first" not in " ".join(words[2:])]
+    assert len(found) > 10
+    for words in found:
+        assert run(words if {"--dry-run", "--help"} & set(words) else [*words, "--dry-run"]) == 0, words
+        assert capsys.readouterr().out
 
 
 @pytest.mark.check

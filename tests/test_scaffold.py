@@ -15,7 +15,7 @@ from mpcc.core.errors import InvalidInput
 from mpcc.core.registry import KINDS
 
 ROOT = Path(__file__).resolve().parents[1]
-TINY = ["--iterations", "1", "--eval-images", "40", "--threads", "1"]
+TINY = ["--iterations", "1", "--eval-images", "40", "--threads", "1", "--standing-passes", "1"]
 FLAGS = {
     "prior": ["--prior", "my-own"],
     "architecture": ["--arch", "my-own"],
@@ -53,6 +53,21 @@ def test_a_new_project_installs_passes_its_tests_and_runs(kind: str, tmp_path: P
     done = run("-c", "from mpcc.core.commands.entry import main; main()", "plugins", "check", "my-own")
     assert done.returncode == 0, done.stdout
     assert "no torch" in done.stdout
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_new_plugin_runs_before_it_is_installed(
+    kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    project = create_project(kind, f"own-{kind}", tmp_path)
+    monkeypatch.syspath_prepend(str(project / "src"))
+    flags = [word.replace("my-own", f"own-{kind}") for word in FLAGS[kind]]
+    hooks = next(project.rglob("plugin.py"))
+    plugin = ["--plugin", str(hooks.rename(hooks.with_name(f"own_{kind}_hooks.py")))]  # a name for each in one process
+    with pytest.raises(SystemExit) as caught:
+        entry.run_main([*flags, *plugin, *TINY, "--out", str(tmp_path / "run")])
+    assert caught.value.code == 0, capsys.readouterr().err
+    assert f"own-{kind}" in (tmp_path / "run" / "results.json").read_text()
 
 
 def test_the_project_is_named_after_the_plugin(tmp_path: Path) -> None:

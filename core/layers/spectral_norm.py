@@ -64,7 +64,8 @@ class SpectralLayer(Fusable):
         self.bias = nn.Parameter(torch.empty(shape[0]).uniform_(-bound, bound)) if bias else None
         self.register_buffer("u", F.normalize(torch.randn(shape[0]), dim=0, eps=EPS))
         self.register_buffer("v", F.normalize(torch.randn(fan_in), dim=0, eps=EPS))
-        self.power_iteration(WARM_UP)
+        if not self.weight.is_meta:  # there are no values there, and each step is slow
+            self.power_iteration(WARM_UP)
 
     @torch.no_grad()
     def power_iteration(self, steps: int = 1) -> None:

@@ -27,6 +27,7 @@ from mpcc.core.bench.timing import Measured, Spread, interleaved, section_second
 from mpcc.core.commands import entry
 from mpcc.core.config import Layer, resolve
 from mpcc.core.method.phases import MPCC
+from mpcc.core.method.training import Trainer
 from mpcc.core.registry import load_registry
 
 CPU = torch.device("cpu")
@@ -186,8 +187,8 @@ def test_a_failure_leaves_no_folder(monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(*arguments: Any) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("mpcc.core.bench.presets.measured", fail)
-    assert bench("--out", "deep/er") == 130
+    monkeypatch.setattr(Trainer, "iterate", fail)
+    assert bench("--parts", "training", *SHORT, "--out", "deep/er") == 130
     assert list(Path().iterdir()) == []
 
 

@@ -18,7 +18,6 @@ import torch
 
 from mpcc.core.commands import entry
 from mpcc.core.commands.scaffold import create_project
-from mpcc.core.evaluation import findings, inference
 from mpcc.core.storage.checkpoint import load_checkpoint
 from mpcc.plugins.architectures import biggan
 
@@ -149,15 +148,10 @@ def test_too_little_memory_for_a_checkpoint_does_not_make_it_a_broken_one(
 
 
 @pytest.mark.parametrize(
-    ("words", "module", "name", "remedy"),
+    ("words", "remedy"),
     [
-        (["evaluate"], findings, "find", "evaluating (20.00 GiB were asked for): lower --eval-images 60, or"),
-        (
-            ["predict", "--batch=7"],
-            inference,
-            "predictions",
-            "predicting (20.00 GiB were asked for): lower --batch 7, ",
-        ),
+        (["evaluate"], "evaluating (20.00 GiB were asked for): lower --eval-images 60, or"),
+        (["predict", "--batch=7"], "predicting (20.00 GiB were asked for): lower --batch 7, "),
     ],
 )
 def test_too_little_memory_to_use_a_run_is_one_line_as_well(
@@ -165,15 +159,13 @@ def test_too_little_memory_to_use_a_run_is_one_line_as_well(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
     words: list[str],
-    module: Any,
-    name: str,
     remedy: str,
 ) -> None:
     def fail(*_: Any, **__: Any) -> None:
         raise torch.OutOfMemoryError(CUDA)
 
     earlier = contents(finished)
-    monkeypatch.setattr(module, name, fail)
+    monkeypatch.setattr(biggan.Encoder, "forward", fail)
     assert command(entry.main, words[0], finished, *words[1:]) == 4
     (line,) = lines(capsys.readouterr().err)
     assert line.startswith(f"mpcc: error: out of memory while {remedy}")

@@ -134,6 +134,7 @@ def damage(before: Mapping[str, str], after: Mapping[str, str], case: Case, stat
 
 def run_case(case: Case, root: Path) -> tuple[int | None, list[str], str]:
     """Write the files of a case into a new folder, run its command, and return status, bad outcomes and details."""
+    from mpcc.core.bench.memory import resident
     from mpcc.core.commands import entry
     from mpcc.core.storage.checkpoint import add_digest
 
@@ -147,7 +148,7 @@ def run_case(case: Case, root: Path) -> tuple[int | None, list[str], str]:
         with (folder / name).open("r+b") as file:
             add_digest(file)
     os.chdir(folder)
-    before, peak = digest(root), resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    before, peak = digest(root), resident("VmHWM")  # getrusage would count the memory of a large parent too
     status, bad, details = None, list[str](), ""
     # Encoded as a terminal's are.
     out = io.TextIOWrapper(io.BytesIO(), encoding="utf-8", write_through=True)
@@ -167,9 +168,7 @@ def run_case(case: Case, root: Path) -> tuple[int | None, list[str], str]:
     err.seek(0)
     errors = err.read()
     last = errors.rstrip("\n").rpartition("\n")[2]
-    if resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - peak > LIMIT_BYTES / 1024 or DENIED.search(
-        errors + details
-    ):
+    if resident("VmHWM") - peak > LIMIT_BYTES or DENIED.search(errors + details):
         bad.append("allocations")
     if "--traceback" not in case.arguments and ("Traceback (most recent call last)" in errors or BLAMED.search(last)):
         bad.append("tracebacks")

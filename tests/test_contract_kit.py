@@ -284,7 +284,7 @@ class Frozen(GaussianMixture):
 def test_a_fixed_parameter_is_found() -> None:
     found = failures(check_prior, Frozen, GAUSSIAN)
     assert set(found) == {TRAINED_PARAMETERS}
-    assert "prior.centre is a parameter that asks for no gradient" in found[TRAINED_PARAMETERS]
+    assert "prior.centre is a parameter with requires_grad=False" in found[TRAINED_PARAMETERS]
 
 
 class NoRatio(GaussianMixture):

@@ -260,7 +260,7 @@ class Tied(Small):
 @pytest.mark.parametrize(
     ("cls", "law", "detail"),
     [
-        (Frozen, A_TRAINED, "encoder.loc.bias is a parameter that asks for no gradient"),
+        (Frozen, A_TRAINED, "encoder.loc.bias is a parameter with requires_grad=False"),
         (Unused, A_REACHED, "no gradient reaches generator.spare.bias, generator.spare.weight"),
         (Stray, A_SAVED, "encoder.mean is a plain tensor"),
         (Unseeded, A_SEEDED, "generator built twice from one seed: latent.weight differs"),

@@ -261,8 +261,8 @@ def test_a_finished_run_goes_on_with_more_iterations(copy: Path, tmp_path: Path)
 @pytest.mark.parametrize(
     ("flags", "part"),
     [
-        ("", "at iteration 6, of 6: expected more with --iterations"),
-        ("--iterations 4", "at iteration 6, of 4: expected more"),
+        ("", "the run has done 6 iterations: expected more with --iterations, got 6"),
+        ("--iterations 4", "the run has done 6 iterations: expected more with --iterations, got 4"),
         ("--lr 0.1", "--lr cannot change when a run is resumed: expected one of --checkpoint-every"),
         ("--arch biggan16", "--arch cannot change"),
         ("--prior.scale-floor 0.3", "--prior.scale-floor cannot change"),
@@ -426,7 +426,7 @@ def test_a_run_with_a_broken_newest_checkpoint_goes_on_from_the_one_before_to_th
     assert run("--resume", str(copy)) == 0
     err = capsys.readouterr().err
     assert f"checkpoint {newest}: cannot be read, it is broken" in err
-    assert f"continuing from the one before it: {copy / 'checkpoints' / 'iteration-4.pt'}, iteration 4" in err
+    assert f"continuing from an earlier checkpoint: {copy / 'checkpoints' / 'iteration-4.pt'}, iteration 4" in err
     assert same_training(finished, copy)
 
 
@@ -494,7 +494,7 @@ def test_more_iterations_than_anybody_trains_are_refused(iterations: int, tmp_pa
 @pytest.mark.parametrize(
     ("flags", "part"),
     [
-        (["--best-by", "acc"], "--best-by acc: it needs labels, and they choose nothing in training"),
+        (["--best-by", "acc"], "--best-by acc: it needs labels, which training must not use"),
         (["--best-by", "silhouete"], "did you mean 'silhouette'?"),
         (["--best-by", "fid"], "--best-by fid: --metrics leaves it out; expected silhouette"),
     ],

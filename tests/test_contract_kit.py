@@ -29,7 +29,7 @@ TRAINED = GaussianMixtureOptions(weights="trainable")
 # The laws, by the names that the tests call them.
 BUILDS = "it is a Prior that builds for K clusters and J dimensions"
 SHAPES = "shapes, dtypes and devices are those of the contract"
-TRAINED_PARAMETERS = "every parameter is trained; what is fixed is a buffer"
+TRAINED_PARAMETERS = "every parameter is trained; fixed values are buffers"
 SAVED = "saving and loading its state gives the same prior"
 COPIED = "a copy shares nothing with its original"
 SEEDED = "building and sampling are functions of the seed"

@@ -56,8 +56,8 @@ class Confusion:
 
         Example:
             >>> posterior = torch.eye(3)[[2, 2, 0, 0, 0]]
-            >>> found = Confusion.of(Evaluation(posterior, posterior, torch.tensor([0, 0, 1, 1, 0])), ["cat", "dog"])
-            >>> print(found.classes, found.clusters, found.counts.tolist(), found.pairs)
+            >>> table = Confusion.of(Evaluation(posterior, posterior, torch.tensor([0, 0, 1, 1, 0])), ["cat", "dog"])
+            >>> print(table.classes, table.clusters, table.counts.tolist(), table.pairs)
             ('cat', 'dog') (2, 0, 1) [[2, 1, 0], [0, 2, 0]] 2
         """
         clusters, labels = paired(evaluation.assignments, true_labels(evaluation))

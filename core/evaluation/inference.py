@@ -29,8 +29,8 @@ class Prediction:
         posterior: q(y|z) at z = location, shape (n, K).
 
     Example:
-        >>> found = Prediction(torch.zeros(2, 3), torch.tensor([[0.25, 0.75], [0.5, 0.5]]))
-        >>> found.clusters.tolist(), found.confidence.tolist()
+        >>> prediction = Prediction(torch.zeros(2, 3), torch.tensor([[0.25, 0.75], [0.5, 0.5]]))
+        >>> prediction.clusters.tolist(), prediction.confidence.tolist()
         ([1, 0], [0.75, 0.5])
     """
 
@@ -84,8 +84,8 @@ def batches(images: Tensor | ImageSource | Iterable[Tensor], batch: int) -> Iter
     if isinstance(images, Tensor) or hasattr(images, "shape"):
         yield from in_order(cast("Tensor | ImageSource", images), batch)
     else:
-        for given in images:
-            yield from torch.split(given, batch)
+        for larger in images:
+            yield from torch.split(larger, batch)
 
 
 @torch.no_grad()

@@ -157,6 +157,6 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
     version = state.get("format_version") if isinstance(state, dict) else type(state).__name__
     # In another program's file the version may be anything, even a tensor, which cannot be compared with a number.
     if not isinstance(version, int) or version != FORMAT_VERSION:
-        found = type(version).__name__ if isinstance(version, torch.Tensor) else version
-        raise InvalidInput(f"checkpoint {path}: expected format version {FORMAT_VERSION}, found {found}")
+        shown = type(version).__name__ if isinstance(version, torch.Tensor) else version
+        raise InvalidInput(f"checkpoint {path}: expected format version {FORMAT_VERSION}, found {shown}")
     return state

@@ -133,7 +133,7 @@ class RunFolder:
             raise
 
     def discard(self) -> None:
-        """Remove the folder and everything in it, for a run that failed before it left anything of worth."""
+        """Remove the folder and everything in it, for a run that failed before it saved anything."""
         shutil.rmtree(self.path, ignore_errors=True)
         self._remove_parents()
 

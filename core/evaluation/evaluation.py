@@ -59,10 +59,9 @@ def evaluate(model: Model, data: ImageSet, indices: Tensor) -> Evaluation:
 
 def left_out(metrics: Mapping[str, Metric], evaluation: Evaluation) -> dict[str, str]:
     """Return the reason why a metric cannot be computed, by the name of the metric."""
-    unlabelled = evaluation.labels is None
-    return {
-        name: "the data set has no labels" for name, metric in metrics.items() if unlabelled and metric.needs_labels
-    }
+    if evaluation.labels is not None:
+        return {}
+    return {name: "the data set has no labels" for name, metric in metrics.items() if metric.needs_labels}
 
 
 def score(metrics: Mapping[str, Metric], evaluation: Evaluation) -> dict[str, float]:

@@ -68,7 +68,7 @@ def predictions(
         batch: The most images that pass through the encoder at once.
 
     Yields:
-        A prediction for each ``batch`` images, the last for fewer; given batches are split on their own.
+        A prediction for each ``batch`` images, the last for fewer; each given batch is split on its own.
 
     Raises:
         InvalidInput: If ``batch`` is less than 1, or an image cannot be read.

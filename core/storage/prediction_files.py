@@ -68,8 +68,8 @@ def write_rows(file: IO[bytes], rows: Iterable[Iterable[Any]]) -> None:
 class PosteriorRows:
     """An array in numpy's format, float32, shape (N, K), that is written row by row and never held in memory.
 
-    Plain writes replace a memory map: pages of a map count as memory of the process, and on a full disk the system
-    would kill the process instead of reporting an error.
+    It is not a memory map: pages of a map count as memory of the process, and on a full disk the system would kill the
+    process instead of reporting an error.
 
     Arguments:
         file: Where it goes.

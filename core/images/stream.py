@@ -156,7 +156,7 @@ class BatchOrder:
 
 
 class EndlessOrder(Sampler[list[int]]):
-    """The indices of one batch after another, as lists for a DataLoader: a pickled slice would carry its whole epoch."""
+    """The indices of one batch after another, as lists for a DataLoader: a pickled slice carries its whole epoch."""
 
     def __init__(self, order: BatchOrder) -> None:
         self._order = order

@@ -123,7 +123,7 @@ def test_a_flipped_bit_that_every_check_sum_of_the_archive_lets_through_is_found
     path.write_bytes(whole)
     with zipfile.ZipFile(path) as archive:
         assert archive.testzip() is None
-    with pytest.raises(BrokenCheckpoint, match="its content is not what its digest says"):
+    with pytest.raises(BrokenCheckpoint, match="its content does not match its digest"):
         load_checkpoint(path)
 
 

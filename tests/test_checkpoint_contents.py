@@ -55,7 +55,9 @@ def test_the_full_state_of_a_run_is_taken(change: dict[str, Any]) -> None:
 
 @pytest.mark.parametrize("name", [name for name in WHOLE if name != "format_version"])
 def test_what_is_missing_or_a_tensor_is_named(name: str) -> None:
-    with pytest.raises(InvalidInput, match=rf"^checkpoint last\.pt: expected a run's full state, '{name}' is missing$"):
+    with pytest.raises(
+        InvalidInput, match=rf"^checkpoint last\.pt: '{name}' is missing: expected a checkpoint of a run$"
+    ):
         check_contents({key: value for key, value in WHOLE.items() if key != name}, SOURCE)
     for wrong in (torch.zeros(0), torch.zeros(2)):
         with pytest.raises(InvalidInput, match=rf"^checkpoint last\.pt: '{name}': expected (a|four) .*, got tensor"):

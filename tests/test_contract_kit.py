@@ -29,7 +29,7 @@ TRAINED = GaussianMixtureOptions(weights="trainable")
 # The laws, by the names that the tests call them.
 BUILDS = "it is a Prior that builds for K clusters and J dimensions"
 SHAPES = "shapes, dtypes and devices are those of the contract"
-TRAINED_PARAMETERS = "every parameter is trained; what is fixed is a buffer"
+TRAINED_PARAMETERS = "every parameter is trained; fixed values are buffers"
 SAVED = "saving and loading its state gives the same prior"
 COPIED = "a copy shares nothing with its original"
 SEEDED = "building and sampling are functions of the seed"
@@ -284,7 +284,7 @@ class Frozen(GaussianMixture):
 def test_a_fixed_parameter_is_found() -> None:
     found = failures(check_prior, Frozen, GAUSSIAN)
     assert set(found) == {TRAINED_PARAMETERS}
-    assert "prior.centre is a parameter that asks for no gradient" in found[TRAINED_PARAMETERS]
+    assert "prior.centre is a parameter with requires_grad=False" in found[TRAINED_PARAMETERS]
 
 
 class NoRatio(GaussianMixture):

@@ -31,10 +31,10 @@ def failures(check: Any, *arguments: Any, **settings: Any) -> dict[str, str]:
 
 A_BUILDS = "it is an Architecture that says its image size and channels and builds three networks"
 A_SHAPES = "shapes, dtypes and devices are those of the contract; images lie in [-1, 1]"
-A_TRAINED = "every parameter is trained; what is fixed is a buffer"
+A_TRAINED = "every parameter is trained; fixed values are buffers"
 A_REACHED = "every parameter of a network gets a finite gradient from what the network gives"
 A_INPUTS = "gradients reach the images and the latents"
-A_COMPANY = "scores and encodings of an image do not depend on its company"
+A_COMPANY = "scores and encodings of an image do not depend on the other images"
 A_REACTS = "the generator reacts to the latent and to the cluster"
 A_SAVED = "saving and loading its state gives the same networks"
 A_SEEDED = "building is a function of the seed"
@@ -260,7 +260,7 @@ class Tied(Small):
 @pytest.mark.parametrize(
     ("cls", "law", "detail"),
     [
-        (Frozen, A_TRAINED, "encoder.loc.bias is a parameter that asks for no gradient"),
+        (Frozen, A_TRAINED, "encoder.loc.bias is a parameter with requires_grad=False"),
         (Unused, A_REACHED, "no gradient reaches generator.spare.bias, generator.spare.weight"),
         (Stray, A_SAVED, "encoder.mean is a plain tensor"),
         (Unseeded, A_SEEDED, "generator built twice from one seed: latent.weight differs"),
@@ -289,7 +289,7 @@ D_LOADS = "it loads"
 D_IMAGES = "images are uint8, (N, D, R, R), of the size asked for"
 D_VARY = "images are not all alike"
 D_COMPANIONS = "labels, names and paths fit the images"
-D_AGAIN = "loading again gives the same and draws no random numbers of the run's"
+D_AGAIN = "loading again gives the same and leaves the global random states alone"
 
 
 class Noise(Dataset):
@@ -581,7 +581,7 @@ def test_the_report_tells_what_importing_the_options_costs(tmp_path: Path, monke
         report = examine("metric", "mine", registry(kind="metric", target=TARGET, options=options))
         return next(finding.detail for finding in report.findings if finding.name == "what importing its options costs")
 
-    assert cost(None) == "nothing: it has none"
+    assert cost(None) == "nothing: it has no options"
     assert cost("mpcc.plugins.priors.options:GaussianMixtureOptions") == "no torch"
     assert "loads torch: --help and listings wait for it" in cost("fake_heavy_options:Options")
 

@@ -16,10 +16,10 @@ from mpcc.core.contracts import Dataset, ImageSet
 from mpcc.core.testing import ContractViolation, check_dataset
 
 COUNT = 500
-READING = "an image is the same whenever, in whatever company and by whichever process it is read"
+READING = "an image is the same at each reading, in any batch and in any process"
 IMAGES = "images are uint8, (N, D, R, R), of the size asked for"
 COMPANIONS = "labels, names and paths fit the images"
-AGAIN = "loading again gives the same and draws no random numbers of the run's"
+AGAIN = "loading again gives the same and leaves the global random states alone"
 
 
 @attrs.define(eq=False)

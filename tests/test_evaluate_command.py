@@ -271,7 +271,7 @@ def test_an_output_folder_that_exists_is_refused(
 
 
 def test_a_folder_that_is_no_run_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    expected = {tmp_path / "gone": "no such run folder", tmp_path: "expected a run folder, with config.toml"}
+    expected = {tmp_path / "gone": "no such folder", tmp_path: "this folder does not hold a run"}
     for folder, part in expected.items():
         assert evaluate(folder) == 2
         assert f"{folder}: {part}" in one_line(capsys)
@@ -306,10 +306,10 @@ def spoil(copy: Path, how: str) -> None:
     [
         ("broken", "last.pt: cannot be read, it is broken or not a checkpoint"),
         ("gone", "last.pt: no such file"),
-        ("parts", "expected a run's full state, 'parts' is missing"),
+        ("parts", "'parts' is missing: expected a checkpoint of a run"),
         ("weights", "does not fit config.toml: Error"),
         ("data", "the data set has changed: expected images of shape [5, 1, 8, 8], got [1797, 1, 8, 8]"),
-        ("config", "is not one of the run's config.toml: prior.scale_floor was 0.2, is 0.3"),
+        ("config", "does not belong to the run's config.toml: prior.scale_floor was 0.2, is 0.3"),
     ],
 )
 def test_a_checkpoint_that_does_not_belong_is_one_line(

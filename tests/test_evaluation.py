@@ -184,7 +184,7 @@ def test_a_metric_may_give_several_scores_by_names_of_its_own() -> None:
         ({"x": math.nan}, "metric 'odd': 'x' is nan: expected a finite number"),
         ({3: 1.0}, "metric 'odd' named a score 3: expected a text"),
         ({"": 1.0}, "metric 'odd' named a score '': expected a text"),
-        ({"acc": 1.0}, "metric 'odd' gives the score 'acc', which another metric gives, too"),
+        ({"acc": 1.0}, "metric 'odd' gives the score 'acc', as another metric does"),
         ({"x": "much"}, "metric 'odd' returned 'much' for 'x': expected a finite number"),
         (None, "metric 'odd' returned None for 'odd': expected a finite number"),
     ],
@@ -195,7 +195,7 @@ def test_scores_that_cannot_be_are_refused_with_the_name_of_their_metric(value: 
 
 
 def test_a_metric_of_images_is_refused_where_there_are_latents_only() -> None:
-    with pytest.raises(PluginError, match="metric 'sharp' needs images: expected an evaluation with them"):
+    with pytest.raises(PluginError, match="metric 'sharp' needs images: expected an evaluation with images"):
         score({"sharp": Constant(1.0, needs_images=True)}, evaluation(labelled=True))
 
 

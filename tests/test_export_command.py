@@ -189,11 +189,11 @@ def test_a_folder_that_exists_is_left_alone(finished: Path, tmp_path: Path, caps
     [
         ("cut", "cannot be read, it is broken or not a checkpoint"),
         ("gone", "no such file"),
-        ("parts", "expected a run's full state, 'parts' is missing"),
-        ("encoder", "expected a run's full state, the encoder is missing"),
-        ("versions", "expected a run's full state, 'versions' is missing"),
+        ("parts", "'parts' is missing: expected a checkpoint of a run"),
+        ("encoder", "the encoder is missing: expected a checkpoint of a run"),
+        ("versions", "'versions' is missing: expected a checkpoint of a run"),
         ("extra", "prior.extra is str, but safetensors hold only tensors"),
-        ("config", "is not one of the run's config.toml: run.lr was"),
+        ("config", "does not belong to the run's config.toml: run.lr was"),
     ],
 )
 def test_a_checkpoint_that_cannot_be_exported_is_one_line_and_leaves_nothing(
@@ -223,7 +223,7 @@ def test_a_checkpoint_that_cannot_be_exported_is_one_line_and_leaves_nothing(
 
 def test_a_folder_that_is_no_run_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert export(tmp_path / "gone") == 2
-    assert f"{tmp_path / 'gone'}: no such run folder" in one_line(capsys)
+    assert f"{tmp_path / 'gone'}: no such folder: expected a run folder" in one_line(capsys)
 
 
 def test_without_safetensors_the_extra_is_named(

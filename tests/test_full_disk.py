@@ -196,14 +196,14 @@ def test_a_disk_that_never_had_room_for_a_checkpoint_leaves_the_results_if_it_ha
     monkeypatch.setattr(KeptCheckpoints, "save", without_room)
     assert run(*tiny(best_by="none"), "--out", place / "run") == 4
     assert lines(capsys.readouterr().err)[-1] == (
-        f"mpcc-run: error: the last checkpoint could not be written: {FULL}; there is no other one, "
+        f"mpcc-run: error: the last checkpoint could not be written: {FULL}; there is no other checkpoint, "
         f"but the results are in {place / 'run'}"
     )
     assert json.loads((place / "run" / "results.json").read_text())["iterations"] == 8
     # Without results nothing is worth keeping.
     monkeypatch.setattr(RunFolder, "write_results", refuse)
     assert run(*tiny(best_by="none"), "--out", place / "new" / "run") == 4
-    assert "there is no other one: free space and start anew" in lines(capsys.readouterr().err)[-1]
+    assert "there is no other checkpoint: free space and start anew" in lines(capsys.readouterr().err)[-1]
     assert not (place / "new").exists()
 
 

@@ -198,9 +198,9 @@ def test_a_restart_is_as_reproducible_as_the_run(tmp_path: Path, broken: Breaker
 @pytest.mark.parametrize(
     ("calls", "restarts", "part"),
     [
-        ((11, 15, 19), 2, r"it was restarted --max-restarts 2 times; the last checkpoint is kept: .* \(iteration 4\)"),
+        ((11, 15, 19), 2, r"no restart is left \(--max-restarts 2\); the last checkpoint is kept: .* \(iteration 4\)"),
         ((1,), 3, "there is no checkpoint yet to restart from"),
-        ((11,), 0, "it was restarted --max-restarts 0 times"),
+        ((11,), 0, r"no restart is left \(--max-restarts 0\)"),
     ],
 )
 def test_restarts_are_bounded(
@@ -351,4 +351,4 @@ def test_a_restart_names_a_broken_checkpoint_and_keeps_the_divergence_if_all_are
     broken("encoder", 11)
     assert tiny(tmp_path / "run", "--on-nonfinite=restart-from-last") == 3
     assert "not finite in the encoder and prior step" in (last := capsys.readouterr().err.splitlines()[-1])
-    assert "there is nothing to restart from: no checkpoint can be read" in last
+    assert "there is no checkpoint to restart from: no checkpoint can be read" in last

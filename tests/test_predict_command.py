@@ -215,13 +215,13 @@ def test_images_of_another_kind_are_refused(finished: Path, tmp_path: Path, caps
 
 def test_a_folder_that_is_no_run_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert predict(tmp_path / "gone") == 2
-    assert f"{tmp_path / 'gone'}: no such run folder" in one_line(capsys)
+    assert f"{tmp_path / 'gone'}: no such folder: expected a run folder" in one_line(capsys)
 
 
 @pytest.mark.parametrize(
     ("how", "status", "part"),
     [
-        ("parts", 2, "expected a run's full state, 'parts' is missing"),
+        ("parts", 2, "'parts' is missing: expected a checkpoint of a run"),
         ("weights", 2, "does not fit config.toml: Error"),
         ("diverged", 3, "not finite: training has diverged"),
     ],

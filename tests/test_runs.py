@@ -261,8 +261,8 @@ def test_a_finished_run_goes_on_with_more_iterations(copy: Path, tmp_path: Path)
 @pytest.mark.parametrize(
     ("flags", "part"),
     [
-        ("", "at iteration 6, of 6: expected more with --iterations"),
-        ("--iterations 4", "at iteration 6, of 4: expected more"),
+        ("", "the run has done 6 iterations: expected more with --iterations, got 6"),
+        ("--iterations 4", "the run has done 6 iterations: expected more with --iterations, got 4"),
         ("--lr 0.1", "--lr cannot change when a run is resumed: expected one of --checkpoint-every"),
         ("--arch biggan16", "--arch cannot change"),
         ("--prior.scale-floor 0.3", "--prior.scale-floor cannot change"),
@@ -293,7 +293,7 @@ SPOILT: dict[str, Callable[[dict[str, Any]], Any]] = {
     "'seconds': expected a number": lambda saved: saved.update(seconds=torch.zeros(2)),
     "the data set has changed": lambda saved: saved.update(images=[5, 1, 8, 8]),
     "broken or not a checkpoint": lambda saved: None,
-    "in another order": lambda saved: saved.update(fingerprint="0" * 64),
+    "or another order": lambda saved: saved.update(fingerprint="0" * 64),
 }
 
 
@@ -426,7 +426,7 @@ def test_a_run_with_a_broken_newest_checkpoint_goes_on_from_the_one_before_to_th
     assert run("--resume", str(copy)) == 0
     err = capsys.readouterr().err
     assert f"checkpoint {newest}: cannot be read, it is broken" in err
-    assert f"continuing from the one before it: {copy / 'checkpoints' / 'iteration-4.pt'}, iteration 4" in err
+    assert f"continuing from an earlier checkpoint: {copy / 'checkpoints' / 'iteration-4.pt'}, iteration 4" in err
     assert same_training(finished, copy)
 
 
@@ -449,7 +449,7 @@ def test_other_versions_and_threads_are_named_and_the_run_goes_on(
     save_checkpoint(path, saved)
     assert run("--resume", str(copy), "--iterations", "7") == 0
     expected = (
-        f"torch was 1.0, is {torch.__version__.partition('+')[0]}; threads were 77, are 1: the continued run need not"
+        f"torch was 1.0, is {torch.__version__.partition('+')[0]}; threads were 77, are 1: the continued run may differ"
     )
     assert expected in capsys.readouterr().err.replace(torch.__version__, torch.__version__.partition("+")[0])
 
@@ -494,7 +494,7 @@ def test_more_iterations_than_anybody_trains_are_refused(iterations: int, tmp_pa
 @pytest.mark.parametrize(
     ("flags", "part"),
     [
-        (["--best-by", "acc"], "--best-by acc: it needs labels, and they choose nothing in training"),
+        (["--best-by", "acc"], "--best-by acc: it needs labels, which training must not use"),
         (["--best-by", "silhouete"], "did you mean 'silhouette'?"),
         (["--best-by", "fid"], "--best-by fid: --metrics leaves it out; expected silhouette"),
     ],

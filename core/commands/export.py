@@ -90,7 +90,7 @@ def separate(part: str, parts: Mapping[str, Any], source: Path) -> dict[str, Ten
 
     tensors = parts.get(part)
     if not isinstance(tensors, Mapping):
-        raise InvalidInput(f"checkpoint {source}: expected a run's full state, the {part} is missing")
+        raise InvalidInput(f"checkpoint {source}: the {part} is missing: expected a checkpoint of a run")
     for name, value in tensors.items():
         if not isinstance(value, torch.Tensor):
             raise InvalidInput(
@@ -115,7 +115,7 @@ def metadata(part: str, state: Mapping[str, Any], source: Path) -> dict[str, str
         plugin = str(saved_config(state, source)[section]["name"])
         version, own = state["plugins"][f"{SECTIONS[section]} {plugin}"], state["versions"]["mpcc"]
     except KeyError as error:
-        raise InvalidInput(f"checkpoint {source}: expected a run's full state, {error} is missing") from error
+        raise InvalidInput(f"checkpoint {source}: {error} is missing: expected a checkpoint of a run") from error
     return {
         "part": part,
         "iteration": str(state["iteration"]),

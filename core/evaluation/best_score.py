@@ -1,4 +1,4 @@
-"""The evaluation that is worth keeping: the best by a score that needs no labels."""
+"""The best evaluation of a run, by a score that needs no labels."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class BestScore:
         name: Of the metric.
         higher: Whether higher is better.
         value: None before the first evaluation.
-        iteration: Of that evaluation.
+        iteration: The iteration of that evaluation.
 
     Example:
         >>> best = BestScore("reconstruction", higher=False)
@@ -39,7 +39,7 @@ class BestScore:
     iteration: int | None = None
 
     def improves(self, scores: Mapping[str, float], iteration: int) -> bool:
-        """Take note of an evaluation; return whether it is the best so far. The first of several equal ones is."""
+        """Record an evaluation and return whether it is the best so far; of equal ones the first counts."""
         value = scores.get(self.name)
         if value is None:
             return False
@@ -53,7 +53,7 @@ class BestScore:
         return attrs.asdict(self)
 
     def restore(self, state: Mapping[str, Any] | None) -> None:
-        """Take up `plain` values; those of another score are left."""
+        """Take values from `plain`; values of another score are ignored."""
         if state is not None and (state["name"], state["higher"]) == (self.name, self.higher):
             self.value, self.iteration = state["value"], state["iteration"]
 
@@ -63,11 +63,11 @@ def score_to_watch(wanted: str, metrics: Mapping[str, Metric], known: Iterable[s
 
     Arguments:
         wanted: A metric's name; ``auto`` for the first that is computed and needs no labels; ``none`` for no score.
-        metrics: Those that are computed, by name.
+        metrics: The metrics that are computed, by name.
         known: The names of all metrics.
 
     Raises:
-        InvalidInput: If it does not exist, is not computed, or needs labels.
+        InvalidInput: If the metric does not exist, is not computed, or needs labels.
     """
     if wanted == NOTHING:
         return None
@@ -80,5 +80,5 @@ def score_to_watch(wanted: str, metrics: Mapping[str, Metric], known: Iterable[s
     if wanted not in metrics:
         raise InvalidInput(f"--best-by {wanted}: --metrics leaves it out; {choices}")
     if wanted not in blind:
-        raise InvalidInput(f"--best-by {wanted}: it needs labels, and they choose nothing in training; {choices}")
+        raise InvalidInput(f"--best-by {wanted}: it needs labels, which training must not use; {choices}")
     return BestScore(wanted, blind[wanted].higher_is_better)

@@ -1,4 +1,4 @@
-"""Which class went to which cluster: a table and a heat map, matched classes on the diagonal."""
+"""Classes against clusters: a table and a heat map, with matched classes on the diagonal."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from mpcc.core.evaluation.contingency import matching, paired, true_labels
 
 __all__ = ["Confusion", "confusion_sheet"]
 
-# Pixels: the picture's aim, the smallest and the largest cell, and from where numbers and names have room.
+# Pixels: the intended size of the picture; the smallest and the largest cell; the cell from which counts and names fit.
 AIM, SMALLEST, LARGEST, NUMBERED, NAMED = 1000, 4, 48, 26, 13
 TEXT_SIZE = 12
 LONGEST_NAME = 24
@@ -28,8 +28,8 @@ GRID, FRAME = (225, 225, 225), (200, 60, 30)
 class Confusion:
     """Counts of images by class and cluster; C classes with images, K clusters.
 
-    Row i and column i belong together as far as the best one-to-one matching has pairs with images, in the order of
-    the classes; the other classes and clusters follow, in the order of their numbers.
+    The first rows and columns are the pairs of the best one-to-one matching that hold images, in the order of the
+    classes. The other classes and clusters follow, in the order of their numbers.
 
     Attributes:
         classes: The names of the rows.
@@ -49,15 +49,15 @@ class Confusion:
 
         Arguments:
             evaluation: With labels.
-            class_names: The name of each label; the numbers stand for themselves if there are none.
+            class_names: The name of each label; without names, rows are called by their numbers.
 
         Raises:
             ValueError: If there are no labels.
 
         Example:
             >>> posterior = torch.eye(3)[[2, 2, 0, 0, 0]]
-            >>> found = Confusion.of(Evaluation(posterior, posterior, torch.tensor([0, 0, 1, 1, 0])), ["cat", "dog"])
-            >>> print(found.classes, found.clusters, found.counts.tolist(), found.pairs)
+            >>> table = Confusion.of(Evaluation(posterior, posterior, torch.tensor([0, 0, 1, 1, 0])), ["cat", "dog"])
+            >>> print(table.classes, table.clusters, table.counts.tolist(), table.pairs)
             ('cat', 'dog') (2, 0, 1) [[2, 1, 0], [0, 2, 0]] 2
         """
         clusters, labels = paired(evaluation.assignments, true_labels(evaluation))
@@ -88,9 +88,9 @@ class Confusion:
 def confusion_sheet(confusion: Confusion) -> Tensor:
     """Return the table as a heat map, uint8, shape (3, height, width).
 
-    Shades are square roots of shares of a row's class, so that few images are seen, too. Cells have their counts in
-    them, and rows and columns their names, as far as there is room; many classes or clusters leave every n-th name.
-    Matched cells that are not tiny have a frame.
+    A shade is the square root of a cell's share of its class, so that a few images are visible, too. Counts and names
+    are shown where there is room; with many classes or clusters, only every n-th name. Matched cells that are not tiny
+    have a frame.
     """
     count, columns = confusion.counts.shape
     cell = min(LARGEST, max(SMALLEST, AIM // max(count, columns)))

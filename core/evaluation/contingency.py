@@ -1,4 +1,4 @@
-"""The contingency table of a clustering: how many images of each class each cluster holds, and which go together."""
+"""The contingency table of a clustering: how many images of each class are in each cluster, and which match."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def paired(clusters: ArrayLike | Tensor, labels: ArrayLike | Tensor) -> tuple[ND
         labels: Class of each image, integers >= 0, shape (N,).
 
     Raises:
-        ValueError: If one is not a one-dimensional array of integers >= 0, is empty, or they differ in length.
+        ValueError: If a labelling is not a one-dimensional array of integers >= 0, is empty, or differs in length.
 
     Example:
         >>> paired([0, 2, 2], [1, 0, 0])
@@ -32,8 +32,8 @@ def paired(clusters: ArrayLike | Tensor, labels: ArrayLike | Tensor) -> tuple[ND
     return first, second
 
 
-def _integers(name: str, given: ArrayLike | Tensor) -> NDArray[np.int64]:
-    array = np.asarray(given.detach().cpu() if isinstance(given, Tensor) else given)
+def _integers(name: str, values: ArrayLike | Tensor) -> NDArray[np.int64]:
+    array = np.asarray(values.detach().cpu() if isinstance(values, Tensor) else values)
     if array.ndim != 1 or array.size == 0:
         raise ValueError(f"{name} must have shape (N,) with N >= 1, got shape {array.shape}")
     if array.dtype.kind not in "iu":
@@ -96,7 +96,7 @@ def true_labels(evaluation: Evaluation) -> Tensor:
     """Return the labels of an evaluation, int64, shape (N,).
 
     Raises:
-        ValueError: If it has none.
+        ValueError: If the evaluation has no labels.
     """
     if evaluation.labels is None:
         raise ValueError("this metric compares clusters with labels, but the evaluation has no labels (got None)")

@@ -22,17 +22,17 @@ EVALUATION_BATCH = 256
 
 @attrs.define(eq=False, slots=False)
 class ModelImages(EvaluatedImages):
-    """What a model makes of the evaluated images, and what it makes up.
+    """The evaluated images, their reconstructions by a model, and images that the model generates.
 
-    The averaged generator gets its standing statistics once, on a copy. Neither the networks nor the random state of
-    the run are changed.
+    The averaged generator gets its standing statistics once, on a copy. The networks and the random state of the run
+    stay as they are.
 
     Arguments:
         model: Averaged generator and prior.
-        data: Where the images are.
-        indices: Those that were evaluated, shape (N,).
+        data: The image set.
+        indices: The images that were evaluated, shape (N,).
         evaluation: Their locations and clusters.
-        request: For metrics.
+        request: Settings of feature scores, for metrics.
         passes: Batches for the standing statistics.
         batch: Samples in each.
         seed: The same seed gives the same latent noise, so that evaluations can be compared over time.
@@ -57,9 +57,9 @@ class ModelImages(EvaluatedImages):
 
     @contextlib.contextmanager
     def standing(self) -> Iterator[nn.Module]:
-        """Lend the generator for a ``with`` block, whose draws go on where those for the statistics ended.
+        """Lend the generator for a ``with`` block, in the random state that computing the statistics left.
 
-        Each block sees the same random state, whichever came first.
+        Each block starts from the same random state, whatever the order of the blocks.
         """
         with torch.no_grad(), own_randomness(self._seed, self.device):
             if self._standing is None:
@@ -74,7 +74,7 @@ class ModelImages(EvaluatedImages):
         return self._data.images[self._indices[chosen]]
 
     def reconstruct(self, generator: nn.Module, chosen: Tensor) -> Tensor:
-        """Return their reconstructions in [-1, 1] on the device, of the shape of `pixels`.
+        """Return reconstructions of `pixels` in [-1, 1] on the device, of the same shape.
 
         Arguments:
             generator: From `standing`.
@@ -94,7 +94,7 @@ class ModelImages(EvaluatedImages):
         with self.standing() as lent:
             generator = lent
         for number, start in enumerate(range(0, count, EVALUATION_BATCH)):
-            # Each batch has a seed of its own: between two of them the caller may draw, and in any order.
+            # Each batch has its own seed, because the caller may draw random numbers between two batches.
             seed = (self._seed * 1_000_003 + number + 1) % 2**63
             with torch.no_grad(), own_randomness(seed, self.device):
                 z, y = self.model.prior.sample(min(EVALUATION_BATCH, count - start))
@@ -110,7 +110,7 @@ class ModelImages(EvaluatedImages):
         return self._compared()[1]
 
     def known_errors(self) -> Tensor | None:
-        """Return the `reconstruction_errors` if anything has asked for errors so far, else None."""
+        """Return the `reconstruction_errors` if they have been computed already, else None."""
         return None if self._errors is None else self._errors[0]
 
     def _compared(self) -> tuple[Tensor, Tensor]:

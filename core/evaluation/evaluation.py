@@ -1,7 +1,7 @@
 """Evaluation: images to latents, latents to clusters, clusters to scores and pictures.
 
-Nothing here changes the model, and every draw is made under a random state of its own, so that training goes on as if
-no evaluation had taken place.
+Nothing here changes the model. Every draw uses its own random state, so that training goes on as if no evaluation had
+taken place.
 """
 
 from __future__ import annotations
@@ -27,11 +27,11 @@ RECONSTRUCTED_IMAGES = 50
 def choose_images(count: int, wanted: int | str, seed: int) -> Tensor:
     """Return the indices of the images to be evaluated, in ascending order.
 
-    The choice depends on the numbers given alone, so that every evaluation of a run sees the same images.
+    The choice depends only on the arguments, so that every evaluation of a run uses the same images.
 
     Arguments:
-        count: N, the images there are.
-        wanted: How many of them, or ``"all"``.
+        count: N, the number of images in the set.
+        wanted: How many of them to evaluate, or ``"all"``.
         seed: Of the run.
     """
     if isinstance(wanted, str) or wanted >= count:
@@ -48,19 +48,20 @@ def evaluate(model: Model, data: ImageSet, indices: Tensor) -> Evaluation:
         data: The images.
         indices: Which of them, shape (N,).
     """
-    chosen = (data.images[some] for some in torch.split(indices, EVALUATION_BATCH))
-    found = list(predictions(model, chosen, batch=EVALUATION_BATCH))
+    chosen = (data.images[numbers] for numbers in torch.split(indices, EVALUATION_BATCH))
+    predicted = list(predictions(model, chosen, batch=EVALUATION_BATCH))
     labels = None if data.labels is None else data.labels[indices]
     posterior, locations = (
-        torch.cat(parts) for parts in zip(*((p.posterior, p.locations) for p in found), strict=True)
+        torch.cat(parts) for parts in zip(*((p.posterior, p.locations) for p in predicted), strict=True)
     )
     return Evaluation(posterior, locations, labels)
 
 
 def left_out(metrics: Mapping[str, Metric], evaluation: Evaluation) -> dict[str, str]:
-    """Return the metrics whose needs are not met, with the reason, by name."""
-    blind = evaluation.labels is None
-    return {name: "the data set has no labels" for name, metric in metrics.items() if blind and metric.needs_labels}
+    """Return the reason why a metric cannot be computed, by the name of the metric."""
+    if evaluation.labels is not None:
+        return {}
+    return {name: "the data set has no labels" for name, metric in metrics.items() if metric.needs_labels}
 
 
 def score(metrics: Mapping[str, Metric], evaluation: Evaluation) -> dict[str, float]:
@@ -70,8 +71,8 @@ def score(metrics: Mapping[str, Metric], evaluation: Evaluation) -> dict[str, fl
         Scores by the metric's name, or by the names that a metric with several scores gives them.
 
     Raises:
-        PluginError: If a metric returns something else than finite numbers, or a name that is taken; or if it needs
-            images, and the evaluation has none.
+        PluginError: If a metric returns something other than finite numbers, or a name that is taken; or if it needs
+            images, and the evaluation has no images.
     """
     scores: dict[str, float] = {}
     skipped = left_out(metrics, evaluation)
@@ -80,14 +81,14 @@ def score(metrics: Mapping[str, Metric], evaluation: Evaluation) -> dict[str, fl
             continue
         if metric.needs_images and evaluation.images is None:
             raise PluginError(
-                f"metric {name!r} needs images: expected an evaluation with them, this one has latents only"
+                f"metric {name!r} needs images: expected an evaluation with images, got one with latents only"
             )
-        found = metric.compute(evaluation)
-        for key, value in found.items() if isinstance(found, Mapping) else [(name, found)]:
+        computed = metric.compute(evaluation)
+        for key, value in computed.items() if isinstance(computed, Mapping) else [(name, computed)]:
             if not isinstance(key, str) or not key:
                 raise PluginError(f"metric {name!r} named a score {key!r}: expected a text")
             if key in scores:
-                raise PluginError(f"metric {name!r} gives the score {key!r}, which another metric gives, too")
+                raise PluginError(f"metric {name!r} gives the score {key!r}, as another metric does")
             try:
                 number = float(value)
             except (TypeError, ValueError) as error:
@@ -102,11 +103,11 @@ def score(metrics: Mapping[str, Metric], evaluation: Evaluation) -> dict[str, fl
 
 
 class Pictures:
-    """Images for the eye, uint8.
+    """The images that an evaluation shows, uint8.
 
     Attributes:
         samples: A row of samples for each cluster, shape (K, columns, D, R, R).
-        originals: Real images, sorted by label, or by cluster where there are no labels, shape (M, D, R, R).
+        originals: Real images, sorted by label, or by cluster without labels, shape (M, D, R, R).
         reconstructions: What the generator makes of each original's location and cluster, same shape.
     """
 
@@ -120,8 +121,8 @@ def draw_pictures(images: ModelImages, evaluation: Evaluation) -> Pictures:
     """Generate samples and reconstructions from the averaged generator with standing statistics.
 
     Arguments:
-        images: Of the evaluation; their seed gives the latent noise, so that pictures can be compared over time.
-        evaluation: Its labels or clusters sort the reconstructions.
+        images: Images of the evaluation; their seed gives the latent noise, so that pictures can be compared over time.
+        evaluation: The reconstructions are sorted by its labels or clusters.
     """
     prior = images.model.prior
     with images.standing() as generator:

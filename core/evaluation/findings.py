@@ -1,4 +1,4 @@
-"""What one evaluation of a model finds, and how it is written into a folder."""
+"""What one evaluation of a model finds, and its summary for ``results.json``."""
 
 from __future__ import annotations
 
@@ -36,8 +36,8 @@ class Findings:
         data: The image set.
         indices: The images that were evaluated, shape (N,).
         evaluation: Latents, posterior and labels.
-        images: What metrics and pictures asked for.
-        scores: By name.
+        images: The images that metrics and pictures use.
+        scores: Scores by name.
         left_out: Metrics that could not be computed, with the reason.
         pictures: Samples and reconstructions.
         confusion: Classes against clusters, or None without labels.
@@ -59,11 +59,11 @@ class Findings:
 
     @property
     def used(self) -> int:
-        """How many clusters have an evaluated image."""
+        """How many clusters have at least one evaluated image."""
         return int((self.sizes > 0).sum())
 
     def summary(self) -> dict[str, Any]:
-        """Return what ``results.json`` says of the evaluation and of the model that was evaluated."""
+        """Return what ``results.json`` says about the evaluation and the evaluated model."""
         model = self.images.model
         evaluated = {
             "images": len(self.indices),
@@ -74,7 +74,7 @@ class Findings:
         return {
             "metrics": dict(self.scores),
             "not_computed": dict(self.left_out),
-            # What metrics have to say of how their scores came about, e.g. features.
+            # How metrics computed their scores, e.g. from which features.
             "evaluated": self.images.record | evaluated,
             "entropy": model.entropy.record(),
             "prior": prior_record(model.prior),
@@ -85,20 +85,20 @@ class Findings:
 def find(
     model: Model, data: ImageSet, indices: Tensor, metrics: Mapping[str, Metric], settings: RunSettings
 ) -> Findings:
-    """Evaluate a model; neither it nor any random state is changed.
+    """Evaluate a model without a change to it or to any random state.
 
-    All draws are of the run's seed alone, so that the noise behind the pictures is the same at every evaluation.
+    All draws depend only on the run's seed, so that the noise behind the pictures is the same at every evaluation.
 
     Arguments:
         model: Encoder, prior, averaged generator.
         data: The images.
-        indices: Those to be evaluated, shape (N,).
-        metrics: By name, prepared.
+        indices: The images to be evaluated, shape (N,).
+        metrics: Prepared metrics by name.
         settings: Seed, standing statistics, feature scores.
 
     Raises:
         TrainingDiverged: If latents or posteriors are not finite.
-        PluginError: If a metric returns something else than finite numbers.
+        PluginError: If a metric returns something other than finite numbers.
         InvalidInput: If a metric lacks what it needs.
     """
     with own_randomness(settings.seed, model.device):

@@ -29,8 +29,8 @@ class Prediction:
         posterior: q(y|z) at z = location, shape (n, K).
 
     Example:
-        >>> found = Prediction(torch.zeros(2, 3), torch.tensor([[0.25, 0.75], [0.5, 0.5]]))
-        >>> found.clusters.tolist(), found.confidence.tolist()
+        >>> prediction = Prediction(torch.zeros(2, 3), torch.tensor([[0.25, 0.75], [0.5, 0.5]]))
+        >>> prediction.clusters.tolist(), prediction.confidence.tolist()
         ([1, 0], [0.75, 0.5])
     """
 
@@ -56,7 +56,7 @@ class Prediction:
 def predictions(
     model: Model, images: Tensor | ImageSource | Iterable[Tensor], *, batch: int = EVALUATION_BATCH
 ) -> Iterator[Prediction]:
-    """Predict images in their order, a batch at a time; nothing is kept of those that have been yielded.
+    """Predict images in their order, a batch at a time; predictions that have been yielded are not kept.
 
     The networks compute in evaluation mode, without gradients and in the precision of their parameters, whatever the
     caller's autocast and TF32 settings say. Modes are put back after every batch: whenever a prediction is yielded, and
@@ -68,16 +68,15 @@ def predictions(
         batch: The most images that pass through the encoder at once.
 
     Yields:
-        A prediction of ``batch`` images, or fewer at the end; of batches that are given, one for each, or for each
-        ``batch`` images of it.
+        A prediction for each ``batch`` images, the last for fewer; each given batch is split on its own.
 
     Raises:
         InvalidInput: If ``batch`` is less than 1, or an image cannot be read.
     """
     if batch < 1:
         raise InvalidInput(f"batch: expected at least 1, got {batch}")
-    # Two functions: this one checks at once, not when the first prediction is taken.
-    return (predict(model, given) for given in batches(images, batch))
+    # A generator expression, not ``yield``: the check above runs at once, not with the first prediction.
+    return (predict(model, part) for part in batches(images, batch))
 
 
 def batches(images: Tensor | ImageSource | Iterable[Tensor], batch: int) -> Iterator[Tensor]:
@@ -85,15 +84,16 @@ def batches(images: Tensor | ImageSource | Iterable[Tensor], batch: int) -> Iter
     if isinstance(images, Tensor) or hasattr(images, "shape"):
         yield from in_order(cast("Tensor | ImageSource", images), batch)
     else:
-        for given in images:
-            yield from torch.split(given, batch)
+        for larger in images:
+            yield from torch.split(larger, batch)
 
 
 @torch.no_grad()
 def predict(model: Model, images: Tensor) -> Prediction:
     """Predict one batch, uint8, shape (n, D, R, R)."""
     encoder, device = model.networks.encoder, model.device
-    precision = next((each.dtype for each in encoder.parameters() if each.is_floating_point()), torch.float32)
+    dtypes = (parameter.dtype for parameter in encoder.parameters() if parameter.is_floating_point())
+    precision = next(dtypes, torch.float32)
     exact = kernel_settings(tf32=False) if device.type == "cuda" else contextlib.nullcontext()
     with evaluating(encoder), torch.autocast(device.type, enabled=False), exact:
         location, _ = encoder(to_unit_range(images, device).to(precision))
@@ -103,7 +103,7 @@ def predict(model: Model, images: Tensor) -> Prediction:
 
 @contextlib.contextmanager
 def evaluating(network: nn.Module) -> Iterator[None]:
-    """Put a network into evaluation mode for a ``with`` block, and then each of its modules back into its own."""
+    """Put a network into evaluation mode for a ``with`` block, then restore the mode of each module."""
     modes = [(module, module.training) for module in network.modules()]
     network.eval()
     try:

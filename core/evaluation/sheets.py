@@ -12,7 +12,7 @@ from mpcc.core.evaluation.evaluation import Pictures
 __all__ = ["RECONSTRUCTION_COLUMNS", "SHOWN_SIZE", "reconstruction_sheet", "sample_sheet"]
 
 
-# Small images are enlarged to at least this many pixels, by whole factors, to be seen.
+# Small images are enlarged to at least this many pixels, by whole factors.
 SHOWN_SIZE = 32
 
 

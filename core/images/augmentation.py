@@ -19,8 +19,8 @@ class Augmentation:
     """What happens to each real image before the discriminator sees it.
 
     Attributes:
-        crop: Each image is shifted by up to so many pixels in both directions, uniformly; what comes in at the border
-            is the image's own reflection, so that no frame of one colour is learned.
+        crop: Each image is shifted by up to this many pixels in both directions, uniformly; the border is
+            filled with the image's own reflection, so that no frame of one colour is learned.
         flip: Whether half of the images, chosen at random, are mirrored left to right.
     """
 
@@ -36,7 +36,7 @@ class Augmentation:
         """Check that the images are large enough.
 
         Raises:
-            InvalidInput: If a shift would leave nothing to reflect.
+            InvalidInput: If a shift may be as large as the image.
         """
         if self.crop >= image_size:
             raise InvalidInput(
@@ -49,7 +49,7 @@ class Augmentation:
 
         Arguments:
             images: Of any type, shape (N, D, R, R).
-            generator: On the CPU, where all draws are made: the device doesn't matter.
+            generator: On the CPU, so that the draws do not depend on the device of the images.
 
         Example:
             >>> row = torch.arange(4, dtype=torch.uint8).expand(1, 1, 4, 4)
@@ -76,7 +76,7 @@ class Augmentation:
 
 
 def reflected(index: Tensor, size: int) -> Tensor:
-    """Reflect indices that leave 0..size-1 by less than ``size`` back into it, without repeating the edge.
+    """Reflect indices outside of 0..size-1, by less than ``size``, back into this range without repeating the edge.
 
     Example:
         >>> reflected(torch.tensor([-2, -1, 0, 3, 4]), 4).tolist()

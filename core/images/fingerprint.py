@@ -11,15 +11,15 @@ from mpcc.core.contracts import ImageSource
 
 __all__ = ["fingerprint"]
 
-# So many images are looked at, at equal distances: a set may be too large to be read for this.
-LOOKED_AT = 64
+# The digest covers only so many images, at equal distances, because a set may be too large to be read for it.
+COVERED = 64
 
 
 def fingerprint(images: Tensor | ImageSource) -> str:
     """Return the SHA-256 digest of a set's shape and of the pixels of a few of its images, in hexadecimal digits.
 
-    Other images, another order or another size give another digest; a change in an image that is not looked at is not
-    seen.
+    Other images, another order or another size give another digest. A change in an image outside of these few goes
+    unnoticed.
 
     Arguments:
         images: uint8, shape (N, D, R, R).
@@ -29,7 +29,7 @@ def fingerprint(images: Tensor | ImageSource) -> str:
         >>> fingerprint(images) == fingerprint(images + 1), fingerprint(images) == fingerprint(images.clone())
         (False, True)
     """
-    chosen = torch.linspace(0, images.shape[0] - 1, min(LOOKED_AT, images.shape[0])).round().long()
-    found = hashlib.sha256(repr(tuple(images.shape)).encode())
-    found.update(images[chosen].cpu().contiguous().numpy().tobytes())
-    return found.hexdigest()
+    chosen = torch.linspace(0, images.shape[0] - 1, min(COVERED, images.shape[0])).round().long()
+    hashed = hashlib.sha256(repr(tuple(images.shape)).encode())
+    hashed.update(images[chosen].cpu().contiguous().numpy().tobytes())
+    return hashed.hexdigest()

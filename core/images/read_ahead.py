@@ -23,14 +23,14 @@ def in_order(images: Tensor | ImageSource, batch: int, *, workers: int = 0) -> I
     Arguments:
         images: uint8, shape (N, D, R, R).
         batch: Images in a batch.
-        workers: The most processes that read ahead, two batches each, if the images are an `ImageSource`; 0 reads when
-            a batch is asked for. A tensor needs none.
+        workers: The most processes that read ahead, two batches each, if the images are an `ImageSource`. With 0, a
+            batch is read when it is asked for. A tensor needs no workers.
 
     Raises:
         InvalidInput: If an image cannot be read.
 
     Example:
-        >>> [each.tolist() for each in in_order(torch.arange(5).to(torch.uint8), 2)]
+        >>> [batch.tolist() for batch in in_order(torch.arange(5).to(torch.uint8), 2)]
         [[0, 1], [2, 3], [4]]
     """
     if isinstance(images, Tensor):
@@ -42,7 +42,7 @@ def in_order(images: Tensor | ImageSource, batch: int, *, workers: int = 0) -> I
 
 
 def read_ahead(images: Tensor | ImageSource, batches: Sampler[Any], workers: int) -> Iterator[Tensor]:
-    """Yield batches of images, uint8, (n, D, R, R), that worker processes read ahead, two each.
+    """Yield batches of images, uint8, (n, D, R, R), that worker processes read ahead, two batches each.
 
     The processes start with the first batch, and end when the iterator does.
 
@@ -52,7 +52,7 @@ def read_ahead(images: Tensor | ImageSource, batches: Sampler[Any], workers: int
         workers: How many processes; with 0, a batch is read when it is asked for.
 
     Raises:
-        InvalidInput: If an image cannot be read, or a process has ended.
+        InvalidInput: If an image cannot be read, or a worker process has ended.
     """
     loader: DataLoader[Any] = DataLoader(
         BatchReader(images),
@@ -60,18 +60,18 @@ def read_ahead(images: Tensor | ImageSource, batches: Sampler[Any], workers: int
         batch_size=None,
         num_workers=workers,
         worker_init_fn=leave_signals_to_the_run,
-        # Without it, the seeds of the workers would be drawn from the caller's random state.
+        # Without this generator, the seeds of the workers would be drawn from the caller's random state.
         generator=torch.Generator().manual_seed(0),
     )
     try:
-        for read in loader:
-            if isinstance(read, InvalidInput):
-                raise read
-            yield read
+        for batch in loader:
+            if isinstance(batch, InvalidInput):
+                raise batch
+            yield batch
     except RuntimeError as error:
         if workers == 0:
             raise
-        # The system may have killed one for want of memory, for example.
+        # The system may have killed a process when memory was short, for example.
         raise InvalidInput(
             f"a process that reads images ahead has ended: {' '.join(str(error).split())[:200]}; "
             "nearest valid choice: --workers 0"
@@ -79,7 +79,7 @@ def read_ahead(images: Tensor | ImageSource, batches: Sampler[Any], workers: int
 
 
 class BatchReader(Dataset[Any]):
-    """Reads whole batches in a worker process; what the user has to know comes back as a value, not a traceback."""
+    """Reads whole batches in a worker process; errors for the user come back as values, not tracebacks."""
 
     def __init__(self, images: Tensor | ImageSource) -> None:
         self._images = images
@@ -90,8 +90,8 @@ class BatchReader(Dataset[Any]):
         except InvalidInput as error:
             return InvalidInput(str(error))
         except OSError as error:
-            named = f" {error.filename}" if error.filename else ""
-            return InvalidInput(f"cannot read{named}: {error.strerror or error}")
+            file = f" {error.filename}" if error.filename else ""
+            return InvalidInput(f"cannot read{file}: {error.strerror or error}")
 
 
 class Ranges(Sampler[range]):
@@ -111,7 +111,7 @@ class Ranges(Sampler[range]):
 
 
 def leave_signals_to_the_run(worker: int) -> None:
-    """Ignore what a terminal or a scheduler sends to the whole group of processes: the run decides when workers end."""
+    """Ignore signals that a terminal or a scheduler sends to all processes: the run decides when workers end."""
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)
     give_back()

@@ -19,17 +19,17 @@ __all__ = ["ImageStream"]
 class ImageStream:
     """Endless batches x ~ q(x): every epoch is a fresh permutation, and its last, incomplete batch is dropped.
 
-    The order is a function of (seed, epoch) alone, and the augmentation of a batch one of (seed, epoch, position), so
-    that two integers say where a run stands, and so that worker processes change nothing but the speed.
+    The order depends only on (seed, epoch), and the augmentation of a batch only on (seed, epoch, position). Two
+    integers thus say where a run stands, and worker processes change only the speed.
 
     Arguments:
         images: uint8, shape (N, D, R, R).
         batch: Images in a batch, at most N.
         seed: Any integer.
-        augmentation: Of every batch; none by default.
-        workers: Processes that read ahead if the images are an `ImageSource`; 0 reads when a batch is asked for. A
-            tensor needs none.
-        device: Where batches are wanted. Images that fit into a quarter of a GPU's free memory live there.
+        augmentation: Applied to every batch; none by default.
+        workers: Processes that read ahead if the images are an `ImageSource`. With 0, a batch is read when it is asked
+            for. A tensor needs no workers.
+        device: Where batches are used. Images that fit into a quarter of a GPU's free memory are kept there.
 
     Raises:
         InvalidInput: If the batch is larger than the set, or the images too small for the augmentation.
@@ -84,7 +84,7 @@ class ImageStream:
         return batch
 
     def take(self, count: int) -> Tensor:
-        """Return the next batches in one tensor, (count, batch, D, R, R), from where the device copies at once.
+        """Return the next batches in one tensor, (count, batch, D, R, R), in page-locked memory for a GPU.
 
         Raises:
             InvalidInput: If an image cannot be read.
@@ -95,7 +95,7 @@ class ImageStream:
 
     def _read_ahead(self) -> Tensor:
         if self._ahead is None:
-            # The order has just moved on to the batch that is wanted: the workers begin one before it.
+            # The order has already moved past the batch that is wanted, so the workers begin one batch earlier.
             ahead = self._order.one_batch_ago()
             self._ahead = read_ahead(self._images, EndlessOrder(ahead), self._workers)
         try:
@@ -105,7 +105,7 @@ class ImageStream:
             raise
 
     def state(self) -> dict[str, int]:
-        """Return where the stream stands."""
+        """Return the epoch and the position of the stream."""
         return {"epoch": self._order.epoch, "position": self._order.position}
 
     def restore(self, state: dict[str, int]) -> None:
@@ -115,7 +115,7 @@ class ImageStream:
 
     def close(self) -> None:
         """End the worker processes, if there are any; they start again with the next batch."""
-        # The workers end with their iterator.
+        # The workers end when their iterator is deleted.
         self._ahead = None
 
 
@@ -123,13 +123,13 @@ class BatchOrder:
     """Which images make up each batch.
 
     Arguments:
-        count: N, the images there are.
+        count: N, the number of images.
         batch: Images in a batch, at most N.
         seed: Any integer.
 
     Attributes:
-        epoch: Of the last batch.
-        position: Where in its permutation that batch ended.
+        epoch: The epoch of the last batch.
+        position: Where that batch ended in the permutation of its epoch.
     """
 
     def __init__(self, count: int, batch: int, seed: int) -> None:
@@ -149,14 +149,14 @@ class BatchOrder:
         return self._permutation[self.position - self._batch : self.position]
 
     def one_batch_ago(self) -> BatchOrder:
-        """Return one that stands a batch before this one."""
-        made = BatchOrder(self._count, self._batch, self._seed)
-        made.seek(self.epoch, self.position - self._batch)
-        return made
+        """Return the same order, one batch earlier."""
+        earlier = BatchOrder(self._count, self._batch, self._seed)
+        earlier.seek(self.epoch, self.position - self._batch)
+        return earlier
 
 
 class EndlessOrder(Sampler[list[int]]):
-    """The indices of one batch after another, for a DataLoader; as lists, since a tensor would take its epoch along."""
+    """The indices of one batch after another, as lists for a DataLoader: a pickled slice carries its whole epoch."""
 
     def __init__(self, order: BatchOrder) -> None:
         self._order = order
@@ -167,13 +167,13 @@ class EndlessOrder(Sampler[list[int]]):
 
 
 def fits(images: Tensor, device: torch.device | None) -> bool:
-    """Return whether images may live on a CUDA device: networks, activations and graphs need the most of it."""
+    """Return whether images may be kept on a CUDA device; most memory is for networks, activations and graphs."""
     free, _ = torch.cuda.mem_get_info(device)
     return images.numel() * images.element_size() <= free // 4
 
 
 def seeded(seed: int, epoch: int, position: int | None = None) -> torch.Generator:
-    """Return a generator for an epoch, or for the batch that ends at a position of it."""
+    """Return a generator for an epoch, or for the batch of an epoch that ends at a position."""
     # Mixed so that neighbouring seeds don't share epochs.
     mixed = seed * 1_000_003 + epoch
     if position is not None:

@@ -7,16 +7,16 @@ tag                         value
 ==========================  ==================================================================
 ``terms/<term>``            raw loss terms in nats or, for the data term, hinge units
 ``weighted/<term>``         the same times their weights, as they enter the objectives
-``metrics/<score>``         scores of an evaluation; what a tag cannot have becomes ``_``
+``metrics/<score>``         scores of an evaluation; ``_`` for letters that a tag cannot have
 ``clusters/used``           how many clusters have at least one evaluated image
 ``learning_rate/<part>``    Adam's step size
 ``gradient_norm/<part>``    Euclidean norm of the last gradient
-``health/<quantity>``       what warnings are seen in (`mpcc.core.reporting.symptoms`)
+``health/<quantity>``       the numbers behind the warnings (`mpcc.core.reporting.symptoms`)
 ``health/<warning>``        text: a warning
-``entropy``, ``restart``    text: that entropies are estimates; why training went back
+``entropy``, ``restart``    text: a note that entropies are estimates; why training went back
 ``prior/scales``            histogram of the components' scales
 ``prior/weights``           histogram of phi
-``prior/<quantity>``        what else a prior reports, such as nu: a curve or a histogram
+``prior/<quantity>``        other quantities of a prior, such as nu: a curve or a histogram
 ``samples``                 picture: a row for each cluster
 ``reconstructions``         picture: real images in odd columns, reconstructions in even ones
 ``confusion``               picture: classes against clusters, where there are labels
@@ -47,7 +47,7 @@ from mpcc.core.evaluation.confusion import confusion_sheet
 from mpcc.core.evaluation.sheets import reconstruction_sheet, sample_sheet
 
 if TYPE_CHECKING:
-    # What an evaluation finds draws its pictures with the functions below.
+    # Needed for types only.
     from mpcc.core.evaluation.findings import Findings
     from mpcc.core.reporting.symptoms import Symptom
 
@@ -56,7 +56,7 @@ __all__ = ["EventLog"]
 logger = logging.getLogger(__name__)
 
 VERSION = "brain.Event:2"
-# Names of files differ by it, when a process opens several in a second.
+# It tells apart files that a process opens within one second.
 NUMBERS = itertools.count()
 # The edges of a histogram's bins grow by a tenth, on both sides of 0, up to 1e20.
 EDGES = list(itertools.accumulate(range(773), lambda edge, _: edge * 1.1, initial=1e-12))
@@ -64,9 +64,9 @@ BINS = [*(-edge for edge in reversed(EDGES)), 0, *EDGES]
 
 
 class EventLog:
-    """TensorBoard events of one run, each on its way to the disk when the call returns.
+    """TensorBoard events of one run, each handed to the system when the call returns.
 
-    The first time that the system refuses to write, a warning says so, and nothing more is written.
+    After the first failure to write, a warning says so and nothing more is written.
 
     Arguments:
         folder: The run folder.
@@ -125,7 +125,7 @@ class EventLog:
 
     @torch.no_grad()
     def prior(self, step: int, prior: Prior) -> None:
-        """Write histograms of a prior's scales, if it has any, and weights; and its other quantities."""
+        """Write histograms of a prior's weights and, if it has any, scales; and its other quantities."""
         scales = prior.scales()
         named = {} if scales is None else {"scales": scales}
         for name, value in (named | {"weights": prior.weights()} | dict(prior.quantities())).items():
@@ -135,17 +135,17 @@ class EventLog:
                 self._add(step, summary.histogram(f"prior/{name}", value.cpu(), BINS))  # type: ignore[no-untyped-call]
 
     def note(self, name: str, text: str, step: int = 0) -> None:
-        """Write a line of text that a reader of the curves has to know."""
+        """Write a line of text for the readers of the curves."""
         self._add(step, summary.text(name, text))  # type: ignore[no-untyped-call]
 
     def restarted(self, step: int, reason: str) -> None:
-        """Hide what was written from a step on: training has gone back to before it."""
+        """Hide the events from a step on, after training has gone back."""
         self.close()
         self._open(step)
         self.note("restart", reason, step)
 
     def close(self) -> None:
-        """End."""
+        """Close the file."""
         if self._file is not None:
             with contextlib.suppress(OSError):
                 self._file.close()

@@ -15,10 +15,10 @@ __all__ = ["check_parameters", "finite"]
 
 
 def finite(terms: Mapping[str, Tensor], iteration: int) -> dict[str, float]:
-    """Move the terms off the device in one piece and check them, before anything is made of them.
+    """Move the terms off the device in one piece, and check them before they are used.
 
     Raises:
-        TrainingDiverged: If one of them is not finite.
+        TrainingDiverged: If a term is not finite.
     """
     values = dict(zip(terms, torch.stack(list(terms.values())).tolist(), strict=True))
     for name, value in values.items():
@@ -33,7 +33,7 @@ def check_parameters(model: Model, iteration: int) -> None:
     """Check every parameter before it is saved over a good checkpoint.
 
     Raises:
-        TrainingDiverged: If one of them is not finite, or the prior's distributions have left their domain.
+        TrainingDiverged: If a parameter is not finite, or the prior's distributions have left their domain.
     """
     for part, module in model.parts().items():
         for name, parameter in module.named_parameters():

@@ -1,7 +1,7 @@
 """Observers: plugins that watch a run through ``run_started``, ``step_ended``, ``evaluated`` and ``run_ended``.
 
-An observer that raises is reported once, by a warning, and not called again: no logger may end a training of days.
-With ``MPCC_STRICT_PLUGINS=1`` it does.
+If an observer raises, a warning reports it once, and the observer is not called again: no logger may end a training of
+days. With ``MPCC_STRICT_PLUGINS=1``, the error ends the run.
 """
 
 from __future__ import annotations
@@ -27,8 +27,8 @@ class Observers:
     """The observers of one run.
 
     Attributes:
-        active: Those that have not failed.
-        device: Of the run; the random state there is kept, too.
+        active: The observers that have not failed.
+        device: The device of the run; its random state is kept, too.
     """
 
     active: list[Observer]
@@ -40,8 +40,8 @@ class Observers:
         return cls(list(observers), device)
 
     def step_ended(self, iteration: int, terms: Any) -> None:
-        """Tell the iteration's terms to those that want them."""
-        # The one hook in the steady loop: no random state is saved and nothing is built if nobody listens.
+        """Pass the iteration's terms to the observers that have this hook."""
+        # The only hook in the steady loop: without listeners, no random state is saved and nothing is built.
         if any("step_ended" in observer.hooks for observer in self.active):
             self._notify("step_ended", iteration=iteration, terms=terms)
 

@@ -25,7 +25,7 @@ class _Rate(ProgressColumn):
 
 
 class _BarAndScores(Progress):
-    """A bar, and below it a line with the scores of the last evaluation, which a bar's line has no room for."""
+    """A bar, and below it, where there is more room, a line with the scores of the last evaluation."""
 
     latest = ""
 
@@ -38,11 +38,11 @@ class _BarAndScores(Progress):
 class ProgressDisplay:
     """Shows the progress of a run: a live bar, or a message for every evaluation.
 
-    What is printed on standard error while the bar is shown appears above it.
+    Lines printed on standard error appear above the bar.
 
     Arguments:
         total: Iterations in all.
-        done: Iterations done before, by the run that is resumed.
+        done: Iterations that a resumed run had done before.
         bar: Whether there is a bar, if standard error is a terminal.
     """
 
@@ -75,7 +75,7 @@ class ProgressDisplay:
         self._bar.advance(self._task)
 
     def restarted(self, done: int) -> None:
-        """Go back to so many iterations."""
+        """Go back to a number of iterations."""
         self._bar.reset(self._task, completed=done)
 
     def scores(self, iteration: int, scores: Mapping[str, float], clusters_used: int, clusters: int) -> None:

@@ -50,7 +50,7 @@ def build_model(config: RunConfig, channels: int, device: torch.device) -> Model
 
     Raises:
         InvalidInput: If the plugins cannot be built for these numbers.
-        PluginError: If a part has a parameter that is not to be trained, or weights on another device.
+        PluginError: If a part has a parameter that is not trained, or weights on another device.
     """
     prior, entropy = make_prior(config)
     architecture: Architecture = config.arch.make()
@@ -59,12 +59,12 @@ def build_model(config: RunConfig, channels: int, device: torch.device) -> Model
 
 
 def augmentation(settings: RunSettings) -> Augmentation:
-    """Return what happens to real images in training."""
+    """Return the augmentation of real images in training."""
     return Augmentation(settings.augment_crop, settings.augment_flip)
 
 
 def build_trainer(config: RunConfig, model: Model, images: Tensor | ImageSource) -> Trainer:
-    """Return what trains a model on images, with the objective and under the engine that a configuration chooses.
+    """Return the trainer of a model on images, with the objective and the engine that a configuration chooses.
 
     Raises:
         InvalidInput: If there are fewer images than a batch has, or the engine cannot run here.
@@ -83,7 +83,7 @@ def build_trainer(config: RunConfig, model: Model, images: Tensor | ImageSource)
 
 
 def term_weights(settings: RunSettings, shape: tuple[int, ...]) -> TermWeights:
-    """Return the published weights, and in their place those that the settings give.
+    """Return the weights that the settings give, and the published ones for all other terms.
 
     A setting ``NAME_weight`` gives the weight of the term NAME; a term without such a setting keeps its weight.
 
@@ -92,15 +92,15 @@ def term_weights(settings: RunSettings, shape: tuple[int, ...]) -> TermWeights:
         shape: (N, D, R, R), of the images.
     """
     published = TermWeights.published(shape[1], shape[2], settings.latent_dim)
-    given = {name: getattr(settings, f"{name}_weight", None) for name in attrs.asdict(published)}
-    return attrs.evolve(published, **{name: weight for name, weight in given.items() if weight is not None})
+    of_settings = {name: getattr(settings, f"{name}_weight", None) for name in attrs.asdict(published)}
+    return attrs.evolve(published, **{name: weight for name, weight in of_settings.items() if weight is not None})
 
 
 def choose_device(name: str) -> torch.device:
     """Return the device of a name.
 
     Raises:
-        InvalidInput: If CUDA is asked for and not there.
+        InvalidInput: If CUDA is asked for, but there is no CUDA device.
     """
     available = torch.cuda.is_available()
     if name == "cuda" and not available:
@@ -114,10 +114,10 @@ def schedule_of(settings: RunSettings) -> Schedule:
 
 
 def known_metrics(registry: Registry, names: str) -> list[str]:
-    """Return the names in a list separated by commas, ``all`` left as it is.
+    """Return the names in a list separated by commas; ``all`` stays as it is.
 
     Raises:
-        InvalidInput: If one does not exist.
+        InvalidInput: If a metric does not exist.
     """
     known = registry.names("metric")
     wanted = [name.strip() for name in names.split(",")]
@@ -132,21 +132,21 @@ def choose_metrics(registry: Registry, names: str, request: FeatureRequest | Non
 
     Arguments:
         registry: Where they are registered.
-        names: Separated by commas; ``all`` among them stands for every metric that is not on request only.
-        request: What the user said about scores of features.
+        names: Separated by commas; ``all`` stands for every metric except those on request only.
+        request: The settings of scores of features.
 
     Raises:
-        InvalidInput: If one does not exist, lacks what it needs, or has a registered option that it does not take.
-        PluginError: If one cannot be loaded.
+        InvalidInput: If a metric does not exist, lacks what it needs, or does not take one of its registered options.
+        PluginError: If a metric cannot be loaded.
     """
     wanted = known_metrics(registry, names)
-    meant = [name for word in wanted for name in (registry.names("metric") if word == "all" else [word])]
-    entries = [registry.entry("metric", name) for name in dict.fromkeys(meant)]
+    chosen = [name for word in wanted for name in (registry.names("metric") if word == "all" else [word])]
+    entries = [registry.entry("metric", name) for name in dict.fromkeys(chosen)]
     metrics: dict[str, Metric] = {}
     for entry in entries:
         if entry.on_request and entry.name not in wanted:
             continue
-        # Metrics have no flags; what the registration says is converted as strictly as if a user had said it.
+        # Metrics have no flags. Their registered options are converted as strictly as options from a user.
         cls = entry.options_class() if entry.options else None
         metric = entry.load()(None if cls is None else options.make(cls, entry.defaults, entry.described()))
         if entry.name in wanted or not metric.on_request:
@@ -160,10 +160,10 @@ def load_data(config: RunConfig, *, training: bool = True) -> ImageSet:
 
     Arguments:
         config: Names and options.
-        training: Whether they are trained on, and have to be enough for that.
+        training: Whether the images are for training, which needs as many images as clusters.
 
     Raises:
-        InvalidInput: If they cannot be read, don't fit, or are too few.
+        InvalidInput: If the images cannot be read, don't fit, or are too few.
         PluginError: If the data set breaks its contract.
     """
     described, architecture = config.data.entry.described(), config.arch.make()
@@ -171,14 +171,14 @@ def load_data(config: RunConfig, *, training: bool = True) -> ImageSet:
     try:
         data = dataset.load(architecture.image_size, config.run.data_root, config.run.download)
     except OSError as error:
-        named = f" {error.filename}" if error.filename else ""
-        raise InvalidInput(f"{described}: cannot read{named}: {error.strerror or error}") from error
+        file = f" {error.filename}" if error.filename else ""
+        raise InvalidInput(f"{described}: cannot read{file}: {error.strerror or error}") from error
     (check_images if training else check_fit)(data, architecture, described, config)
     return data
 
 
 def check_images(data: ImageSet, architecture: Architecture, described: str, config: RunConfig) -> None:
-    """Check that a data set gives what the architecture takes and the run needs.
+    """Check that a data set fits the architecture and has enough images for the run.
 
     Raises:
         PluginError: If the data set breaks its contract.
@@ -193,14 +193,14 @@ def check_images(data: ImageSet, architecture: Architecture, described: str, con
 
 
 def check_fit(data: ImageSet, architecture: Architecture, described: str, config: RunConfig) -> None:
-    """Check that a data set, of any number of images, gives what the architecture takes.
+    """Check that a data set fits the architecture, whatever its number of images.
 
     Raises:
         PluginError: If the data set breaks its contract.
         InvalidInput: If size or channels don't fit.
     """
     images, size = data.images, architecture.image_size
-    # Of a source, one image is read: it shows the type.
+    # One image of a source shows the type of all.
     kind = images.dtype if isinstance(images, torch.Tensor) else images[torch.tensor([0])].dtype
     if kind != torch.uint8 or len(images.shape) != 4:
         raise PluginError(f"{described}: expected uint8 images (N, D, R, R), got {kind} {tuple(images.shape)}")
@@ -217,35 +217,35 @@ def check_fit(data: ImageSet, architecture: Architecture, described: str, config
         )
     for name, values in (("labels", data.labels), ("paths", data.paths or None)):
         if values is not None and len(values) != count:
-            raise PluginError(f"{described}: expected {count} {name}, one an image, got {len(values)}")
+            raise PluginError(f"{described}: expected {count} {name}, one for each image, got {len(values)}")
     if data.labels is not None:
         highest = len(data.class_names) - 1 if data.class_names else None
-        found = (int(data.labels.min()), int(data.labels.max()))
-        if data.labels.dtype != torch.int64 or found[0] < 0 or (highest is not None and found[1] > highest):
+        low, high = int(data.labels.min()), int(data.labels.max())
+        if data.labels.dtype != torch.int64 or low < 0 or (highest is not None and high > highest):
             expected = "0 or more" if highest is None else f"in 0..{highest}"
             raise PluginError(
-                f"{described}: expected int64 labels {expected}, got {data.labels.dtype} in {found[0]}..{found[1]}"
+                f"{described}: expected int64 labels {expected}, got {data.labels.dtype} in {low}..{high}"
             )
 
 
 def differences(saved: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
-    """Return what differs between two configurations, of what may not change on resume, e.g. ``run.lr was 0.1, is 1``.
+    """Return which settings differ that may not change on resume, each as a text such as ``run.lr was 0.1, is 1``.
 
     Arguments:
         saved: Tables of the checkpoint's configuration.
         now: Tables of the present one.
     """
-    found = []
+    changed = []
     for section in now:
-        if section not in saved:  # an earlier version did not know it: the run had the default
+        if section not in saved:  # An earlier version had no such section: the run used the default.
             continue
         before, after = saved[section], now[section]
         if section == "run":
-            # A checkpoint of an earlier version does not know what has been added since: it ran with the defaults.
-            before = {**{each.name: each.default for each in attrs.fields(RunSettings)}, **before}
+            # An earlier version had fewer settings: for those added since, the run used the defaults.
+            before = {**{field.name: field.default for field in attrs.fields(RunSettings)}, **before}
         for name in sorted({*before, *after}):
             if section == "run" and name in RESUMABLE:
                 continue
             if before.get(name) != after.get(name):
-                found.append(f"{section}.{name} was {before.get(name)}, is {after.get(name)}")
-    return found
+                changed.append(f"{section}.{name} was {before.get(name)}, is {after.get(name)}")
+    return changed

@@ -28,7 +28,7 @@ class Due:
 
 
 def due_after(done: int, settings: RunSettings, since_saved: float, *, asked_to_stop: bool) -> Due:
-    """Return what follows an iteration; all of it follows the last one, and a run that stops is saved.
+    """Return what follows an iteration. Everything follows the last one, and a run that stops is saved.
 
     Arguments:
         done: Iterations so far.

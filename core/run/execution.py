@@ -61,10 +61,10 @@ def execute(
 
 
 class Execution:
-    """One process's share of a run.
+    """The part of a run that one process carries out.
 
     Arguments:
-        run: Assembled, and resumed if it is.
+        run: Assembled, and resumed if the folder holds an earlier part.
         folder: Where everything is written.
         checkpoints: Those of the folder.
         resumed: Whether the folder holds an earlier part of this run.
@@ -85,7 +85,7 @@ class Execution:
         self.events = EventLog(folder.path, purge_step=start + 1 if resumed else None)
         self.observers = Observers.of(run.observers, self.trainer.model.device)
         self.results: dict[str, Any] = {}
-        # Notes of the engine that have been passed on.
+        # How many notes of the engine have been passed on.
         self._notes = 0
         self._pass_on_notes()
 
@@ -138,11 +138,11 @@ class Execution:
         self.observers.step_ended(trainer.iteration, terms)
         # A stop that is asked for later in this iteration waits for the next one and its checkpoint.
         due = due_after(trainer.iteration, self.settings, self.saving.since_saved, asked_to_stop=bool(stop))
-        used = due.log or due.evaluate or due.save
-        if used or trainer.model.device.type == "cpu":
-            # On CUDA the host waits here. Nothing is lost by looking later: updates end with the one that broke down.
+        values_needed = due.log or due.evaluate or due.save
+        if values_needed or trainer.model.device.type == "cpu":
+            # On CUDA the host waits here. A later look is as good: no update follows the one that broke down.
             self._check_updates()
-        values = finite(terms, trainer.iteration) if used else {}
+        values = finite(terms, trainer.iteration) if values_needed else {}
         if due.log:
             self._log(values)
         scores = self._evaluate() if due.evaluate else None
@@ -177,25 +177,25 @@ class Execution:
         run, trainer, settings = self.run, self.trainer, self.settings
         done = trainer.iteration
         training_seconds = run.seconds - run.evaluation_seconds
-        # Scores of a model that has diverged would be laid at the door of a metric.
+        # Otherwise an error would blame a metric for the scores of a model that has diverged.
         check_parameters(trainer.model, done)
         findings = find(trainer.model, run.data, run.indices, run.metrics, settings)
-        found = vitals(trainer.model, findings.evaluation, findings.pictures, run.hinges)
+        measured = vitals(trainer.model, findings.evaluation, findings.pictures, run.hinges)
         run.hinges = []
-        seen = symptoms(found)
+        warnings = symptoms(measured)
         scores = dict(findings.scores)
         self.display.scores(done, scores, findings.used, findings.evaluation.clusters)
-        for symptom in seen:
+        for symptom in warnings:
             if symptom.name not in run.told:
                 logger.warning("warning: %s", symptom.message)
-        run.told = sorted({*run.told, *(symptom.name for symptom in seen)})
-        self.events.evaluation(done, scores, findings, trainer.model.prior, found.quantities(), seen)
+        run.told = sorted({*run.told, *(symptom.name for symptom in warnings)})
+        self.events.evaluation(done, scores, findings, trainer.model.prior, measured.quantities(), warnings)
         run.evaluation_seconds = run.seconds - training_seconds
         self.results = {
             **findings.summary(),
             "health": {
-                "warnings": [{"name": symptom.name, "message": symptom.message} for symptom in seen],
-                "quantities": found.quantities(),
+                "warnings": [{"name": symptom.name, "message": symptom.message} for symptom in warnings],
+                "quantities": measured.quantities(),
                 "restarts": run.restarts,
             },
             "iterations": done,
@@ -212,26 +212,26 @@ class Execution:
         """Go back to the last checkpoint with other random numbers, if that is wanted.
 
         Raises:
-            TrainingDiverged: If it is not, or has been done often enough, or there is nothing to go back to.
+            TrainingDiverged: If no restart is wanted or left, or there is no checkpoint to go back to.
         """
         settings, run = self.settings, self.run
         if settings.on_nonfinite == "stop":
             raise TrainingDiverged(self.saving.kept(str(error))) from error
         if len(run.restarts) >= settings.max_restarts:
             raise TrainingDiverged(
-                self.saving.kept(f"{error}; it was restarted --max-restarts {settings.max_restarts} times")
+                self.saving.kept(f"{error}; no restart is left (--max-restarts {settings.max_restarts})")
             ) from error
         at = self.trainer.iteration
         try:
             back, broken = go_back(run, self.saving.checkpoints)
         except InvalidInput as unreadable:
-            raise TrainingDiverged(f"{error}; there is nothing to restart from: {unreadable}") from error
+            raise TrainingDiverged(f"{error}; there is no checkpoint to restart from: {unreadable}") from error
         if back is None:
             raise TrainingDiverged(f"{error}; there is no checkpoint yet to restart from") from error
         for line in broken:
             logger.warning("warning: %s", line)
         run.restarts.append({"iteration": at, "from": back, "reason": str(error)})
-        # The same numbers would lead to the same end; these are as reproducible.
+        # With the same random numbers training would diverge again. The new ones are as reproducible.
         seed_everything(settings.seed + 1_000_003 * len(run.restarts))
         logger.warning(
             "warning: %s; restart %d from iteration %d with other random numbers", error, len(run.restarts), back

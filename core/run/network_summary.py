@@ -11,7 +11,7 @@ __all__ = ["network_summary"]
 
 
 def network_summary(config: RunConfig, channels: int) -> Summary:
-    """Describe the networks of a configuration for images of so many channels.
+    """Describe the networks of a configuration for images with this number of channels.
 
     Raises:
         InvalidInput: If the plugins cannot be built for these numbers.

@@ -1,4 +1,4 @@
-"""Taking a run up where its newest whole checkpoint left it, or saying why that cannot be."""
+"""Resuming a run from its newest whole checkpoint, or saying why that is impossible."""
 
 from __future__ import annotations
 
@@ -26,17 +26,17 @@ logger = logging.getLogger(__name__)
 
 
 def resume(run: Run, folder: RunFolder, checkpoints: KeptCheckpoints) -> None:
-    """Take up the newest checkpoint of a folder that is whole; without any, the run starts from the beginning.
+    """Resume a run from the newest whole checkpoint of its folder; without any, it starts from the beginning.
 
-    Warnings say what is passed over, and in what the continued run may differ from an uninterrupted one.
+    Warnings name broken checkpoints, and what may make the continued run differ from an uninterrupted one.
 
     Arguments:
         run: As assembled from the folder's configuration.
-        folder: The run's.
+        folder: The run's folder.
         checkpoints: Those of the folder.
 
     Raises:
-        InvalidInput: If no checkpoint can be read, or the one that can does not fit.
+        InvalidInput: If there are checkpoints but none can be read, or the newest whole one does not fit.
     """
     try:
         state, source, broken = checkpoints.load()
@@ -51,12 +51,12 @@ def resume(run: Run, folder: RunFolder, checkpoints: KeptCheckpoints) -> None:
         return
     check(run, state, source, folder)
     if broken:
-        logger.info("continuing from the one before it: %s, iteration %d", source, state["iteration"])
+        logger.info("continuing from an earlier checkpoint: %s, iteration %d", source, state["iteration"])
     for line in caveats(state, run, source):
         logger.warning("--resume %s: %s", folder.path, line)
     try:
         restore(run, state)
-        # Those that lie ahead belong to what is now done anew.
+        # Checkpoints of later iterations are removed: the run does these iterations again.
         checkpoints.forget_after(run.trainer.iteration)
     except (KeyError, ValueError, RuntimeError, TypeError, AttributeError, IndexError) as error:
         text = " ".join(str(error).split())[:300]
@@ -87,7 +87,7 @@ def go_back(run: Run, checkpoints: KeptCheckpoints) -> tuple[int | None, list[st
     state, _, broken = checkpoints.load()
     if state is None:
         return None, broken
-    # Time does not go back, and best.pt has that evaluation, whatever the run does from here.
+    # The clock goes on, and best.pt still holds the best evaluation.
     best = None if run.best is None else run.best.plain()
     clock = {"seconds": run.seconds, "evaluation_seconds": run.evaluation_seconds}
     restore(run, state | clock | {"restarts": run.restarts, "best": best})
@@ -95,16 +95,16 @@ def go_back(run: Run, checkpoints: KeptCheckpoints) -> tuple[int | None, list[st
 
 
 def check(run: Run, state: Mapping[str, Any], source: Path, folder: RunFolder) -> None:
-    """Check that a state is one of the run.
+    """Check that a checkpoint belongs to the run.
 
     Raises:
-        InvalidInput: Saying what differs.
+        InvalidInput: If it does not; the message says what differs.
     """
     check_contents(state, source)
     if state["iteration"] >= run.config.run.iterations:
         raise InvalidInput(
-            f"--resume {folder.path}: the run is at iteration {state['iteration']}, of "
-            f"{run.config.run.iterations}: expected more with --iterations"
+            f"--resume {folder.path}: the run has done {state['iteration']} iterations: expected more with "
+            f"--iterations, got {run.config.run.iterations}"
         )
     if state["plugins"] != run.plugins:
         changed = [
@@ -113,14 +113,14 @@ def check(run: Run, state: Mapping[str, Any], source: Path, folder: RunFolder) -
             if state["plugins"].get(name) != run.plugins.get(name)
         ]
         raise InvalidInput(
-            f"--resume {folder.path}: plugins have changed: {', '.join(changed)}; install what there was, "
+            f"--resume {folder.path}: plugins have changed: {', '.join(changed)}; install the earlier versions, "
             f"or start anew with: mpcc-run --config {folder.config}"
         )
     changed = differences(saved_config(state, source), run.config.to_tables())
     if changed:
         raise InvalidInput(
-            f"--resume {folder.path}: config.toml is not that of the checkpoint: {'; '.join(changed)}; "
-            "put it back, or start a new run with --config"
+            f"--resume {folder.path}: config.toml differs from that of the checkpoint: {'; '.join(changed)}; "
+            "restore it, or start a new run with --config"
         )
     now = run.state_of_data()
     if state["images"] != now["images"]:
@@ -130,13 +130,13 @@ def check(run: Run, state: Mapping[str, Any], source: Path, folder: RunFolder) -
         )
     if state["fingerprint"] != now["fingerprint"]:
         raise InvalidInput(
-            f"--resume {folder.path}: the data set has changed: it has as many images as before, but others or in "
-            "another order; put it back, or start a new run with --config"
+            f"--resume {folder.path}: the data set has changed: it has as many images as before, but different "
+            "ones or another order; restore it, or start a new run with --config"
         )
 
 
 def caveats(state: Mapping[str, Any], run: Run, source: Path) -> list[str]:
-    """Return what may make a continued run differ from an uninterrupted one, a line each."""
+    """Return a line about all that may make a continued run differ from an uninterrupted one, if there is anything."""
     now = versions()
     changed = [
         f"{name} was {before}, is {now.get(name, 'missing')}"
@@ -152,14 +152,15 @@ def caveats(state: Mapping[str, Any], run: Run, source: Path) -> list[str]:
     ]
     end, last = saved_config(state, source)["run"].get("iterations"), max(state["iteration"] - 1, 0)
     if isinstance(end, int) and 1 <= end <= MOST_ITERATIONS:
-        # Step sizes that fall fall elsewhere if the end is another one.
+        # If the step sizes decay, another end changes each of them.
         schedule = run.trainer.schedule
-        was, would_be = (each.lr_factor(last) for each in (attrs.evolve(schedule, iterations=end), schedule))
-        if was != would_be:
+        used = attrs.evolve(schedule, iterations=end).lr_factor(last)
+        expected = schedule.lr_factor(last)
+        if used != expected:
             changed.append(
-                f"the step sizes of iteration {last + 1} were {was:.2g} of the first ones, with --iterations "
-                f"{schedule.iterations} they would have been {would_be:.2g}"
+                f"the step sizes of iteration {last + 1} were {used:.2g} of the first ones, with --iterations "
+                f"{schedule.iterations} they would have been {expected:.2g}"
             )
     if not changed:
         return []
-    return [f"{'; '.join(changed)}: the continued run need not equal an uninterrupted one to the last bit"]
+    return [f"{'; '.join(changed)}: the continued run may differ from an uninterrupted one"]

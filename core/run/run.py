@@ -39,11 +39,11 @@ class Run:
         metrics: By name.
         indices: The images to be evaluated.
         plugins: Name, distribution and version of every plugin in use.
-        observers: Plugins that watch.
+        observers: Plugins that watch the run.
         started: The monotonic clock's time at which the run began; for a resumed run, as if it had never paused.
-        evaluation_seconds: Of `seconds`, those spent in evaluations.
+        evaluation_seconds: The part of `seconds` that evaluations took.
         best: The score whose best evaluation is kept as a checkpoint, or None.
-        restarts: Of every restart after a breakdown: where it was, why, and where the run went back to.
+        restarts: Each restart after a breakdown: its iteration, its reason, the iteration that the run went back to.
         hinges: Logged losses of the discriminator since the last evaluation.
         told: Names of the warnings that have been shown.
     """
@@ -87,7 +87,7 @@ class Run:
         indices = choose_images(len(data), settings.eval_images, settings.seed)
         entries = [*config.entries(), *(registry.entry("metric", name) for name in metrics)]
         plugins = {f"{entry.kind} {entry.name}": f"{entry.distribution} {entry.version}" for entry in entries}
-        # What "auto" came to is part of the record.
+        # The record holds the values that "auto" stood for.
         resolved = attrs.evolve(
             config, run=attrs.evolve(settings, entropy=model.entropy.kind, precision=trainer.engine.precision_name)
         )
@@ -95,14 +95,14 @@ class Run:
         return cls(resolved, data, trainer, metrics, indices, plugins, registry.observers, best=best)
 
     def restore_model(self, state: Mapping[str, Any], source: Path) -> None:
-        """Take up the weights of a checkpoint, to be evaluated; plugins that have changed since are warned of.
+        """Load the weights of a checkpoint for an evaluation; a warning names plugins that have changed since.
 
         Arguments:
             state: From `load_checkpoint`.
             source: Its file, for errors.
 
         Raises:
-            InvalidInput: If it does not fit the configuration or the data.
+            InvalidInput: If the checkpoint does not fit the configuration or the data.
         """
         if state["images"] != list(self.data.images.shape):
             raise InvalidInput(
@@ -119,13 +119,13 @@ class Run:
         return {"device": self.trainer.model.device.type, "engine": engine.name, "precision": engine.precision_name}
 
     def state_of_data(self) -> dict[str, Any]:
-        """Return what a checkpoint says of the images: their shape, and a digest of some of them."""
+        """Return what a checkpoint says about the images: their shape, and a digest of some of them."""
         if self._fingerprint is None:
             self._fingerprint = fingerprint(self.data.images)
         return {"images": list(self.data.images.shape), "fingerprint": self._fingerprint}
 
     def record(self) -> dict[str, Any]:
-        """Return what a result depends on beside the configuration, for ``results.json``."""
+        """Return what a result depends on besides the configuration, for ``results.json``."""
         return {
             "seed": self.config.run.seed,
             "device": str(self.trainer.model.device),

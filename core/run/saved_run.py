@@ -1,4 +1,4 @@
-"""A run as its folder has it: the configuration, a checkpoint that belongs to it, the model that it trained."""
+"""A run on the disk: its configuration, its checkpoints, and the model that it trained."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from mpcc.core.registry import Registry
 from mpcc.core.storage.checkpoint_contents import check_contents, saved_config
 
 if TYPE_CHECKING:
-    # Commands check what they were given before torch is loaded.
+    # Commands check their arguments before torch is loaded.
     import torch
 
     from mpcc.core.method.model import Model
@@ -28,7 +28,7 @@ def config_file(run: Path, named: str) -> Path:
 
     Arguments:
         run: The run folder.
-        named: What the user called it, for errors.
+        named: The folder as the user wrote it, for errors.
 
     Raises:
         InvalidInput: If the folder does not hold a run.
@@ -37,10 +37,10 @@ def config_file(run: Path, named: str) -> Path:
     try:
         if path.is_file():
             return path
-        wrong = "expected a run folder" if run.is_dir() else "no such run folder: expected one"
+        problem = "this folder does not hold a run" if run.is_dir() else "no such folder"
     except OSError as error:
         raise InvalidInput(f"{named}: cannot be read: {error.strerror}") from error
-    raise InvalidInput(f"{named}: {wrong}, with config.toml and checkpoints/last.pt")
+    raise InvalidInput(f"{named}: {problem}: expected a run folder, with config.toml and checkpoints/last.pt")
 
 
 def run_layer(run: Path) -> Layer:
@@ -57,34 +57,34 @@ def run_layer(run: Path) -> Layer:
 
 
 def check_checkpoint(state: dict[str, Any], source: Path, tables: Mapping[str, Mapping[str, Any]]) -> None:
-    """Check that a checkpoint is one of the run.
+    """Check that a checkpoint belongs to the run.
 
     Raises:
-        InvalidInput: If something is missing, or it was saved with other options than config.toml says.
+        InvalidInput: If something is missing, or the checkpoint was saved with options that differ from config.toml.
     """
     from mpcc.core.run.assembly import differences
 
     check_contents(state, source)
     changed = differences(saved_config(state, source), tables)
     if changed:
-        raise InvalidInput(f"checkpoint {source} is not one of the run's config.toml: {'; '.join(changed)}")
+        raise InvalidInput(f"checkpoint {source} does not belong to the run's config.toml: {'; '.join(changed)}")
 
 
 def warn_of_changes(saved: Mapping[str, str], now: Mapping[str, str]) -> None:
-    """Warn of each plugin whose version is not the one that a checkpoint was saved with."""
+    """Warn of each plugin whose version has changed since a checkpoint was saved."""
     for name, version in now.items():
         if saved.get(name, version) != version:
             logger.warning("%s was %s when the checkpoint was saved, is %s", name, saved[name], version)
 
 
 def take_weights(model: Model, state: Mapping[str, Any], source: Path, parts: Collection[str] | None = None) -> None:
-    """Take up the weights of a checkpoint.
+    """Load the weights of a checkpoint into a model.
 
     Arguments:
-        model: Gets them.
+        model: Gets the weights.
         state: A checkpoint, after `check_checkpoint`.
         source: Its file, for errors.
-        parts: The names of the parts that are wanted; by default all.
+        parts: The names of the parts to load; by default all.
 
     Raises:
         InvalidInput: If the checkpoint does not fit the configuration.
@@ -103,11 +103,11 @@ def trained_model(
 ) -> Model:
     """Build the model of a run for inference: encoder and prior of the checkpoint, the encoder's layers fused.
 
-    The other networks keep their random weights. Plugins that have changed since are warned of.
+    The other networks keep their random weights. A warning names plugins that have changed since.
 
     Arguments:
         registry: Where the plugins are.
-        config: The run's.
+        config: The run's configuration.
         state: A checkpoint, after `check_checkpoint`.
         source: Its file, for errors.
         device: Where to compute.

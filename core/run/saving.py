@@ -1,4 +1,4 @@
-"""How a run gets to the disk, and what is said of what did not get there."""
+"""Checkpoints and evaluations on their way to the disk, and messages about those that could not be written."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ logger = logging.getLogger(__name__)
 
 
 class Saving:
-    """Writes checkpoints and evaluations of a run; what the system refuses is warned of, and training goes on.
+    """Writes checkpoints and evaluations of a run; if writing fails, a warning says so and training goes on.
 
     Arguments:
         run: The run.
         folder: Its folder.
-        checkpoints: Those of the folder.
+        checkpoints: The checkpoints of the folder.
     """
 
     def __init__(self, run: Run, folder: RunFolder, checkpoints: KeptCheckpoints) -> None:
@@ -45,7 +45,7 @@ class Saving:
         return time.monotonic() - self._saved_at
 
     def save(self, scores: Mapping[str, float] | None, *, due: bool) -> None:
-        """Save a checkpoint if it is due, and one of the best evaluation if this is it.
+        """Save a checkpoint if one is due, and the best checkpoint if this evaluation is the best so far.
 
         Arguments:
             scores: Of the evaluation of this iteration, if there was one.
@@ -55,7 +55,7 @@ class Saving:
             TrainingDiverged: If a checkpoint is due, and a parameter is not finite.
         """
         iteration, watched = self.run.trainer.iteration, self.run.best
-        before = None if watched is None else watched.plain()
+        best_before = None if watched is None else watched.plain()
         best = watched is not None and scores is not None and watched.improves(scores, iteration)
         failure = None
         if due:
@@ -66,10 +66,10 @@ class Saving:
             failure = self.attempt("the best checkpoint", lambda: self.checkpoints.save_best(self.run.state()))
         if watched is not None and best and failure is not None:
             # A best score counts only once its checkpoint is on the disk.
-            watched.restore(before)
+            watched.restore(best_before)
 
     def write_evaluation(self, findings: Findings, results: Mapping[str, Any]) -> None:
-        """Write the files of an evaluation, ``results.json`` the last."""
+        """Write the files of an evaluation, ``results.json`` last."""
         done = results["iterations"]
 
         def write() -> None:
@@ -82,7 +82,7 @@ class Saving:
         self._unwritten = self.attempt(f"the evaluation of iteration {done}", write)
 
     def attempt(self, what: str, write: Callable[[], None]) -> str | None:
-        """Write something; if the system refuses, warn and go on. Return why it was refused."""
+        """Write something; if that fails, warn and return the reason."""
         try:
             write()
         except OSError as error:
@@ -92,15 +92,15 @@ class Saving:
         return None
 
     def kept(self, text: str) -> str:
-        """Return a text, and after it where the run can go on from, if anywhere."""
+        """Return a text, followed by the checkpoint from which the run can go on, if there is one."""
         kept = self.checkpoints.kept
         return text if kept is None else f"{text}; {kept}"
 
     def stopped(self) -> str:
-        """Return what to say when the user has stopped the run.
+        """Return the message for a run that the user has stopped.
 
         Raises:
-            OutOfResources: If it could not be saved.
+            OutOfResources: If the run could not be saved.
         """
         stopped = f"stopped at iteration {self.run.trainer.iteration}"
         self._check_saved(f"{stopped}, which could not be saved")
@@ -110,7 +110,7 @@ class Saving:
         """Check that the end of the run is on the disk.
 
         Raises:
-            OutOfResources: If it is not.
+            OutOfResources: If the last checkpoint or the results are missing there.
         """
         self._check_saved("the last checkpoint could not be written")
         if self._unwritten is not None:
@@ -124,13 +124,13 @@ class Saving:
         return shlex.quote(str(self.folder.path))
 
     def _check_saved(self, failure: str) -> None:
-        """Raise an error if the last checkpoint is not on the disk: why, what is there, how to go on."""
+        """Raise an error if the last checkpoint is not on the disk, with the reason and how to go on."""
         if self._unsaved is None:
             return
         if self.checkpoints.kept is not None:
-            there = f"{self.kept('free space')}; continue with: mpcc-run --resume {self._quoted}"
+            remedy = f"{self.kept('free space')}; continue with: mpcc-run --resume {self._quoted}"
         elif self._evaluated and self._unwritten is None:
-            there = f"there is no other one, but the results are in {self._quoted}"
+            remedy = f"there is no other checkpoint, but the results are in {self._quoted}"
         else:
-            there = "there is no other one: free space and start anew"
-        raise OutOfResources(f"{failure}: {self._unsaved}; {there}")
+            remedy = "there is no other checkpoint: free space and start anew"
+        raise OutOfResources(f"{failure}: {self._unsaved}; {remedy}")

@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM as requests: the loop ends where a checkpoint can be saved, another Ctrl-C ends it at once."""
+"""Ctrl-C and SIGTERM as requests: the run stops once a checkpoint can be saved; another Ctrl-C stops it at once."""
 
 from __future__ import annotations
 

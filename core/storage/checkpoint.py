@@ -1,11 +1,11 @@
 """Checkpoints: the full state of a run in one file of tensors, numbers and strings.
 
-Saved by writing a temporary file, flushing it to the disk and renaming it, so that the file under the final name is
-always whole. A digest of all its bytes stands in the comment of the archive that `torch.save` writes: what a disk or a
-copy has changed since is found before anything is read. Loaded with ``weights_only=True``, so that no code in it runs.
+A checkpoint is written to a temporary file, flushed to the disk and renamed, so that the file under the final name is
+always whole. The comment of the archive that `torch.save` writes holds a digest of all bytes, which reveals damage
+before anything is read. Loading uses ``weights_only=True``, so that no code in the file runs.
 
-The check sums of the archive's records (`zipfile.ZipFile.testzip`) would not do instead of the digest. One bit in the
-archive's directory says that a record is a folder. If it flips, the check sums still fit, `torch.load` reads nothing
+The check sums of the archive's records (`zipfile.ZipFile.testzip`) cannot replace the digest. One bit in the archive's
+directory says that a record is a folder. If this bit flips, the check sums still fit, but `torch.load` reads nothing
 for that tensor and returns memory that was never written.
 """
 
@@ -54,7 +54,7 @@ def save_checkpoint(path: Path, state: dict[str, Any]) -> None:
         try:
             torch.save({"format_version": FORMAT_VERSION, **state}, cast("IO[bytes]", output))
         except Exception as error:
-            # torch turns what writing raises into an error of its own kind.
+            # torch replaces an error of writing by an error of its own.
             raise output.failure or error from error
         add_digest(file)
     flush_folder(path.parent)
@@ -106,38 +106,38 @@ def add_digest(file: IO[bytes]) -> None:
 def digest(file: IO[bytes], length: int) -> str:
     """Return the SHA-256 digest of the first bytes of a file, in hexadecimal digits."""
     file.seek(0)
-    found = hashlib.sha256()
+    hashed = hashlib.sha256()
     while length > 0:
         block = file.read(min(BLOCK, length))
         if not block:
             break
-        found.update(block)
+        hashed.update(block)
         length -= len(block)
-    return found.hexdigest()
+    return hashed.hexdigest()
 
 
 def check_digest(file: IO[bytes]) -> None:
     """Compare a file with the digest in its comment.
 
     Raises:
-        ValueError: Saying what is wrong.
+        ValueError: If they do not match; the message says why.
     """
     size = file.seek(0, os.SEEK_END)
     file.seek(max(size - COMMENT_LENGTH - 2, 0))
     length, comment = file.read(2), file.read()
     label = re.fullmatch(DIGEST_LABEL + rb"[0-9a-f]{64}", comment)
     if size < END_RECORD + COMMENT_LENGTH or int.from_bytes(length, "little") != COMMENT_LENGTH or not label:
-        raise ValueError(f"its {size} bytes do not end with a digest: it is cut short, or of an older version")
+        raise ValueError(f"its {size} bytes do not end with a digest: it was cut short, or an older version wrote it")
     if not hmac.compare_digest(digest(file, size - COMMENT_LENGTH - 2), comment[len(DIGEST_LABEL) :].decode()):
-        raise ValueError("its content is not what its digest says")
+        raise ValueError("its content does not match its digest")
 
 
 def load_checkpoint(path: Path) -> dict[str, Any]:
     """Read a checkpoint onto the CPU; nothing in it is executed.
 
     Raises:
-        BrokenCheckpoint: If it is missing, cut or changed.
-        InvalidInput: If it is of another format.
+        BrokenCheckpoint: If the file is missing, cut or changed.
+        InvalidInput: If the file has another format.
     """
     try:
         with path.open("rb") as file:
@@ -155,8 +155,8 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
             f"checkpoint {path}: cannot be read, it is broken or not a checkpoint ({cause})"
         ) from error
     version = state.get("format_version") if isinstance(state, dict) else type(state).__name__
-    # In a file of another program the name may stand for anything, a tensor too, which does not compare to a number.
+    # In another program's file the version may be anything, even a tensor, which cannot be compared with a number.
     if not isinstance(version, int) or version != FORMAT_VERSION:
-        found = type(version).__name__ if isinstance(version, torch.Tensor) else version
-        raise InvalidInput(f"checkpoint {path}: expected format version {FORMAT_VERSION}, found {found}")
+        shown = type(version).__name__ if isinstance(version, torch.Tensor) else version
+        raise InvalidInput(f"checkpoint {path}: expected format version {FORMAT_VERSION}, found {shown}")
     return state

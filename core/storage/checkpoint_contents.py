@@ -1,7 +1,7 @@
-"""What a run's checkpoint holds, and a check of it before anything is made of it or written.
+"""What a run's checkpoint holds, and a check of it before it is used.
 
-A digest finds accidents. A file may still be another program's, or written by hand: what is no number where a number
-belongs must not be found out after hours of training.
+A digest finds accidents. A file may still come from another program, or be written by hand. A text in place of a
+number must be found at once, not after hours of training.
 """
 
 from __future__ import annotations
@@ -61,7 +61,7 @@ class Restart:
 
 
 def holds(expected: str) -> Any:
-    """Make a field of `Contents`, with what it is called in an error."""
+    """Make a field of `Contents`, with the words for its type in an error."""
     return attrs.field(metadata={"expected": expected})
 
 
@@ -91,7 +91,7 @@ class Contents:
 
 @functools.cache
 def _converter() -> cattrs.Converter:
-    """Make a converter that takes a value for what it is: cattrs' own makes 1 of "1" and a list of a tensor."""
+    """Make a converter that checks values and changes none: cattrs' own makes 1 of "1" and a list of a tensor."""
     converter = cattrs.Converter(forbid_extra_keys=True)
 
     def is_container(kind: Any) -> bool:
@@ -120,14 +120,14 @@ def _converter() -> cattrs.Converter:
 
 
 def check_contents(state: Mapping[str, Any], source: Path) -> None:
-    """Check that a state is the full state of a run, as far as can be said without building the run.
+    """Check that a state is the full state of a run, as far as possible without building the run.
 
     Arguments:
         state: From `mpcc.core.storage.checkpoint.load_checkpoint`.
         source: Its file, for errors.
 
     Raises:
-        InvalidInput: If something is missing or is of another kind than it should be.
+        InvalidInput: If an entry is missing or has the wrong type.
     """
     fields = attrs.fields_dict(Contents)
     try:
@@ -135,9 +135,9 @@ def check_contents(state: Mapping[str, Any], source: Path) -> None:
     except cattrs.ClassValidationError as error:
         name = error.group_exceptions()[0][0][1].name
         if name not in state:
-            raise InvalidInput(f"checkpoint {source}: expected a run's full state, {name!r} is missing") from error
-        found = repr(state[name])
-        shown = found if len(found) < 60 else type(state[name]).__name__
+            raise InvalidInput(f"checkpoint {source}: {name!r} is missing: expected a checkpoint of a run") from error
+        text = repr(state[name])
+        shown = text if len(text) < 60 else type(state[name]).__name__
         expected = fields[name].metadata["expected"]
         raise InvalidInput(f"checkpoint {source}: {name!r}: expected {expected}, got {shown}") from error
 
@@ -146,12 +146,12 @@ def saved_config(state: Mapping[str, Any], source: Path) -> dict[str, Any]:
     """Return the tables of the configuration with which a state was saved.
 
     Raises:
-        InvalidInput: If it is no TOML, or has not the sections of a run.
+        InvalidInput: If the configuration is not TOML, or lacks a section of a run.
     """
     content = str(state["config"]).encode("utf-8", "surrogatepass")
     tables = parse_toml(content, f"checkpoint {source}: config")
     for section in ("run", *SECTIONS):
-        # Versions before there were objectives wrote no such table; their runs had the default.
+        # Versions without objectives wrote no such table; their runs used the default.
         if section == "objective" and section not in tables:
             continue
         if not isinstance(tables.get(section), dict):

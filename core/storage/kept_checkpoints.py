@@ -20,15 +20,15 @@ OLDER = re.compile(r"iteration-(\d{1,18})\.pt")
 class KeptCheckpoints:
     """The folder ``checkpoints`` of a run.
 
-    ``last.pt`` is the newest, ``iteration-N.pt`` are those before it, ``best.pt`` has the best score. At any moment
-    ``last.pt``, once there, is a whole checkpoint.
+    ``last.pt`` is the newest, ``iteration-N.pt`` are those before it, ``best.pt`` has the best score. Once ``last.pt``
+    exists, it is a whole checkpoint at any moment.
 
     Arguments:
         folder: Made when something is saved.
-        keep: How many to keep before the newest.
+        keep: How many older checkpoints to keep.
 
     Attributes:
-        newest_iteration: Of ``last.pt``, once this object has saved it or found it whole.
+        newest_iteration: The iteration of ``last.pt``, once this object has saved it or found it whole.
     """
 
     def __init__(self, folder: Path, keep: int = 2) -> None:
@@ -39,7 +39,7 @@ class KeptCheckpoints:
 
     @property
     def kept(self) -> str | None:
-        """Where a run can go on from, as far as this object knows: the file and its iteration, in words."""
+        """A text that names the checkpoint from which the run can go on, and its iteration, if one is known."""
         if self._whole is None:
             return None
         path, iteration = self._whole
@@ -56,7 +56,7 @@ class KeptCheckpoints:
         return self.folder / "best.pt"
 
     def older(self) -> list[Path]:
-        """Return those before the newest, the newest of them first."""
+        """Return the checkpoints before the newest, in descending order of iteration."""
         return [path for _, path in sorted(self._numbered().items(), reverse=True)]
 
     def _numbered(self) -> dict[int, Path]:
@@ -64,10 +64,10 @@ class KeptCheckpoints:
         return {int(match[1]): path for path, match in matches.items() if match}
 
     def save(self, state: dict[str, Any], *, best: bool = False) -> None:
-        """Save a state as the newest checkpoint; the one that was the newest becomes an older one.
+        """Save a state as the newest checkpoint; the previous newest one becomes an older one.
 
         Arguments:
-            state: With its ``iteration``.
+            state: A full state with its ``iteration``.
             best: Whether it is the best one, too.
 
         Raises:
@@ -89,7 +89,7 @@ class KeptCheckpoints:
         """Save a state as the best one only.
 
         Raises:
-            OSError: If it cannot be written; the one before is intact.
+            OSError: If it cannot be written; the previous best one is intact.
         """
         with self._saved(state) as new:
             new.replace(self.best)
@@ -115,8 +115,8 @@ class KeptCheckpoints:
             Its state, its file, and a line about each newer one that is broken; no state if there is no checkpoint.
 
         Raises:
-            BrokenCheckpoint: If there are some, and all are broken.
-            InvalidInput: If one is of another format.
+            BrokenCheckpoint: If there are checkpoints, and all are broken.
+            InvalidInput: If a checkpoint has another format.
         """
         candidates = [path for path in (self.newest, *self.older(), self.best) if os.path.lexists(path)]
         broken: list[str] = []
@@ -137,7 +137,7 @@ class KeptCheckpoints:
         return None, self.newest, []
 
     def forget_after(self, iteration: int) -> None:
-        """Remove older checkpoints that lie after an iteration: a run that went back there goes another way."""
+        """Remove older checkpoints after an iteration: a run that went back to it takes another course."""
         for number, path in self._numbered().items():
             if number > iteration:
                 path.unlink(missing_ok=True)

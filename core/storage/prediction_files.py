@@ -18,7 +18,7 @@ __all__ = ["AssignmentTable", "PosteriorRows", "write_rows"]
 
 
 class AssignmentTable:
-    """A CSV table: index, path, cluster, confidence, reconstruction_error, label; without what is not known.
+    """A CSV table: index, path, cluster, confidence, reconstruction_error, label; unknown columns are left out.
 
     Arguments:
         file: Where it goes.
@@ -36,9 +36,9 @@ class AssignmentTable:
         """Add the rows of n images.
 
         Arguments:
-            prediction: What was found.
-            indices: Which images they are, shape (n,); by default those after the ones before.
-            errors: Of their reconstructions, shape (n,), if they are known.
+            prediction: Clusters and posteriors of these images.
+            indices: Which images they are, shape (n,); by default those that follow the last row.
+            errors: Errors of their reconstructions, shape (n,), if they are known.
         """
         data, start = self._data, self._count
         self._count += len(prediction.posterior)
@@ -61,15 +61,15 @@ def write_rows(file: IO[bytes], rows: Iterable[Iterable[Any]]) -> None:
     """Write rows of a CSV table."""
     text = io.StringIO(newline="")
     csv.writer(text, lineterminator="\n").writerows(rows)
-    # File names need not be valid text; what isn't is written as the bytes that it was.
+    # File names need not be valid text; invalid ones keep their bytes.
     file.write(text.getvalue().encode("utf-8", "surrogateescape"))
 
 
 class PosteriorRows:
-    """An array in numpy's format, float32, shape (N, K), of which nothing is held in memory.
+    """An array in numpy's format, float32, shape (N, K), that is written row by row and never held in memory.
 
-    Rows come one after another, so that plain writes do: those into a memory map would count as memory of the process,
-    and a full disk would be a signal that kills it rather than an error.
+    It is not a memory map: pages of a map count as memory of the process, and on a full disk the system would kill the
+    process instead of reporting an error.
 
     Arguments:
         file: Where it goes.

@@ -110,7 +110,7 @@ class RunFolder:
                 self.path.mkdir()
             except OSError as error:
                 if isinstance(error, FileExistsError) and not self._named and self.path.is_dir():
-                    # Another run, started within the same second, has taken the name since.
+                    # Another run of the same second has taken the name in the meantime.
                     self.create()
                     return
                 self._remove_parents()
@@ -133,7 +133,7 @@ class RunFolder:
             raise
 
     def discard(self) -> None:
-        """Remove the folder and everything in it, for a run that failed before it left anything of worth."""
+        """Remove the folder and everything in it, for a run that failed before it saved anything."""
         shutil.rmtree(self.path, ignore_errors=True)
         self._remove_parents()
 
@@ -160,7 +160,7 @@ class RunFolder:
         The system frees the lock of a process that ends, however it ends; the empty file ``.lock`` stays.
 
         Raises:
-            InvalidInput: If another run has the folder.
+            InvalidInput: If another run uses the folder.
             OutOfResources: If there is no room for the file.
         """
         lock = FileLock(self.path / ".lock", timeout=0)
@@ -178,7 +178,7 @@ class RunFolder:
 
     @property
     def results(self) -> Path:
-        """The sum of the run so far."""
+        """The summary of the run so far."""
         return self.path / "results.json"
 
     @property
@@ -191,12 +191,12 @@ class RunFolder:
         write_whole(self.config, config.to_toml().encode())
 
     def copy_config(self, source: Path) -> None:
-        """Write ``config.toml`` as it is in another folder."""
+        """Write a copy of another run's ``config.toml``."""
         write_whole(self.config, source.read_bytes())
 
     def write_skipped(self, lines: Sequence[str]) -> None:
         """Write ``skipped.txt``: a line for each image that could not be read and was left out."""
-        # File names need not be valid text; what isn't is written as the bytes that it was.
+        # File names need not be valid text; invalid ones keep their bytes.
         write_whole(
             self.path / "skipped.txt", "".join(f"{line}\n" for line in lines).encode("utf-8", "surrogateescape")
         )
@@ -270,9 +270,9 @@ class RunFolder:
 
 
 def free(path: Path) -> Path:
-    """Return the path, with a number at its end if there is something of that name."""
-    chosen, count = path, 1
-    while taken(chosen):
+    """Return the path, with a number at its end if the name is taken."""
+    candidate, count = path, 1
+    while taken(candidate):
         count += 1
-        chosen = path.with_name(f"{path.name}-{count}")
-    return chosen
+        candidate = path.with_name(f"{path.name}-{count}")
+    return candidate

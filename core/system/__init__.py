@@ -1,1 +1,1 @@
-"""Memory, disk, random states, whole files, kernel settings; knows errors only."""
+"""Memory, disk, random states, whole files, kernel settings; imports only the errors from the core."""

@@ -1,7 +1,8 @@
-"""Whether the C library gives large blocks of memory back to the system as soon as they are free.
+"""A switch that keeps large freed blocks of memory in the process instead of giving them back to the system.
 
-A network's activations are blocks of tens of megabytes that come and go with every layer. By default glibc maps each
-one anew, and the system fills it with zeros page by page: for a ReLU of 40 MB that takes ten times as long as the ReLU.
+A network's activations are blocks of tens of megabytes, allocated and freed in every layer. By default glibc maps each
+block anew, and the system fills it with zeros page by page. For a ReLU of 40 MB, this takes ten times as long as the
+ReLU itself.
 """
 
 from __future__ import annotations
@@ -15,10 +16,10 @@ from collections.abc import Iterator
 
 __all__ = ["give_back", "kept_memory"]
 
-# mallopt's names for numbers (malloc.h).
+# Numbers of mallopt's options (malloc.h).
 TRIM_THRESHOLD, MMAP_THRESHOLD, MMAP_MAX = -1, -3, -4
 NEVER = 2**31 - 1
-# Where glibc's own, moving thresholds end up in a process that frees large blocks.
+# The values that glibc's own, moving thresholds reach in a process that frees large blocks.
 SETTLED = {MMAP_MAX: 65536, MMAP_THRESHOLD: 32 * 2**20, TRIM_THRESHOLD: 64 * 2**20}
 KEPT = {MMAP_MAX: 0, TRIM_THRESHOLD: NEVER}
 
@@ -30,9 +31,9 @@ _lock = threading.Lock()
 def kept_memory(wanted: bool = True) -> Iterator[None]:
     """Keep freed memory for the next allocation instead of giving it back, for the length of a ``with`` block.
 
-    Only on Linux with glibc, and not where the environment has set its allocator already; elsewhere nothing changes.
-    Blocks may be nested. At the end what was kept is given back, and the allocator keeps the thresholds at which a
-    process that frees large blocks arrives anyway.
+    This works on Linux with glibc, unless the environment has already set the allocator; elsewhere nothing changes.
+    Blocks may be nested. At the end the kept memory is given back, and the thresholds are those that glibc itself
+    reaches in a process that frees large blocks.
 
     Arguments:
         wanted: Nothing happens if this is false.

@@ -1,4 +1,4 @@
-"""How much memory there is, and one line instead of an attempt to take more."""
+"""How much memory is available, and an error of one line for a request that exceeds it."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ __all__ = ["available_memory", "in_gib", "require_memory"]
 def available_memory() -> int:
     """Return how many bytes a process may take before the machine, or its container, has none left.
 
-    Linux says what it would free of its caches; elsewhere it is what is free now, or all there is if not even that is
-    known.
+    On Linux the number includes caches that the system would free. Elsewhere it is the memory that is free now, or the
+    whole memory if the system does not tell.
     """
     page = os.sysconf("SC_PAGE_SIZE")
     available = page * os.sysconf("SC_AVPHYS_PAGES" if "SC_AVPHYS_PAGES" in os.sysconf_names else "SC_PHYS_PAGES")
@@ -42,8 +42,8 @@ def require_memory(needed: int, what: str, remedy: str) -> None:
     """Check that something fits into memory before any of it is made.
 
     Arguments:
-        needed: Bytes that it takes at least.
-        what: What it is, in the plural, for the message.
+        needed: The least number of bytes that it takes.
+        what: Its name, in the plural, for the message.
         remedy: What to do if it does not fit, for the message.
 
     Raises:

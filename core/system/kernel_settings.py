@@ -12,7 +12,7 @@ __all__ = ["kernel_settings"]
 
 @contextlib.contextmanager
 def kernel_settings(tf32: bool) -> Iterator[None]:
-    """Let cuDNN look for the fastest kernels, and say whether float32 products may be rounded to TF32 inside."""
+    """Let cuDNN look for the fastest kernels, and set whether float32 products may be rounded to TF32."""
     matmul = torch.backends.cuda.matmul
     before, matmul.allow_tf32 = matmul.allow_tf32, tf32
     try:

@@ -16,7 +16,7 @@ __all__ = ["own_randomness", "random_states", "restore_random_states", "seed_eve
 def random_states(*, cuda: bool = True) -> dict[str, Any]:
     """Return the states of all random generators: torch's, on the CPU and every CUDA device, NumPy's and Python's.
 
-    Training draws from torch's alone; plugins may draw from the others.
+    Training draws only from torch's generators; plugins may draw from the others.
 
     Arguments:
         cuda: Whether those of CUDA devices are wanted.
@@ -33,7 +33,7 @@ def random_states(*, cuda: bool = True) -> dict[str, Any]:
 
 
 def restore_random_states(states: dict[str, Any]) -> None:
-    """Put `random_states` back; those of CUDA devices that are missing now are left out."""
+    """Restore `random_states`, except those of CUDA devices that are missing now."""
     torch.set_rng_state(states["cpu"])
     if states["cuda"] and torch.cuda.is_available():
         torch.cuda.set_rng_state_all(states["cuda"][: torch.cuda.device_count()])
@@ -52,9 +52,9 @@ def seed_everything(seed: int) -> None:
 
 @contextlib.contextmanager
 def own_randomness(seed: int, device: torch.device) -> Iterator[None]:
-    """Seed the global random states for the length of a ``with`` block and put the old ones back.
+    """Seed the global random states for the length of a ``with`` block, then restore the old ones.
 
-    torch's on the CPU and on this device, NumPy's and Python's.
+    They are torch's on the CPU and on this device, NumPy's and Python's.
     """
     before = random_states(cuda=False)
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):

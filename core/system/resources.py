@@ -1,4 +1,4 @@
-"""Memory and disk: what to say when either runs out."""
+"""Errors of one line for memory and disk that run out."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from mpcc.core.errors import InvalidInput, OutOfResources
 
 __all__ = ["disk_errors", "memory_errors", "short_of_memory"]
 
-# What torch's allocator for the CPU, and CUDA's libraries, say; their errors are no class of their own.
+# Messages of torch's allocator for the CPU and of CUDA's libraries, whose errors have no class of their own.
 TEXTS = (
     *("can't allocate memory", "not enough memory"),
     *("CUDA error: out of memory", "CUBLAS_STATUS_ALLOC_FAILED", "CUDNN_STATUS_ALLOC_FAILED"),
 )
-# Torch, for CUDA and for the CPU, and NumPy.
+# The size in messages of torch, for CUDA and for the CPU, and of NumPy.
 ASKED_FOR = re.compile(r"(?:tried|unable) to allocate ([\d.]+ \w+)", re.IGNORECASE)
 # A disk, a quota or a limit on the size of a file is full.
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
@@ -41,11 +41,11 @@ def disk_errors(failure: str) -> Iterator[None]:
     """Say in one line why something could not be written.
 
     Arguments:
-        failure: What is said before the reason, e.g. ``runs/1 could not be written``.
+        failure: The text before the reason, e.g. ``runs/1 could not be written``.
 
     Raises:
         OutOfResources: If there is no room.
-        InvalidInput: If the system refuses it for another reason.
+        InvalidInput: If the system refuses to write for another reason.
     """
     try:
         yield
@@ -61,11 +61,11 @@ def memory_errors(doing: str, remedies: str) -> Iterator[None]:
     """Turn running out of memory into `OutOfResources`.
 
     Arguments:
-        doing: What was done, e.g. ``training``.
+        doing: The activity, e.g. ``training``.
         remedies: The settings to lower, with their values.
 
     Raises:
-        OutOfResources: With what was done, what was asked for, and what to lower.
+        OutOfResources: With the activity, the size that was asked for, and the settings to lower.
     """
     try:
         yield

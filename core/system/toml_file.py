@@ -1,4 +1,4 @@
-"""TOML that a user wrote: the table, or one line that says why there is none."""
+"""TOML that a user wrote: the table, or an error of one line."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def read_toml(path: Path, where: str) -> tuple[dict[str, Any], bytes]:
         The table, and the content that it was parsed from.
 
     Raises:
-        InvalidInput: If it can't be read, is far larger than such a file can be, or is no TOML.
+        InvalidInput: If the file can't be read, is not TOML, or is far larger than a configuration.
     """
     try:
         with path.open("rb") as file:
@@ -33,10 +33,10 @@ def read_toml(path: Path, where: str) -> tuple[dict[str, Any], bytes]:
         raise InvalidInput(f"{where}: no such file") from error
     except OSError as error:
         raise InvalidInput(f"{where}: cannot be read: {error.strerror}") from error
-    except ValueError as error:  # of the name: a null character, or a half of one that no encoding has
+    except ValueError as error:  # The name has a null character, or a surrogate that cannot be encoded.
         raise InvalidInput(f"{where!r}: cannot be the name of a file: {error}") from error
     if len(content) > _LARGEST:
-        raise InvalidInput(f"{where}: expected a file of TOML, at most {_LARGEST // 2**20} MiB, got more")
+        raise InvalidInput(f"{where}: expected a TOML file of at most {_LARGEST // 2**20} MiB, got more")
     return parse_toml(content, where), content
 
 
@@ -44,7 +44,7 @@ def parse_toml(content: bytes, where: str) -> dict[str, Any]:
     """Parse TOML.
 
     Raises:
-        InvalidInput: If it is none, is nested too deeply to be followed, or has a number too long to be read.
+        InvalidInput: If the content is not TOML, is nested too deeply, or has a number with too many digits.
 
     Example:
         >>> parse_toml(b"[run]\\nclusters = 3\\n", "run.toml")

@@ -1,4 +1,4 @@
-"""Files that are on the disk as a whole or not at all, and names that must not be taken yet."""
+"""Files that are on the disk as a whole or not at all, and checks that a name is still free."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ __all__ = ["check_new", "duplicate", "flush_folder", "new_file", "taken", "whole
 
 
 def taken(path: Path) -> bool:
-    """Return whether there is anything of that name, be it a link that leads nowhere."""
+    """Return whether the name is taken, be it by a link that leads nowhere."""
     return path.exists() or path.is_symlink()
 
 
 def check_new(path: Path, flag: str, kind: str = "folder") -> None:
-    """Check that nothing has the name of what a command will make.
+    """Check that the name of a new file or folder is free.
 
     Arguments:
-        path: What the user named.
+        path: The name that the user gave.
         flag: Which flag names it, for errors.
         kind: What will be made, a ``folder`` or a ``file``.
 
@@ -39,7 +39,7 @@ def check_new(path: Path, flag: str, kind: str = "folder") -> None:
 
 
 def flush_folder(folder: Path) -> None:
-    """Wait until the names in a folder are on the disk, where the system can do that."""
+    """Wait until the names in a folder are on the disk, if the system supports that."""
     if os.name != "posix":
         return
     handle = os.open(folder, os.O_RDONLY)
@@ -51,12 +51,12 @@ def flush_folder(folder: Path) -> None:
 
 @contextlib.contextmanager
 def whole_file(path: Path, part: Path | None = None) -> Iterator[IO[bytes]]:
-    """Lend a temporary file that gets its name once the ``with`` block has ended without an error.
+    """Lend a temporary file that gets its final name once the ``with`` block has ended without an error.
 
-    Before that its content is on the disk, so that readers and crashes never see half of it.
+    Its content is flushed to the disk first, so that the named file is whole for any reader and after any crash.
 
     Arguments:
-        path: The name; a file that has it is replaced.
+        path: The final name; a file of that name is replaced.
         part: The temporary name, in the same folder; by default the name with ``.part`` at its end.
 
     Raises:
@@ -84,7 +84,7 @@ def write_whole(path: Path, content: bytes) -> None:
 
 
 def duplicate(source: Path, target: Path) -> None:
-    """Give a file a second name, in place of what has it; as a copy where the file system knows no links.
+    """Give a file a second name, which replaces a file of that name; without hard links, make a copy.
 
     Raises:
         OSError: If the disk has no room for a copy.
@@ -105,20 +105,20 @@ def duplicate(source: Path, target: Path) -> None:
 
 @contextlib.contextmanager
 def new_file(path: Path) -> Iterator[IO[bytes]]:
-    """Lend a `whole_file` whose name must still be free when it is whole.
+    """Lend a `whole_file` whose name must still be free at the end.
 
     Raises:
         InvalidInput: If it cannot be written.
     """
-    # Two processes that write the same file each have a part of their own.
+    # Two processes that write the same file each use their own temporary file.
     part = path.with_name(f"{path.name}.{os.getpid()}.part")
     try:
         with whole_file(path, part) as file:
             yield file
             if taken(path):
-                raise InvalidInput(f"{path} has appeared meanwhile: expected a new file")
+                raise InvalidInput(f"{path} was made by another program in the meantime: expected a new file")
     except OSError as error:
-        # What is read meanwhile may fail, too; that is not the file's fault.
+        # The block may read other files, whose errors have another cause.
         if error.filename == str(part) or error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
             raise InvalidInput(f"{path} cannot be written: {error.strerror or error}") from error
         raise

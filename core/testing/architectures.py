@@ -29,7 +29,7 @@ __all__ = ["ARCHITECTURE_LAWS", "ArchitectureCase", "assembled", "outputs", "par
 
 # K and J; an architecture may refuse some with an InvalidInput, such as J that it cannot divide.
 SIZES = ((3, 8), (1, 1), (7, 5), (4, 60), (10, 128))
-# Differences of one image computed alone and in a batch: rounding only.
+# Allowed difference between one image alone and in a batch; it is rounding only.
 COMPANY = 1e-4
 # Change of an output that counts as a reaction to an input.
 REACTION = 1e-6
@@ -66,7 +66,7 @@ class ArchitectureCase(Case[Architecture]):
         return networks
 
     def inputs(self, count: int, size: tuple[int, int, int] | None = None) -> tuple[Tensor, Tensor, Tensor]:
-        """Return z, y and images for networks of K, J and D, those of `size` without them."""
+        """Return z, y and images for networks of K, J and D, by default those of `size`."""
         clusters, latent_dim, channels = size or self.size()
         pixels = self.make().image_size
         images = torch.rand(count, channels, pixels, pixels) * 2 - 1
@@ -87,7 +87,7 @@ def parts(networks: Networks) -> dict[str, nn.Module]:
 
 
 def assembled(modules: Mapping[str, nn.Module], like: Networks) -> Networks:
-    """Return networks with these `parts`, conditional if others are."""
+    """Return networks with these `parts`, conditional if ``like`` is."""
     return Networks(modules["generator"], modules["discriminator"], modules["encoder"], like.conditional)
 
 
@@ -162,15 +162,15 @@ def shapes(case: ArchitectureCase) -> str:
     return f"float32, training and evaluation mode, {'CPU and CUDA' if len(devices()) > 1 else NO_CUDA}"
 
 
-@ARCHITECTURE_LAWS.add("every parameter is trained; what is fixed is a buffer")
+@ARCHITECTURE_LAWS.add("every parameter is trained; fixed values are buffers")
 def parameters_trained(case: ArchitectureCase) -> str:
     return require_trained(parts(case.networks()))
 
 
 @ARCHITECTURE_LAWS.add("every parameter of a network gets a finite gradient from what the network gives")
 def reached(case: ArchitectureCase) -> str:
-    # A parameter counts as reached if it is in one of three networks: rectifiers may be dead in narrow ones.
-    # In evaluation mode, for in training mode a bias in front of a batch norm has the gradient 0.
+    # A parameter has to be reached in one of three networks, because narrow ones may have dead rectifiers.
+    # They are in evaluation mode, because in training mode a bias in front of a batch norm has the gradient 0.
     unreached: set[str] | None = None
     for seed in range(3):
         networks = case.networks(seed)
@@ -204,10 +204,10 @@ def inputs_reached(case: ArchitectureCase) -> str:
     return "training mode"
 
 
-@ARCHITECTURE_LAWS.add("scores and encodings of an image do not depend on its company")
+@ARCHITECTURE_LAWS.add("scores and encodings of an image do not depend on the other images")
 @torch.no_grad()
 def company(case: ArchitectureCase) -> str:
-    # Each forward from the same state: spectral norms may advance in a forward. Dropout is random by design.
+    # Each forward pass starts from the same state, because spectral norms may advance. Dropout is random by design.
     networks = case.networks(training=True)
     for part in (networks.discriminator, networks.encoder):
         for module in part.modules():

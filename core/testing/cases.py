@@ -1,4 +1,4 @@
-"""A plugin under test: its class, its options, and what all kinds of plugins need to build it."""
+"""A plugin under test: its class, its options, and settings for all kinds of plugins."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ P = TypeVar("P")
 
 @attrs.define
 class Case(Generic[P]):
-    """A plugin's class and what it is built with.
+    """A plugin's class, and the options and settings to build it.
 
     Attributes:
         cls: The class under test.

@@ -27,7 +27,7 @@ from mpcc.core.testing.report import ContractViolation, Law, Report, examine_law
 
 __all__ = ["check_architecture", "check_dataset", "check_metric", "check_objective", "check_prior", "examine"]
 
-# What a plugin of each kind is built as, and its laws in the order of the report.
+# The case and the laws of each kind, in the order of the report.
 KINDS: dict[str, tuple[type[Case[Any]], Sequence[Law[Any]]]] = {
     "prior": (PriorCase, [*STRUCTURE, *PROBABILITY, *GRADIENTS, *ENCODER, *NUMERICS]),
     "architecture": (ArchitectureCase, [*ARCHITECTURE_LAWS, *FAST_LAWS]),

@@ -29,14 +29,14 @@ __all__ = [
 
 T = TypeVar("T")
 
-# Gradients are compared with finite differences of these steps. The longer one counts only where the shorter one fails:
-# a function may be exact to ten digits only.
+# Gradients are compared with finite differences of these steps. The longer step is tried only if the shorter one fails,
+# for functions that are exact to ten digits only.
 STEPS = (1e-6, 1e-4)
 # Allowed difference of a gradient g from finite differences: DIFFERENCE (1 + |g|).
 DIFFERENCE = 1e-5
 # A tensor with more elements is compared in one random direction instead of element by element.
 ELEMENTS = 60
-# For the report where `devices` has one.
+# The words of a report from a machine without CUDA.
 NO_CUDA = "CPU; no CUDA device here"
 
 
@@ -81,7 +81,7 @@ def largest(values: Tensor) -> float:
 
 
 def require_close(what: str, actual: Tensor, expected: Tensor, allowed: float, relative: bool = False) -> float:
-    """Check that tensors differ by less than what is allowed, and return the largest difference.
+    """Check that tensors differ by less than a limit, and return the largest difference.
 
     Arguments:
         what: For the message.

@@ -1,4 +1,4 @@
-"""Laws of a data set: what it gives, that it gives it again, and what it says when its files are missing."""
+"""Laws of a data set: its contents, the same contents each time, and its error when files are missing."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ from mpcc.core.testing.report import Laws, broken, require
 
 __all__ = ["DATASET_LAWS", "DatasetCase"]
 
-# R of the first load, and of a second one where the first took no longer than this.
+# R of the first load, and of a second one, which is left out after a first one of this many seconds.
 FIRST_SIZE, SECOND_SIZE = 8, 12
 QUICK_SECONDS = 3.0
-# Images that are read of a set that is not in memory.
+# How many images are read of a set that is not in memory.
 READ = 200
 # The global random states, in values that can be compared.
 RANDOM_STATES = {
@@ -114,7 +114,7 @@ def images_fit(case: DatasetCase) -> str:
     declared = case.make().channels
     require(declared in (None, channels), f"channels: it declares {declared} but its images have {channels}")
     if case.seconds >= QUICK_SECONDS:
-        return f"R = {FIRST_SIZE}; loading took {case.seconds:.0f} s, so that no other was tried"
+        return f"R = {FIRST_SIZE}; loading took {case.seconds:.0f} s, so no other size was tried"
     other = check_images(case.load(SECOND_SIZE), SECOND_SIZE)
     require(other == (count, channels), f"(N, D) changes with the image size: {(count, channels)} and {other}")
     return f"R = {FIRST_SIZE} and {SECOND_SIZE}; (N, D) = {other}"
@@ -130,7 +130,7 @@ def images_vary(case: DatasetCase) -> str:
     return f"grey levels {low}..{high}"
 
 
-@DATASET_LAWS.add("an image is the same whenever, in whatever company and by whichever process it is read")
+@DATASET_LAWS.add("an image is the same at each reading, in any batch and in any process")
 def reading(case: DatasetCase) -> str:
     images = case.first().images
     if isinstance(images, Tensor):
@@ -176,7 +176,7 @@ def companions(case: DatasetCase) -> str:
     return f"labels {low}..{high}, {len(names)} class names, {len(paths)} paths; {given.description!r}"
 
 
-@DATASET_LAWS.add("loading again gives the same and draws no random numbers of the run's")
+@DATASET_LAWS.add("loading again gives the same and leaves the global random states alone")
 def deterministic(case: DatasetCase) -> str:
     first = case.first()
     seed_everything(1)
@@ -186,8 +186,9 @@ def deterministic(case: DatasetCase) -> str:
         require(before[library] == state(), f"it draws from {library}'s global random state")
     same = tuple(first.images.shape) == tuple(second.images.shape)
     require(same and torch.equal(sample(first.images), sample(second.images)), "the images differ from load to load")
-    for (what, one), other in zip(companions_of(first).items(), companions_of(second).values(), strict=True):
-        require(one == other, f"the {what} differ from load to load")
+    loaded_again = companions_of(second)
+    for what, values in companions_of(first).items():
+        require(values == loaded_again[what], f"the {what} differ from load to load")
     return "images, labels and paths"
 
 

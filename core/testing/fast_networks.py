@@ -19,12 +19,12 @@ __all__ = ["FAST_LAWS"]
 
 FAST_LAWS = Laws[ArchitectureCase]()
 GROUPS, GROUP = 3, 4
-# Two ways to compute the same, relative to the norm.
+# Allowed difference between two ways to compute the same, relative to the norm.
 ROUNDING = {torch.float32: 1e-3, torch.float64: 1e-9}
 
 
 def largest_difference(expected: Mapping[str, Tensor], actual: Mapping[str, Tensor], what: str) -> float:
-    """Check that tensors differ by rounding only, and return the largest norm of a difference, relative to theirs."""
+    """Check that tensors differ by rounding only, and return the largest relative norm of a difference."""
     worst = 0.0
     for name, tensor in expected.items():
         size = max(float(tensor.double().norm()), 1e-6)

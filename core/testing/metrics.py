@@ -94,7 +94,7 @@ class MetricCase(Case[Metric]):
         return metric
 
     def scores(self, evaluation: Evaluation, clustering: str) -> dict[str, float]:
-        """Return the scores, finite floats, by where they come from: the clustering and the score's name."""
+        """Return the scores, finite floats, each under the names of the clustering and the score."""
         scores = named(self.prepared().compute(evaluation))
         require(bool(scores), f"{clustering}: expected at least one score, got an empty mapping")
         by_place = {}
@@ -105,7 +105,7 @@ class MetricCase(Case[Metric]):
         return by_place
 
     def clusterings(self) -> dict[str, Evaluation]:
-        """Return clusterings good, bad and degenerate, by name; with images for a metric that needs them."""
+        """Return good, bad and degenerate clusterings by name, with images for a metric that needs them."""
         labels = torch.arange(COUNT) % CLASSES
         anywhere = torch.randint(CLASSES, (COUNT,))
         half = torch.where(torch.rand(COUNT) < 0.5, labels, anywhere)

@@ -1,4 +1,4 @@
-"""What of a module is trained, saved and copied: conditions that priors and networks share."""
+"""What is trained, saved and copied of a module: conditions that priors and networks share."""
 
 from __future__ import annotations
 
@@ -24,12 +24,15 @@ def trained(module: nn.Module) -> dict[str, nn.Parameter]:
 
 
 def require_trained(modules: Mapping[str, nn.Module]) -> str:
-    """Check that every parameter asks for a gradient; return how many there are."""
-    parameters = {f"{part}.{name}": one for part, module in modules.items() for name, one in module.named_parameters()}
+    """Check that every parameter is trained; return how many there are."""
+    parameters = {
+        f"{part}.{name}": parameter for part, module in modules.items() for name, parameter in module.named_parameters()
+    }
     for name, parameter in parameters.items():
         require(
             parameter.requires_grad,
-            f"{name} is a parameter that asks for no gradient: register what is fixed as a buffer",
+            f"{name} is a parameter with requires_grad=False, but every parameter is trained; expected a buffer for a "
+            "fixed value",
         )
     return f"{len(parameters)} parameters"
 
@@ -43,7 +46,7 @@ def require_saved(
     Arguments:
         modules: Their state is saved, and loaded with ``weights_only=True``.
         others: Modules of another seed, which take the state over.
-        values: What modules compute; has to be the same for both.
+        values: Computes outputs of modules, which have to be the same for both.
     """
     expected = values(modules)
     for part, module in modules.items():
@@ -64,7 +67,7 @@ def require_saved(
 
 @torch.no_grad()
 def require_copied(modules: Mapping[str, M], values: Callable[[Mapping[str, M]], Mapping[str, Tensor]]) -> None:
-    """Check that copies compute the same as their originals, and that a change of the copies leaves these alone."""
+    """Check that copies compute the same as their originals, and that changing a copy leaves its original alone."""
     expected = values(modules)
     twins = {part: copy.deepcopy(module) for part, module in modules.items()}
     require_same(expected, values(twins), "copy")

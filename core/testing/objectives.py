@@ -1,6 +1,6 @@
 """Laws of an objective: its rows can be carried out, train what they name, and are the same in both engines.
 
-They are tried on small networks of our own, so that no architecture and no data set is needed.
+The kit tries them on small networks of its own, so that no architecture and no data set is needed.
 """
 
 from __future__ import annotations
@@ -109,7 +109,7 @@ OBJECTIVE_LAWS = Laws[ObjectiveCase]()
 
 @OBJECTIVE_LAWS.add("it builds, and its rows can be carried out", essential=True)
 def rows_can_be_carried_out(case: ObjectiveCase) -> str:
-    """The rows are phases, each with a name of its own, and they name parts that there are."""
+    """The rows are phases with different names, and the parts that they name exist."""
     objective = case.make()
     require_plugin(objective, Objective)
     try:
@@ -125,7 +125,7 @@ def gradients_reach_what_is_named(case: ObjectiveCase) -> str:
     """An iteration changes every part that a phase names, and leaves the others as they are."""
     trainer = case.trainer(PlainEngine())
     parts = trainer.model.trained_parts()
-    before = {name: [each.detach().clone() for each in part.parameters()] for name, part in parts.items()}
+    before = {name: [parameter.detach().clone() for parameter in part.parameters()] for name, part in parts.items()}
     trainer.iterate()
     breakdown = trainer.guard.breakdown()
     require(breakdown is None, str(breakdown))
@@ -141,12 +141,12 @@ def changed_words(changed: bool) -> str:
     return "changed" if changed else "stayed as it was"
 
 
-@OBJECTIVE_LAWS.add("the fast engine ends where the plain one does")
+@OBJECTIVE_LAWS.add("the fast engine gives the same parameters as the plain one")
 def both_engines_agree(case: ObjectiveCase) -> str:
-    """Draws that the objective makes by itself would part the engines."""
+    """If the objective drew random numbers by itself, the engines would differ."""
     plain, fast = case.trained(PlainEngine()), case.trained(FastEngine())
     pairs = zip(vector(plain), vector(fast), strict=True)
-    worst = max(float((one - two).norm() / one.norm().clamp(min=1e-6)) for one, two in pairs)
+    worst = max(float((expected - actual).norm() / expected.norm().clamp(min=1e-6)) for expected, actual in pairs)
     require(worst < SAME, f"after {ITERATIONS} iterations parameters differ by {worst:.2g} of their size")
     return f"{worst:.1g} of the parameters' size"
 
@@ -154,4 +154,4 @@ def both_engines_agree(case: ObjectiveCase) -> str:
 def vector(trainer: Trainer) -> list[Tensor]:
     """Return the parameters of each part as one vector."""
     parts = trainer.model.trained_parts().values()
-    return [torch.cat([each.detach().flatten() for each in part.parameters()]) for part in parts]
+    return [torch.cat([parameter.detach().flatten() for parameter in part.parameters()]) for part in parts]

@@ -60,7 +60,7 @@ def loads(entry: Entry) -> str:
 def quick_options(entry: Entry) -> str:
     # A plugin whose options load torch still works, so this law reports the cost and never fails.
     if entry.options is None:
-        return "nothing: it has none"
+        return "nothing: it has no options"
     module = entry.options.partition(":")[0]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
     probe = [sys.executable, "-c", PROBE, module]
@@ -71,5 +71,6 @@ def quick_options(entry: Entry) -> str:
     if done.returncode:
         return f"not known: {module} cannot be imported by its name in a fresh interpreter"
     if done.stdout.strip() == "True":
-        return f"importing {module} loads torch: --help and listings wait for it; keep the options in a module without"
+        remedy = "keep the options in a module that does not import it"
+        return f"importing {module} loads torch: --help and listings wait for it; {remedy}"
     return "no torch"

@@ -11,7 +11,7 @@ __all__ = ["MatchingPriorsAndConditionals"]
 
 
 class MatchingPriorsAndConditionals(Objective):
-    """The system of the paper; its rows are `mpcc.core.method.phases.MPCC`.
+    """The objective of the paper; its rows are `mpcc.core.method.phases.MPCC`.
 
     Example:
         >>> [row.name for row in MatchingPriorsAndConditionals().phases()]

@@ -119,7 +119,7 @@ def validates(case: PriorCase) -> str:
     return "at the start and moved"
 
 
-@STRUCTURE.add("every parameter is trained; what is fixed is a buffer")
+@STRUCTURE.add("every parameter is trained; fixed values are buffers")
 def parameters_trained(case: PriorCase) -> str:
     return require_trained({"prior": case.start(3, 2)})
 

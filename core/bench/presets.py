@@ -6,7 +6,8 @@ import contextlib
 import datetime
 import platform
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,8 +17,9 @@ from mpcc.core.bench import inference
 from mpcc.core.bench.memory import RULE, memory_of
 from mpcc.core.bench.reference import references
 from mpcc.core.bench.subject import Subject, settling_iterations, synchroniser
-from mpcc.core.bench.timing import FORMULAS, Measured, Spread, flattened, interleaved, section_seconds, training_figures
-from mpcc.core.config import RunConfig, options
+from mpcc.core.bench.timing import FORMULAS, Measured, interleaved, section_seconds, training_figures
+from mpcc.core.config import RunConfig, options, used
+from mpcc.core.method.training import Trainer
 from mpcc.core.registry import Registry
 from mpcc.core.registry.attribution import attributed
 from mpcc.core.run.run import Run, versions
@@ -54,14 +56,13 @@ def measured(
     Returns:
         The contents of ``bench.json`` without the command.
     """
-    from mpcc.core.config import used
-
     threads, presets = torch.get_num_threads(), {}
     for name, config in configs.items():
         torch.set_num_threads(config.run.threads or threads)
         try:
             with attributed(used(registry, config)):
-                presets[name] = measured_preset(registry, name, config, engines, parts, settings, device)
+                subject = Subject.of(name, registry, config, reading="loading" in parts)
+                presets[name] = measured_preset(subject, engines, parts, settings, device)
         finally:
             torch.set_num_threads(threads)
     return {
@@ -82,35 +83,23 @@ def measured(
 
 
 def measured_preset(
-    registry: Registry,
-    name: str,
-    config: RunConfig,
-    engines: Sequence[str],
-    parts: Sequence[str],
-    settings: BenchSettings,
-    device: torch.device,
+    subject: Subject, engines: Sequence[str], parts: Sequence[str], settings: BenchSettings, device: torch.device
 ) -> dict[str, Any]:
     """Measure the parts of one preset."""
-    subject = Subject.of(name, registry, config, reading="loading" in parts)
-    figures: dict[str, Any] = {
-        "config": config.to_tables(),
-        "image_shape": list(subject.shape),
-        "threads": torch.get_num_threads(),
+    needs_runs = {"training", "predict"} & {*parts}
+    runs = {engine: subject.assemble(engine) for engine in engines} if needs_runs else {}
+    measurements: dict[str, Callable[[], dict[str, Any]]] = {
+        "training": partial(training, subject, runs, settings, device),
+        "loading": partial(inference.loading_figures, subject, settings.rounds, device),
+        "predict": partial(inference.predict_figures, subject, runs, settings.predict_images, settings.rounds),
+        "posterior": partial(inference.posterior_figures, subject, device),
     }
-    runs: dict[str, Run] = {}
-    if {"training", "predict"} & {*parts}:
-        runs = {engine: subject.assemble(engine) for engine in engines}
-    if "training" in parts:
-        figures["training"] = training(subject, runs, settings, device)
-    if "loading" in parts:
-        tell(name, "loading")
-        figures["loading"] = inference.loading_figures(subject, settings.rounds, device)
-    if "predict" in parts:
-        tell(name, "predicting")
-        figures["predict"] = inference.predict_figures(subject, runs, settings.predict_images, settings.rounds)
-    if "posterior" in parts:
-        tell(name, "posterior")
-        figures["posterior"] = inference.posterior_figures(subject, device)
+    figures: dict[str, Any] = {"config": subject.config.to_tables(), "image_shape": list(subject.shape)}
+    figures["threads"] = torch.get_num_threads()
+    for part, measure in measurements.items():
+        if part in parts:
+            tell(subject.name, part)
+            figures[part] = measure()
     return figures
 
 
@@ -123,36 +112,22 @@ def training(
     batch, d_steps, e_steps = config.run.batch, config.run.d_steps, config.run.e_steps
     precisions = list(dict.fromkeys(run.trainer.engine.precision_name for run in runs.values()))
     channels = 4 * int(getattr(config.arch.options, "width", USUAL_WIDTH))
-    by_name = {reference.name: reference for reference in references(device, channels, size, batch, precisions)}
+    compared = references(device, channels, size, batch, precisions)
     phases: dict[str, list[dict[str, float]]] = {engine: [] for engine in runs}
-
-    def measured_engine(engine: str, run: Run) -> Measured:
+    turns = [reference.measured(device) for reference in compared]
+    for engine, run in runs.items():
         trainer = run.trainer
-        return Measured(
-            engine,
-            trainer.iterate,
-            trainer.engine.active,
-            lambda: phases[engine].append(section_seconds(trainer, wait)),
-        )
-
-    for run in runs.values():
-        with run.trainer.engine.active():
+        with trainer.engine.active():
             for _ in range(settling_iterations(device)):
-                run.trainer.iterate()
-    turns = [reference.measured(device) for reference in by_name.values()]
-    turns += [measured_engine(engine, run) for engine, run in runs.items()]
+                trainer.iterate()
+        after_round = partial(append_sections, phases[engine], trainer, wait)
+        turns.append(Measured(engine, trainer.iterate, trainer.engine.active, after_round))
 
     def tell_round(number: int) -> None:
         tell(subject.name, f"round {number} of {settings.rounds}")
 
     seconds = interleaved(turns, settings.rounds, settings.iterations, wait, tell_round)
-    reference_figures: dict[str, dict[str, Any]] = {}
-    for name, reference in by_name.items():
-        spread = Spread.of(flattened(seconds[name]))
-        reference_figures[name] = {
-            **{"kind": reference.kind, "precision": reference.precision, "operations": reference.operations},
-            **{"seconds": seconds[name], **spread.plain(), "rate": reference.operations / spread.median},
-        }
+    reference_figures = {reference.name: reference.figures(seconds[reference.name]) for reference in compared}
     rates: dict[str, dict[str, float]] = {}
     for precision in precisions:
         of_precision = [figures for figures in reference_figures.values() if figures["precision"] == precision]
@@ -163,8 +138,7 @@ def training(
     engines = training_figures({engine: seconds[engine] for engine in runs}, phases, rates, operations, batch * d_steps)
     for engine, run in runs.items():
         tell(subject.name, f"memory of {engine}")
-        iterations = settings.iterations + 1
-        memory = memory_of(config, subject.channels, engine, iterations=iterations)
+        memory = memory_of(config, subject.channels, engine, iterations=settings.iterations + 1)
         engines[engine] |= {"record": run.trainer.engine.record(), "memory": memory}
     return {
         "data": "synthetic",
@@ -175,6 +149,11 @@ def training(
         "rates": rates,
         "engines": engines,
     }
+
+
+def append_sections(phases: list[dict[str, float]], trainer: Trainer, wait: Callable[[], None]) -> None:
+    """Carry out one more iteration of a trainer and append the seconds of its sections."""
+    phases.append(section_seconds(trainer, wait))
 
 
 def tell(preset: str, step: str) -> None:

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from mpcc.core.bench.timing import Measured
+from mpcc.core.bench.timing import Measured, Seconds, Spread, flattened
 from mpcc.core.system import allocator
 
 __all__ = ["Reference", "convolution", "matmul", "references"]
@@ -52,6 +52,12 @@ class Reference:
             return allocator.kept_memory()
 
         return Measured(self.name, self.step, fastest_settings)
+
+    def figures(self, seconds: Seconds) -> dict[str, Any]:
+        """Return what the computation is and its rate, in operations a second, from the seconds of timed steps."""
+        spread = Spread.of(flattened(seconds))
+        described = {"kind": self.kind, "precision": self.precision, "operations": self.operations}
+        return {**described, "seconds": seconds, **spread.plain(), "rate": self.operations / spread.median}
 
 
 def repeated(step: Callable[[], object], device: torch.device) -> tuple[Callable[[], object], int]:

@@ -18,6 +18,7 @@ from mpcc.core.method.training import Trainer
 
 __all__ = ["FORMULAS", "Measured", "Spread", "flattened", "interleaved", "section_seconds", "training_figures"]
 
+# Seconds of timed steps, a list for each round.
 Seconds = list[list[float]]
 
 FORMULAS = {

@@ -164,27 +164,14 @@ def _union(value: Any, kind: Any) -> Any:
     raise ValueError(value)
 
 
-def _is_choice(kind: Any) -> bool:
-    origin: Any = get_origin(kind)
-    return origin is Literal
-
-
-def _is_union(kind: Any) -> bool:
-    origin: Any = get_origin(kind)
-    return origin in (Union, types.UnionType)
-
-
 @functools.cache
 def _converter() -> cattrs.Converter:
     converter = cattrs.Converter(detailed_validation=False)
     # cattrs turns 1.5 into the int 1 and "no" into the bool True; every plain type is converted strictly instead.
-    converter.register_structure_hook(int, _whole)
-    converter.register_structure_hook(float, _number)
-    converter.register_structure_hook(bool, _truth)
-    converter.register_structure_hook(str, _text)
-    converter.register_structure_hook(Path, _path)
-    converter.register_structure_hook_func(_is_choice, _choice)
-    converter.register_structure_hook_func(_is_union, _union)
+    for kind, hook in {int: _whole, float: _number, bool: _truth, str: _text, Path: _path}.items():
+        converter.register_structure_hook(kind, hook)
+    converter.register_structure_hook_func(lambda kind: get_origin(kind) is Literal, _choice)
+    converter.register_structure_hook_func(lambda kind: get_origin(kind) in (Union, types.UnionType), _union)
     converter.register_unstructure_hook_func(lambda kind: isinstance(kind, type) and issubclass(kind, Path), str)
     return converter
 

@@ -101,20 +101,9 @@ class RunSettings:
 
 # Settings that may change when a run is resumed; the result of the training does not depend on their values.
 RESUMABLE = frozenset(
-    {
-        *(
-            "iterations",
-            "eval_every",
-            "eval_images",
-            "checkpoint_every",
-            "keep_checkpoints",
-            "on_nonfinite",
-            "max_restarts",
-            "log_every",
-            "device",
-            "data_root",
-            "download",
-        ),
-        *("features", "feature_weights", "generated_images", "workers", "engine", "precision"),
-    }
+    (
+        *("iterations", "eval_every", "eval_images", "checkpoint_every", "keep_checkpoints", "log_every"),
+        *("on_nonfinite", "max_restarts", "device", "data_root", "download", "workers", "engine", "precision"),
+        *("features", "feature_weights", "generated_images"),
+    )
 )

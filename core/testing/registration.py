@@ -8,7 +8,7 @@ import sys
 from typing import Any
 
 from mpcc.core.config import options
-from mpcc.core.errors import InvalidInput, unknown_name
+from mpcc.core.errors import InvalidInput
 from mpcc.core.registry import Entry
 from mpcc.core.testing.report import Laws, broken, require
 
@@ -30,12 +30,7 @@ def default_options(entry: Entry) -> Any:
         if entry.defaults:
             raise InvalidInput(f"{entry.described()}: defaults for {', '.join(entry.defaults)}, but no options class")
         return None
-    known = options.fields(cls)
-    for name in entry.defaults:
-        if name not in known:
-            raise unknown_name(f"option of {entry.described()}:", name, known)
-    given = {name: options.convert(value, known[name], name) for name, value in entry.defaults.items()}
-    return options.make(cls, given, entry.described())
+    return options.make(cls, entry.defaults, entry.described())
 
 
 @REGISTRATION_LAWS.add("its class can be loaded, and its options have types, defaults and help", essential=True)

@@ -69,17 +69,8 @@ def loading_figures(subject: Subject, rounds: int, device: torch.device) -> dict
         device: The device that receives the images.
     """
     settings, (channels, size, _), missing = subject.config.run, subject.shape, subject.missing
-
-    def stream_of(images: torch.Tensor | ImageSource) -> ImageStream:
-        return ImageStream(
-            images,
-            settings.batch,
-            settings.seed,
-            augmentation=augmentation(settings),
-            workers=settings.workers,
-            device=device,
-        )
-
+    order = partial(ImageStream, batch=settings.batch, seed=settings.seed, augmentation=augmentation(settings))
+    stream_of = partial(order, workers=settings.workers, device=device)
     images: torch.Tensor | ImageSource = random_images(max(SYNTHETIC_IMAGES, settings.batch), channels, size)
     stream, data = stream_of(images), "synthetic"
     if subject.data is not None:
@@ -135,13 +126,9 @@ def predict_figures(subject: Subject, runs: Mapping[str, Run], images: int, roun
     memory: dict[str, Any] = {"engine": engine, "by_images": {str(size): figures for size, figures in by_size.items()}}
     if len(peaks) > 1:
         few, many = min(peaks), max(peaks)
-        ratio = peaks[many] / peaks[few]
-        per_image = (peaks[many] - peaks[few]) / (many - few)
-        memory |= {
-            "ratio": ratio,
-            "flat": ratio < FLAT_BELOW if few >= ENOUGH_IMAGES else None,
-            "bytes_per_image": per_image,
-        }
+        memory["ratio"] = peaks[many] / peaks[few]
+        memory["flat"] = memory["ratio"] < FLAT_BELOW if few >= ENOUGH_IMAGES else None
+        memory["bytes_per_image"] = (peaks[many] - peaks[few]) / (many - few)
     return {"images": source.shape[0], "data": "synthetic", "engines": engines, "memory": memory}
 
 
@@ -170,15 +157,14 @@ def posterior_figures(subject: Subject, device: torch.device) -> dict[str, Any]:
     with own_randomness(config.run.seed, device), torch.no_grad():
         priors = {clusters: prior_of(clusters) for clusters in CLUSTERS}
         z = torch.randn(max(BATCHES), latent_dim, device=device)
-        has_entropies = config.run.entropy != "monte-carlo" and priors[FIXED_CLUSTERS].entropy_kind != "none"
         small_batch, fixed_prior = z[:FIXED_BATCH], priors[FIXED_CLUSTERS]
-        curves: dict[str, dict[int, Callable[[], object]]] = {
-            "responsibilities_by_clusters": {
-                K: partial(prior.log_responsibilities, small_batch) for K, prior in priors.items()
-            },
-            "responsibilities_by_batch": {n: partial(fixed_prior.log_responsibilities, z[:n]) for n in BATCHES},
+        by_clusters = {K: partial(prior.log_responsibilities, small_batch) for K, prior in priors.items()}
+        by_batch = {n: partial(fixed_prior.log_responsibilities, z[:n]) for n in BATCHES}
+        curves: dict[str, Mapping[int, Callable[[], object]]] = {
+            "responsibilities_by_clusters": by_clusters,
+            "responsibilities_by_batch": by_batch,
         }
-        if has_entropies:
+        if config.run.entropy != "monte-carlo" and fixed_prior.entropy_kind != "none":
             curves["entropies_by_clusters"] = {K: prior.entropies for K, prior in priors.items()}
         figures: dict[str, Any] = {"latent_dim": latent_dim, "batch": FIXED_BATCH, "clusters": FIXED_CLUSTERS}
         for name, steps in curves.items():
@@ -186,12 +172,8 @@ def posterior_figures(subject: Subject, device: torch.device) -> dict[str, Any]:
             timed = interleaved(measured, REPEATS, 1, synchroniser(device))
             seconds = {size: flattened(timed[str(size)]) for size in steps}
             medians = [Spread.of(of_size).median for of_size in seconds.values()]
-            figures[name] = {
-                "sizes": list(seconds),
-                "seconds": list(seconds.values()),
-                "median": medians,
-                "growth": growth(list(seconds), medians),
-            }
+            measured_values = {"sizes": list(seconds), "seconds": list(seconds.values()), "median": medians}
+            figures[name] = {**measured_values, "growth": growth(list(seconds), medians)}
     return figures
 
 

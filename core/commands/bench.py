@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+import json
 import shlex
 from collections.abc import Mapping
 from pathlib import Path
@@ -71,26 +72,15 @@ def bench(words: list[str]) -> int:
             f"--engines fast-bf16: this {device.type} has no bf16 arithmetic (nearest valid choice: --engines fast)"
         )
     folder = RunFolder(path, named=flags.out is not None)
-    folder.create()
-    try:
+    with folder.filled():
         report = measured(registry, configs, engines, parts, settings, device)
         lists = {"presets": ",".join(configs), "engines": ",".join(engines), "parts": ",".join(parts)}
         report["command"] = command({**lists, **attrs.asdict(settings), **tables["run"]})
-        write_whole(folder.path / "bench.json", as_json(report))
-    except BaseException:
-        folder.discard()
-        raise
+        write_whole(folder.path / "bench.json", (json.dumps(report, indent=1, allow_nan=False) + "\n").encode())
     print_report(report)
     drawn = write_plot(report, folder.path / "bench.png")
     print(f"{folder.path}: bench.json{', bench.png' if drawn else ''}")
     return 0
-
-
-def as_json(report: dict[str, Any]) -> bytes:
-    """Return the contents of ``bench.json``."""
-    import json
-
-    return (json.dumps(report, indent=1, allow_nan=False) + "\n").encode()
 
 
 def command(values: dict[str, Any]) -> str:

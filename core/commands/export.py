@@ -42,9 +42,7 @@ class ExportFlags(RunFiles):
 
 def export_run(words: list[str]) -> int:
     """Execute ``mpcc export`` and return the exit status."""
-    parser = Parser("mpcc export", PURPOSE, "RUN [flags]")
-    parser.declare("Command", ExportFlags)
-    flags = parser.read_all(words).make(ExportFlags)
+    flags = Parser("mpcc export", PURPOSE, "RUN [flags]").read_own(words, ExportFlags)
     run, out, source = flags.run, flags.out, flags.source
     layer = run_layer(run)
     if out is not None:

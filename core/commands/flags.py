@@ -231,6 +231,15 @@ class Parser(argparse.ArgumentParser):
             self.refuse(typed.rest)
         return typed
 
+    def read_own(self, words: Sequence[str], cls: type[T]) -> T:
+        """Declare the flags of one class and read a command line that has no others.
+
+        Raises:
+            InvalidInput: If a word is not a flag, or a value is not valid.
+        """
+        self.declare("Command", cls)
+        return self.read_all(words).make(cls)
+
     def refuse(self, rest: Sequence[str]) -> NoReturn:
         """Refuse words that are not flags and suggest the nearest flag.
 

@@ -22,6 +22,7 @@ LIST = "List all plugins: name, kind, summary, origin, version, load error."
 CHECK = "Check a plugin against its contract and print a report; status 1 if a law is broken."
 NEW = "Write a project with a working plugin of that kind, its tests and packaging."
 EXIT_LAW_BROKEN = 1
+COLUMNS = ("name", "kind", "summary", "origin", "version", "error")
 
 
 @attrs.frozen(slots=False)
@@ -64,9 +65,7 @@ def plugins_command(words: list[str]) -> int:
 def list_plugins(words: list[str]) -> int:
     """Print a table of all plugins, or JSON."""
     usage = "[list] [flags]\n       mpcc plugins check NAME [flags]\n       mpcc plugins new KIND NAME [flags]"
-    parser = Parser("mpcc plugins", LIST, usage)
-    parser.declare("Command", ListFlags)
-    flags = parser.read_all(words).make(ListFlags)
+    flags = Parser("mpcc plugins", LIST, usage).read_own(words, ListFlags)
     registry = flags.load()
     if flags.json:
         print(json.dumps(plugin_rows(registry), indent=2))
@@ -77,15 +76,12 @@ def list_plugins(words: list[str]) -> int:
 
 def check_plugin(words: list[str]) -> int:
     """Print a report on a plugin."""
-    parser = Parser("mpcc plugins check", CHECK, "NAME [flags]")
-    parser.declare("Command", CheckFlags)
-    flags = parser.read_all(words).make(CheckFlags)
+    flags = Parser("mpcc plugins check", CHECK, "NAME [flags]").read_own(words, CheckFlags)
     registry = flags.load()
     entry = find(registry, flags.name, flags.kind)
     from mpcc.core.testing import examine
 
-    root = os.environ.get(DATA_VARIABLE)
-    report = examine(entry.kind, entry.name, registry, root=flags.data_root or (Path(root) if root else None))
+    report = examine(entry.kind, entry.name, registry, root=flags.data_root or os.environ.get(DATA_VARIABLE) or None)
     print(entry.described())
     for line in report.lines():
         print(line)
@@ -94,9 +90,7 @@ def check_plugin(words: list[str]) -> int:
 
 def new_plugin(words: list[str]) -> int:
     """Write a project with a plugin."""
-    parser = Parser("mpcc plugins new", NEW, "KIND NAME [flags]")
-    parser.declare("Command", NewFlags)
-    flags = parser.read_all(words).make(NewFlags)
+    flags = Parser("mpcc plugins new", NEW, "KIND NAME [flags]").read_own(words, NewFlags)
     from mpcc.core.commands.scaffold import create_project
 
     project = create_project(flags.kind, flags.name, flags.out)
@@ -120,44 +114,22 @@ def find(registry: Registry, name: str, kind: str | None) -> Entry:
     if len(kinds) > 1:
         raise InvalidInput(f"{name!r} is the name of a {' and of a '.join(kinds)}: expected --kind {kinds[0]}")
     if not kinds:
-        error = unknown_name("plugin", name, {name for by_name in registry.entries.values() for name in by_name})
-        if registry.broken:
-            raise InvalidInput(f"{error}; not loaded: {'; '.join(broken.described() for broken in registry.broken)}")
-        raise error
+        raise registry.unknown("plugin", name, {known.name for known in registry.all_entries()})
     return registry.entry(kinds[0], name)
 
 
 def plugin_rows(registry: Registry) -> list[dict[str, str | None]]:
     """Return one row for every registered name and every plugin that failed to load."""
-    rows: list[dict[str, str | None]] = []
-    for kind, by_name in registry.entries.items():
-        for name, claims in by_name.items():
-            for entry in claims:
-                clash = (
-                    "claimed by " + " and ".join(claim.distribution for claim in claims) if len(claims) > 1 else None
-                )
-                rows.append(
-                    {
-                        "name": name,
-                        "kind": kind,
-                        "summary": entry.summary,
-                        "origin": entry.distribution if entry.origin != "built-in" else "built-in",
-                        "version": entry.version,
-                        "error": clash or options_error(entry),
-                    }
-                )
+    rows: list[tuple[str | None, ...]] = []
+    for entry in registry.all_entries():
+        claims = [claim.distribution for claim in registry.entries[entry.kind][entry.name]]
+        error = f"claimed by {' and '.join(claims)}" if len(claims) > 1 else options_error(entry)
+        origin = "built-in" if entry.origin == "built-in" else entry.distribution
+        rows.append((entry.name, entry.kind, entry.summary, origin, entry.version, error))
     for broken in registry.broken:
-        rows.append(
-            {
-                "name": broken.origin,
-                "kind": None,
-                "summary": "",
-                "origin": broken.distribution,
-                "version": broken.version,
-                "error": f"{broken.error} ({broken.file})",
-            }
-        )
-    return rows
+        error = f"{broken.error} ({broken.file})"
+        rows.append((broken.origin, None, "", broken.distribution, broken.version, error))
+    return [dict(zip(COLUMNS, row, strict=True)) for row in rows]
 
 
 def options_error(entry: Entry) -> str | None:
@@ -174,16 +146,14 @@ def options_error(entry: Entry) -> str | None:
 def print_plugins(registry: Registry) -> None:
     """Print the table of plugins."""
     from rich.console import Console
-    from rich.markup import escape
     from rich.table import Table
 
     rows = plugin_rows(registry)
-    table = Table("name", "kind", "summary", "origin", "version", box=None, pad_edge=False)
-    failed = [row for row in rows if row["error"]]
-    if failed:
+    shown = COLUMNS if any(row["error"] for row in rows) else COLUMNS[:-1]
+    table = Table(*COLUMNS[:-1], box=None, pad_edge=False)
+    if "error" in shown:
         table.add_column("load error", style="red")
     for row in rows:
-        # Texts from plugins are escaped: rich would take "[/]" for markup.
-        shown = ("name", "kind", "summary", "origin", "version", *(["error"] if failed else []))
-        table.add_row(*(escape(str(row[key] or "")) for key in shown))
-    Console(width=None if sys.stdout.isatty() else 160, highlight=False).print(table)
+        table.add_row(*(row[column] or "" for column in shown))
+    # Plugins may write "[/]", which is markup for rich.
+    Console(width=None if sys.stdout.isatty() else 160, highlight=False, markup=False).print(table)

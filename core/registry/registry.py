@@ -88,12 +88,14 @@ class Registry:
             claimants = " and ".join(f"{claim.distribution} {claim.version} ({claim.origin})" for claim in claims)
             raise PluginError(f"{kind} {name!r} is claimed by {claimants}: uninstall or rename one of them")
         if not claims:
-            error = unknown_name(kind, name, self.names(kind))
-            if self.broken:
-                note = f"{error}; not loaded: {'; '.join(broken.described() for broken in self.broken)}"
-                error = InvalidInput(note)
-            raise error
+            raise self.unknown(kind, name, self.names(kind))
         return claims[0]
+
+    def unknown(self, kind: str, name: str, known: Iterable[str]) -> InvalidInput:
+        """Return the error for a name that does not exist; it lists the plugins that failed to load."""
+        error = unknown_name(kind, name, known)
+        failed = "; ".join(broken.described() for broken in self.broken)
+        return InvalidInput(f"{error}; not loaded: {failed}") if failed else error
 
     def all_entries(self) -> Iterable[Entry]:
         """Yield every entry, also those whose name is claimed twice."""

@@ -118,7 +118,7 @@ class Summary:
         batch: Images in each update.
     """
 
-    networks: tuple[NetworkSummary, NetworkSummary, NetworkSummary]
+    networks: tuple[NetworkSummary, ...]
     prior: str
     prior_parameters: int
     phases: tuple[PhaseCost, ...]
@@ -145,14 +145,9 @@ class Summary:
             "",
             f"one iteration at batch {self.batch}: {spoken(self.operations_per_iteration)}",
         ]
-        rows = [
-            ("updates", "of", "each"),
-            *((str(phase.updates), phase.name, spoken(phase.operations)) for phase in self.phases),
-        ]
-        note = (
-            f"multiplications and additions in convolutions and matrix products, forward and backward, {self.counted}"
-        )
-        return [*lines, *aligned(rows), f"({note})"]
+        rows = [(str(phase.updates), phase.name, spoken(phase.operations)) for phase in self.phases]
+        note = "multiplications and additions in convolutions and matrix products, forward and backward"
+        return [*lines, *aligned([("updates", "of", "each"), *rows]), f"({note}, {self.counted})"]
 
 
 def spoken(operations: int) -> str:
@@ -168,12 +163,11 @@ def spoken(operations: int) -> str:
 
 def aligned(rows: Sequence[Sequence[str]]) -> list[str]:
     """Return rows as indented lines with the last column aligned to the right."""
-    widths = [max(len(row[at]) for row in rows) for at in range(len(rows[0]))]
+    *widths, last_width = (max(map(len, column)) for column in zip(*rows, strict=True))
     lines = []
-    for row in rows:
-        *left, last = row
-        cells = [cell.ljust(width) for cell, width in zip(left, widths[:-1], strict=True)]
-        lines.append("  " + "  ".join([*cells, last.rjust(widths[-1])]))
+    for *cells, last in rows:
+        left = [cell.ljust(width) for cell, width in zip(cells, widths, strict=True)]
+        lines.append("  " + "  ".join([*left, last.rjust(last_width)]))
     return lines
 
 
@@ -227,7 +221,7 @@ def owned(network: nn.Module) -> Iterator[tuple[str, nn.Module, list[nn.Paramete
             yield name or type(module).__name__, module, parameters
 
 
-def describe(networks: Networks) -> Callable[[], tuple[NetworkSummary, NetworkSummary, NetworkSummary]]:
+def describe(networks: Networks) -> Callable[[], tuple[NetworkSummary, ...]]:
     """Count parameters and record the output shapes of later forward calls; the returned function gives the result."""
     of_discriminator = {id(parameter) for parameter in networks.discriminator.parameters()}
     shapes: dict[int, tuple[int, ...]] = {}
@@ -247,15 +241,12 @@ def describe(networks: Networks) -> Callable[[], tuple[NetworkSummary, NetworkSu
             entries[part].append((module, LayerSummary(name, type(module).__name__, None, number, shared)))
             module.register_forward_hook(watch)
 
-    def summaries() -> tuple[NetworkSummary, NetworkSummary, NetworkSummary]:
-        generator, discriminator, encoder = (
-            NetworkSummary(
-                part,
-                tuple(attrs.evolve(layer, output_shape=shapes.get(id(module))) for module, layer in layers),
-            )
-            for part, layers in entries.items()
-        )
-        return generator, discriminator, encoder
+    def summaries() -> tuple[NetworkSummary, ...]:
+        made = []
+        for part, layers in entries.items():
+            shaped = (attrs.evolve(layer, output_shape=shapes.get(id(module))) for module, layer in layers)
+            made.append(NetworkSummary(part, tuple(shaped)))
+        return tuple(made)
 
     return summaries
 
@@ -295,10 +286,7 @@ def count(
         if not isinstance(phase, Phase):
             continue
         real = None if phase.real is None else torch.zeros(size, *shape)
-        with (
-            trainable(*(model.trained_parts()[part] for part in phase.trains)),
-            operation_counter() as flops,
-        ):
+        with trainable(*(model.trained_parts()[part] for part in phase.trains)), operation_counter() as flops:
             generated = None
             if phase.draws is not Draws.NOTHING:
                 generated = draw(model, size, train_prior=phase.draws is Draws.WITH_PRIOR)
@@ -349,30 +337,24 @@ def summarise(
     policy = entropy
     shape = (channels, architecture.image_size, architecture.image_size)
 
-    def build() -> tuple[Networks, Prior]:
+    def build() -> Model:
         networks, own_prior = architecture.build(prior.clusters, prior.latent_dim, channels), copy.deepcopy(prior)
         for part in (*networks.by_name().values(), own_prior):
             part.train().requires_grad_(False)
-        return networks, own_prior
-
-    def model(networks: Networks, own_prior: Prior) -> Model:
         return Model(own_prior, networks, networks.generator, policy)
 
     with torch.random.fork_rng(devices=[]), torch.enable_grad():
-        networks, own_prior = build()
-        summaries = describe(networks)
+        model = build()
+        summaries = describe(model.networks)
         try:
-            parts: dict[str, Any] = {name: ShapesOnly(part) for name, part in networks.by_name().items()}
-            costs = count(model(attrs.evolve(networks, **parts), own_prior), shape, schedule, phases)
-            counted = FROM_SHAPES
+            parts: dict[str, Any] = {name: ShapesOnly(part) for name, part in model.networks.by_name().items()}
+            on_meta = attrs.evolve(model, networks=attrs.evolve(model.networks, **parts))
+            costs, counted = count(on_meta, shape, schedule, phases), FROM_SHAPES
         except Exception:
             # A plugin may read values, which the meta device does not have. A broken plugin fails again below.
-            networks, own_prior = build()
-            summaries = describe(networks)
-            small, large = (
-                count(model(networks, own_prior), shape, attrs.evolve(schedule, batch=batch), phases)
-                for batch in SMALL_BATCHES
-            )
+            model = build()
+            summaries = describe(model.networks)
+            small, large = (count(model, shape, attrs.evolve(schedule, batch=batch), phases) for batch in SMALL_BATCHES)
             steps = (schedule.batch - SMALL_BATCHES[0]) / (SMALL_BATCHES[1] - SMALL_BATCHES[0])
             costs = tuple(
                 attrs.evolve(low, operations=round(low.operations + steps * (high.operations - low.operations)))

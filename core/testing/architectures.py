@@ -25,7 +25,7 @@ from mpcc.core.testing.comparison import (
 from mpcc.core.testing.module_state import require_copied, require_saved, require_trained, trained
 from mpcc.core.testing.report import Laws, require
 
-__all__ = ["ARCHITECTURE_LAWS", "ArchitectureCase", "assembled", "outputs", "parts"]
+__all__ = ["ARCHITECTURE_LAWS", "ArchitectureCase", "assembled", "outputs"]
 
 # K and J; an architecture may refuse some with an InvalidInput, such as J that it cannot divide.
 SIZES = ((3, 8), (1, 1), (7, 5), (4, 60), (10, 128))
@@ -61,7 +61,7 @@ class ArchitectureCase(Case[Architecture]):
     def networks(self, seed: int = 0, training: bool = False) -> Networks:
         """Build networks of `size` in one mode."""
         networks = self.build(*self.size(), seed)
-        for part in parts(networks).values():
+        for part in networks.by_name().values():
             part.train(training)
         return networks
 
@@ -81,13 +81,8 @@ def described(size: tuple[int, int, int]) -> str:
     return "K={}, J={}, D={}".format(*size)
 
 
-def parts(networks: Networks) -> dict[str, nn.Module]:
-    """Return the three networks by name."""
-    return {name: getattr(networks, name) for name in ("generator", "discriminator", "encoder")}
-
-
 def assembled(modules: Mapping[str, nn.Module], like: Networks) -> Networks:
-    """Return networks with these `parts`, conditional if ``like`` is."""
+    """Return networks with these modules by name, conditional if ``like`` is."""
     return Networks(modules["generator"], modules["discriminator"], modules["encoder"], like.conditional)
 
 
@@ -126,7 +121,7 @@ def builds(case: ArchitectureCase) -> str:
         if isinstance(built, InvalidInput):
             refused.append(f"{at} ({built})")
             continue
-        for name, part in parts(require_instance(at, built, Networks)).items():
+        for name, part in require_instance(at, built, Networks).by_name().items():
             require_instance(f"{at}: {name}", part, nn.Module)
         accepted.append(at)
     require(bool(accepted), f"it refuses every size that was tried: {'; '.join(refused)}")
@@ -143,7 +138,7 @@ def check_outputs(case: ArchitectureCase, device: torch.device) -> None:
         shapes = {"images": images.shape, "scores": (4,), "loc": z.shape, "raw_scale": z.shape}
         for mode in ("training", "evaluation"):
             at = f"{described(size)}, {mode} mode"
-            for part in parts(networks).values():
+            for part in networks.by_name().values():
                 part.to(device).train(mode == "training")
             given = outputs(networks, 3 * z, y, images)
             for name, shape in shapes.items():
@@ -164,7 +159,7 @@ def shapes(case: ArchitectureCase) -> str:
 
 @ARCHITECTURE_LAWS.add("every parameter is trained; fixed values are buffers")
 def parameters_trained(case: ArchitectureCase) -> str:
-    return require_trained(parts(case.networks()))
+    return require_trained(case.networks().by_name())
 
 
 @ARCHITECTURE_LAWS.add("every parameter of a network gets a finite gradient from what the network gives")
@@ -177,7 +172,7 @@ def reached(case: ArchitectureCase) -> str:
         given = outputs(networks, *case.inputs(2 * max(3, case.size()[0])))
         sums = [random_sum(value) for value in given.values()]
         zero = set()
-        for (name, part), total in zip(parts(networks).items(), (sums[0], sums[1], sums[2] + sums[3]), strict=True):
+        for (name, part), total in zip(networks.by_name().items(), (sums[0], sums[1], sums[2] + sums[3]), strict=True):
             for key, gradient in gradients(total, trained(part)).items():
                 require(finite(gradient), f"{name}.{key}: its gradient is not finite")
                 if largest(gradient) == 0:
@@ -186,7 +181,7 @@ def reached(case: ArchitectureCase) -> str:
         if not unreached:
             break
     require(not unreached, f"no gradient reaches {', '.join(sorted(unreached or ()))}")
-    return ", ".join(f"{name} {sum(1 for _ in part.parameters())}" for name, part in parts(networks).items())
+    return ", ".join(f"{name} {sum(1 for _ in part.parameters())}" for name, part in networks.by_name().items())
 
 
 @ARCHITECTURE_LAWS.add("gradients reach the images and the latents")
@@ -272,20 +267,20 @@ def reacts_to_labels(case: ArchitectureCase) -> str:
 @ARCHITECTURE_LAWS.add("saving and loading its state gives the same networks")
 def saved(case: ArchitectureCase) -> str:
     first, other, inputs = case.networks(seed=0), case.networks(seed=1), case.inputs(4)
-    require_saved(parts(first), parts(other), lambda modules: outputs(assembled(modules, first), *inputs))
+    require_saved(first.by_name(), other.by_name(), lambda modules: outputs(assembled(modules, first), *inputs))
     return "weights_only"
 
 
 @ARCHITECTURE_LAWS.add("a copy shares nothing with its original")
 def copied(case: ArchitectureCase) -> str:
     networks, inputs = case.networks(), case.inputs(4)
-    require_copied(parts(networks), lambda modules: outputs(assembled(modules, networks), *inputs))
+    require_copied(networks.by_name(), lambda modules: outputs(assembled(modules, networks), *inputs))
     return "copy.deepcopy"
 
 
 @ARCHITECTURE_LAWS.add("building is a function of the seed")
 def seeded(case: ArchitectureCase) -> str:
-    first, second, other = (parts(case.networks(seed)) for seed in (0, 0, 1))
+    first, second, other = (case.networks(seed).by_name() for seed in (0, 0, 1))
     for name, part in first.items():
         state, others = part.state_dict(), other[name].state_dict()
         require_same(state, second[name].state_dict(), f"{name} built twice from one seed")
@@ -298,7 +293,7 @@ def seeded(case: ArchitectureCase) -> str:
 
 @ARCHITECTURE_LAWS.add("the generator shares no parameter with the other networks")
 def separate(case: ArchitectureCase) -> str:
-    generator, discriminator, encoder = parts(case.networks()).items()
+    generator, discriminator, encoder = case.networks().by_name().items()
     own = {id(parameter): name for name, parameter in generator[1].named_parameters()}
     for name, part in (discriminator, encoder):
         for key, parameter in part.named_parameters():

@@ -11,7 +11,7 @@ from torch import Tensor
 from mpcc.core.contracts import Networks
 from mpcc.core.layers.batch_norm import batch_groups
 from mpcc.core.layers.fusion import Fusable, fuse
-from mpcc.core.testing.architectures import ArchitectureCase, assembled, outputs, parts
+from mpcc.core.testing.architectures import ArchitectureCase, assembled, outputs
 from mpcc.core.testing.comparison import gradients
 from mpcc.core.testing.report import Laws, require
 
@@ -63,11 +63,11 @@ def grouped(case: ArchitectureCase) -> str:
 def fused(case: ArchitectureCase) -> str:
     networks = case.networks(training=True)
     z, y, images = case.inputs(GROUP)
-    count = sum(isinstance(module, Fusable) for part in parts(networks).values() for module in part.modules())
+    count = sum(isinstance(module, Fusable) for part in networks.by_name().values() for module in part.modules())
     if not count:
         return "it has no fused layers"
     # In single precision, batch norms over few pixels make rounding as large as an error.
-    for part in parts(networks).values():
+    for part in networks.by_name().values():
         part.double()
     inputs = z.double(), y, images.double()
     separate, fused = (values_and_gradients(networks, inputs, fused) for fused in (False, True))
@@ -76,7 +76,7 @@ def fused(case: ArchitectureCase) -> str:
 
 def values_and_gradients(networks: Networks, inputs: tuple[Tensor, Tensor, Tensor], fused: bool) -> dict[str, Tensor]:
     """Return what copies of the networks give, and the gradient of each network's parameters in one vector."""
-    copies = {name: copy.deepcopy(part) for name, part in parts(networks).items()}
+    copies = {name: copy.deepcopy(part) for name, part in networks.by_name().items()}
     for part in copies.values():
         fuse(part, fused)
     values = outputs(assembled(copies, networks), *inputs)

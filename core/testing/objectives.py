@@ -56,17 +56,9 @@ class SmallGenerator(nn.Module):
         return torch.tanh(self.linear(torch.cat([z, label], 1))).view(-1, 1, SIZE, SIZE)
 
 
-class SmallDiscriminator(nn.Module):
-    """Two layers to a score."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.layers = nn.Sequential(nn.Flatten(), nn.Linear(PIXELS, 16), nn.Softplus(), nn.Linear(16, 1))
-
-    def forward(self, images: Tensor) -> Tensor:
-        """Return scores, shape (N,)."""
-        scores: Tensor = self.layers(images).squeeze(1)
-        return scores
+def small_discriminator() -> nn.Module:
+    """Return two layers from images to scores, shape (N,)."""
+    return nn.Sequential(nn.Flatten(), nn.Linear(PIXELS, 16), nn.Softplus(), nn.Linear(16, 1), nn.Flatten(start_dim=0))
 
 
 class SmallEncoder(nn.Module):
@@ -89,7 +81,7 @@ class ObjectiveCase(Case[Objective]):
         """Return a trainer of small networks, the same each time."""
         torch.manual_seed(self.seed)
         prior = Gaussians(CLUSTERS, LATENT_DIM, MixtureOptions())
-        networks = Networks(SmallGenerator(), SmallDiscriminator(), SmallEncoder())
+        networks = Networks(SmallGenerator(), small_discriminator(), SmallEncoder())
         images = torch.randint(256, (5 * BATCH, 1, SIZE, SIZE), dtype=torch.uint8)
         model = Model.assemble(prior, networks, torch.device("cpu"))
         stream = ImageStream(images, BATCH, seed=0)
@@ -132,13 +124,9 @@ def gradients_reach_what_is_named(case: ObjectiveCase) -> str:
     for name, part in parts.items():
         changed = any(not torch.equal(*pair) for pair in zip(before[name], part.parameters(), strict=True))
         named = any(name in row.trains for row in trainer.phases if isinstance(row, Phase))
-        require(changed == named, f"the {name} is {'' if named else 'not '}trained, but it {changed_words(changed)}")
+        seen = "changed" if changed else "stayed as it was"
+        require(changed == named, f"the {name} is {'' if named else 'not '}trained, but it {seen}")
     return ", ".join(f"{name} {float(value):.3g}" for name, value in trainer.iterate().items())
-
-
-def changed_words(changed: bool) -> str:
-    """Return what happened to a part, in words."""
-    return "changed" if changed else "stayed as it was"
 
 
 @OBJECTIVE_LAWS.add("the fast engine gives the same parameters as the plain one")

@@ -18,13 +18,7 @@ from torch import Tensor
 from mpcc.core.contracts import Prior
 from mpcc.core.testing.comparison import finite, require_close
 from mpcc.core.testing.module_state import trained
-from mpcc.core.testing.prior.cases import (
-    SIZES,
-    PriorCase,
-    component_density,
-    component_spread,
-    line,
-)
+from mpcc.core.testing.prior.cases import SIZES, PriorCase, component_density, component_spread, line
 from mpcc.core.testing.prior.gradients import flat_gradient, require_mean_gradient
 from mpcc.core.testing.report import Laws, require
 

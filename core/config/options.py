@@ -164,14 +164,18 @@ def _union(value: Any, kind: Any) -> Any:
     raise ValueError(value)
 
 
+def _origin(kind: Any) -> Any:
+    return get_origin(kind)
+
+
 @functools.cache
 def _converter() -> cattrs.Converter:
     converter = cattrs.Converter(detailed_validation=False)
     # cattrs turns 1.5 into the int 1 and "no" into the bool True; every plain type is converted strictly instead.
     for kind, hook in {int: _whole, float: _number, bool: _truth, str: _text, Path: _path}.items():
         converter.register_structure_hook(kind, hook)
-    converter.register_structure_hook_func(lambda kind: get_origin(kind) is Literal, _choice)
-    converter.register_structure_hook_func(lambda kind: get_origin(kind) in (Union, types.UnionType), _union)
+    converter.register_structure_hook_func(lambda kind: _origin(kind) is Literal, _choice)
+    converter.register_structure_hook_func(lambda kind: _origin(kind) in (Union, types.UnionType), _union)
     converter.register_unstructure_hook_func(lambda kind: isinstance(kind, type) and issubclass(kind, Path), str)
     return converter
 

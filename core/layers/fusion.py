@@ -79,6 +79,7 @@ def pooled_convolution(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor
     Returns:
         Shape (N, out, S/2, S/2).
     """
+    x, weight = channels_last(x), channels_last(weight)
     half = torch.is_autocast_enabled(x.device.type) or x.dtype in (torch.bfloat16, torch.float16)
     if not half:
         blurred: Tensor = Blur.apply(x)

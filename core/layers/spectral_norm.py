@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from torch.amp.autocast_mode import is_autocast_available
 from torch.autograd.function import once_differentiable
 
-from mpcc.core.layers.fusion import Fusable, channels_last, convolution, pooled_convolution
+from mpcc.core.layers.fusion import Fusable, convolution, pooled_convolution
 
 __all__ = [
     "SpectralConv2d",
@@ -164,7 +164,7 @@ class SpectralConv2d(SpectralLayer):
         """Return the average of each 2x2 pixels of `forward`, (N, out, R/2, R/2)."""
         if not self.fused or self.padding != 1:
             return F.avg_pool2d(self(x), 2)
-        return pooled_convolution(channels_last(x), channels_last(self.weight_in_forward()), self.bias)
+        return pooled_convolution(x, self.weight_in_forward(), self.bias)
 
 
 class SpectralLinear(SpectralLayer):

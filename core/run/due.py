@@ -5,7 +5,7 @@ from __future__ import annotations
 import attrs
 
 from mpcc.core.config import RunSettings
-from mpcc.core.config.interval import Interval
+from mpcc.core.config.settings import Interval
 
 __all__ = ["Due", "due_after"]
 

@@ -24,13 +24,8 @@ __all__ = ["ExportFlags", "export_run"]
 PURPOSE = "Write the prior and the networks of a checkpoint as safetensors, a file for each, into a new folder."
 
 # The parts of a checkpoint, each with the section of the configuration that names its plugin.
-SECTION_OF = {
-    "prior": "prior",
-    "generator": "arch",
-    "discriminator": "arch",
-    "encoder": "arch",
-    "averaged_generator": "arch",
-}
+NETWORKS = ("generator", "discriminator", "encoder", "averaged_generator")
+SECTION_OF = {"prior": "prior", **dict.fromkeys(NETWORKS, "arch")}
 
 
 @attrs.frozen(slots=False)

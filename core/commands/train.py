@@ -54,14 +54,10 @@ class RunFlags(PluginFiles):
 
     config: Path | None = option(None, "configuration file, such as the config.toml of a run folder; flags override it")
     preset: str | None = option(
-        None,
-        "preset to start from, or none; by default the preset of --config or of the data set",
-        validator=_name,
+        None, "preset to start from, or none; by default the preset of --config or of the data set", validator=_name
     )
     compat: str | None = option(
-        None,
-        "repeat the choices of another implementation: reference for the authors' published code",
-        validator=_name,
+        None, "repeat the choices of another implementation: reference for the authors' published code", validator=_name
     )
     out: Path | None = option(None, "new run folder; by default a unique name below runs/")
     resume: Path | None = option(None, "continue the run in this folder from its newest checkpoint")

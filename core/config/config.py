@@ -141,7 +141,7 @@ class Layer:
 
     Attributes:
         origin: Name of the source, e.g. ``preset mnist``.
-        tables: Values by section and name.
+        tables: Values by section and name; a preset's ``source`` is ignored.
         strict: Whether an option that the chosen plugin lacks is an error. Such an option of a preset is ignored: the
             preset was written for another plugin than the one that the user has chosen.
         preset: The preset that the source starts from, if it names one.
@@ -232,25 +232,6 @@ def chosen_names(registry: Registry, layers: list[Layer]) -> dict[str, tuple[str
     return chosen
 
 
-def preset_layer(registry: Registry, name: str, *, required: bool) -> Layer | None:
-    """Return the preset as a layer.
-
-    Arguments:
-        registry: Holds the presets.
-        name: The preset's name; by default the name of the data set.
-        required: Whether the user named the preset. Otherwise the data set may have no preset.
-
-    Raises:
-        InvalidInput: If a required preset does not exist.
-    """
-    if name not in registry.presets:
-        if required:
-            raise unknown_name("preset", name, registry.presets)
-        return None
-    tables = {section: values for section, values in registry.presets[name].items() if section != "source"}
-    return Layer(f"preset {name}", tables, strict=False)
-
-
 def compat_layer(registry: Registry, name: str) -> Layer:
     """Return the choices of another implementation as a strict layer.
 
@@ -259,8 +240,7 @@ def compat_layer(registry: Registry, name: str) -> Layer:
     """
     if name not in registry.compat:
         raise unknown_name("--compat", name, registry.compat)
-    tables = {section: values for section, values in registry.compat[name].items() if section != "source"}
-    return Layer(f"compat {name}", tables)
+    return Layer(f"compat {name}", registry.compat[name])
 
 
 def resolve(registry: Registry, layers: list[Layer], preset: str | None = None) -> RunConfig:
@@ -278,19 +258,21 @@ def resolve(registry: Registry, layers: list[Layer], preset: str | None = None) 
     data = chosen_names(registry, layers)["data"][0]
     for layer in reversed(layers):
         preset = layer.preset if preset is None else preset
-    lowest = None if preset == NO_PRESET else preset_layer(registry, preset or data, required=preset is not None)
-    if lowest is not None:
+    name = preset or data
+    if preset != NO_PRESET and name in registry.presets:
         # The preset comes first, so that --preset mnist with the user's own folder keeps that folder.
-        layers = [lowest, *layers]
+        layers = [Layer(f"preset {name}", registry.presets[name], strict=False), *layers]
+    elif preset not in (None, NO_PRESET):
+        raise unknown_name("preset", name, registry.presets)
     names = chosen_names(registry, layers)
     entries = {section: registry.entry(kind, names[section][0]) for section, kind in SECTIONS.items()}
-    sources = {section: (entry.options_class(), entry.described()) for section, entry in entries.items()}
+    classes = {section: entry.options_class() for section, entry in entries.items()}
     origins = {f"{section}.name": names[section][1] for section in SECTIONS}
     choices = {}
-    for section, (cls, described) in sources.items():
-        registered = Layer("registry", {section: entries[section].defaults})
-        plugin_options = _section(section, described, cls, [registered, *layers], origins)
-        choices[section] = PluginChoice(names[section][0], plugin_options, entries[section])
+    for section, entry in entries.items():
+        registered = Layer("registry", {section: entry.defaults})
+        plugin_options = _section(section, entry.described(), classes[section], [registered, *layers], origins)
+        choices[section] = PluginChoice(entry.name, plugin_options, entry)
     run = _section("run", "mpcc-run", RunSettings, layers, origins)
     return RunConfig(
         run=run, **choices, origins=origins, plugins=registry.plugin_files, registries=registry.registry_files

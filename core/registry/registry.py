@@ -127,77 +127,46 @@ def load_registry(
         PluginError: If a file that the user named is broken; with ``MPCC_STRICT_PLUGINS=1``, if any plugin is broken.
     """
     table = tomllib.loads(BUILT_IN_FILE.read_text(encoding="utf-8"))
-    collection = Collection(dict(table["presets"]), dict.fromkeys(table["presets"], "registry.toml of mpcc"))
-    collection.add(Plugin.of(RegistryFile(table), "built-in", "mpcc", metadata.version("mpcc")))
+    presets, owners = dict(table["presets"]), dict.fromkeys(table["presets"], "registry.toml of mpcc")
+    loaded = [Plugin.of(RegistryFile(table), "built-in", "mpcc", metadata.version("mpcc"))]
     registries = unique([*environment_registries(), *registries], "--registry")
     plugins = unique(plugins, "--plugin")
     # A plugin may print; standard output belongs to the commands.
     with contextlib.redirect_stdout(sys.stderr):
         for path in registries:
             file = RegistryFile.read(path)
-            collection.add(Plugin.of(file, str(path), "registry file", file.version))
-            collection.add_presets(file.presets, path)
-        for path in plugins:
-            collection.add(plugin_of_file(path))
+            loaded.append(Plugin.of(file, str(path), "registry file", file.version))
+            for name, preset in file.presets.items():
+                if name in owners:
+                    both = f"{owners[name]} and in {path}"
+                    raise InvalidInput(f"preset {name!r} is in {both}: expected another name in one of them")
+                presets[name], owners[name] = preset, str(path)
+        loaded += [plugin_of_file(path) for path in plugins]
+        broken = []
         points = metadata.entry_points(group=ENTRY_POINT_GROUP) if entry_points is None else entry_points
         # pluggy's own loader would stop at the first plugin that raises. Here the others still load.
         for point in sorted(points, key=lambda point: point.name):
             plugin = plugin_of_entry_point(point)
             if isinstance(plugin, Plugin):
-                collection.add(plugin)
+                loaded.append(plugin)
             elif strict_plugins():
                 raise PluginError(plugin.described())
             else:
-                collection.broken.append(plugin)
+                broken.append(plugin)
+    entries: dict[str, dict[str, tuple[Entry, ...]]] = {kind: {} for kind in KINDS}
+    for entry in (entry for plugin in loaded for entry in plugin.entries):
+        of_kind = entries[entry.kind]
+        of_kind[entry.name] = (*of_kind.get(entry.name, ()), entry)
     return Registry(
-        entries=collection.entries,
-        presets=collection.presets,
+        entries=entries,
+        presets=presets,
         defaults=table["defaults"],
-        broken=tuple(collection.broken),
-        observers=tuple(collection.observers),
+        broken=tuple(broken),
+        observers=tuple(plugin.observer for plugin in loaded if plugin.observer is not None),
         compat=table["compat"],
         plugin_files=tuple(plugins),
         registry_files=tuple(registries),
     )
-
-
-@attrs.define
-class Collection:
-    """Everything loaded so far.
-
-    Attributes:
-        presets: By name.
-        owners: The file of each preset, by name.
-        entries: By kind, then by name.
-        observers: Plugins that watch runs.
-        broken: Plugins that could not be loaded.
-    """
-
-    presets: dict[str, Mapping[str, Any]]
-    owners: dict[str, str]
-    entries: dict[str, dict[str, tuple[Entry, ...]]] = attrs.field(factory=lambda: {kind: {} for kind in KINDS})
-    observers: list[Observer] = attrs.field(factory=list)
-    broken: list[Broken] = attrs.field(factory=list)
-
-    def add(self, plugin: Plugin) -> None:
-        """Add the entries and the observer of a plugin."""
-        for entry in plugin.entries:
-            by_name = self.entries[entry.kind]
-            by_name[entry.name] = (*by_name.get(entry.name, ()), entry)
-        self.observers += [plugin.observer] if plugin.observer is not None else []
-
-    def add_presets(self, presets: Mapping[str, Mapping[str, Any]], path: Path) -> None:
-        """Add the presets of a file.
-
-        Raises:
-            InvalidInput: If there is already a preset of that name.
-        """
-        for name, preset in presets.items():
-            if name in self.presets:
-                raise InvalidInput(
-                    f"preset {name!r} is in {self.owners[name]} and in {path}: expected another name in one of them"
-                )
-            self.presets[name], self.owners[name] = preset, str(path)
 
 
 def plugin_of_file(path: Path) -> Plugin:

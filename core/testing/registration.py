@@ -41,13 +41,9 @@ def loads(entry: Entry) -> str:
     except InvalidInput as error:
         broken(str(error))
     described = f"{cls.__module__}:{cls.__qualname__} of {entry.distribution} {entry.version}"
-    options_class = entry.options_class()
-    fields = {} if options_class is None else options.fields(options_class)
+    fields, owner = options.fields(entry.options_class()), str(entry.options).rpartition(":")[2]
     for name, field in fields.items():
-        require(
-            bool(field.metadata.get("help")),
-            f"option {name} of {getattr(options_class, '__name__', None)} has no help in its metadata",
-        )
+        require(bool(field.metadata.get("help")), f"option {name} of {owner} has no help in its metadata")
     return f"{described}; {'options ' + ', '.join(fields) if fields else 'no options'}"
 
 

@@ -249,6 +249,10 @@ class Parser(argparse.ArgumentParser):
         wrong = next((word.partition("=")[0] for word in rest if word.startswith("-")), None)
         if wrong is None:
             raise InvalidInput(f"unexpected {' '.join(rest)!r}: expected flags, each with its value")
+        section, _, option = wrong.removeprefix("--").partition("-")
+        if option and f"--{section}" in self.kinds:
+            chosen = f"options of the chosen plugin have a dot; choose the plugin with --{section}"
+            raise InvalidInput(f"unknown option {wrong!r}: did you mean '--{section}.{option}'? ({chosen})")
         # A list of all flags, about forty, would hide the nearest one.
         close = difflib.get_close_matches(wrong, self.kinds, n=1, cutoff=0.5)
         hint = f"did you mean {close[0]!r}? (all flags: --help)" if close else "expected one of those that --help lists"

@@ -94,7 +94,7 @@ def new_plugin(words: list[str]) -> int:
     from mpcc.core.commands.scaffold import create_project
 
     project = create_project(flags.kind, flags.name, flags.out)
-    print(f"{project}: a {flags.kind} {flags.name!r} that works; next:")
+    print(f"{project}: the {flags.kind} {flags.name!r} works as it is; next:")
     print(f"  pip install -e {project}")
     print(f"  mpcc plugins check {flags.name} --kind {flags.kind}")
     return 0

@@ -61,7 +61,9 @@ class RunFlags(PluginFiles):
     )
     out: Path | None = option(None, "new run folder; by default a unique name below runs/")
     resume: Path | None = option(None, "continue the run in this folder from its newest checkpoint")
-    dry_run: bool = option(False, "print the configuration with the origin of each value; write nothing")
+    dry_run: bool = option(
+        False, "print the configuration with the origin of each value, the layers and their cost; write nothing"
+    )
     version: bool = option(False, "print the version")
 
     def saved(self) -> Layer | None:

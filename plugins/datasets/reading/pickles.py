@@ -173,7 +173,7 @@ class _PlainUnpickler(pickle._Unpickler):
             native: Any = (1, view.shape, view.dtype.newbyteorder("="), bool(fortran), raw)
             value.__setstate__(native)
             if value.dtype != view.dtype:
-                value.dtype = view.dtype
+                value.dtype = view.dtype  # type: ignore[misc]
             value.flags.writeable = False  # it may be a view of the bytes
         else:
             raise ValueError("it gives a state to an object that has none")
@@ -195,7 +195,8 @@ class _Type:
 
     def set_order(self, order: Any) -> None:
         """Take over the byte order."""
-        self.dtype = self.dtype.newbyteorder(order.decode("ascii") if isinstance(order, bytes) else order)
+        text: Any = order.decode("ascii") if isinstance(order, bytes) else order
+        self.dtype = self.dtype.newbyteorder(text)
 
 
 def _make_type(code: object, *_: object) -> _Type:

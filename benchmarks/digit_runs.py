@@ -9,7 +9,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-__all__ = ["parser", "print_table", "train"]
+__all__ = ["parser", "print_table", "train", "train_all"]
 
 
 def parser(description: str | None, priors: Sequence[str], out: str) -> argparse.ArgumentParser:
@@ -27,6 +27,21 @@ def train(folder: Path, arguments: Sequence[str]) -> None:
         command = [sys.executable, "-c", "from mpcc.core.commands.entry import run_main; run_main()", *arguments]
         # Standard output is for the tables.
         subprocess.run([*command, "--out", str(folder)], check=True, stdout=sys.stderr)
+
+
+def train_all(flags: argparse.Namespace, arguments: Sequence[str], name: str = "") -> dict[str, list[Path]]:
+    """Train a model for each prior and seed, unless its results exist, and return the folders by prior.
+
+    Arguments:
+        flags: Those of `parser`.
+        arguments: Of ``mpcc-run``.
+        name: What the names of the folders begin with.
+    """
+    folders = {prior: [flags.out / f"{name}{prior}-{seed}" for seed in flags.seeds] for prior in flags.priors}
+    for prior, of_prior in folders.items():
+        for seed, folder in zip(flags.seeds, of_prior, strict=True):
+            train(folder, [*arguments, "--prior", prior, "--seed", str(seed)])
+    return folders
 
 
 def print_table(rows: Mapping[str, Sequence[Mapping[str, float]]]) -> None:

@@ -12,7 +12,7 @@ import csv
 from pathlib import Path
 
 import torch
-from digit_runs import parser, print_table, train
+from digit_runs import parser, print_table, train_all
 from sklearn.metrics import roc_auc_score
 
 from mpcc.plugins.metrics.accuracy import accuracy
@@ -43,16 +43,11 @@ def main() -> None:
     command_line.add_argument("--kind", default="noise", choices=["noise", "corrupted"])
     command_line.add_argument("--fraction", type=float, default=0.1)
     flags, further = command_line.parse_known_args()
-    table: dict[str, list[dict[str, float]]] = {}
-    for prior in flags.priors:
-        for seed in flags.seeds:
-            folder = flags.out / f"{flags.kind}-{flags.fraction:g}-{prior}-{seed}"
-            arguments = ["--plugin", str(PLUGIN), "--data", "contaminated_digits", "--preset", "digits"]
-            arguments += ["--data.kind", flags.kind, "--data.fraction", str(flags.fraction)]
-            train(folder, [*arguments, "--prior", prior, "--seed", str(seed), *further])
-            table.setdefault(prior, []).append(scores(folder))
+    arguments = ["--plugin", str(PLUGIN), "--data", "contaminated_digits", "--preset", "digits", *further]
+    arguments += ["--data.kind", flags.kind, "--data.fraction", str(flags.fraction)]
+    folders = train_all(flags, arguments, f"{flags.kind}-{flags.fraction:g}-")
     print(f"{flags.kind}, fraction {flags.fraction:g}, seeds {flags.seeds}: mean and standard deviation")
-    print_table(table)
+    print_table({prior: [scores(folder) for folder in of_prior] for prior, of_prior in folders.items()})
 
 
 if __name__ == "__main__":

@@ -14,7 +14,7 @@ import json
 from pathlib import Path
 
 import torch
-from digit_runs import parser, print_table, train
+from digit_runs import parser, print_table, train_all
 from torch import Tensor
 
 from mpcc.core.config import read_config, resolve
@@ -42,6 +42,12 @@ def spoil(locations: Tensor, count: int, shift: float) -> Tensor:
     return locations.scatter_add(1, chosen, shift * signs.to(locations.dtype))
 
 
+def trained(folder: Path) -> dict[str, float]:
+    """Return acc and nmi of a trained run."""
+    metrics = json.loads((folder / "results.json").read_text(encoding="utf-8"))["metrics"]
+    return {name: metrics[name] for name in ("acc", "nmi")}
+
+
 @torch.no_grad()
 def under_outliers(folder: Path) -> dict[str, float]:
     """Return acc of a trained run for each kind of outlier."""
@@ -61,19 +67,11 @@ def under_outliers(folder: Path) -> dict[str, float]:
 def main() -> None:
     """Train missing runs and print both tables."""
     flags, further = parser(__doc__, PRIORS, "runs/priors").parse_known_args()
-    trained: dict[str, list[dict[str, float]]] = {}
-    with_outliers: dict[str, list[dict[str, float]]] = {}
-    for prior in flags.priors:
-        for seed in flags.seeds:
-            folder = flags.out / f"{prior}-{seed}"
-            train(folder, ["--data", "digits", "--prior", prior, "--seed", str(seed), *further])
-            metrics = json.loads((folder / "results.json").read_text(encoding="utf-8"))["metrics"]
-            trained.setdefault(prior, []).append({name: metrics[name] for name in ("acc", "nmi")})
-            with_outliers.setdefault(prior, []).append(under_outliers(folder))
+    folders = train_all(flags, ["--data", "digits", *further])
     print(f"digits, seeds {flags.seeds}: mean and standard deviation")
-    print_table(trained)
+    print_table({prior: [trained(folder) for folder in of_prior] for prior, of_prior in folders.items()})
     print("\nacc with outliers among the coordinates of z")
-    print_table(with_outliers)
+    print_table({prior: [under_outliers(folder) for folder in of_prior] for prior, of_prior in folders.items()})
 
 
 if __name__ == "__main__":

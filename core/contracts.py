@@ -401,6 +401,9 @@ class Metric(abc.ABC):
     on_request: bool = False
     higher_is_better: bool = True
 
+    def __init__(self, options: object = None) -> None:  # noqa: B027 - most metrics have no options
+        pass
+
     def prepare(self, request: FeatureRequest) -> None:  # noqa: B027 - most metrics need nothing
         """Check, before training starts, that all files and packages are there that the metric needs.
 

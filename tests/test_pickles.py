@@ -10,6 +10,7 @@ import pickle
 import pickletools
 import struct
 import threading
+import tracemalloc
 from pathlib import Path
 from typing import Any
 
@@ -73,7 +74,7 @@ def test_plain_data_is_read_as_python_reads_it(cls: Any, protocol: int, tmp_path
 @pytest.mark.parametrize("array", ARRAYS, ids=lambda array: f"{array.dtype.str}{list(array.shape)}")
 def test_arrays_of_either_numpy_are_read(array: np.ndarray, protocol: int, package: bytes, tmp_path: Path) -> None:
     content = pickle.dumps({"one": array, "again": array}, protocol)
-    expected = pickle.loads(content)["one"]  # in the byte order of this machine, or in its own with protocol 5
+    expected = pickle.loads(content)["one"]
     content = content.replace(b"numpy._core.", b"numpy.core.").replace(b"numpy.core.", package + b".")
     if protocol >= 4 and package == b"numpy.core":
         # There a name stands behind its length, and it all in a frame of a stated length.
@@ -83,7 +84,7 @@ def test_arrays_of_either_numpy_are_read(array: np.ndarray, protocol: int, packa
     found = read(content, tmp_path)
     for value in found.values():
         assert type(value) is np.ndarray
-        assert value.dtype == expected.dtype
+        assert value.dtype.newbyteorder("=") == expected.dtype.newbyteorder("=")
         assert np.array_equal(value, array)
         assert not value.flags.writeable
     assert found["one"] is found["again"]
@@ -254,7 +255,7 @@ def test_an_array_must_be_as_large_as_its_bytes(tmp_path: Path) -> None:
         b"\x8a\x08" + b"\xff" * 7 + b"\x7f\x85",
         b"\x8a\xff" + b"\x7f" * 255 + b"\x85",
         b"(" + b"K\x02" * 5000 + b"t",
-        b"(" + b"K\x01" * 40 + b"K\x02t",
+        b"(" + b"K\x01" * 70 + b"K\x02t",
         b"U\x012\x85",
         b"G@\x00\x00\x00\x00\x00\x00\x00\x85",
         b"]",
@@ -281,8 +282,6 @@ CLAIMS = [
 
 @pytest.mark.parametrize("content", CLAIMS, ids=lambda content: content[:9].hex())
 def test_a_size_that_the_file_does_not_have_takes_no_memory(content: bytes, tmp_path: Path) -> None:
-    import tracemalloc
-
     tracemalloc.start()
     try:
         refusal(b"\x80\x05" + content + b"abc.", tmp_path)
@@ -291,11 +290,22 @@ def test_a_size_that_the_file_does_not_have_takes_no_memory(content: bytes, tmp_
         tracemalloc.stop()
 
 
+def peak_of_reading(content: bytes, folder: Path) -> int:
+    """The most memory that is held at once while a file is read."""
+    tracemalloc.start()
+    try:
+        read(content, folder)
+        return tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+
+
 def test_a_file_does_not_unfold_to_more_than_it_holds(tmp_path: Path) -> None:
     text = b"X" + struct.pack("<I", 100_000) + b"x" * 100_000 + b"q\x01"
     once = b"c_codecs\nencode\nq\x02" + text + b"X\x06\x00\x00\x00latin1q\x03\x86R"
     assert read(b"\x80\x02" + once + b".", tmp_path) == b"x" * 100_000
-    assert "unpacks to more" in refusal(b"\x80\x02](" + once + b"h\x02h\x01h\x03\x86R" * 5 + b"e.", tmp_path)
+    content = b"\x80\x02](" + once + b"h\x02h\x01h\x03\x86R" * 500 + b"e."
+    assert peak_of_reading(content, tmp_path) < 10 * len(content)
 
 
 def test_an_array_that_is_built_again_and_again_does_not_unfold(tmp_path: Path) -> None:
@@ -304,20 +314,22 @@ def test_an_array_that_is_built_again_and_again_does_not_unfold(tmp_path: Path) 
     start = b"cnumpy.core.multiarray\n_reconstruct\n)R(K\x01J" + struct.pack("<i", 50_000) + b"\x85cnumpy\ndtype\n"
     start += b"U\x02u2K\x00K\x01\x87R(K\x03U\x01>NNNJ\xff\xff\xff\xffJ\xff\xff\xff\xffK\x00tb\x89"
     assert read(b"\x80\x02" + start + raw + b"tb.", tmp_path).tolist() == [256 * ord("x") + ord("x")] * 50_000
-    content = b"\x80\x02](" + start + raw + b"tb" + (start + b"h\x01tb") * 5 + b"e."
-    assert "unpacks to more" in refusal(content, tmp_path)
-
-
-def test_a_file_of_tiny_operations_does_not_make_endlessly_many_objects(tmp_path: Path) -> None:
-    assert len(read(b"(" + b"N" * 1_000_000 + b"l.", tmp_path)) == 1_000_000
-    assert "more than 4000000 operations" in refusal(b"(" + b"N" * 4_000_000 + b"l.", tmp_path)
+    content = b"\x80\x02](" + start + raw + b"tb" + (start + b"h\x01tb") * 500 + b"e."
+    assert peak_of_reading(content, tmp_path) < 10 * len(content)
 
 
 def test_nesting_as_deep_as_a_file_allows_does_no_harm(tmp_path: Path) -> None:
     # In a thread, whose stack is small.
     def nest() -> None:
         read(b"K\x01" + b"\x85" * 300_000 + b".", tmp_path)
-        refusal(b"}K\x01" + b"\x85" * 300_000 + b"K\x01s.", tmp_path)
+        for content in (
+            b"}K\x01%bK\x01s.",
+            b"}(K\x01%bK\x01u.",
+            b"(K\x01%bK\x01d.",
+            b"\x8f(K\x01%b\x90.",
+            b"(K\x01%b\x91.",
+        ):
+            refusal(content % (b"\x85" * 300_000), tmp_path)
 
     thread = threading.Thread(target=nest)
     thread.start()
@@ -343,5 +355,5 @@ def test_a_file_that_is_none_is_named(tmp_path: Path) -> None:
         load_pickle(tmp_path, REMEDY)
     with (tmp_path / "large").open("wb") as file:
         file.truncate(2**31)
-    with pytest.raises(InvalidInput, match=r"expected at most 1073741824 bytes, got 2147483648"):
+    with pytest.raises(InvalidInput, match=r"expected at most 268435456 bytes, got 2147483648"):
         load_pickle(tmp_path / "large", REMEDY)

@@ -48,9 +48,6 @@ def accuracy(clusters: ArrayLike | Tensor, labels: ArrayLike | Tensor) -> float:
 class Accuracy(Metric):
     """The metric ``acc``: `accuracy` of the most probable clusters against the true labels."""
 
-    def __init__(self, options: None = None) -> None:
-        super().__init__()
-
     def compute(self, evaluation: Evaluation) -> float:
         """Return acc in (0, 1]."""
         return accuracy(evaluation.assignments, true_labels(evaluation))

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from mpcc.core.contracts import Evaluation
-from mpcc.plugins.metrics.features import FeatureMetric, generated_features, real_features
+from mpcc.plugins.metrics.features import FeatureMetric, check_features, generated_features, real_features
 
 __all__ = ["FrechetInceptionDistance", "frechet_distance"]
 
@@ -37,11 +37,7 @@ def frechet_distance(first: Tensor, second: Tensor) -> float:
         >>> frechet_distance(torch.tensor([[0.0], [2.0]]), torch.tensor([[5.0], [7.0]]))
         25.0
     """
-    for features in (first, second):
-        if features.dim() != 2 or len(features) < 2:
-            raise ValueError(f"features must have shape (n, F) with n >= 2, got {tuple(features.shape)}")
-    if first.shape[1] != second.shape[1]:
-        raise ValueError(f"both must have the same number of features, got {first.shape[1]} and {second.shape[1]}")
+    check_features(first, second)
     difference = first.double().mean(0) - second.double().mean(0)
     # torch-fidelity takes the eigenvalues of Sigma_1 Sigma_2. With fewer images than features this product is singular,
     # and the square roots of its rounding errors add up to more than 1e-6 (for equal sets, to -3e-6 instead of 0). Here

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from mpcc.core.contracts import Evaluation, FeatureRequest
+from mpcc.core.contracts import Evaluation
 from mpcc.core.errors import InvalidInput
-from mpcc.plugins.metrics.extractors import require_torch_fidelity
 from mpcc.plugins.metrics.features import FeatureMetric, generated_features
 
 __all__ = ["InceptionScore", "classifier_score"]
@@ -55,16 +54,8 @@ class InceptionScore(FeatureMetric):
     which then has to return logits, ``classifier_score[module:name]`` and ``classifier_score_deviation[module:name]``.
     """
 
+    by_torch_fidelity = "inception_score"
     higher_is_better = True
-
-    def prepare(self, request: FeatureRequest) -> None:
-        """Check that torch-fidelity, an extractor and enough images are there.
-
-        Raises:
-            InvalidInput: If one of them is missing.
-        """
-        require_torch_fidelity("the metric inception_score")
-        super().prepare(request)
 
     def compute(self, evaluation: Evaluation) -> dict[str, float]:
         """Return the score and its deviation over parts by their names.

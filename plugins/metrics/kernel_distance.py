@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from mpcc.core.contracts import Evaluation, FeatureRequest
-from mpcc.plugins.metrics.extractors import require_torch_fidelity
-from mpcc.plugins.metrics.features import FeatureMetric, generated_features, real_features
+from mpcc.core.contracts import Evaluation
+from mpcc.plugins.metrics.features import FeatureMetric, check_features, generated_features, real_features
 
 __all__ = ["KernelInceptionDistance", "kernel_distance"]
 
@@ -41,11 +40,7 @@ def kernel_distance(first: Tensor, second: Tensor, subset_size: int = SUBSET_SIZ
         >>> kernel_distance(torch.tensor([[0.0], [1.0]]), torch.tensor([[0.0], [1.0]]))
         (-3.5, 0.0)
     """
-    for features in (first, second):
-        if features.dim() != 2 or len(features) < 2:
-            raise ValueError(f"features must have shape (n, F) with n >= 2, got {tuple(features.shape)}")
-    if first.shape[1] != second.shape[1]:
-        raise ValueError(f"both must have the same number of features, got {first.shape[1]} and {second.shape[1]}")
+    check_features(first, second)
     from torch_fidelity.metric_kid import KEY_METRIC_KID_MEAN, KEY_METRIC_KID_STD, kid_features_to_metric
 
     size = min(len(first), len(second), subset_size)
@@ -73,14 +68,7 @@ class KernelInceptionDistance(FeatureMetric):
     ``kernel_distance[module:name]`` and ``kernel_distance_deviation[module:name]``.
     """
 
-    def prepare(self, request: FeatureRequest) -> None:
-        """Check that torch-fidelity, an extractor and enough images are there.
-
-        Raises:
-            InvalidInput: If one of them is missing.
-        """
-        require_torch_fidelity("the metric kid")
-        super().prepare(request)
+    by_torch_fidelity = "kid"
 
     def compute(self, evaluation: Evaluation) -> dict[str, float]:
         """Return the distance and its deviation over subsets by their names."""

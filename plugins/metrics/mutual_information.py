@@ -44,9 +44,6 @@ def normalized_mutual_information(clusters: ArrayLike | Tensor, labels: ArrayLik
 class NormalizedMutualInformation(Metric):
     """The metric ``nmi``: `normalized_mutual_information` of the most probable clusters and the true labels."""
 
-    def __init__(self, options: None = None) -> None:
-        super().__init__()
-
     def compute(self, evaluation: Evaluation) -> float:
         """Return nmi in [0, 1]."""
         return normalized_mutual_information(evaluation.assignments, true_labels(evaluation))

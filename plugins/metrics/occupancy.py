@@ -44,9 +44,6 @@ class Occupancy(Metric):
 
     needs_labels = False
 
-    def __init__(self, options: None = None) -> None:
-        super().__init__()
-
     def compute(self, evaluation: Evaluation) -> dict[str, float]:
         """Return both numbers by name."""
         used, entropy = occupancy(evaluation.assignments)

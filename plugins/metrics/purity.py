@@ -46,9 +46,6 @@ def purity(clusters: ArrayLike | Tensor, labels: ArrayLike | Tensor) -> float:
 class Purity(Metric):
     """The metric ``purity``: `purity` of the most probable clusters against the true labels."""
 
-    def __init__(self, options: None = None) -> None:
-        super().__init__()
-
     def compute(self, evaluation: Evaluation) -> float:
         """Return purity in (0, 1]."""
         return purity(evaluation.assignments, true_labels(evaluation))

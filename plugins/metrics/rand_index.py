@@ -44,9 +44,6 @@ def adjusted_rand_index(clusters: ArrayLike | Tensor, labels: ArrayLike | Tensor
 class AdjustedRandIndex(Metric):
     """The metric ``ari``: `adjusted_rand_index` of the most probable clusters and the true labels."""
 
-    def __init__(self, options: None = None) -> None:
-        super().__init__()
-
     def compute(self, evaluation: Evaluation) -> float:
         """Return ari in [-0.5, 1]."""
         return adjusted_rand_index(evaluation.assignments, true_labels(evaluation))

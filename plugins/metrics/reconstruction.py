@@ -20,9 +20,6 @@ class Reconstruction(Metric):
     needs_images = True
     higher_is_better = False
 
-    def __init__(self, options: None = None) -> None:
-        super().__init__()
-
     def compute(self, evaluation: Evaluation) -> float:
         """Return a number in [0, 4]."""
         assert evaluation.images is not None
@@ -43,9 +40,6 @@ class SquaredMeanError(Metric):
     needs_images = True
     on_request = True
     higher_is_better = False
-
-    def __init__(self, options: None = None) -> None:
-        super().__init__()
 
     def compute(self, evaluation: Evaluation) -> float:
         """Return a number in [0, 4]."""

@@ -62,9 +62,6 @@ class Silhouette(Metric):
 
     needs_labels = False
 
-    def __init__(self, options: None = None) -> None:
-        super().__init__()
-
     def compute(self, evaluation: Evaluation) -> float:
         """Return a number in [-1, 1]."""
         return silhouette(evaluation.locations, evaluation.assignments)

@@ -72,12 +72,12 @@ def bench(words: list[str]) -> int:
             f"--engines fast-bf16: this {device.type} has no bf16 arithmetic (nearest valid choice: --engines fast)"
         )
     folder = RunFolder(path, named=flags.out is not None)
+    report = measured(registry, configs, engines, parts, settings, device)
+    print_report(report)
     with folder.filled():
-        report = measured(registry, configs, engines, parts, settings, device)
         lists = {"presets": ",".join(configs), "engines": ",".join(engines), "parts": ",".join(parts)}
         report["command"] = command({**lists, **attrs.asdict(settings), **tables["run"]})
         write_whole(folder.path / "bench.json", (json.dumps(report, indent=1, allow_nan=False) + "\n").encode())
-    print_report(report)
     drawn = write_plot(report, folder.path / "bench.png")
     print(f"{folder.path}: bench.json{', bench.png' if drawn else ''}")
     return 0

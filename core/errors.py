@@ -51,4 +51,5 @@ def unknown_name(kind: str, given: str, known: Iterable[str]) -> InvalidInput:
     names = sorted(known)
     close = difflib.get_close_matches(given, names, n=1, cutoff=0.5)
     hint = f" (did you mean {close[0]!r}?)" if close else ""
-    return InvalidInput(f"unknown {kind} {given!r}: expected one of {', '.join(names) or 'none'}{hint}")
+    expected = f"expected one of {', '.join(names)}{hint}" if names else "there are none to choose from"
+    return InvalidInput(f"unknown {kind} {given!r}: {expected}")

@@ -276,3 +276,25 @@ def test_a_dry_run_without_data_shows_the_configuration_and_why_there_is_no_more
     assert (status, err) == (0, "")
     assert tomllib.loads(out)["data"]["name"] == "folder"
     assert out.splitlines()[-1].startswith("# networks not described: data set folder needs a data folder")
+
+
+def test_the_home_folder_is_meant_by_a_tilde_that_the_shell_leaves_alone(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / "c.toml").write_text("[run]\nclusters = 3\n")
+    status, out, _ = run(capsys, "--config=~/c.toml", "--dry-run")
+    assert (status, "clusters = 3" in out) == (0, True)
+    status, _, err = run(capsys, "--config=~nobody-of-this-name/c.toml", "--dry-run")
+    assert status == 2
+    assert err.startswith("mpcc-run: error: --config ~nobody-of-this-name/c.toml: ")
+
+
+@pytest.mark.parametrize(
+    ("flag", "hint"), [("--data-path", "did you mean '--data.path'"), ("--prior.name", "unknown option '--prior.name'")]
+)
+def test_a_dot_that_is_missing_or_too_much_is_explained(
+    capsys: pytest.CaptureFixture[str], flag: str, hint: str
+) -> None:
+    status, _, err = run(capsys, flag, "x")
+    assert (status, hint in err) == (2, True)

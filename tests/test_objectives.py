@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import functools
 import json
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import attrs
 import pytest
@@ -13,17 +15,19 @@ from torch import Tensor
 
 from mpcc.core.bench.timing import section_seconds
 from mpcc.core.commands import entry
+from mpcc.core.contracts import Objective
 from mpcc.core.engines.fast import FastEngine
 from mpcc.core.errors import PluginError
 from mpcc.core.images.stream import ImageStream
 from mpcc.core.method.engine import Engine, PlainEngine
 from mpcc.core.method.losses import Batch, Loss, needed
 from mpcc.core.method.model import Model
-from mpcc.core.method.phases import MPCC, Draws, EndOfIteration, Phase, check_phases, real_batches
+from mpcc.core.method.phases import MPCC, Draws, EndOfIteration, Phase, check_phases, phases_of, real_batches
 from mpcc.core.method.schedule import Schedule
 from mpcc.core.method.terms import TermWeights
 from mpcc.core.method.training import Trainer
 from mpcc.core.reporting.summary import operation_counter, summarise
+from mpcc.core.testing import check_objective
 from mpcc.plugins.architectures.biggan import BigGAN8
 from mpcc.plugins.architectures.options import BigGANOptions
 from mpcc.plugins.priors.gmm import GaussianMixture
@@ -219,6 +223,76 @@ def event_scalars(folder: Path) -> dict[str, list[float]]:
 
 
 VALID = AUTOENCODER[0]
+
+
+def without_gradient(model: Model, batch: Batch, weights: TermWeights) -> Loss:
+    return Loss.of(nothing=(1.0, torch.zeros(())))
+
+
+def bare(model: Model, batch: Batch, weights: TermWeights) -> Tensor:
+    return reconstruction_loss(model, batch, weights).total
+
+
+def unweighted(model: Model, batch: Batch, weights: TermWeights) -> Loss:
+    loss = reconstruction_loss(model, batch, weights)
+    return Loss(loss.total, loss.terms, {})
+
+
+@pytest.mark.parametrize(
+    ("loss", "expected"),
+    [
+        (without_gradient, "phase 'autoencoder': expected a scalar loss with a gradient, .* without a gradient"),
+        (bare, "phase 'autoencoder': expected a Loss, got Tensor; make it with Loss.of"),
+        (unweighted, "phase 'autoencoder': expected a weight for each term, got the weights .. for the terms"),
+    ],
+)
+def test_a_loss_that_cannot_be_minimised_names_its_phase(loss: Any, expected: str) -> None:
+    made = trainer("autoencoder", PlainEngine())
+    made.phases = (attrs.evolve(VALID, loss=loss),)
+    with pytest.raises(PluginError, match=expected):
+        made.iterate()
+
+
+@pytest.mark.parametrize("change", [{"real": -3}, {"real": 0.5}, {"draws": "fixed"}, {"name": 5}, {"loss": None}])
+def test_a_phase_refuses_values_of_the_wrong_kind(change: dict[str, Any]) -> None:
+    with pytest.raises((TypeError, ValueError)):
+        attrs.evolve(VALID, **change)
+
+
+class Partial(Objective):
+    """Its loss is another object each time."""
+
+    def __init__(self, options: Any = None) -> None:
+        pass
+
+    def phases(self) -> tuple[Phase, ...]:
+        return (attrs.evolve(VALID, loss=functools.partial(reconstruction_loss)),)
+
+
+def test_the_kit_accepts_a_loss_that_is_made_anew() -> None:
+    assert check_objective(Partial).passed
+
+
+def test_no_rows_at_all_are_refused() -> None:
+    with pytest.raises(PluginError, match=r"phases\(\): expected a tuple of rows, got None"):
+        phases_of(type("Empty", (Objective,), {"phases": lambda self: None})())
+
+
+def test_a_second_phase_can_have_real_batches_of_its_own() -> None:
+    later = attrs.evolve(VALID, name="later", real=3)
+    assert real_batches((VALID, later), SCHEDULE) == 3 + SCHEDULE.e_steps
+
+
+@every_engine
+def test_a_phase_that_advances_the_generator_draws_from_each_of_its_states(engine: type[Engine]) -> None:
+    rows = [attrs.evolve(row, advances="generator") for row in MPCC if isinstance(row, Phase) and row.name == "encoder"]
+    made, oracle = trainer("penalised", engine()), trainer("penalised", PlainEngine())
+    for each in (made, oracle):
+        each.phases = tuple(rows)
+        torch.manual_seed(1)
+        latent = [each.iterate()["latent"] for _ in range(2)]
+        each.latent = latent  # type: ignore[attr-defined]
+    torch.testing.assert_close(made.latent, oracle.latent, rtol=1e-10, atol=0)  # type: ignore[attr-defined]
 
 
 @pytest.mark.parametrize(

@@ -525,6 +525,19 @@ def test_checkpoints_may_be_saved_by_time(tmp_path: Path) -> None:
     assert {path.name for path in (folder / "checkpoints").glob("iteration-*")} == {"iteration-1.pt", "iteration-2.pt"}
 
 
+def test_a_run_from_before_there_were_objectives_goes_on(copy: Path) -> None:
+    saved = state(copy)
+    saved["plugins"] = {name: version for name, version in saved["plugins"].items() if "objective" not in name}
+    table = '[objective]\nname = "mpcc"\n'
+    assert table in saved["config"]
+    saved["config"] = saved["config"].replace(table, "")
+    save_checkpoint(copy / "checkpoints" / "last.pt", saved)
+    config = copy / "config.toml"
+    config.write_text(config.read_text().replace(table, ""))
+    assert run("--resume", str(copy), "--iterations", "7") == 0
+    assert state(copy)["iteration"] == 7
+
+
 def test_optimizers_step_as_the_run_says_whatever_a_checkpoint_says(copy: Path, finished: Path) -> None:
     path, saved = copy / "checkpoints" / "last.pt", state(copy)
     for optimizer in saved["optimizers"].values():

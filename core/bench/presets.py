@@ -19,6 +19,7 @@ from mpcc.core.bench.reference import references
 from mpcc.core.bench.subject import Subject, settling_iterations, synchroniser
 from mpcc.core.bench.timing import FORMULAS, Measured, interleaved, section_seconds, training_figures
 from mpcc.core.config import RunConfig, options, used
+from mpcc.core.method.phases import real_batches
 from mpcc.core.method.training import Trainer
 from mpcc.core.registry import Registry
 from mpcc.core.registry.attribution import attributed
@@ -135,7 +136,9 @@ def training(
         rates[precision] = {"matmul": matmul, "best": max(figures["rate"] for figures in of_precision)}
     summary = subject.summary()
     operations = summary.operations_per_iteration
-    engines = training_figures({engine: seconds[engine] for engine in runs}, phases, rates, operations, batch * d_steps)
+    trainer = next(iter(runs.values())).trainer
+    images = batch * real_batches(trainer.phases, trainer.schedule)
+    engines = training_figures({engine: seconds[engine] for engine in runs}, phases, rates, operations, images)
     for engine, run in runs.items():
         tell(subject.name, f"memory of {engine}")
         memory = memory_of(config, subject.channels, engine, iterations=settings.iterations + 1)

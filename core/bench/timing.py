@@ -24,7 +24,7 @@ Seconds = list[list[float]]
 FORMULAS = {
     "median, quartiles": "of the seconds of all timed iterations of all rounds; the spread is their difference",
     "speedup": "median over rounds of (median of plain / median of the engine) in the same round",
-    "images_per_second": "real images: d_steps * batch / median",
+    "images_per_second": "real images that an iteration takes / median",
     "operations_per_iteration": "counted by torch.utils.flop_counter before fusion and other savings: "
     "multiplications and additions in convolutions and matrix products, forward and backward",
     "rate": "operations_per_iteration / median, FLOP/s: nominal, from the operations before fusion, also if an engine "

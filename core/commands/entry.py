@@ -63,8 +63,10 @@ def guarded(command: str, words: Sequence[str], action: Callable[[list[str]], in
         try:
             with messages_shown():
                 status = action([word for word in words if word != "--traceback"])
-        except SystemExit as help_was_printed:
-            status = int(help_was_printed.code or 0)
+        except SystemExit as end:
+            if not isinstance(end.code, int | None):
+                raise  # a plugin's own end, with its text
+            status = end.code or 0  # the end of --help
         # At the end of the interpreter, flushing to a closed pipe would be an error.
         sys.stdout.flush()
         return status

@@ -98,7 +98,24 @@ class Typed:
         def where(name: str) -> str:
             return name.upper() if known[name].metadata.get("positional") else flag("run", name)
 
-        return options.make(cls, given, "the command", where)
+        made = options.make(cls, given, "the command", where)
+        # A shell leaves the ~ of --out=~/x alone.
+        paths = {name: expanded(value, where(name)) for name in given if (value := getattr(made, name)) is not None}
+        return attrs.evolve(made, **paths)  # type: ignore[type-var]  # every class of flags is an attrs class
+
+
+def expanded(value: Any, where: str) -> Any:
+    """Return a path, or each path of a tuple, with the home folder in place of ``~``; other values as they are.
+
+    Raises:
+        InvalidInput: If the user after ``~`` does not exist.
+    """
+    if isinstance(value, tuple):
+        return tuple(expanded(each, where) for each in value)
+    try:
+        return value.expanduser() if isinstance(value, Path) else value
+    except RuntimeError as error:
+        raise InvalidInput(f"{where} {value}: {error}") from error
 
 
 class Once(argparse.Action):
@@ -203,7 +220,7 @@ class Parser(argparse.ArgumentParser):
         """
         for word in {word.partition("=")[0] for word in words if word.startswith("--")}:
             section, dot, name = word[2:].partition(".")
-            if dot and section in dotted and name:
+            if dot and section in dotted and name not in ("", "name"):
                 place = f"{section}.{name.replace('-', '_')}"
                 self.add_argument(word, dest=place, action=Once, nargs="?", const=BARE)
         try:

@@ -25,7 +25,7 @@ from mpcc.core.method.model import Model
 from mpcc.core.method.schedule import Schedule
 from mpcc.core.method.terms import TermWeights
 
-__all__ = ["MPCC", "Draws", "EndOfIteration", "Phase", "check_phases", "phases_of", "real_batches"]
+__all__ = ["MPCC", "Draws", "EndOfIteration", "Phase", "check_phases", "loss_of", "phases_of", "real_batches"]
 
 # The parts that a phase can train; the first three are the networks.
 NETWORKS = ("discriminator", "generator", "encoder")
@@ -56,12 +56,15 @@ class Phase:
         advances: The network whose spectral norms take a power iteration after each update.
     """
 
-    name: str
-    trains: tuple[str, ...]
-    updates: Callable[[Schedule], int]
-    loss: Callable[[Model, Batch, TermWeights], Loss]
-    draws: Draws = Draws.NOTHING
-    real: int | None = None
+    name: str = attrs.field(validator=attrs.validators.instance_of(str))
+    trains: tuple[str, ...] = attrs.field(converter=tuple)
+    updates: Callable[[Schedule], int] = attrs.field(validator=attrs.validators.is_callable())
+    loss: Callable[[Model, Batch, TermWeights], Loss] = attrs.field(validator=attrs.validators.is_callable())
+    draws: Draws = attrs.field(default=Draws.NOTHING, validator=attrs.validators.instance_of(Draws))
+    real: int | None = attrs.field(
+        default=None,
+        validator=attrs.validators.optional([attrs.validators.instance_of(int), attrs.validators.ge(0)]),
+    )
     advances: str | None = None
 
 
@@ -130,7 +133,8 @@ def real_batches(phases: Sequence[Phase | EndOfIteration], schedule: Schedule) -
         4
     """
     with_real = (phase for phase in phases if isinstance(phase, Phase) and phase.real is not None)
-    return max((phase.updates(schedule) for phase in with_real), default=0)
+    counts = [(phase.real or 0, phase.updates(schedule)) for phase in with_real]
+    return max((first + updates for first, updates in counts if updates), default=0)
 
 
 def phases_of(objective: Objective) -> tuple[Phase | EndOfIteration, ...]:
@@ -139,7 +143,32 @@ def phases_of(objective: Objective) -> tuple[Phase | EndOfIteration, ...]:
     Raises:
         PluginError: If the training loop cannot carry out a row.
     """
-    return check_phases(objective.phases(), type(objective).__name__)
+    rows, name = objective.phases(), type(objective).__name__
+    if not isinstance(rows, Sequence):
+        raise PluginError(f"{name}.phases(): expected a tuple of rows, got {rows!r}")
+    return check_phases(rows, name)
+
+
+def loss_of(phase: Phase, model: Model, batch: Batch, weights: TermWeights) -> Loss:
+    """Return the loss of an update.
+
+    Raises:
+        PluginError: If the phase returns something else than a loss that can be minimised.
+    """
+    loss: object = phase.loss(model, batch, weights)
+    if not isinstance(loss, Loss):
+        raise PluginError(f"phase {phase.name!r}: expected a Loss, got {type(loss).__name__}; make it with Loss.of")
+    if loss.total.dim() or not loss.total.requires_grad:
+        raise PluginError(
+            f"phase {phase.name!r}: expected a scalar loss with a gradient, got the shape {tuple(loss.total.shape)}"
+            f"{'' if loss.total.requires_grad else ' without a gradient'}; does it depend on {', '.join(phase.trains)}?"
+        )
+    if loss.terms.keys() != loss.weights.keys():
+        raise PluginError(
+            f"phase {phase.name!r}: expected a weight for each term, got the weights {sorted(loss.weights)} for the "
+            f"terms {sorted(loss.terms)}"
+        )
+    return loss
 
 
 def check_phases(rows: Sequence[object], name: str) -> tuple[Phase | EndOfIteration, ...]:

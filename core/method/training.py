@@ -19,7 +19,7 @@ from mpcc.core.method.engine import Engine, PlainEngine
 from mpcc.core.method.finite_guard import FiniteGuard
 from mpcc.core.method.losses import Batch, Generated, Loss
 from mpcc.core.method.model import Model, thawed, to_unit_range
-from mpcc.core.method.phases import MPCC, Draws, EndOfIteration, Phase, real_batches
+from mpcc.core.method.phases import MPCC, Draws, EndOfIteration, Phase, loss_of, real_batches
 from mpcc.core.method.schedule import Schedule
 from mpcc.core.method.terms import TermWeights
 
@@ -174,15 +174,14 @@ class Trainer:
             return
         with_prior = phase.draws is Draws.WITH_PRIOR
         # Several batches can be generated at once if no update between them changes the generator or the prior.
-        together = count if not with_prior and not {"generator", "prior"} & {*phase.trains} else 1
+        together = 1 if with_prior or {"generator", "prior"} & {*phase.trains, phase.advances} else count
         for _ in range(0, count, max(together, 1)):
-            with self._trained(*(["prior"] if with_prior else [])):
-                batches = self.engine.generated(model, size, together, with_prior)
-                while (batch := self._next(batches)) is not None:
-                    yield batch
+            batches = self.engine.generated(model, size, together, with_prior)
+            while (batch := self._next(batches, with_prior)) is not None:
+                yield batch
 
-    def _next(self, batches: Iterator[Generated]) -> Generated | None:
-        with self.section("generated images"):
+    def _next(self, batches: Iterator[Generated], with_prior: bool) -> Generated | None:
+        with self.section("generated images"), self._trained(*(["prior"] if with_prior else [])):
             return next(batches, None)
 
     def _update(self, phase: Phase, images: Tensor | None, generated: Generated | None) -> dict[str, Tensor]:
@@ -191,7 +190,7 @@ class Trainer:
         with self._trained(*phase.trains):
             with self.engine.precision():
                 real = None if images is None else to_unit_range(images, model.device)
-                loss = phase.loss(model, Batch(self.schedule.batch, real, generated), self.weights)
+                loss = loss_of(phase, model, Batch(self.schedule.batch, real, generated), self.weights)
             self._step(phase, loss)
         if phase.advances is not None:
             self.engine.advance(getattr(model.networks, phase.advances))

@@ -24,7 +24,7 @@ from mpcc.core.contracts import Architecture, Networks, Prior
 from mpcc.core.method.entropy import EntropyPolicy
 from mpcc.core.method.losses import Batch, draw
 from mpcc.core.method.model import Model, trainable
-from mpcc.core.method.phases import MPCC, Draws, EndOfIteration, Phase
+from mpcc.core.method.phases import MPCC, Draws, EndOfIteration, Phase, loss_of
 from mpcc.core.method.schedule import Schedule
 from mpcc.core.method.terms import TermWeights
 
@@ -290,7 +290,7 @@ def count(
             generated = None
             if phase.draws is not Draws.NOTHING:
                 generated = draw(model, size, train_prior=phase.draws is Draws.WITH_PRIOR)
-            phase.loss(model, Batch(size, real, generated), weights).total.backward()  # type: ignore[no-untyped-call]
+            loss_of(phase, model, Batch(size, real, generated), weights).total.backward()  # type: ignore[no-untyped-call]
         costs.append(PhaseCost(phase.name, phase.updates(schedule), flops.get_total_flops()))
     return tuple(costs)
 

@@ -106,11 +106,14 @@ def check(run: Run, state: Mapping[str, Any], source: Path, folder: RunFolder) -
             f"--resume {folder.path}: the run has done {state['iteration']} iterations: expected more with "
             f"--iterations, got {run.config.run.iterations}"
         )
-    if state["plugins"] != run.plugins:
+    # Versions without objectives recorded none; their runs used the default, as `differences` assumes too.
+    recorded = any(name.startswith("objective ") for name in state["plugins"])
+    now_used = {name: version for name, version in run.plugins.items() if recorded or not name.startswith("objective ")}
+    if state["plugins"] != now_used:
         changed = [
-            f"{name} was {state['plugins'].get(name, 'missing')}, is {run.plugins.get(name, 'missing')}"
-            for name in sorted({*state["plugins"], *run.plugins})
-            if state["plugins"].get(name) != run.plugins.get(name)
+            f"{name} was {state['plugins'].get(name, 'missing')}, is {now_used.get(name, 'missing')}"
+            for name in sorted({*state["plugins"], *now_used})
+            if state["plugins"].get(name) != now_used.get(name)
         ]
         raise InvalidInput(
             f"--resume {folder.path}: plugins have changed: {', '.join(changed)}; install the earlier versions, "

@@ -47,7 +47,7 @@ def test_commands_show_each_message_once_as_a_line_on_standard_error(capsys: pyt
     try:
         with messages_shown():
             logger.info("engine %s: %d%% [less]", "fast", 5)
-            logger.warning("warning: :cat: and\ttabs stay")
+            logger.warning(":cat: and\ttabs stay")
             logger.debug("not this")
         assert capsys.readouterr() == ("", "engine fast: 5% [less]\nwarning: :cat: and\ttabs stay\n")
     finally:

@@ -177,7 +177,7 @@ class EventLog:
             self._file.flush()
         except OSError as error:
             self.close()
-            text = "warning: TensorBoard events could not be written: %s; the run goes on without them"
+            text = "TensorBoard events could not be written: %s; the run goes on without them"
             logger.warning(text, error.strerror or error)
 
 

@@ -187,7 +187,7 @@ class Execution:
         self.display.scores(done, scores, findings.used, findings.evaluation.clusters)
         for symptom in warnings:
             if symptom.name not in run.told:
-                logger.warning("warning: %s", symptom.message)
+                logger.warning("%s", symptom.message)
         run.told = sorted({*run.told, *(symptom.name for symptom in warnings)})
         self.events.evaluation(done, scores, findings, trainer.model.prior, measured.quantities(), warnings)
         run.evaluation_seconds = run.seconds - training_seconds
@@ -229,12 +229,12 @@ class Execution:
         if back is None:
             raise TrainingDiverged(f"{error}; there is no checkpoint yet to restart from") from error
         for line in broken:
-            logger.warning("warning: %s", line)
+            logger.warning("%s", line)
         run.restarts.append({"iteration": at, "from": back, "reason": str(error)})
         # With the same random numbers training would diverge again. The new ones are as reproducible.
         seed_everything(settings.seed + 1_000_003 * len(run.restarts))
         logger.warning(
-            "warning: %s; restart %d from iteration %d with other random numbers", error, len(run.restarts), back
+            "%s; restart %d from iteration %d with other random numbers", error, len(run.restarts), back
         )
         self.display.restarted(back)
         self.saving.checkpoints.forget_after(back)

@@ -87,7 +87,7 @@ class Saving:
             write()
         except OSError as error:
             text = error.strerror or str(error)
-            logger.warning("warning: %s could not be written: %s; %s", what, text, self.kept("training goes on"))
+            logger.warning("%s could not be written: %s; %s", what, text, self.kept("training goes on"))
             return text
         return None
 

@@ -250,7 +250,8 @@ def test_a_plugin_that_has_changed_since_is_warned_of(copy: Path, capsys: pytest
     saved["plugins"]["prior student_t"] = "mpcc 0.0.1"
     save_checkpoint(path, saved)
     assert predict(copy) == 0
-    assert capsys.readouterr().err.startswith("warning: prior student_t was mpcc 0.0.1 when the checkpoint was saved, is mpcc ")
+    warning = "warning: prior student_t was mpcc 0.0.1 when the checkpoint was saved, is mpcc "
+    assert capsys.readouterr().err.startswith(warning)
 
 
 def test_an_interruption_leaves_nothing_half_written(copy: Path, monkeypatch: pytest.MonkeyPatch) -> None:

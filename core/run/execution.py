@@ -233,9 +233,7 @@ class Execution:
         run.restarts.append({"iteration": at, "from": back, "reason": str(error)})
         # With the same random numbers training would diverge again. The new ones are as reproducible.
         seed_everything(settings.seed + 1_000_003 * len(run.restarts))
-        logger.warning(
-            "%s; restart %d from iteration %d with other random numbers", error, len(run.restarts), back
-        )
+        logger.warning("%s; restart %d from iteration %d with other random numbers", error, len(run.restarts), back)
         self.display.restarted(back)
         self.saving.checkpoints.forget_after(back)
         self.events.restarted(back + 1, str(error))

@@ -101,7 +101,7 @@ class Typed:
         made = options.make(cls, given, "the command", where)
         # A shell leaves the ~ of --out=~/x alone.
         paths = {name: expanded(value, where(name)) for name in given if (value := getattr(made, name)) is not None}
-        return attrs.evolve(made, **paths)  # type: ignore[type-var]  # every class of flags is an attrs class
+        return attrs.evolve(made, **paths)  # type: ignore[misc]  # every class of flags is an attrs class
 
 
 def expanded(value: Any, where: str) -> Any:

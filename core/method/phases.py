@@ -57,7 +57,7 @@ class Phase:
     """
 
     name: str = attrs.field(validator=attrs.validators.instance_of(str))
-    trains: tuple[str, ...] = attrs.field(converter=tuple)
+    trains: tuple[str, ...]
     updates: Callable[[Schedule], int] = attrs.field(validator=attrs.validators.is_callable())
     loss: Callable[[Model, Batch, TermWeights], Loss] = attrs.field(validator=attrs.validators.is_callable())
     draws: Draws = attrs.field(default=Draws.NOTHING, validator=attrs.validators.instance_of(Draws))

@@ -79,7 +79,7 @@ def predict_run(words: list[str]) -> int:
     device = choose_device(config.run.device)
     remedies = f"lower --batch {flags.batch}, choose --data.memory stream, if the data set has it, or --device cpu"
     with memory_errors("predicting", remedies), attributed(used(registry, config)):
-        model = trained_model(registry, config, state, source, device)
+        model = trained_model(config, state, source, device)
         entry = registry.entry("dataset", config.data.name)
         images = load_data(config, training=False)
         if images.images.shape[1] != state["images"][1]:

@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any
 
 from mpcc.core.config import Layer, RunConfig, read_config
 from mpcc.core.errors import InvalidInput
-from mpcc.core.registry import Registry
 from mpcc.core.storage.checkpoint_contents import check_contents, saved_config
 
 if TYPE_CHECKING:
@@ -98,15 +97,12 @@ def take_weights(model: Model, state: Mapping[str, Any], source: Path, parts: Co
         raise InvalidInput(f"checkpoint {source} does not fit config.toml: {text}") from error
 
 
-def trained_model(
-    registry: Registry, config: RunConfig, state: Mapping[str, Any], source: Path, device: torch.device
-) -> Model:
+def trained_model(config: RunConfig, state: Mapping[str, Any], source: Path, device: torch.device) -> Model:
     """Build the model of a run for inference: encoder and prior of the checkpoint, the encoder's layers fused.
 
     The other networks keep their random weights. A warning names plugins that have changed since.
 
     Arguments:
-        registry: Where the plugins are.
         config: The run's configuration.
         state: A checkpoint, after `check_checkpoint`.
         source: Its file, for errors.

@@ -54,6 +54,22 @@ def pytest_runtest_makereport(
     return report
 
 
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, object, object]:
+    """Hide GPUs from a test without the mark gpu, from its fixtures and from the commands that it starts.
+
+    What such a test compares, often bit by bit, then means the same on every machine.
+    """
+    with pytest.MonkeyPatch.context() as patch:
+        if not item.get_closest_marker("gpu"):
+            if torch := sys.modules.get("torch"):
+                # CUDA reads the variable once in a process: it must have done so before the variable hides a GPU.
+                torch.cuda.is_available()
+                patch.setattr(torch.cuda, "is_available", lambda: False)
+            patch.setenv("CUDA_VISIBLE_DEVICES", "")
+        return (yield)
+
+
 def pytest_runtest_setup(item: pytest.Item) -> None:
     """Skip tests marked gpu where there is none."""
     if item.get_closest_marker("gpu"):

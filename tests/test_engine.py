@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
+import os
+import subprocess
+import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -33,6 +37,8 @@ from mpcc.core.method.schedule import Schedule
 from mpcc.core.method.terms import TermWeights
 from mpcc.core.method.training import Trainer
 from mpcc.core.registry import load_registry
+from mpcc.core.run.assembly import choose_device
+from mpcc.core.system.kernel_settings import full_precision, kernel_settings
 from mpcc.plugins.architectures.biggan import BigGAN8, BigGAN16, BigGAN32
 from mpcc.plugins.architectures.options import BigGANOptions
 
@@ -319,6 +325,18 @@ def test_bf16_is_refused_where_the_hardware_does_not_have_it(monkeypatch: pytest
             choice(precision="bf16")
 
 
+@pytest.mark.parametrize("known", [False, True])
+def test_tf32_is_refused_on_a_gpu_that_does_not_have_it(monkeypatch: pytest.MonkeyPatch, known: bool) -> None:
+    monkeypatch.setattr(torch.cuda, "is_tf32_supported", lambda: known)
+    monkeypatch.setattr(torch.cuda, "device", lambda device: contextlib.nullcontext())
+    settings = attrs.evolve(RunSettings(), precision="tf32")
+    if known:
+        assert choose_engine(settings, torch.device("cuda", 0)).precision_name == "tf32"
+    else:
+        with pytest.raises(InvalidInput, match=r"tf32: this cuda has no tf32 arithmetic .*--precision float32"):
+            choose_engine(settings, torch.device("cuda", 0))
+
+
 @pytest.mark.parametrize(
     ("machine", "known", "matrix_unit", "expected"),
     [
@@ -336,3 +354,42 @@ def test_precision_auto_is_bf16_where_it_is_faster(
     monkeypatch.setattr(choice_of_engine, "computes_bf16", lambda device: known)
     monkeypatch.setattr("torch.cpu._is_amx_tile_supported", lambda: matrix_unit)
     assert choice(precision="auto").precision_name == expected
+
+
+# Settings of CUDA's libraries, which can be set without a GPU, too
+
+
+def settings_now() -> tuple[bool, ...]:
+    cudnn = torch.backends.cudnn
+    return (
+        *(torch.backends.cuda.matmul.allow_tf32, cudnn.allow_tf32, cudnn.benchmark),
+        *(cudnn.enabled, cudnn.deterministic),
+    )
+
+
+def test_training_tries_kernels_and_an_evaluation_inside_it_neither_tries_nor_rounds() -> None:
+    before = settings_now()
+    with kernel_settings(tf32=True):
+        assert settings_now()[:3] == (True, True, True)
+        with full_precision(torch.device("cuda")), full_precision(CPU):
+            assert settings_now()[:3] == (False, False, False)
+        assert settings_now()[:3] == (True, True, True)
+    with kernel_settings(tf32=False):
+        assert settings_now()[:3] == (False, False, True)
+    assert settings_now() == before
+
+
+def test_what_a_caller_has_set_for_cudnn_stays(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.backends.cudnn, "enabled", False)
+    monkeypatch.setattr(torch.backends.cudnn, "deterministic", True)
+    with kernel_settings(tf32=True):
+        assert settings_now()[3:] == (False, True)
+
+
+def test_a_test_without_the_mark_gpu_sees_no_gpu_and_no_command_of_its_does() -> None:
+    assert choose_device("auto") == CPU
+    done = subprocess.run(
+        [sys.executable, "-c", "import torch; print(torch.cuda.is_available())"], capture_output=True, text=True
+    )
+    assert done.stdout == "False\n"
+    assert os.environ["CUDA_VISIBLE_DEVICES"] == ""

@@ -13,6 +13,7 @@ import torch
 from scipy import special, stats
 from torch import Tensor, nn
 
+from mpcc.core.config import RunSettings
 from mpcc.core.contracts import Evaluation, FeatureRequest, ImageSet, Metric
 from mpcc.core.errors import PluginError
 from mpcc.core.evaluation.evaluated_images import ModelImages
@@ -24,6 +25,7 @@ from mpcc.core.evaluation.evaluation import (
     left_out,
     score,
 )
+from mpcc.core.evaluation.findings import find
 from mpcc.core.method.model import Model, standing_generator, to_pixels, to_unit_range
 from mpcc.core.system.randomness import own_randomness
 from mpcc.plugins.architectures.biggan import BigGAN8
@@ -373,3 +375,23 @@ def test_modes_are_put_back_when_the_encoder_fails() -> None:
     with pytest.raises(RuntimeError, match="stop"):
         evaluate(made, data, torch.arange(3))
     assert modes(made) == before
+
+
+def test_pictures_and_scores_of_images_do_not_depend_on_the_precision_of_training() -> None:
+    data, found = image_set(), []
+    for enabled in (False, True):
+        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=enabled):
+            drawn = pictures(model(), data)
+            lent, _ = images(model(), data)
+            found.append((drawn.samples, drawn.reconstructions, lent.reconstruction_errors(), *lent.generated(5)))
+    assert all(torch.equal(*pair) for pair in zip(*found, strict=True))
+
+
+def test_a_metric_computes_in_full_precision_whatever_the_precision_of_training() -> None:
+    class Product(Metric):
+        def compute(self, evaluation: Evaluation) -> float:
+            return float((torch.full((2, 2), 1.001) @ torch.eye(2))[0, 0])
+
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        found = find(model(), image_set(), torch.arange(20), {"product": Product()}, RunSettings(standing_passes=1))
+    assert found.scores["product"] == pytest.approx(1.001, abs=1e-6)

@@ -14,6 +14,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from mpcc.core.images.stream import ImageStream
 from mpcc.core.layers.spectral_norm import SpectralLayer
@@ -383,6 +384,46 @@ def test_the_average_is_a_copy_before_its_start_and_then_follows_with_its_decay(
             torch.testing.assert_close([*averaged.parameters()], expected, atol=1e-7, rtol=1e-5)
             assert not torch.equal(averaged.entry.weight, live.entry.weight)
         assert all(torch.equal(*pair) for pair in zip(averaged.buffers(), live.buffers(), strict=True))
+
+
+class Calls(TorchDispatchMode):
+    """Notes the operations with the types and strides of their tensors; on CUDA, each would be a kernel or more."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.noted: list[tuple[str, set[torch.dtype], bool]] = []
+
+    def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        first, second = (*args, args)[:2]
+        same = all(one.stride() == other.stride() for one, other in zip(first, second, strict=True))
+        self.noted.append((function.__name__, {tensor.dtype for tensor in first}, same))
+        return function(*args, **(kwargs or {}))
+
+
+def test_the_average_of_all_tensors_takes_three_kernels() -> None:
+    model = trainer().model
+    with Calls() as calls:
+        model.average(0.5)
+    # Torch takes one kernel for a list of tensors if all have one type, and each pair has the same strides.
+    assert calls.noted == [
+        ("_foreach_lerp_.Scalar", {torch.float32}, True),
+        ("_foreach_copy_.default", {torch.float32}, True),
+        ("_foreach_copy_.default", {torch.int64}, True),
+    ]
+
+
+def test_a_generator_of_several_types_and_without_buffers_is_averaged() -> None:
+    model = trainer().model
+    for generator in (model.networks.generator, model.averaged):
+        for module in generator.modules():
+            module._buffers.clear()
+        generator.register_parameter("extra", nn.Parameter(torch.zeros(2, dtype=torch.float64), requires_grad=False))
+    model.networks.generator.extra.fill_(4.0)
+    before = model.averaged.entry.weight.clone()
+    model.networks.generator.entry.weight.add_(1.0)
+    model.average(0.25)
+    assert model.averaged.extra.tolist() == [3.0, 3.0]
+    torch.testing.assert_close(model.averaged.entry.weight, before + 0.75)
 
 
 def test_standing_statistics_are_the_averages_of_the_statistics_of_every_pass() -> None:

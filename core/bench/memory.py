@@ -30,7 +30,7 @@ def memory_of(
     Arguments:
         config: A preset's values, including device and threads.
         channels: D.
-        engine: ``plain``, ``fast`` or ``fast-bf16``.
+        engine: ``plain``, ``fast``, or ``fast-`` and another precision.
         iterations: Number of iterations to train, or None to predict.
         images: Number of images to predict, or None to train.
 

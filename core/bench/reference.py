@@ -17,6 +17,7 @@ from torch.nn import functional as F
 
 from mpcc.core.bench.timing import Measured, Seconds, Spread, flattened
 from mpcc.core.system import allocator
+from mpcc.core.system.kernel_settings import kernel_settings
 
 __all__ = ["Reference", "convolution", "matmul", "references"]
 
@@ -32,7 +33,7 @@ class Reference:
     Attributes:
         name: Its name in tables.
         kind: ``matmul`` or ``convolution``.
-        precision: ``float32`` or ``bf16``.
+        precision: ``float32``, ``tf32`` or ``bf16``.
         operations: Floating-point operations in one step: multiplications and additions.
         step: Executes one step.
     """
@@ -48,7 +49,7 @@ class Reference:
 
         def fastest_settings() -> contextlib.AbstractContextManager[Any]:
             if device.type == "cuda":
-                return torch.backends.cudnn.flags(enabled=True, benchmark=True, allow_tf32=False)
+                return kernel_settings(tf32=self.precision == "tf32")
             return allocator.kept_memory()
 
         return Measured(self.name, self.step, fastest_settings)
@@ -84,7 +85,7 @@ def convolution(
         channels: C, of input and output.
         size: R.
         batch: N.
-        precision: ``float32`` or ``bf16``.
+        precision: ``float32``, ``tf32`` or ``bf16``.
         innermost: Whether channels are the innermost dimension in memory.
     """
     layout = torch.channels_last if innermost else torch.contiguous_format
@@ -116,5 +117,5 @@ def references(
 
 
 def of(precision: str) -> torch.dtype:
-    """Return the torch type of a precision."""
+    """Return the torch type of a precision; values of tf32 are stored in float32."""
     return torch.bfloat16 if precision == "bf16" else torch.float32

@@ -156,7 +156,7 @@ class Subject:
         """Build a run on random images under an engine; the weights do not depend on the engine.
 
         Arguments:
-            engine: ``plain``, ``fast``, or ``fast-bf16``.
+            engine: ``plain``, ``fast``, or ``fast-`` and another precision.
         """
         name, _, precision = engine.partition("-")
         entry = Entry(

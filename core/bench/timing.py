@@ -29,7 +29,7 @@ FORMULAS = {
     "multiplications and additions in convolutions and matrix products, forward and backward",
     "rate": "operations_per_iteration / median, FLOP/s: nominal, from the operations before fusion, also if an engine "
     "gets the same result with fewer operations",
-    "rate of a reference": "its operations / the median of its seconds, FLOP/s; float32 is not rounded to tf32",
+    "rate of a reference": "its operations / the median of its seconds, FLOP/s; only those in tf32 are rounded to it",
     "of_matmul": "rate / rate of the matmul in the engine's precision",
     "of_best": "rate / the highest rate among matmul and convolutions in the engine's precision",
     "shares": "seconds of a section / seconds of all sections, over separate iterations, one in each round; on CUDA "

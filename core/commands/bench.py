@@ -23,7 +23,7 @@ __all__ = ["ENGINES", "PARTS", "BenchFlags", "bench"]
 
 PURPOSE = "Measure training, loading, prediction and posterior; print a table, write bench.json and bench.png."
 SETTINGS = ("device", "threads", "data_root")
-ENGINES = ("plain", "fast", "fast-bf16")
+ENGINES = ("plain", "fast", "fast-tf32", "fast-bf16")
 PARTS = ("training", "loading", "predict", "posterior")
 
 
@@ -34,8 +34,8 @@ class BenchFlags(PluginFiles):
     presets: str = option("digits", "presets to measure, separated by commas")
     engines: str | None = option(
         None,
-        f"engines to compare, separated by commas: {', '.join(ENGINES)}; by default plain, fast, and fast-bf16 if "
-        "the hardware computes in bf16",
+        f"engines to compare, separated by commas: {', '.join(ENGINES)}; by default plain, fast, and fast-tf32 "
+        "and fast-bf16 where the hardware computes in them",
     )
     parts: str = option(",".join(PARTS), "parts to measure, separated by commas")
     out: Path | None = option(None, "folder to create; by default a unique name below runs/")
@@ -59,18 +59,21 @@ def bench(words: list[str]) -> int:
     # The checks above do not need torch; the imports below load it.
     from mpcc.core.bench.presets import measured
     from mpcc.core.bench.report import print_report, write_plot
-    from mpcc.core.engines.choice import computes_bf16
+    from mpcc.core.engines.choice import computes_in
     from mpcc.core.run.assembly import choose_device
     from mpcc.core.storage.run_folder import RunFolder
     from mpcc.core.system.whole_files import write_whole
 
     device = choose_device(tables["run"]["device"])
+    missing = [name for name in ENGINES if not computes_in(name.partition("-")[2] or "float32", device)]
     if engines is None:
-        engines = [name for name in ENGINES if name != "fast-bf16" or computes_bf16(device)]
-    elif "fast-bf16" in engines and not computes_bf16(device):
-        raise InvalidInput(
-            f"--engines fast-bf16: this {device.type} has no bf16 arithmetic (nearest valid choice: --engines fast)"
-        )
+        engines = [name for name in ENGINES if name not in missing]
+    for name in engines:
+        if name in missing:
+            raise InvalidInput(
+                f"--engines {name}: this {device.type} has no {name.partition('-')[2]} arithmetic "
+                "(nearest valid choice: --engines fast)"
+            )
     folder = RunFolder(path, named=flags.out is not None)
     report = measured(registry, configs, engines, parts, settings, device)
     print_report(report)

@@ -11,7 +11,7 @@ from mpcc.core.engines.fast import FastEngine
 from mpcc.core.errors import InvalidInput
 from mpcc.core.method.engine import Engine, PlainEngine
 
-__all__ = ["bf16_pays", "choose_engine", "computes_bf16"]
+__all__ = ["bf16_pays", "choose_engine", "computes_bf16", "computes_in"]
 
 
 def computes_bf16(device: torch.device) -> bool:
@@ -23,6 +23,16 @@ def computes_bf16(device: torch.device) -> bool:
         return bool(torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())
     supported: bool = torch.ops.mkldnn._is_mkldnn_bf16_supported()
     return supported
+
+
+def computes_in(precision: str, device: torch.device) -> bool:
+    """Return whether a device computes in a precision itself: ``float32``, ``tf32`` or ``bf16``."""
+    if precision == "tf32":
+        if device.type != "cuda":
+            return False
+        with torch.cuda.device(device):
+            return bool(torch.cuda.is_tf32_supported())
+    return precision == "float32" or computes_bf16(device)
 
 
 def bf16_pays(device: torch.device) -> bool:
@@ -49,12 +59,10 @@ def choose_engine(settings: RunSettings, device: torch.device) -> Engine:
                 "(nearest valid choice: --engine fast, or --precision float32)"
             )
         return PlainEngine()
-    if precision == "tf32" and device.type != "cuda":
-        raise InvalidInput("--precision tf32: only CUDA devices have it (nearest valid choice: --precision float32)")
-    if precision == "bf16" and not computes_bf16(device):
-        raise InvalidInput(
-            f"--precision bf16: this {device.type} has no bf16 arithmetic (nearest valid choice: --precision float32)"
-        )
     if precision == "auto":
         precision = "bf16" if bf16_pays(device) else "float32"
+    if not computes_in(precision, device):
+        only_cuda = precision == "tf32" and device.type != "cuda"
+        why = "only CUDA devices have it" if only_cuda else f"this {device.type} has no {precision} arithmetic"
+        raise InvalidInput(f"--precision {precision}: {why} (nearest valid choice: --precision float32)")
     return FastEngine(precision)

@@ -6,12 +6,17 @@ thousand kernels of a few microseconds each.
 
 from __future__ import annotations
 
+import contextlib
+import functools
+import traceback
+
 import torch
 from torch import Tensor
 
 from mpcc.core.method.engine import Iteration
+from mpcc.core.system.device_waits import device_waits, place
 
-__all__ = ["CannotRecord", "GraphedIteration", "record", "warmed_up"]
+__all__ = ["CannotRecord", "GraphedIteration", "default_generator", "probed", "record", "warmed_up"]
 
 
 class CannotRecord(Exception):
@@ -29,16 +34,18 @@ class GraphedIteration:
             stream before (`warmed_up`), which sets up libraries and optimizers. Here it is recorded, not executed.
         real: Images of the shape of every replay, uint8, on any device.
         device: The device that computes.
+        pool: The identity of the memory that the graph works on, from `torch.cuda.graph_pool_handle`.
 
     Raises:
         RuntimeError: If an operation cannot be recorded, such as a copy to the host.
     """
 
-    def __init__(self, iteration: Iteration, real: Tensor, device: torch.device) -> None:
+    def __init__(self, iteration: Iteration, real: Tensor, device: torch.device, pool: tuple[int, int]) -> None:
         self._real = real.to(device, copy=True)
         self._graph = torch.cuda.CUDAGraph()
+        stream = side_stream(index_of(device), "recording")
         # Other threads, such as one that reads images ahead, may call CUDA meanwhile.
-        with torch.cuda.graph(self._graph, capture_error_mode="thread_local"):
+        with torch.cuda.graph(self._graph, pool=pool, stream=stream, capture_error_mode="thread_local"):
             terms = iteration(self._real)
             self._names = list(terms)
             self._terms = torch.stack([terms[name].float() for name in self._names])
@@ -56,7 +63,7 @@ class GraphedIteration:
 
 
 def record(iteration: Iteration, real: Tensor, device: torch.device) -> GraphedIteration:
-    """Record an iteration; if that fails, restore the random generator and the stream.
+    """Record an iteration; if that fails, restore the random generator, the stream and the allocator.
 
     Arguments:
         iteration: The same as for `GraphedIteration`.
@@ -64,21 +71,32 @@ def record(iteration: Iteration, real: Tensor, device: torch.device) -> GraphedI
         device: The device that computes.
 
     Raises:
-        CannotRecord: If an operation of the iteration cannot be recorded.
+        CannotRecord: If an operation of the iteration cannot be recorded; the message gives its file and line.
     """
-    generator = torch.cuda.default_generators[device.index or 0]
+    generator, pool = default_generator(device), torch.cuda.graph_pool_handle()
     state, stream = generator.clone_state(), torch.cuda.current_stream(device)
     try:
-        return GraphedIteration(iteration, real, device)
+        return GraphedIteration(iteration, real, device, pool)
     except (RuntimeError, torch.linalg.LinAlgError) as error:  # type: ignore[attr-defined]
         # After a failed capture, the generator would still count for a graph that does not exist.
         generator.graphsafe_set_state(state)
         torch.cuda.set_stream(stream)
+        end_allocation(index_of(device), pool)
         raise CannotRecord(first_cause(error)) from error
 
 
+def end_allocation(index: int, pool: tuple[int, int]) -> None:
+    """Let the allocator go on as if a recording that failed had never begun.
+
+    Torch 2.11 does not do so itself: it then frees no memory that two streams have used.
+    """
+    with contextlib.suppress(RuntimeError):  # Newer versions have ended it already.
+        torch._C._cuda_endAllocateToPool(index, pool)
+        torch._C._cuda_releasePool(index, pool)
+
+
 def first_cause(error: BaseException) -> str:
-    """Return the first error of a failed capture, whose end raises another error on top of it.
+    """Return the first error of a failed capture, whose end raises another error on top of it, and its place.
 
     Example:
         >>> try:
@@ -87,19 +105,57 @@ def first_cause(error: BaseException) -> str:
         ...     finally:
         ...         raise RuntimeError("capture failed")
         ... except RuntimeError as error:
-        ...     print(first_cause(error))
+        ...     print(first_cause(error).partition(" at ")[0])
         a copy to the host
     """
     while error.__context__ is not None:
         error = error.__context__
-    return " ".join(str(error).split())[:120] or type(error).__name__
+    frames = list(traceback.walk_tb(error.__traceback__))
+    text = next(iter(str(error).strip().splitlines()), "") or type(error).__name__
+    return f"{text} at {place(reversed(frames))}"
 
 
-def warmed_up(iteration: Iteration, real: Tensor) -> dict[str, Tensor]:
+def warmed_up(iteration: Iteration, real: Tensor, device: torch.device) -> dict[str, Tensor]:
     """Execute an iteration on a side stream, which is required before it can be recorded."""
-    stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]
-    stream.wait_stream(torch.cuda.current_stream())
+    stream, current = side_stream(index_of(device), "warm-up"), torch.cuda.current_stream(device)
+    stream.wait_stream(current)
     with torch.cuda.stream(stream):
         terms = iteration(real)
-    torch.cuda.current_stream().wait_stream(stream)
+    current.wait_stream(stream)
     return terms
+
+
+def probed(iteration: Iteration, real: Tensor, device: torch.device) -> tuple[dict[str, Tensor], str]:
+    """Execute an iteration like `warmed_up` and find out whether the host waits for the device.
+
+    What waits cannot be recorded, and a recording that fails half-way leaves torch's allocator in the middle of it.
+
+    Returns:
+        The terms, and the reason why the iteration cannot be recorded, or an empty text.
+    """
+    with device_waits() as places:
+        terms = warmed_up(iteration, real, device)
+    if not places:
+        return terms, ""
+    first, *others = places
+    return terms, f"the host waits for the device at {first}{f' and {len(others)} other lines' if others else ''}"
+
+
+def default_generator(device: torch.device) -> torch.Generator:
+    """Return the generator that draws on a CUDA device; without an index, on the current one."""
+    generator: torch.Generator = torch.cuda.default_generators[index_of(device)]
+    return generator
+
+
+def index_of(device: torch.device) -> int:
+    """Return the index of a CUDA device; without an index, that of the current one."""
+    return torch.cuda.current_device() if device.index is None else device.index
+
+
+@functools.cache
+def side_stream(index: int, purpose: str) -> torch.cuda.Stream:
+    """Return the stream of a purpose on a device, the same for the whole process.
+
+    Libraries keep workspaces for every stream that they have worked on, up to about 65 MiB for each, for good.
+    """
+    return torch.cuda.Stream(index)  # type: ignore[no-untyped-call]

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from mpcc.core.engines.cuda_graph import CannotRecord, GraphedIteration, record, warmed_up
+from mpcc.core.engines.cuda_graph import CannotRecord, GraphedIteration, probed, record, warmed_up
 from mpcc.core.layers.batch_norm import batch_groups
 from mpcc.core.layers.fusion import fuse
 from mpcc.core.layers.spectral_norm import SpectralLayer, layers_by_shape, power_iterations
@@ -97,7 +97,7 @@ class FastEngine(Engine):
         power_iterations(self._layers[network])
 
     def active(self) -> contextlib.AbstractContextManager[Any]:
-        """Return a context in which the C library keeps freed memory, or CUDA's libraries are set up for speed."""
+        """Return a context in which the C library keeps freed memory, or cuDNN tries its kernels on each shape."""
         if self._device.type == "cuda":
             return kernel_settings(tf32=self.precision_name != "float32")
         return allocator.kept_memory()
@@ -108,16 +108,29 @@ class FastEngine(Engine):
             return iteration(real)
         if self._graph is None:
             if self._warm_up > 0:
-                self._warm_up -= 1
-                return warmed_up(iteration, real)
+                return self._warmed_up(iteration, real)
             try:
                 self._graph = record(iteration, real, self._device)
             except CannotRecord as error:
-                # Recording has executed nothing: the iteration is still due. The optimizers keep their settings.
-                self.capturable = False
-                self.notes.append(f"no CUDA graph: {error}")
-                return iteration(real)
-        return self._graph.replay(real)
+                self._give_up(str(error))
+        # A recording has executed nothing: the iteration is still due. While an error is handled, it keeps the autograd
+        # graph of the recording alive.
+        return iteration(real) if self._graph is None else self._graph.replay(real)
+
+    def _warmed_up(self, iteration: Iteration, real: Tensor) -> dict[str, Tensor]:
+        """Execute an iteration of the warm-up; the last one shows whether it can be recorded."""
+        self._warm_up -= 1
+        if self._warm_up > 0:
+            return warmed_up(iteration, real, self._device)
+        terms, reason = probed(iteration, real, self._device)
+        if reason:
+            self._give_up(reason)
+        return terms
+
+    def _give_up(self, reason: str) -> None:
+        """Execute all further iterations step by step; the optimizers keep their settings."""
+        self.capturable = False
+        self.notes.append(f"no CUDA graph: {reason}")
 
     def reset(self) -> None:
         """Forget the recorded iteration, because it works on the memory of the trainer's former state."""

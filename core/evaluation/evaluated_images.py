@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from mpcc.core.contracts import EvaluatedImages, Evaluation, FeatureRequest, ImageSet
 from mpcc.core.method.model import Model, standing_generator, to_pixels, to_unit_range
+from mpcc.core.system.kernel_settings import full_precision
 from mpcc.core.system.randomness import own_randomness, random_states, restore_random_states
 
 __all__ = ["EVALUATION_BATCH", "ModelImages"]
@@ -25,7 +26,7 @@ class ModelImages(EvaluatedImages):
     """The evaluated images, their reconstructions by a model, and images that the model generates.
 
     The averaged generator gets its standing statistics once, on a copy. The networks and the random state of the run
-    stay as they are.
+    stay as they are. All networks compute in the precision of their parameters, whatever training computes in.
 
     Arguments:
         model: Averaged generator and prior.
@@ -61,7 +62,7 @@ class ModelImages(EvaluatedImages):
 
         Each block starts from the same random state, whatever the order of the blocks.
         """
-        with torch.no_grad(), own_randomness(self._seed, self.device):
+        with torch.no_grad(), full_precision(self.device), own_randomness(self._seed, self.device):
             if self._standing is None:
                 generator = standing_generator(self.model.averaged, self.model.prior, self._passes, self._batch)
                 self._standing = generator, random_states()
@@ -96,7 +97,7 @@ class ModelImages(EvaluatedImages):
         for number, start in enumerate(range(0, count, EVALUATION_BATCH)):
             # Each batch has its own seed, because the caller may draw random numbers between two batches.
             seed = (self._seed * 1_000_003 + number + 1) % 2**63
-            with torch.no_grad(), own_randomness(seed, self.device):
+            with torch.no_grad(), full_precision(self.device), own_randomness(seed, self.device):
                 z, y = self.model.prior.sample(min(EVALUATION_BATCH, count - start))
                 images = to_pixels(generator(self.model.prior.input_map(z), y))
             yield images

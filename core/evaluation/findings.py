@@ -16,6 +16,7 @@ from mpcc.core.evaluation.confusion import Confusion
 from mpcc.core.evaluation.evaluated_images import ModelImages
 from mpcc.core.evaluation.evaluation import Pictures, draw_pictures, evaluate, left_out, score
 from mpcc.core.method.model import Model
+from mpcc.core.system.kernel_settings import full_precision
 from mpcc.core.system.randomness import own_randomness
 
 __all__ = ["Findings", "feature_request", "find"]
@@ -116,7 +117,7 @@ def find(
         seed=settings.seed,
     )
     evaluation = attrs.evolve(latents, images=images)
-    with own_randomness(settings.seed, model.device):
+    with full_precision(model.device), own_randomness(settings.seed, model.device):
         scores = score(metrics, evaluation)
     pictures = draw_pictures(images, evaluation)
     confusion = None if evaluation.labels is None else Confusion.of(evaluation, data.class_names)

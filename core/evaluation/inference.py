@@ -15,7 +15,7 @@ from mpcc.core.errors import InvalidInput
 from mpcc.core.evaluation.evaluated_images import EVALUATION_BATCH
 from mpcc.core.images.read_ahead import in_order
 from mpcc.core.method.model import Model, to_unit_range
-from mpcc.core.system.kernel_settings import kernel_settings
+from mpcc.core.system.kernel_settings import full_precision
 
 __all__ = ["Prediction", "predictions"]
 
@@ -94,8 +94,7 @@ def predict(model: Model, images: Tensor) -> Prediction:
     encoder, device = model.networks.encoder, model.device
     dtypes = (parameter.dtype for parameter in encoder.parameters() if parameter.is_floating_point())
     precision = next(dtypes, torch.float32)
-    exact = kernel_settings(tf32=False) if device.type == "cuda" else contextlib.nullcontext()
-    with evaluating(encoder), torch.autocast(device.type, enabled=False), exact:
+    with evaluating(encoder), full_precision(device):
         location, _ = encoder(to_unit_range(images, device).to(precision))
         posterior = model.prior.log_responsibilities(location).exp()
     return Prediction(location.cpu(), posterior.cpu())

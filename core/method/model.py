@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 import attrs
 import torch
@@ -88,12 +88,22 @@ class Model:
 
         Buffers are copied. A decay of 0 copies the parameters, too.
         """
-        averaged: list[Tensor] = list(self.averaged.parameters())
-        live: list[Tensor] = list(self.networks.generator.parameters())
-        torch._foreach_lerp_(averaged, live, 1 - decay)
-        buffers = list(self.averaged.buffers())
-        if buffers:  # torch refuses an empty list here
-            torch._foreach_copy_(buffers, list(self.networks.generator.buffers()))
+        averaged, live = self.averaged, self.networks.generator
+        # On CUDA one kernel changes many tensors, but only of one type.
+        for parameters in by_type(averaged.parameters(), live.parameters()):
+            torch._foreach_lerp_(*parameters, 1 - decay)
+        for buffers in by_type(averaged.buffers(), live.buffers()):
+            torch._foreach_copy_(*buffers)
+
+
+def by_type(first: Iterable[Tensor], second: Iterable[Tensor]) -> Iterator[tuple[list[Tensor], list[Tensor]]]:
+    """Yield pairs of tensors as two lists for each type of the elements."""
+    pairs: dict[torch.dtype, tuple[list[Tensor], list[Tensor]]] = {}
+    for one, other in zip(first, second, strict=True):
+        of_type = pairs.setdefault(one.dtype, ([], []))
+        of_type[0].append(one)
+        of_type[1].append(other)
+    yield from pairs.values()
 
 
 @contextlib.contextmanager

@@ -175,6 +175,48 @@ def test_bad_input_is_one_line_and_leaves_nothing(
     assert [path.name for path in Path().iterdir()] == ["there"]
 
 
+def test_tf32_is_refused_where_the_hardware_lacks_it(capsys: pytest.CaptureFixture[str]) -> None:
+    assert bench("--engines", "fast-tf32", "--device", "cpu") == 2
+    assert "this cpu has no tf32 arithmetic (nearest valid choice: --engines fast)" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("known", "expected"), [(("tf32", "bf16"), ["fast-tf32", "fast-bf16"]), (("bf16",), ["fast-bf16"]), ((), [])]
+)
+def test_by_default_every_precision_of_the_hardware_is_measured(
+    monkeypatch: pytest.MonkeyPatch, known: tuple[str, ...], expected: list[str]
+) -> None:
+    seen: list[list[str]] = []
+
+    def stop(registry: Any, configs: Any, engines: list[str], *rest: Any) -> None:
+        seen.append(engines)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("mpcc.core.engines.choice.computes_in", lambda name, device: name in ("float32", *known))
+    monkeypatch.setattr("mpcc.core.bench.presets.measured", stop)
+    assert bench("--device", "cpu") == 130
+    assert seen == [["plain", "fast", *expected]]
+
+
+@pytest.mark.parametrize(("precision", "rounded"), [("float32", False), ("tf32", True), ("bf16", False)])
+def test_a_reference_rounds_to_tf32_if_that_is_its_precision(precision: str, rounded: bool) -> None:
+    cudnn, products = torch.backends.cudnn, torch.backends.cuda.matmul
+    for reference in (matmul(CPU, precision, size=4), convolution(CPU, 2, 3, batch=1, precision=precision)):
+        assert reference.precision == precision
+        with reference.measured(torch.device("cuda")).active():
+            assert (products.allow_tf32, cudnn.allow_tf32, cudnn.benchmark) == (rounded, rounded, True)
+
+
+@pytest.mark.gpu
+def test_a_gpu_is_measured_in_tf32() -> None:
+    parts = ("--parts", "training", "--rounds", "1", "--iterations", "1", "--device", "cuda")
+    assert bench("--engines", "fast,fast-tf32", *parts, "--out", "o") == 0
+    training = report("o")["presets"]["digits"]["training"]
+    assert training["engines"]["fast-tf32"]["record"]["precision"] == "tf32"
+    assert set(training["rates"]) == {"float32", "tf32"}
+    assert training["references"]["matmul tf32"]["precision"] == "tf32"
+
+
 def test_half_precision_is_refused_where_the_hardware_lacks_it(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

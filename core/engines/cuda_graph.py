@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import traceback
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -40,7 +41,7 @@ class GraphedIteration:
         RuntimeError: If an operation cannot be recorded, such as a copy to the host.
     """
 
-    def __init__(self, iteration: Iteration, real: Tensor, device: torch.device, pool: tuple[int, int]) -> None:
+    def __init__(self, iteration: Iteration, real: Tensor, device: torch.device, pool: Any) -> None:
         self._real = real.to(device, copy=True)
         self._graph = torch.cuda.CUDAGraph()
         stream = side_stream(index_of(device), "recording")
@@ -85,7 +86,7 @@ def record(iteration: Iteration, real: Tensor, device: torch.device) -> GraphedI
         raise CannotRecord(first_cause(error)) from error
 
 
-def end_allocation(index: int, pool: tuple[int, int]) -> None:
+def end_allocation(index: int, pool: Any) -> None:
     """Let the allocator go on as if a recording that failed had never begun.
 
     Torch 2.11 does not do so itself: it then frees no memory that two streams have used.

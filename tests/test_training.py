@@ -7,7 +7,7 @@ import io
 import math
 from collections import Counter
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, Literal
 
 import attrs
 import pytest
@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from mpcc.core.images.stream import ImageStream
+from mpcc.core.layers.fusion import fuse
 from mpcc.core.layers.spectral_norm import SpectralLayer
 from mpcc.core.method import losses
 from mpcc.core.method.engine import Engine, PlainEngine
@@ -436,7 +437,7 @@ def test_standing_statistics_are_the_averages_of_the_statistics_of_every_pass() 
         def hook(module: nn.Module, inputs: tuple[Tensor]) -> None:
             if module.training:
                 x = inputs[0]
-                seen.setdefault(name, []).append((x.mean((0, 2, 3)), x.var((0, 2, 3))))
+                seen.setdefault(name, []).append((x.mean((0, 2, 3)), x.var((0, 2, 3), correction=0)))
 
         return hook
 
@@ -458,6 +459,58 @@ def test_standing_statistics_are_the_averages_of_the_statistics_of_every_pass() 
     assert all(torch.equal(value, before[key]) for key, value in generator.state_dict().items())
     assert all(torch.equal(*pair) for pair in zip(standing.parameters(), generator.parameters(), strict=True))
     assert all(module.momentum == 0.1 for module in norms.values())
+
+
+@pytest.mark.parametrize("power_iterations", ["step", "forward"])
+@pytest.mark.parametrize("fused", [False, True])
+@pytest.mark.parametrize("batch", [2, 50])
+def test_evaluation_repeats_the_images_that_trainings_normalisation_gives(
+    batch: int, fused: bool, power_iterations: Literal["step", "forward"]
+) -> None:
+    torch.manual_seed(3)
+    prior = GaussianMixture(K, J, GaussianMixtureOptions(scale_floor=0.2))
+    generator = BigGAN8(BigGANOptions(width=2, power_iterations=power_iterations)).build(K, J, channels=1).generator
+    fuse(generator, fused)
+    made: list[Tensor] = []
+    generator.register_forward_hook(lambda module, inputs, images: made.append(images))
+    torch.manual_seed(4)
+    standing = standing_generator(generator, prior, passes=1, batch=batch)
+    torch.manual_seed(4)
+    z, y = prior.sample(batch)
+    with torch.no_grad():
+        evaluated = standing(prior.input_map(z), y)
+    trained = made[0]
+    assert trained.std() > 0.01
+    # torch's unbiased running variances would move the pixels of a batch of 2 by 0.01 to 0.1.
+    assert (evaluated - trained).abs().max() < 1e-5
+
+
+class OtherBatchNorms(nn.Module):
+    """Batch norms of other kinds: without maps, without running statistics, and one that is called twice in a pass."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.flat, self.free = nn.BatchNorm1d(J), nn.BatchNorm1d(J, track_running_stats=False)
+
+    def forward(self, z: Tensor, y: Tensor) -> Tensor:
+        images: Tensor = self.free(self.flat(self.flat(z) * 3))
+        return images
+
+
+def test_batch_norms_of_every_kind_have_standing_statistics() -> None:
+    prior, generator = GaussianMixture(K, J, GaussianMixtureOptions(scale_floor=0.2)), OtherBatchNorms()
+    torch.manual_seed(4)
+    standing = standing_generator(generator, prior, passes=2, batch=5)
+    torch.manual_seed(4)
+    moments = []
+    for _ in range(2):
+        z, _ = prior.sample(5)
+        z = z.detach()
+        moments += [z, 3 * (z - z.mean(0)) / (z.var(0, correction=0) + 1e-5).sqrt()]
+    expected = torch.stack([z.mean(0) for z in moments]).mean(0)
+    torch.testing.assert_close(standing.get_buffer("flat.running_mean"), expected, atol=1e-5, rtol=1e-5)
+    expected = torch.stack([z.var(0, correction=0) for z in moments]).mean(0)
+    torch.testing.assert_close(standing.get_buffer("flat.running_var"), expected, atol=1e-5, rtol=1e-5)
 
 
 def draw_and_fail() -> None:

@@ -12,9 +12,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mpcc.core.layers.fusion import Fusable
+from mpcc.core.layers.fusion import Fusable, fuse
 
-__all__ = ["GroupedBatchNorm2d", "batch_groups"]
+__all__ = ["GroupedBatchNorm2d", "averaged_statistics", "batch_groups"]
 
 
 class GroupedBatchNorm2d(nn.BatchNorm2d, Fusable):
@@ -124,3 +124,48 @@ def batch_groups(network: nn.Module, groups: int) -> Iterator[None]:
     finally:
         for layer in layers:
             layer.groups = 1
+
+
+@contextlib.contextmanager
+def averaged_statistics(network: nn.Module) -> Iterator[None]:
+    """Give every batch norm of a network the averages of the moments of the batches that pass it in a ``with`` block.
+
+    The variances are the biased ones, by which training normalises; torch's running variances are unbiased, n / (n - 1)
+    times larger for n values in a channel. After one batch, evaluation mode therefore repeats training mode. Inside the
+    block the network is in training mode, without gradients, and its layers are not fused.
+
+    Arguments:
+        network: With batch norms of torch's classes, which keep running statistics; others are left alone.
+    """
+    layers = [
+        module
+        for module in network.modules()
+        if isinstance(module, nn.modules.batchnorm._BatchNorm) and module.running_mean is not None
+    ]
+    seen: dict[nn.Module, list[tuple[Tensor, Tensor]]] = {layer: [] for layer in layers}
+
+    def record(layer: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+        x = inputs[0]
+        moments = torch.var_mean(x.to(torch.promote_types(x.dtype, torch.float32)), (0, *range(2, x.dim())), correction=0)
+        seen[layer].append(moments)
+
+    hooks = [layer.register_forward_pre_hook(record) for layer in layers]
+    fused = [module for module in network.modules() if isinstance(module, Fusable) and module.fused]
+    modes = [(module, module.training) for module in network.modules()]
+    network.train()
+    fuse(network, on=False)  # a fused layer computes without a call of its batch norm
+    try:
+        with torch.no_grad():
+            yield
+    finally:
+        for hook in hooks:
+            hook.remove()
+        for module in fused:
+            module.fused = True
+        for module, training in modes:
+            module.training = training
+    for layer, moments in seen.items():
+        if moments:
+            variances, means = (torch.stack(values).mean(0) for values in zip(*moments, strict=True))
+            layer.running_mean.copy_(means)
+            layer.running_var.copy_(variances)

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from mpcc.core.contracts import Networks, Prior
 from mpcc.core.errors import PluginError
+from mpcc.core.layers.batch_norm import averaged_statistics
 from mpcc.core.layers.spectral_norm import power_iteration
 from mpcc.core.method.entropy import EntropyPolicy
 
@@ -130,7 +131,8 @@ def standing_generator(generator: nn.Module, prior: Prior, passes: int, batch: i
     """Return a copy of a generator in evaluation mode, with standing statistics in its batch norms (supplement, C).
 
     The copy first generates ``passes`` batches in training mode. Each batch norm then holds the averages of the batch
-    means and of the batch variances. Draws from torch's global random state.
+    means and of the batch variances, the biased ones by which training normalises. Draws from torch's global random
+    state.
 
     Arguments:
         generator: The generator to be copied; it does not change.
@@ -140,13 +142,10 @@ def standing_generator(generator: nn.Module, prior: Prior, passes: int, batch: i
     """
     standing = copy.deepcopy(generator).train()
     power_iteration(standing, SETTLING_STEPS)
-    for module in standing.modules():
-        if isinstance(module, nn.modules.batchnorm._BatchNorm):
-            module.reset_running_stats()
-            module.momentum = None  # torch then keeps a cumulative average
-    for _ in range(passes):
-        z, y = prior.sample(batch)
-        standing(prior.input_map(z), y)
+    with averaged_statistics(standing):
+        for _ in range(passes):
+            z, y = prior.sample(batch)
+            standing(prior.input_map(z), y)
     return standing.eval()
 
 

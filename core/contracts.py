@@ -19,6 +19,7 @@ from torch.distributions import Distribution, Independent, constraints
 __all__ = [
     "Architecture",
     "Dataset",
+    "Direction",
     "EvaluatedImages",
     "Evaluation",
     "FeatureRequest",
@@ -33,6 +34,9 @@ __all__ = [
 
 # How many numbers (images x clusters x dimensions) a block of densities may take.
 BLOCK = 2**18
+
+# Which values of a score are better; a deviation, for example, is neither.
+Direction = Literal["higher", "lower", "neither"]
 
 
 class Prior(nn.Module, abc.ABC):
@@ -335,8 +339,19 @@ class EvaluatedImages(abc.ABC):
         """
 
     @abc.abstractmethod
-    def mean_errors(self) -> Tensor:
-        """Return each image's signed mean of (image - reconstruction) over its D R^2 values, float32, shape (N,)."""
+    def reconstructed_clusters(self) -> Tensor:
+        """Return the most probable cluster of each image's reconstruction, int64, shape (N,), on the CPU.
+
+        The reconstruction is the one of `reconstruction_errors`, rounded to uint8 and encoded like any image.
+        """
+
+    @abc.abstractmethod
+    def published_error(self) -> float:
+        """Return the reconstruction error of the authors' published code: a mean error over a batch, squared.
+
+        As there, the generator is the one in training, and each batch, in random order and of the size of training, is
+        normalised by its own statistics. An incomplete last batch is left out; fewer images are one batch.
+        """
 
 
 @attrs.frozen(eq=False)
@@ -375,12 +390,18 @@ class FeatureRequest:
         weights: File of the standard network's weights; None for the cached one.
         samples: How many images to generate.
         download: Whether missing weights may be fetched.
+        evaluated: How many images are evaluated, or None while the data has not been read.
+        examples: A few of them, uint8, shape (n, D, R, R), on the device of the run, or None likewise.
+        cache: Values that metrics which are prepared with this request share; a metric names its keys after itself.
     """
 
     extractor: str | None = None
     weights: Path | None = None
     samples: int = 10_000
     download: bool = False
+    evaluated: int | None = None
+    examples: Tensor | None = attrs.field(default=None, eq=False, repr=False)
+    cache: dict[str, object] = attrs.field(factory=dict, init=False, eq=False, repr=False)
 
 
 class Metric(abc.ABC):
@@ -394,12 +415,15 @@ class Metric(abc.ABC):
         on_request: Whether the metric is computed only if it is named, not as one of ``all``, because it is slow or
             needs more files.
         higher_is_better: The direction of improvement.
+        judges_clusterings: Whether the score alone tells a good clustering without labels: one that uses all clusters
+            scores better than a collapsed one, and than a random one. ``--best-by auto`` chooses by such a score.
     """
 
     needs_labels: bool = True
     needs_images: bool = False
     on_request: bool = False
     higher_is_better: bool = True
+    judges_clusterings: bool = False
 
     def __init__(self, options: object = None) -> None:  # noqa: B027 - most metrics have no options
         pass
@@ -407,13 +431,26 @@ class Metric(abc.ABC):
     def prepare(self, request: FeatureRequest) -> None:  # noqa: B027 - most metrics need nothing
         """Check, before training starts, that all files and packages are there that the metric needs.
 
+        It is called twice: before the data is read, and with examples of the data, on which a metric may be tried.
+
         Raises:
             InvalidInput: If one is missing; the message names it and the remedy.
         """
 
+    def scores(self, name: str, request: FeatureRequest) -> Mapping[str, Direction]:
+        """Return the names of all scores, each with its direction of improvement, before anything is computed.
+
+        A metric whose `compute` returns a mapping overrides it; ``--best-by`` takes these names.
+
+        Arguments:
+            name: The name under which the metric is registered.
+            request: The settings of scores of features.
+        """
+        return {name: "higher" if self.higher_is_better else "lower"}
+
     @abc.abstractmethod
     def compute(self, evaluation: Evaluation) -> float | Mapping[str, float]:
-        """Return the score as a finite number; or several scores, each by the full name that is reported."""
+        """Return the score as a finite number; or several scores, each by the full name that `scores` gives."""
 
 
 class Objective(abc.ABC):

@@ -7,6 +7,7 @@ import math
 import re
 from typing import Any
 
+import attrs
 import numpy as np
 import pytest
 import torch
@@ -156,8 +157,7 @@ class Constant(Metric):
 
 
 def evaluation(labelled: bool) -> Evaluation:
-    labels = torch.zeros(4, dtype=torch.int64) if labelled else None
-    return Evaluation(torch.full((4, 2), 0.5), torch.zeros(4, J), labels)
+    return Evaluation(torch.full((4, 2), 0.5), torch.zeros(4, J), torch.arange(4) % 2 if labelled else None)
 
 
 @pytest.mark.parametrize(("labelled", "expected"), [(True, {"a": 0.25, "b": 1.0}), (False, {"b": 1.0})])
@@ -165,8 +165,17 @@ def test_metrics_of_labels_are_left_out_where_there_are_none(labelled: bool, exp
     metrics = {"a": Constant(0.25, needs_labels=True), "b": Constant(np.float32(1), needs_labels=False)}
     found = score(metrics, evaluation(labelled))
     assert found == expected
-    assert left_out(metrics, evaluation(labelled)) == ({} if labelled else {"a": "the data set has no labels"})
+    reasons = {} if labelled else {"a": "the data set has no labels"}
+    assert left_out(metrics, evaluation(labelled).labels) == reasons
     assert all(type(value) is float for value in found.values())
+
+
+def test_one_class_is_no_labelling() -> None:
+    metrics = {"a": Constant(0.25, needs_labels=True), "b": Constant(1.0, needs_labels=False)}
+    assert score(metrics, attrs.evolve(evaluation(True), labels=torch.full((4,), 3))) == {"b": 1.0}
+    assert left_out(metrics, torch.full((4,), 3)) == {
+        "a": "all 4 evaluated images are of one class, which is no labelling"
+    }
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
@@ -285,11 +294,39 @@ def test_errors_are_those_of_the_averaged_generator_at_location_and_cluster() ->
     difference = (x - generator(seen.locations, seen.assignments).double()).numpy()
     squared = (difference**2).mean(axis=(1, 2, 3))
     np.testing.assert_allclose(found.reconstruction_errors().numpy(), squared, rtol=1e-5)
-    np.testing.assert_allclose(found.mean_errors().numpy(), difference.mean(axis=(1, 2, 3)), rtol=1e-4, atol=1e-6)
     known = found.known_errors()
     assert known is not None
     assert known.dtype == torch.float32
     assert known.shape == (300,)
+
+
+@pytest.mark.parametrize(("count", "batches"), [(300, 37), (8, 1), (5, 1)])
+def test_the_published_error_is_of_whole_batches_of_the_generator_in_training(count: int, batches: int) -> None:
+    made, data = model(), image_set()
+    before = states(made)
+    found, seen = images(made, data, count=count)
+    # It is far smaller than the error of an image.
+    mean_squared = float(found.reconstruction_errors().mean())
+    with torch.no_grad():
+        for parameter in made.averaged.parameters():
+            parameter.mul_(math.nan)  # the average must not be asked
+    error = found.published_error()
+    assert error == found.published_error()
+    # As the published code does it: batches of 8 in random order, the last one only if it is whole or the only one.
+    with own_randomness(7, CPU):
+        order = torch.randperm(count)
+    generator, parts = copy.deepcopy(made.networks.generator).train(), []
+    x = data.images[choose_images(N, count, seed=0)] / 127.5 - 1
+    for start in range(0, 8 * batches, 8):
+        chosen = order[start : start + 8]
+        with torch.no_grad():
+            made_of = generator(seen.locations[chosen], seen.assignments[chosen])
+        parts.append(torch.mean(x[chosen] - made_of).pow(2).item())
+    assert error == pytest.approx(np.mean(parts), rel=1e-4)
+    assert error < mean_squared / 3
+    for part, state in states(made).items():
+        if part != "averaged_generator":
+            assert all(torch.equal(value, before[part][key]) for key, value in state.items())
 
 
 def test_generated_images_are_fresh_ones_and_the_same_each_time() -> None:
@@ -355,7 +392,7 @@ def test_evaluation_changes_neither_parameters_nor_buffers_nor_modes_nor_random_
     generating = found.generated(300)
     next(generating)
     assert torch.equal(torch.get_rng_state(), random)
-    used = [found.reconstruction_errors(), found.mean_errors(), *generating, *found.real()]
+    used = [found.reconstruction_errors(), torch.tensor(found.published_error()), *generating, *found.real()]
     assert torch.equal(torch.get_rng_state(), random)
     assert not any(value.requires_grad for value in used)
     assert modes(made) == before[0]

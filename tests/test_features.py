@@ -11,6 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import attrs
 import numpy as np
 import pytest
 import torch
@@ -27,7 +28,7 @@ from mpcc.core.registry import load_registry
 from mpcc.core.run.assembly import choose_metrics
 from mpcc.core.testing.metrics import MadeUpImages
 from mpcc.plugins.metrics.extractors import load_extractor
-from mpcc.plugins.metrics.frechet_distance import FrechetInceptionDistance, frechet_distance
+from mpcc.plugins.metrics.frechet_distance import FrechetInceptionDistance, frechet_bias, frechet_distance
 from mpcc.plugins.metrics.inception_score import InceptionScore, classifier_score
 from mpcc.plugins.metrics.kernel_distance import KernelInceptionDistance, kernel_distance
 
@@ -90,6 +91,36 @@ def test_a_singular_covariance_has_the_exact_trace_of_its_root() -> None:
     difference = first.mean(0) - second.mean(0)
     expected = difference @ difference + u @ u + v @ v - 2 * abs(u @ v)
     assert frechet_distance(first, second) == pytest.approx(float(expected), rel=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("n", "m", "width", "spread"),
+    [(200, 300, 1, 0.0), (200, 300, 4, 1.0), (500, 500, 64, 0.0), (2000, 3000, 16, 1.0), (300, 400, 100, 1.0)],
+)
+def test_the_bias_of_the_frechet_distance_is_that_of_two_samples_of_one_gaussian(
+    n: int, m: int, width: int, spread: float
+) -> None:
+    random = torch.Generator().manual_seed(width)
+    variances = (spread * torch.randn(width, generator=random, dtype=torch.float64)).exp()
+
+    def sample(count: int) -> Tensor:
+        return torch.randn(count, width, generator=random, dtype=torch.float64) * variances.sqrt()
+
+    found = [frechet_distance(sample(n), sample(m)) for _ in range(40 if width > 1 else 400)]
+    error = float(np.std(found)) / len(found) ** 0.5
+    # Features with exactly this covariance: the rows of a scaled orthogonal basis, twice with both signs.
+    basis = (variances * (2 * width - 1) / 2).sqrt().diag()
+    expected = frechet_bias(torch.cat([basis, -basis]), n, m)
+    assert np.mean(found) == pytest.approx(expected, abs=4 * error + 0.01 * expected)
+    if spread == 0:
+        assert expected == pytest.approx((1 / n + 1 / m) * width * (width + 5) / 4, rel=0.01)
+    # Far more than 1/n + 1/m.
+    assert width == 1 or expected > 4 * (1 / n + 1 / m)
+
+
+def test_the_bias_needs_two_images_of_each() -> None:
+    with pytest.raises(ValueError, match="at least 2 images, got 1 and 5"):
+        frechet_bias(torch.eye(3), 1, 5)
 
 
 def oracle_kernel(first: Tensor, second: Tensor) -> float:
@@ -228,7 +259,7 @@ def own(name: str, samples: int = 40) -> FeatureRequest:
 
 def evaluation(request: FeatureRequest, count: int = 30) -> Evaluation:
     labels = torch.arange(count) % 3
-    images = MadeUpImages.of(labels)
+    images = MadeUpImages.of(labels, labels)
     images.request = request
     return Evaluation(torch.eye(3)[labels], torch.zeros(count, 2), labels, images)
 
@@ -263,7 +294,11 @@ def test_scores_of_another_extractor_carry_its_name_and_are_right() -> None:
         f"classifier_score_deviation{name}": oracle_score(logits, 10)[1],
     }
     assert found == pytest.approx(expected, rel=1e-6)
-    assert seen.images.record == {"features": {"extractor": request.extractor, "generated_images": 40}}
+    bias = frechet_bias(real, 30, 40)
+    assert seen.images.record == {
+        "features": {"extractor": request.extractor, "generated_images": 40},
+        "frechet_bias": pytest.approx(bias, rel=1e-3),
+    }
 
 
 @pytest.mark.parametrize("name", ["Network", "made"])
@@ -281,10 +316,13 @@ def test_features_are_extracted_once_an_evaluation_in_evaluation_mode(name: str)
 @pytest.mark.parametrize(
     ("names", "expected"),
     [
-        ("all", ["acc", "purity", "nmi", "ari", "silhouette", "reconstruction", "occupancy"]),
+        ("all", ["acc", "purity", "nmi", "ari", "kept_information", "silhouette", "reconstruction", "occupancy"]),
         (
             "kid, all,fid,kid",
-            ["kid", "acc", "purity", "nmi", "ari", "silhouette", "reconstruction", "occupancy", "fid"],
+            [
+                *("kid", "acc", "purity", "nmi", "ari", "kept_information", "silhouette", "reconstruction"),
+                *("occupancy", "fid"),
+            ],
         ),
         ("squared_mean_error,acc", ["squared_mean_error", "acc"]),
     ],
@@ -356,6 +394,83 @@ def test_an_extractor_that_breaks_its_contract_is_named(name: str, message: str)
     with pytest.raises(InvalidInput, match=message) as caught:
         FrechetInceptionDistance().compute(evaluation(own(name)))
     assert f"--features {__name__}:{name}" in str(caught.value)
+
+
+# Before training, metrics are tried on a few images
+
+
+def wide(images: Tensor) -> Tensor:
+    return images.float().flatten(1) @ torch.randn(images[0].numel(), 2048, generator=torch.Generator().manual_seed(0))
+
+
+def constant(images: Tensor) -> Tensor:
+    return torch.ones(len(images), 16)
+
+
+def scalar(images: Tensor) -> Tensor:
+    return images.float().mean((1, 2, 3))
+
+
+def tried(name: str, evaluated: int = 30, samples: int = 40) -> FeatureRequest:
+    examples = torch.randint(256, (4, 1, 8, 8), dtype=torch.uint8, generator=torch.Generator().manual_seed(1))
+    return attrs.evolve(own(name, samples), evaluated=evaluated, examples=examples)
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("not_finite", "expected finite features, got nan or infinity"),
+        ("scalar", r"expected features of shape \(4, F\), one row an image, got \(4,\)"),
+        ("fails", r"it raised KeyError: 'layer'"),
+        ("WithArguments", "a class must work without arguments"),
+    ],
+)
+def test_an_extractor_that_fails_is_refused_before_training(name: str, message: str) -> None:
+    for metric in METRICS.values():
+        with pytest.raises(InvalidInput, match=message):
+            metric().prepare(tried(name))
+
+
+def test_logits_are_asked_for_before_training() -> None:
+    with pytest.raises(InvalidInput, match=r"inception_score needs an extractor that returns \(features, logits\)"):
+        InceptionScore().prepare(tried("plain"))
+    FrechetInceptionDistance().prepare(tried("plain"))
+
+
+def test_an_extractor_is_tried_once_for_all_metrics() -> None:
+    request = tried("Network")
+    Network.seen = 0
+    for metric in METRICS.values():
+        metric().prepare(request)
+    assert Network.seen == 4
+
+
+def test_fewer_images_than_features_are_warned_of(caplog: pytest.LogCaptureFixture) -> None:
+    FrechetInceptionDistance().prepare(tried("wide", evaluated=3000, samples=2049))
+    KernelInceptionDistance().prepare(tried("wide"))
+    assert caplog.text == ""
+    FrechetInceptionDistance().prepare(tried("wide", evaluated=30))
+    assert "30 evaluated and 40 generated images are compared in 2048 features" in caplog.text
+    assert "expected more than 2048 of each" in caplog.text
+    # The distance is computed all the same; its bias is not known then.
+    seen = evaluation(own("wide"))
+    assert math.isfinite(*FrechetInceptionDistance().compute(seen).values())
+    assert seen.images is not None
+    assert seen.images.record["frechet_bias"] is None
+
+
+def test_features_that_are_the_same_for_all_images_are_warned_of(caplog: pytest.LogCaptureFixture) -> None:
+    request = tried("constant", evaluated=500, samples=500)
+    for name in ("fid", "kid"):
+        METRICS[name]().prepare(request)
+    assert caplog.text.count("the first 4 images differ, but not in any of their 16 features") == 1
+    found = score({name: METRICS[name]() for name in ("fid", "kid")}, evaluation(own("constant")))
+    assert list(found.values()) == pytest.approx([0, 0, 0], abs=1e-9)
+    # Equal images have equal features.
+    caplog.clear()
+    alike = attrs.evolve(request, examples=torch.zeros(4, 1, 8, 8, dtype=torch.uint8))
+    FrechetInceptionDistance().prepare(alike)
+    assert caplog.text == ""
 
 
 def test_the_classifier_score_asks_for_logits() -> None:

@@ -13,10 +13,11 @@ from scipy import stats
 from sklearn.metrics import adjusted_rand_score, normalized_mutual_info_score
 from sklearn.metrics.cluster import contingency_matrix
 
-from mpcc.core.contracts import Evaluation, Metric
+from mpcc.core.contracts import Evaluation, FeatureRequest, Metric
 from mpcc.core.evaluation.contingency import contingency
 from mpcc.core.testing.metrics import MadeUpImages
 from mpcc.plugins.metrics.accuracy import Accuracy, accuracy
+from mpcc.plugins.metrics.kept_information import KeptInformation, kept_information
 from mpcc.plugins.metrics.mutual_information import NormalizedMutualInformation, normalized_mutual_information
 from mpcc.plugins.metrics.occupancy import Occupancy, occupancy
 from mpcc.plugins.metrics.purity import Purity, purity
@@ -333,19 +334,104 @@ def test_occupancy_counts_clusters_and_gives_the_entropy_of_their_shares(counts:
     assert 0 <= entropy <= math.log(used) + 1e-12
 
 
+# Kept information
+
+
+def drifting(clusters: np.ndarray, count: int, stays: float, seed: int) -> np.ndarray:
+    """Clusters of reconstructions: a share of the images stays, the others are anywhere."""
+    random = np.random.default_rng(seed)
+    return np.where(random.random(len(clusters)) < stays, clusters, random.integers(count, size=len(clusters)))
+
+
+@pytest.mark.parametrize(("count", "images", "stays"), [(3, 30, 0.5), (10, 60, 0.8), (10, 200, 0.0), (4, 40, 1.0)])
+def test_kept_information_is_the_mutual_information_beyond_chance(count: int, images: int, stays: float) -> None:
+    random = np.random.default_rng(images)
+    first = random.integers(count, size=images)
+    second = drifting(first, count, stays, seed=7)
+    chance = [nats_shared(first, random.permutation(second)) for _ in range(4000)]
+    mean, error = np.mean(chance), np.std(chance) / len(chance) ** 0.5
+    nats = nats_shared(first, second)
+    low, high = ((nats - mean - z * error) / (math.log(count) - mean - z * error) for z in (5, -5))
+    share = math.exp(stats.entropy(np.bincount(first))) / count
+    assert low * share <= kept_information(first, second, count) <= high * share
+
+
+def nats_shared(first: np.ndarray, second: np.ndarray) -> float:
+    """Mutual information as the divergence of the joint distribution from the product of its margins."""
+    table = contingency(first, second) / len(first)
+    product = table.sum(1, keepdims=True) * table.sum(0)
+    return float((table[table > 0] * np.log(table[table > 0] / product[table > 0])).sum())
+
+
+def test_kept_information_is_one_for_a_complete_and_stable_clustering_and_zero_by_chance() -> None:
+    complete = np.repeat(np.arange(10), 30)
+    assert kept_information(complete, complete, 10) == pytest.approx(1)
+    assert kept_information(complete, (complete + 3) % 10, 10) == pytest.approx(1)
+    random = np.random.default_rng(0)
+    by_chance = [kept_information(random.permutation(complete), complete, 10) for _ in range(400)]
+    assert abs(np.mean(by_chance)) < 5 * np.std(by_chance) / 20
+    # One cluster, as many clusters as images, and K = 1 tell nothing.
+    assert kept_information(0 * complete, 0 * complete, 10) == 0
+    assert kept_information(np.arange(20), np.arange(20), 20) == 0
+    assert kept_information([0, 0], [0, 0], 1) == 0
+
+
+@pytest.mark.parametrize("used", [1, 2, 5, 9])
+def test_a_stable_collapse_scores_below_a_complete_clustering_that_is_not_stable(used: int) -> None:
+    complete = np.repeat(np.arange(10), 180)
+    collapsed = complete % used
+    bound = used * math.log(used) / (10 * math.log(10))
+    found = kept_information(collapsed, collapsed, 10)
+    assert found <= bound + 1e-9
+    # A complete clustering scores higher even if some reconstructions leave their cluster.
+    assert kept_information(complete, drifting(complete, 10, 0.95 if used == 9 else 0.8, seed=1), 10) > found + 0.02
+    # An unequal collapse: nearly all images in one cluster, a few in each of the others.
+    unequal = np.where(np.arange(1800) % 20 == 0, complete, 0)
+    assert kept_information(unequal, unequal, 10) < 0.03
+
+
+def test_the_silhouette_prefers_a_collapse_where_kept_information_does_not() -> None:
+    # Ten groups around two far centres: whatever joins five of them each is well separated.
+    random = np.random.default_rng(3)
+    centres = random.normal(size=(10, 5)) + 8 * (np.arange(10) % 2)[:, None]
+    groups = np.repeat(np.arange(10), 50)
+    locations = centres[groups] + 0.5 * random.normal(size=(500, 5))
+    collapsed = groups % 2
+    assert silhouette(locations, collapsed) > silhouette(locations, groups) + 0.2
+    moved = drifting(groups, 10, 0.9, seed=4)
+    assert kept_information(collapsed, moved % 2, 10) < 0.1 < 0.7 < kept_information(groups, moved, 10)
+
+
+@pytest.mark.parametrize(("clusters", "message"), [([0, 3], "less than K = 3, got 3"), ([0], "the same length")])
+def test_clusters_that_do_not_fit_are_refused(clusters: list[int], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        kept_information(clusters, [0, 1], 3)
+
+
+def test_scores_announce_their_names_and_directions() -> None:
+    request = FeatureRequest()
+    assert Accuracy().scores("acc", request) == {"acc": "higher"}
+    assert Reconstruction().scores("mse", request) == {"mse": "lower"}
+    assert Occupancy().scores("occupancy", request) == {"occupancy_used": "higher", "occupancy_entropy": "higher"}
+    judges = {metric: metric.judges_clusterings for metric in (KeptInformation, Silhouette, Reconstruction, Occupancy)}
+    assert list(judges.values()) == [True, False, False, False]
+
+
 def test_metrics_without_labels_need_none() -> None:
     assigned, labels = noisy(4, 3, seed=11)
     posterior = torch.eye(4)[torch.from_numpy(assigned)]
     locations = torch.randn(60, 5, generator=torch.Generator().manual_seed(0))
-    images = MadeUpImages.of(torch.from_numpy(labels))
+    images = MadeUpImages.of(torch.from_numpy(labels), torch.from_numpy(assigned))
     blind = Evaluation(posterior, locations, None, images)
     assert Silhouette().compute(blind) == silhouette(locations, assigned)
     used, entropy = occupancy(assigned)
     assert Occupancy().compute(blind) == {"occupancy_used": float(used), "occupancy_entropy": entropy}
+    again = images.reconstructed_clusters()
+    assert KeptInformation().compute(blind) == kept_information(assigned, again, 4)
     # The made-up reconstruction of x is -x.
     differences = 2 * (images.images.numpy().reshape(60, -1) / 127.5 - 1)
     assert Reconstruction().compute(blind) == pytest.approx((differences**2).mean(), rel=1e-6)
-    expected = (differences.mean(axis=1) ** 2).mean()
+    expected = differences.mean() ** 2
     assert SquaredMeanError().compute(blind) == pytest.approx(expected, rel=1e-6)
     assert SquaredMeanError().compute(blind) < Reconstruction().compute(blind)
     for metric in (Silhouette, Occupancy, Reconstruction, SquaredMeanError):

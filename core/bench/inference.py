@@ -18,7 +18,7 @@ from mpcc.core.bench.subject import SYNTHETIC_IMAGES, ImagesOnDemand, Subject, p
 from mpcc.core.bench.timing import Measured, Spread, flattened, interleaved
 from mpcc.core.contracts import ImageSource, Prior
 from mpcc.core.errors import InvalidInput
-from mpcc.core.evaluation.evaluated_images import EVALUATION_BATCH
+from mpcc.core.evaluation.inference import EVALUATION_BATCH
 from mpcc.core.images.stream import ImageStream
 from mpcc.core.method.model import to_unit_range
 from mpcc.core.run.assembly import augmentation

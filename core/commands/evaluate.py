@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 import time
 from pathlib import Path
 
@@ -76,8 +75,6 @@ def evaluate_run(words: list[str]) -> int:
                 **assembled.record(),
             }
         )
-    for name, why in findings.left_out.items():
-        print(f"{name} is left out: {why}", file=sys.stderr)
     scores = " ".join(f"{name} {value:.3f}" for name, value in findings.scores.items())
     print(f"{folder.path}: iteration {state['iteration']}, {len(findings.indices)} images {scores}".rstrip())
     return 0

@@ -112,8 +112,8 @@ class RunSettings:
     keep_checkpoints: int = option(2, "older checkpoints to keep beside the newest", least=0)
     best_by: str = option(
         "auto",
-        "metric without labels whose best evaluation is kept as a checkpoint; auto takes the first metric without "
-        "labels that is computed, none keeps no checkpoint",
+        "score without labels whose best evaluation is kept as a checkpoint; auto takes the first metric that judges "
+        "clusterings, none keeps no checkpoint",
     )
     log_every: int = option(50, "iterations between log entries", least=1)
     on_nonfinite: Literal["stop", "restart-from-last"] = option(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 from collections.abc import Iterator
 from typing import Any
 
@@ -11,14 +12,12 @@ import torch
 from torch import Tensor, nn
 
 from mpcc.core.contracts import EvaluatedImages, Evaluation, FeatureRequest, ImageSet
+from mpcc.core.evaluation.inference import EVALUATION_BATCH, predict
 from mpcc.core.method.model import Model, standing_generator, to_pixels, to_unit_range
 from mpcc.core.system.kernel_settings import full_precision
 from mpcc.core.system.randomness import own_randomness, random_states, restore_random_states
 
-__all__ = ["EVALUATION_BATCH", "ModelImages"]
-
-# Images that pass through a network at once.
-EVALUATION_BATCH = 256
+__all__ = ["ModelImages"]
 
 
 @attrs.define(eq=False, slots=False)
@@ -50,7 +49,7 @@ class ModelImages(EvaluatedImages):
     cache: dict[str, object] = attrs.field(factory=dict, init=False)
     record: dict[str, object] = attrs.field(factory=dict, init=False)
     _standing: tuple[nn.Module, dict[str, Any]] | None = attrs.field(default=None, init=False)
-    _errors: tuple[Tensor, Tensor] | None = attrs.field(default=None, init=False)
+    _compared: tuple[Tensor, Tensor] | None = attrs.field(default=None, init=False)
 
     def __attrs_post_init__(self) -> None:
         """Say where the networks are."""
@@ -78,7 +77,7 @@ class ModelImages(EvaluatedImages):
         """Return reconstructions of `pixels` in [-1, 1] on the device, of the same shape.
 
         Arguments:
-            generator: From `standing`.
+            generator: From `standing`, or another one in the mode in which it shall reconstruct.
             chosen: Numbers in 0..N-1, shape (n,).
         """
         z = self._evaluation.locations[chosen].to(self.device)
@@ -104,24 +103,38 @@ class ModelImages(EvaluatedImages):
 
     def reconstruction_errors(self) -> Tensor:
         """Return each image's mean squared error, as the contract says."""
-        return self._compared()[0]
+        return self._compare()[0]
 
-    def mean_errors(self) -> Tensor:
-        """Return each image's mean error, as the contract says."""
-        return self._compared()[1]
+    def reconstructed_clusters(self) -> Tensor:
+        """Return the cluster of each reconstruction, as the contract says."""
+        return self._compare()[1]
 
-    def known_errors(self) -> Tensor | None:
-        """Return the `reconstruction_errors` if they have been computed already, else None."""
-        return None if self._errors is None else self._errors[0]
-
-    def _compared(self) -> tuple[Tensor, Tensor]:
-        if self._errors is None:
-            squared, mean = [], []
+    def _compare(self) -> tuple[Tensor, Tensor]:
+        """Reconstruct all images once; return the errors of the reconstructions and their clusters."""
+        if self._compared is None:
+            errors, clusters = [], []
             with self.standing() as generator:
                 for chosen in torch.split(torch.arange(len(self._indices)), EVALUATION_BATCH):
                     original = to_unit_range(self.pixels(chosen), self.device)
-                    difference = (original - self.reconstruct(generator, chosen)).flatten(1)
-                    squared.append(difference.square().mean(1))
-                    mean.append(difference.mean(1))
-            self._errors = torch.cat(squared).cpu(), torch.cat(mean).cpu()
-        return self._errors
+                    reconstructed = self.reconstruct(generator, chosen)
+                    errors.append((original - reconstructed).flatten(1).square().mean(1))
+                    clusters.append(predict(self.model, to_pixels(reconstructed)).clusters)
+            self._compared = torch.cat(errors).cpu(), torch.cat(clusters)
+        return self._compared
+
+    def published_error(self) -> float:
+        """Return the error of the published code, as the contract says; computed with a copy of the generator."""
+        count = len(self._indices)
+        with torch.no_grad(), own_randomness(self._seed, self.device):
+            generator = copy.deepcopy(self.model.networks.generator).train()
+            order = torch.randperm(count)
+            batches = torch.split(order[: max(self._batch, count - count % self._batch)], self._batch)
+            errors = [
+                (to_unit_range(self.pixels(chosen), self.device) - self.reconstruct(generator, chosen)).mean()
+                for chosen in batches
+            ]
+        return float(torch.stack(errors).double().square().mean())
+
+    def known_errors(self) -> Tensor | None:
+        """Return the `reconstruction_errors` if they have been computed already, else None."""
+        return None if self._compared is None else self._compared[0]

@@ -14,8 +14,8 @@ from torch import Tensor
 
 from mpcc.core.contracts import Evaluation, ImageSet, Metric
 from mpcc.core.errors import PluginError
-from mpcc.core.evaluation.evaluated_images import EVALUATION_BATCH, ModelImages
-from mpcc.core.evaluation.inference import predictions
+from mpcc.core.evaluation.evaluated_images import ModelImages
+from mpcc.core.evaluation.inference import EVALUATION_BATCH, predictions
 from mpcc.core.method.model import Model, to_pixels
 
 __all__ = ["Pictures", "choose_images", "draw_pictures", "evaluate", "left_out", "score"]
@@ -57,11 +57,22 @@ def evaluate(model: Model, data: ImageSet, indices: Tensor) -> Evaluation:
     return Evaluation(posterior, locations, labels)
 
 
-def left_out(metrics: Mapping[str, Metric], evaluation: Evaluation) -> dict[str, str]:
-    """Return the reason why a metric cannot be computed, by the name of the metric."""
-    if evaluation.labels is not None:
+def left_out(metrics: Mapping[str, Metric], labels: Tensor | None) -> dict[str, str]:
+    """Return the reason why a metric cannot be computed, by the name of the metric.
+
+    One class is no labelling: every clustering would agree with it.
+
+    Arguments:
+        metrics: By name.
+        labels: Of the evaluated images, shape (N,), or None.
+    """
+    if labels is None:
+        reason = "the data set has no labels"
+    elif bool((labels == labels[0]).all()):
+        reason = f"all {len(labels)} evaluated images are of one class, which is no labelling"
+    else:
         return {}
-    return {name: "the data set has no labels" for name, metric in metrics.items() if metric.needs_labels}
+    return {name: reason for name, metric in metrics.items() if metric.needs_labels}
 
 
 def score(metrics: Mapping[str, Metric], evaluation: Evaluation) -> dict[str, float]:
@@ -75,7 +86,7 @@ def score(metrics: Mapping[str, Metric], evaluation: Evaluation) -> dict[str, fl
             images, and the evaluation has no images.
     """
     scores: dict[str, float] = {}
-    skipped = left_out(metrics, evaluation)
+    skipped = left_out(metrics, evaluation.labels)
     for name, metric in metrics.items():
         if name in skipped:
             continue

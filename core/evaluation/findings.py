@@ -121,7 +121,8 @@ def find(
         scores = score(metrics, evaluation)
     pictures = draw_pictures(images, evaluation)
     confusion = None if evaluation.labels is None else Confusion.of(evaluation, data.class_names)
-    return Findings(data, indices, evaluation, images, scores, left_out(metrics, evaluation), pictures, confusion)
+    missing = left_out(metrics, evaluation.labels)
+    return Findings(data, indices, evaluation, images, scores, missing, pictures, confusion)
 
 
 @torch.no_grad()

@@ -12,12 +12,14 @@ from torch import Tensor, nn
 
 from mpcc.core.contracts import ImageSource
 from mpcc.core.errors import InvalidInput
-from mpcc.core.evaluation.evaluated_images import EVALUATION_BATCH
 from mpcc.core.images.read_ahead import in_order
 from mpcc.core.method.model import Model, to_unit_range
 from mpcc.core.system.kernel_settings import full_precision
 
-__all__ = ["Prediction", "predictions"]
+__all__ = ["EVALUATION_BATCH", "Prediction", "predict", "predictions"]
+
+# Images that pass through a network at once.
+EVALUATION_BATCH = 256
 
 
 @attrs.frozen(eq=False)

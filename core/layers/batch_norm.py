@@ -145,9 +145,8 @@ def averaged_statistics(network: nn.Module) -> Iterator[None]:
     seen: dict[nn.Module, list[tuple[Tensor, Tensor]]] = {layer: [] for layer in layers}
 
     def record(layer: nn.Module, inputs: tuple[Tensor, ...]) -> None:
-        x = inputs[0]
-        moments = torch.var_mean(x.to(torch.promote_types(x.dtype, torch.float32)), (0, *range(2, x.dim())), correction=0)
-        seen[layer].append(moments)
+        x = inputs[0].to(torch.promote_types(inputs[0].dtype, torch.float32))
+        seen[layer].append(torch.var_mean(x, (0, *range(2, x.dim())), correction=0))
 
     hooks = [layer.register_forward_pre_hook(record) for layer in layers]
     fused = [module for module in network.modules() if isinstance(module, Fusable) and module.fused]

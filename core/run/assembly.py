@@ -13,6 +13,7 @@ from mpcc.core.config import RESUMABLE, RunConfig, RunSettings, options
 from mpcc.core.contracts import Architecture, Dataset, FeatureRequest, ImageSet, ImageSource, Metric, Prior
 from mpcc.core.engines.choice import choose_engine
 from mpcc.core.errors import InvalidInput, PluginError, unknown_name
+from mpcc.core.evaluation.findings import feature_request
 from mpcc.core.images.augmentation import Augmentation
 from mpcc.core.images.stream import ImageStream
 from mpcc.core.method.entropy import EntropyPolicy
@@ -22,10 +23,14 @@ from mpcc.core.method.schedule import Schedule
 from mpcc.core.method.terms import TermWeights
 from mpcc.core.method.training import Trainer
 from mpcc.core.registry import Registry
+from mpcc.core.system.randomness import own_randomness
+
+# How many images metrics are tried on before training.
+EXAMPLES = 4
 
 __all__ = [
     *("augmentation", "build_model", "build_trainer", "check_images", "choose_device", "choose_metrics", "differences"),
-    *("known_metrics", "load_data", "make_prior", "schedule_of"),
+    *("known_metrics", "load_data", "make_prior", "schedule_of", "try_metrics"),
 ]
 
 
@@ -152,7 +157,44 @@ def choose_metrics(registry: Registry, names: str, request: FeatureRequest | Non
         if entry.name in wanted or not metric.on_request:
             metric.prepare(request or FeatureRequest())
             metrics[entry.name] = metric
+    check_scores(metrics, request or FeatureRequest())
     return metrics
+
+
+def check_scores(metrics: Mapping[str, Metric], request: FeatureRequest) -> None:
+    """Check that no two metrics announce the same score.
+
+    Raises:
+        PluginError: If two do.
+    """
+    given: dict[str, str] = {}
+    for name, metric in metrics.items():
+        for score in metric.scores(name, request):
+            if score in given:
+                raise PluginError(f"metric {name!r} gives the score {score!r}, as the metric {given[score]!r} does")
+            given[score] = name
+
+
+def try_metrics(
+    metrics: Mapping[str, Metric], data: ImageSet, indices: Tensor, settings: RunSettings, device: torch.device
+) -> None:
+    """Prepare metrics again, with examples of the data, so that what fails does so before training.
+
+    Arguments:
+        metrics: From `choose_metrics`.
+        data: The images.
+        indices: Those that will be evaluated, shape (N,).
+        settings: Seed, scores of features.
+        device: Of the run.
+
+    Raises:
+        InvalidInput: If a metric cannot use the images.
+    """
+    examples = data.images[indices[:EXAMPLES]].to(device)
+    request = attrs.evolve(feature_request(settings), evaluated=len(indices), examples=examples)
+    with own_randomness(settings.seed, device):
+        for metric in metrics.values():
+            metric.prepare(request)
 
 
 def load_data(config: RunConfig, *, training: bool = True) -> ImageSet:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import platform
 import time
 from collections.abc import Mapping, Sequence
@@ -16,16 +17,18 @@ from mpcc.core.config import RunConfig
 from mpcc.core.contracts import ImageSet, Metric
 from mpcc.core.errors import InvalidInput
 from mpcc.core.evaluation.best_score import BestScore, score_to_watch
-from mpcc.core.evaluation.evaluation import choose_images
+from mpcc.core.evaluation.evaluation import choose_images, left_out
 from mpcc.core.evaluation.findings import feature_request
 from mpcc.core.images.fingerprint import fingerprint
 from mpcc.core.method.training import Trainer
 from mpcc.core.registry import Observer, Registry
-from mpcc.core.run.assembly import build_model, build_trainer, choose_device, choose_metrics, load_data
+from mpcc.core.run.assembly import build_model, build_trainer, choose_device, choose_metrics, load_data, try_metrics
 from mpcc.core.run.saved_run import take_weights, warn_of_changes
 from mpcc.core.system.randomness import random_states, seed_everything
 
 __all__ = ["Run", "versions"]
+
+logger = logging.getLogger(__name__)
 
 
 @attrs.define(eq=False)
@@ -79,19 +82,24 @@ class Run:
         device = choose_device(settings.device)
         if settings.threads is not None:
             torch.set_num_threads(settings.threads)
-        metrics = choose_metrics(registry, settings.metrics, feature_request(settings))
+        request = feature_request(settings)
+        metrics = choose_metrics(registry, settings.metrics, request)
         data = load_data(config)
         seed_everything(settings.seed)
         model = build_model(config, data.images.shape[1], device)
         trainer = build_trainer(config, model, data.images)
         indices = choose_images(len(data), settings.eval_images, settings.seed)
+        try_metrics(metrics, data, indices, settings, device)
+        missing = left_out(metrics, None if data.labels is None else data.labels[indices])
+        if missing:
+            logger.info("left out: %s: %s", ", ".join(missing), next(iter(missing.values())))
         entries = [*config.entries(), *(registry.entry("metric", name) for name in metrics)]
         plugins = {f"{entry.kind} {entry.name}": f"{entry.distribution} {entry.version}" for entry in entries}
         # The record holds the values that "auto" stood for.
         resolved = attrs.evolve(
             config, run=attrs.evolve(settings, entropy=model.entropy.kind, precision=trainer.engine.precision_name)
         )
-        best = score_to_watch(settings.best_by, metrics, registry.names("metric"))
+        best = score_to_watch(settings.best_by, metrics, registry.names("metric"), request, settings.clusters)
         return cls(resolved, data, trainer, metrics, indices, plugins, registry.observers, best=best)
 
     def restore_model(self, state: Mapping[str, Any], source: Path) -> None:

@@ -7,13 +7,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping
+from typing import get_args
 
 import attrs
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from mpcc.core.contracts import EvaluatedImages, Evaluation, FeatureRequest, Metric
+from mpcc.core.contracts import Direction, EvaluatedImages, Evaluation, FeatureRequest, Metric
 from mpcc.core.errors import InvalidInput
 from mpcc.core.testing.cases import Case
 from mpcc.core.testing.comparison import require_instance, require_plugin
@@ -41,24 +42,28 @@ REQUEST = FeatureRequest(extractor=f"{PixelFeatures.__module__}:{PixelFeatures._
 class MadeUpImages(EvaluatedImages):
     """Images with known contents: noise, brighter for a higher class; reconstructions are their images, inverted.
 
+    The cluster of a reconstruction is that of the image which is closest in brightness, most often one of its class.
+
     Arguments:
         images: The evaluated ones, uint8, shape (N, D, R, R).
+        clusters: The most probable cluster of each, int64, shape (N,).
         request: For metrics of features.
     """
 
-    def __init__(self, images: Tensor, request: FeatureRequest = REQUEST) -> None:
+    def __init__(self, images: Tensor, clusters: Tensor, request: FeatureRequest = REQUEST) -> None:
         self.images = images
+        self.clusters = clusters
         self.request = request
         self.device = torch.device("cpu")
         self.cache: dict[str, object] = {}
         self.record: dict[str, object] = {}
 
     @classmethod
-    def of(cls, labels: Tensor) -> MadeUpImages:
-        """Make images for labels, shape (N,)."""
+    def of(cls, labels: Tensor, clusters: Tensor) -> MadeUpImages:
+        """Make images for labels, shape (N,), in clusters, shape (N,)."""
         generator = torch.Generator().manual_seed(len(labels))
         noise = torch.randint(128, (len(labels), CHANNELS, SIZE, SIZE), generator=generator)
-        return cls((noise + 30 * labels.view(-1, 1, 1, 1)).to(torch.uint8))
+        return cls((noise + 30 * labels.view(-1, 1, 1, 1)).to(torch.uint8), clusters)
 
     def real(self) -> Iterator[Tensor]:
         """Yield the images."""
@@ -74,9 +79,18 @@ class MadeUpImages(EvaluatedImages):
         """Return the mean squared difference between each image in [-1, 1] and its negative."""
         return self._differences().square().mean(1)
 
-    def mean_errors(self) -> Tensor:
-        """Return the mean difference between them."""
-        return self._differences().mean(1)
+    def reconstructed_clusters(self) -> Tensor:
+        """Return the cluster of the image that is closest in brightness to each image; of a single image, its own."""
+        pixels = self.images.flatten(1).double()
+        # The small unequal weights tell images of equal brightness apart.
+        unequal = torch.rand(pixels.shape[1], dtype=torch.float64, generator=torch.Generator().manual_seed(2))
+        brightness = pixels @ (1 + 1e-3 * unequal)
+        distances = (brightness[:, None] - brightness).abs().fill_diagonal_(torch.inf)
+        return self.clusters[distances.argmin(1)]
+
+    def published_error(self) -> float:
+        """Return the squared mean difference between them, all images being one batch."""
+        return float(self._differences().double().mean().square())
 
     def _differences(self) -> Tensor:
         # x - (-x), with x = pixels / 127.5 - 1.
@@ -115,6 +129,7 @@ class MetricCase(Case[Metric]):
             "a typical clustering": evaluation(half, labels, CLASSES, softness=0.9),
             "a perfect one": evaluation(labels, labels, CLASSES),
             "a random one": evaluation(anywhere, labels, CLASSES),
+            "a collapsed one": evaluation(labels // 2, labels, CLASSES),
             "one cluster for all": evaluation(nothing, labels, CLASSES),
             "K = 1": evaluation(nothing, labels, 1),
             "all singletons": evaluation(torch.arange(COUNT), labels, COUNT),
@@ -167,14 +182,17 @@ def evaluation(clusters: Tensor, labels: Tensor, count: int, softness: float = 0
     posterior = posterior + softness * torch.rand(posterior.shape, generator=generator)
     centres = 10 * torch.randn(int(labels.max()) + 1, LATENT_DIM, generator=generator)
     locations = centres[labels] + torch.randn(len(labels), LATENT_DIM, generator=generator)
-    return Evaluation(posterior / posterior.sum(1, keepdim=True), locations, labels, MadeUpImages.of(labels))
+    return Evaluation(posterior / posterior.sum(1, keepdim=True), locations, labels, MadeUpImages.of(labels, clusters))
 
 
 def reordered(given: Evaluation, order: Tensor, names: Tensor) -> Evaluation:
     """Return a copy of an evaluation with its images in another order, and its clusters renamed."""
     labels = None if given.labels is None else given.labels[order]
-    images = MadeUpImages(given.images.images[order]) if isinstance(given.images, MadeUpImages) else None
-    return Evaluation(given.posterior[order][:, names], given.locations[order], labels, images)
+    posterior = given.posterior[order][:, names]
+    images = None
+    if isinstance(given.images, MadeUpImages):
+        images = MadeUpImages(given.images.images[order], posterior.argmax(1))
+    return Evaluation(posterior, given.locations[order], labels, images)
 
 
 def listed(scores: Mapping[str, float]) -> str:
@@ -234,6 +252,36 @@ def direction(case: MetricCase) -> str:
     figures = f"perfect {perfect[0]:.4g}, random {chance[0]:.4g}"
     require(gain >= -SAME, f"{figures}, but it declares that {better} is better")
     return figures
+
+
+@METRIC_LAWS.add("its scores carry the names that it announces")
+def names(case: MetricCase) -> str:
+    metric, name = case.prepared(), "its_name"
+    announced = metric.scores(name, REQUEST)
+    for score, better in announced.items():
+        require(better in get_args(Direction), f"{score}: expected one of {get_args(Direction)}, got {better!r}")
+    computed = named(metric.compute(case.clusterings()["a typical clustering"]))
+    given = {score or name for score in computed}
+    require(given == set(announced), f"scores() announces {sorted(announced)}, compute() gives {sorted(given)}")
+    return ", ".join(f"{score}: {better}" for score, better in announced.items())
+
+
+@METRIC_LAWS.add("a score that judges clusterings prefers a perfect one to a collapsed one and to a random one")
+def judgement(case: MetricCase) -> str:
+    metric = case.prepared()
+    if not metric.judges_clusterings:
+        return "does not apply: it does not judge clusterings"
+    require(not metric.needs_labels, "it judges clusterings, but needs labels, which training must not use")
+    announced = metric.scores("", REQUEST)
+    comparable = [score for score, better in announced.items() if better != "neither"]
+    require(len(comparable) == 1, f"it judges clusterings: expected one score with a direction, got {len(comparable)}")
+    sign = 1 if announced[comparable[0]] == "higher" else -1
+    clusterings, found = case.clusterings(), {}
+    for clustering in ("a perfect one", "a collapsed one", "one cluster for all", "a random one"):
+        found[clustering] = named(metric.compute(clusterings[clustering]))[comparable[0]]
+    best, *others = found.values()
+    require(all(sign * (best - other) > SAME for other in others), listed(found))
+    return listed(found)
 
 
 @METRIC_LAWS.add("needs_labels says whether it works without labels")

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from mpcc.core.contracts import Evaluation
+from mpcc.core.contracts import Evaluation, FeatureRequest
 from mpcc.core.errors import InvalidInput
+from mpcc.plugins.metrics.extractors import Features
 from mpcc.plugins.metrics.features import FeatureMetric, generated_features
 
 __all__ = ["InceptionScore", "classifier_score"]
@@ -54,8 +55,17 @@ class InceptionScore(FeatureMetric):
     which then has to return logits, ``classifier_score[module:name]`` and ``classifier_score_deviation[module:name]``.
     """
 
+    standard_name, other_name, has_deviation = "inception_score", "classifier_score", True
     by_torch_fidelity = "inception_score"
     higher_is_better = True
+
+    def check_examples(self, request: FeatureRequest, features: Features) -> None:
+        """Check that the extractor has logits.
+
+        Raises:
+            InvalidInput: If it has none.
+        """
+        logits_of(features, request)
 
     def compute(self, evaluation: Evaluation) -> dict[str, float]:
         """Return the score and its deviation over parts by their names.
@@ -64,14 +74,19 @@ class InceptionScore(FeatureMetric):
             InvalidInput: If the extractor has no logits.
         """
         images = self.images(evaluation)
-        logits = generated_features(images).logits
-        if logits is None:
-            raise InvalidInput(
-                f"--features {images.request.extractor}: inception_score needs an extractor that returns "
-                "(features, logits), this one returns features only"
-            )
-        mean, deviation = classifier_score(logits)
-        return {
-            self.named(images, "inception_score", "classifier_score"): mean,
-            self.named(images, "inception_score_deviation", "classifier_score_deviation"): deviation,
-        }
+        logits = logits_of(generated_features(images), images.request)
+        return dict(zip(self.names(images.request), classifier_score(logits), strict=True))
+
+
+def logits_of(features: Features, request: FeatureRequest) -> Tensor:
+    """Return the logits beside features, shape (n, classes).
+
+    Raises:
+        InvalidInput: If the extractor has none.
+    """
+    if features.logits is None:
+        raise InvalidInput(
+            f"--features {request.extractor}: inception_score needs an extractor that returns (features, logits), "
+            "this one returns features only"
+        )
+    return features.logits

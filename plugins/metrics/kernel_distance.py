@@ -68,13 +68,11 @@ class KernelInceptionDistance(FeatureMetric):
     ``kernel_distance[module:name]`` and ``kernel_distance_deviation[module:name]``.
     """
 
+    standard_name, other_name, has_deviation = "kid", "kernel_distance", True
     by_torch_fidelity = "kid"
 
     def compute(self, evaluation: Evaluation) -> dict[str, float]:
         """Return the distance and its deviation over subsets by their names."""
         images = self.images(evaluation)
-        mean, deviation = kernel_distance(real_features(images).values, generated_features(images).values)
-        return {
-            self.named(images, "kid", "kernel_distance"): mean,
-            self.named(images, "kid_deviation", "kernel_distance_deviation"): deviation,
-        }
+        values = kernel_distance(real_features(images).values, generated_features(images).values)
+        return dict(zip(self.names(images.request), values, strict=True))

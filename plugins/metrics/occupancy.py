@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 from torch import Tensor
 
-from mpcc.core.contracts import Evaluation, Metric
+from mpcc.core.contracts import Direction, Evaluation, FeatureRequest, Metric
 from mpcc.core.evaluation.contingency import paired
 
 __all__ = ["Occupancy", "occupancy"]
@@ -43,6 +43,10 @@ class Occupancy(Metric):
     """The metric ``occupancy``: ``occupancy_used`` and ``occupancy_entropy`` of the most probable clusters."""
 
     needs_labels = False
+
+    def scores(self, name: str, request: FeatureRequest) -> dict[str, Direction]:
+        """Return both names; neither number alone tells a good clustering from a random one."""
+        return {"occupancy_used": "higher", "occupancy_entropy": "higher"}
 
     def compute(self, evaluation: Evaluation) -> dict[str, float]:
         """Return both numbers by name."""

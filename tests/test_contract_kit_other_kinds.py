@@ -13,7 +13,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from mpcc.core.contracts import Architecture, Dataset, Evaluation, ImageSet, Metric, Networks
+from mpcc.core.contracts import Architecture, Dataset, Evaluation, FeatureRequest, ImageSet, Metric, Networks
 from mpcc.core.errors import InvalidInput
 from mpcc.core.layers.fusion import Fusable
 from mpcc.core.registry import Entry, Registry, load_registry
@@ -417,6 +417,8 @@ M_NAMES = "the numbers of the clusters do not matter"
 M_ORDER = "the order of the images does not matter"
 M_BETTER = "a perfect clustering scores at least as well as a random one"
 M_LABELS = "needs_labels says whether it works without labels"
+M_SCORES = "its scores carry the names that it announces"
+M_JUDGES = "a score that judges clusterings prefers a perfect one to a collapsed one and to a random one"
 M_PURE = "it leaves its input alone and gives the same score again"
 
 
@@ -449,6 +451,31 @@ class Occupied(Metric):
 def test_right_metrics_pass_with_and_without_labels() -> None:
     assert check_metric(Agreement).passed
     assert check_metric(Occupied).passed
+
+
+class Unannounced(Agreement):
+    def compute(self, evaluation: Evaluation) -> Any:
+        return {"pairs": super().compute(evaluation)}
+
+
+class WrongDirection(Agreement):
+    def scores(self, name: str, request: FeatureRequest) -> Any:
+        return {name: "up"}
+
+
+class Collapsing(Occupied):
+    """Prefers few clusters, and claims to judge."""
+
+    judges_clusterings = True
+
+    def compute(self, evaluation: Evaluation) -> float:
+        return 1 - super().compute(evaluation)
+
+
+class Blind(Occupied):
+    """All clusterings that use the clusters are the same to it."""
+
+    judges_clusterings = True
 
 
 class Undefined(Agreement):
@@ -510,6 +537,10 @@ class FirstHalf(Agreement):
         (Writing, M_PURE, "it changes posterior"),
         (Random, M_PURE, "scores of the same clustering"),
         (FirstHalf, M_ORDER, "shuffled"),
+        (Unannounced, M_SCORES, "scores() announces ['its_name'], compute() gives ['pairs']"),
+        (WrongDirection, M_SCORES, "its_name: expected one of ('higher', 'lower', 'neither'), got 'up'"),
+        (Collapsing, M_JUDGES, "a perfect one 0, a collapsed one 0.5, one cluster for all 0.75, a random one 0"),
+        (Blind, M_JUDGES, "a perfect one 1, a collapsed one 0.5, one cluster for all 0.25, a random one 1"),
     ],
 )
 def test_a_metric_that_breaks_the_contract_is_found(cls: type[Metric], law: str, detail: str) -> None:

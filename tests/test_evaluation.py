@@ -329,6 +329,18 @@ def test_the_published_error_is_of_whole_batches_of_the_generator_in_training(co
             assert all(torch.equal(value, before[part][key]) for key, value in state.items())
 
 
+def test_clusters_of_reconstructions_are_those_of_their_pixels() -> None:
+    made, data = model(), image_set()
+    found, seen = images(made, data, count=300)
+    with own_randomness(7, CPU), torch.no_grad():
+        generator = standing_generator(made.averaged, made.prior, passes=2, batch=8)
+        again = ImageSet(to_pixels(generator(seen.locations, seen.assignments)))
+    clusters = found.reconstructed_clusters()
+    assert clusters.dtype == torch.int64
+    assert torch.equal(clusters, evaluate(made, again, torch.arange(300)).assignments)
+    assert found.known_errors() is not None
+
+
 def test_generated_images_are_fresh_ones_and_the_same_each_time() -> None:
     made, data = model(), image_set()
     found, _ = images(made, data)

@@ -23,6 +23,7 @@ from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from mpcc.core.commands import entry
+from mpcc.core.contracts import ImageSet
 from mpcc.core.errors import PluginError
 from mpcc.core.method.training import Trainer
 from mpcc.core.storage.checkpoint import save_checkpoint
@@ -34,7 +35,7 @@ TINY = {
     **{"eval-every": 3, "eval-images": 60, "standing-passes": 2, "log-every": 2, "checkpoint-every": 2, "seed": 0},
     **{"device": "cpu", "lr": 0.001, "prior-lr": 0.0016, "lr-decay": 0, "prior.scale-floor": 0.2},
 }
-BLIND = {"silhouette", "reconstruction", "occupancy_used", "occupancy_entropy"}
+BLIND = {"kept_information", "silhouette", "reconstruction", "occupancy_used", "occupancy_entropy"}
 SCORES = {"acc", "purity", "nmi", "ari", *BLIND}
 TERMS = {"data_discriminator", "data_generator", "latent", "membership", "entropy", "label"}
 
@@ -496,7 +497,12 @@ def test_more_iterations_than_anybody_trains_are_refused(iterations: int, tmp_pa
     [
         (["--best-by", "acc"], "--best-by acc: it needs labels, which training must not use"),
         (["--best-by", "silhouete"], "did you mean 'silhouette'?"),
-        (["--best-by", "fid"], "--best-by fid: --metrics leaves it out; expected silhouette"),
+        (["--best-by", "fid"], "--best-by fid: --metrics leaves it out; expected kept_information, silhouette"),
+        (
+            ["--best-by", "occupancy"],
+            "--best-by occupancy: this metric has several scores: expected one of occupancy_used",
+        ),
+        (["--best-by", "occupancy_entropi"], "did you mean 'occupancy_entropy'?"),
     ],
 )
 def test_only_a_score_without_labels_chooses_the_best(
@@ -507,16 +513,77 @@ def test_only_a_score_without_labels_chooses_the_best(
     assert not (tmp_path / "run").exists()
 
 
-@pytest.mark.parametrize("known", ["reconstruction", "none"])
-def test_the_best_checkpoint_is_that_of_the_best_evaluation(tmp_path: Path, known: str) -> None:
+def mean_pixels(images: torch.Tensor) -> torch.Tensor:
+    """Two features of an image."""
+    return images.float().mean((1, 3))[:, :2]
+
+
+@pytest.mark.parametrize(
+    ("wanted", "name", "best_of"),
+    [
+        ("reconstruction", "reconstruction", min),
+        ("auto", "kept_information", max),
+        ("occupancy_entropy", "occupancy_entropy", max),
+        ("fid", f"frechet_distance[{__name__}:mean_pixels]", min),
+        ("none", "", max),
+    ],
+)
+def test_the_best_checkpoint_is_that_of_the_best_evaluation(
+    tmp_path: Path, wanted: str, name: str, best_of: Callable[[list[float]], float]
+) -> None:
     folder = tmp_path / "run"
-    assert run(*tiny(eval_every=1), "--best-by", known, "--out", str(folder)) == 0
+    features = ["--features", f"{__name__}:mean_pixels", "--generated-images", "50"]
+    chosen = ["--metrics", "all,fid", *features] if wanted == "fid" else []
+    assert run(*tiny(eval_every=1), *chosen, "--best-by", wanted, "--out", str(folder)) == 0
     best = folder / "checkpoints" / "best.pt"
-    if known == "none":
+    if wanted == "none":
         assert not best.exists()
         return
-    scores = [line["metrics"][known] for line in lines(folder)]
-    assert torch.load(best, weights_only=True)["iteration"] == scores.index(min(scores)) + 1
+    scores = [line["metrics"][name] for line in lines(folder)]
+    assert torch.load(best, weights_only=True)["iteration"] == scores.index(best_of(scores)) + 1
+
+
+def test_a_run_without_a_best_checkpoint_says_so(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = tmp_path / "run"
+    assert run(*tiny(metrics="acc,silhouette"), "--out", str(folder)) == 0
+    expected = (
+        "no best.pt will be kept: no computed metric judges clusterings; choose a score with --best-by: silhouette"
+    )
+    assert capsys.readouterr().err.count(expected) == 1
+    assert not (folder / "checkpoints" / "best.pt").exists()
+
+
+def test_labels_of_one_class_are_no_labelling(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    load = Digits.load
+
+    def one_class(self: Digits, *arguments: Any) -> ImageSet:
+        data = load(self, *arguments)
+        assert data.labels is not None
+        return attrs.evolve(data, labels=torch.zeros_like(data.labels))
+
+    monkeypatch.setattr(Digits, "load", one_class)
+    folder = tmp_path / "run"
+    assert run(*tiny(), "--out", str(folder)) == 0
+    why = "all 60 evaluated images are of one class, which is no labelling"
+    assert capsys.readouterr().err.count(f"left out: acc, purity, nmi, ari: {why}") == 1
+    results = json.loads((folder / "results.json").read_text(encoding="utf-8"))
+    assert set(results["metrics"]) == BLIND
+    assert results["not_computed"] == dict.fromkeys(["acc", "purity", "nmi", "ari"], why)
+
+
+def not_a_number(images: torch.Tensor) -> torch.Tensor:
+    return mean_pixels(images) / 0 * 0
+
+
+def test_an_extractor_that_fails_ends_a_run_before_it_trains(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    flags = ["--metrics", "fid", "--features", f"{__name__}:not_a_number"]
+    assert run(*tiny(), *flags, "--out", str(tmp_path / "run")) == 2
+    assert "expected finite features, got nan or infinity" in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()
 
 
 def test_checkpoints_may_be_saved_by_time(tmp_path: Path) -> None:

@@ -159,12 +159,12 @@ def averaged_statistics(network: nn.Module) -> Iterator[None]:
     finally:
         for hook in hooks:
             hook.remove()
-        for module in fused:
-            module.fused = True
+        for layer in fused:
+            layer.fused = True
         for module, training in modes:
             module.training = training
-    for layer, moments in seen.items():
+    for norm, moments in seen.items():
         if moments:
             variances, means = (torch.stack(values).mean(0) for values in zip(*moments, strict=True))
-            layer.running_mean.copy_(means)
-            layer.running_var.copy_(variances)
+            norm.get_buffer("running_mean").copy_(means)
+            norm.get_buffer("running_var").copy_(variances)

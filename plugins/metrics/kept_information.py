@@ -24,11 +24,11 @@ def kept_information(clusters: ArrayLike | Tensor, reconstructed: ArrayLike | Te
 
     .. math:: \frac{I(y; \hat y) - E[I]}{\log K - E[I]} \cdot \frac{\exp H(y)}{K}
 
-    where E[I] is the mutual information by chance, the mean over all permutations of one of the two, and exp H(y) is the
-    number of equally large clusters with the entropy of y. The score is 1 if all K clusters are equally large and every
-    reconstruction stays in the cluster of its image. Both factors punish a collapse: clusters of which only u are used
-    score at most about u log u / (K log K), however stable they are. Clusters at random score 0 on average, a single one
-    scores 0.
+    where E[I] is the mutual information by chance, the mean over all permutations of one of the two, and exp H(y) is
+    the number of equally large clusters with the entropy of y. The score is 1 if all K clusters are equally large and
+    every reconstruction stays in the cluster of its image. Both factors fall with a collapse: if only u clusters are
+    used, the score is at most about u log u / (K log K), however stable they are. Clusters at random score 0 on
+    average, a single one scores 0.
 
     Arguments:
         clusters: Cluster of each image, integers >= 0, shape (N,).

@@ -4,12 +4,22 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
+from pathlib import Path
 
 import pytest
+import torch
 
+from mpcc.core.commands import entry
+from mpcc.core.config import environment_layer, resolve
 from mpcc.core.contracts import Direction, Evaluation, FeatureRequest, Metric
 from mpcc.core.errors import InvalidInput
 from mpcc.core.evaluation.best_score import BestScore, score_to_watch
+from mpcc.core.evaluation.findings import find
+from mpcc.core.registry import load_registry
+from mpcc.core.run.assembly import build_model, load_data
+from mpcc.core.run.saved_run import run_layer, take_weights
+from mpcc.core.storage.checkpoint import load_checkpoint
+from mpcc.plugins.metrics.kept_information import KeptInformation, kept_information
 
 
 class Several(Metric):
@@ -106,3 +116,34 @@ def test_an_evaluation_without_the_announced_score_is_warned_of(caplog: pytest.L
     assert not best.improves({"distanz": 1.0}, 500)
     assert "iteration 500 cannot be compared for best.pt: no score is named distance; there are: distanz" in caplog.text
     assert best.improves({"distance": 1.0}, 1000)
+
+
+@pytest.mark.check
+def test_on_digits_a_collapse_of_a_trained_clustering_scores_below_it(tmp_path: Path) -> None:
+    torch.set_num_threads(1)
+    registry, folder = load_registry([]), tmp_path / "run"
+    with pytest.raises(SystemExit, match="0"):
+        entry.run_main(["--data", "digits", "--iterations", "250", "--device", "cpu", "--out", str(folder)])
+    config = resolve(registry, [environment_layer(), run_layer(folder)], "none")
+    data, device, source = load_data(config), torch.device("cpu"), folder / "checkpoints" / "last.pt"
+    model = build_model(config, 1, device)
+    take_weights(model, load_checkpoint(source), source)
+    found = find(model, data, torch.arange(len(data)), {"kept_information": KeptInformation()}, config.run)
+    clusters, again = found.evaluation.assignments, found.images.reconstructed_clusters()
+    complete = found.scores["kept_information"]
+    assert complete == kept_information(clusters, again, 10) > 0.3
+    # Join the closest components of the prior, two at a time: the clusters of images and reconstructions with them.
+    centres = model.prior.component(torch.arange(10)).mean.detach()
+    distances = torch.cdist(centres, centres).fill_diagonal_(torch.inf)
+    joined, scores = torch.arange(10), [complete]
+    while len(joined.unique()) > 1:
+        i, j = divmod(int(distances.argmin()), 10)
+        distances[i, j] = distances[j, i] = torch.inf
+        if joined[i] != joined[j]:
+            joined[joined == joined[j]] = int(joined[i])
+            scores.append(kept_information(joined[clusters], joined[again], 10))
+    assert all(collapsed < complete - 0.02 for collapsed in scores[1:])
+    assert scores[-1] == 0
+    # A run that never leaves its start is worse than the trained one, too.
+    fresh = find(build_model(config, 1, device), data, torch.arange(300), {"kept": KeptInformation()}, config.run)
+    assert fresh.scores["kept"] < complete

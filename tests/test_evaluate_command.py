@@ -120,7 +120,7 @@ def test_a_run_leaves_posterior_confusion_and_errors(finished: Path) -> None:
     assert sum(int(row[row["matched_cluster"]]) for row in confusion if row["matched_cluster"]) / 70 == scores["acc"]
     assert set(scores) == {
         *("acc", "purity", "nmi", "ari", "silhouette", "reconstruction"),
-        *("occupancy_used", "occupancy_entropy", "largest"),
+        *("kept_information", "occupancy_used", "occupancy_entropy", "largest"),
     }
     tags = EventAccumulator(str(finished)).Reload().Tags()
     assert "confusion" in tags["images"]
@@ -166,6 +166,20 @@ def test_other_images_other_metrics_and_another_folder(
     assert found["checkpoint"] == str(checkpoint)
     assert len(np.load(tmp_path / "new" / "here" / "posterior.npy")) == 1797
     assert contents(finished) == before
+
+
+def test_an_evaluation_needs_no_score_for_the_best_checkpoint(
+    finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = tmp_path / "run"
+    shutil.copytree(finished, run)
+    config = (run / "config.toml").read_text(encoding="utf-8")
+    assert 'best_by = "auto"' in config
+    config = config.replace('best_by = "auto"', 'best_by = "reconstruction"')
+    (run / "config.toml").write_text(config, encoding="utf-8")
+    assert evaluate(run, "--metrics", "acc", "--out", tmp_path / "new") == 0
+    assert list(results(tmp_path / "new")["metrics"]) == ["acc"]
+    assert "best.pt" not in capsys.readouterr().err
 
 
 def test_scores_of_features_of_ones_own_are_computed_on_request(
@@ -218,7 +232,8 @@ def test_a_run_without_labels_has_no_confusion(tmp_path: Path) -> None:
     flags = [f"--{name}={value}" for name, value in {**TINY, "clusters": 3}.items()]
     run = tmp_path / "run"
     assert command(entry.run_main, *flags, "--data=folder", f"--data-root={tmp_path / 'images'}", f"--out={run}") == 0
-    assert set(results(run)["metrics"]) == {"silhouette", "reconstruction", "occupancy_used", "occupancy_entropy"}
+    expected = {"kept_information", "silhouette", "reconstruction", "occupancy_used", "occupancy_entropy"}
+    assert set(results(run)["metrics"]) == expected
     assert not list(run.glob("confusion*"))
     # The images have moved since.
     (tmp_path / "images").rename(tmp_path / "moved")

@@ -543,6 +543,15 @@ def test_the_best_checkpoint_is_that_of_the_best_evaluation(
     assert torch.load(best, weights_only=True)["iteration"] == scores.index(best_of(scores)) + 1
 
 
+def test_the_score_of_the_best_may_change_when_a_run_goes_on(copy: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run("--resume", str(copy), "--iterations", "9", "--best-by", "reconstruction") == 0
+    assert state(copy)["best"]["name"] == "reconstruction"
+    best = torch.load(copy / "checkpoints" / "best.pt", weights_only=True)
+    assert best["best"] == state(copy)["best"]
+    assert run("--resume", str(copy), "--iterations", "12", "--best-by", "occupancy") == 2
+    assert "expected one of occupancy_used, occupancy_entropy" in capsys.readouterr().err
+
+
 def test_a_run_without_a_best_checkpoint_says_so(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     folder = tmp_path / "run"
     assert run(*tiny(metrics="acc,silhouette"), "--out", str(folder)) == 0

@@ -55,8 +55,8 @@ def evaluate_run(words: list[str]) -> int:
     started = time.monotonic()
     remedies = f"lower --eval-images {config.run.eval_images}, or choose --device cpu"
     with memory_errors("evaluating", remedies), attributed(used(registry, config)):
-        # An evaluation computes in float32, whatever the precision of the training and the device.
-        exact = attrs.evolve(config, run=attrs.evolve(config.run, precision="float32"))
+        # An evaluation keeps no best.pt, and computes in float32, whatever the precision of the training and device.
+        exact = attrs.evolve(config, run=attrs.evolve(config.run, precision="float32", best_by="none"))
         assembled = Run.assemble(registry, exact)
         assembled.restore_model(state, source)
         findings = find(assembled.trainer.model, assembled.data, assembled.indices, assembled.metrics, config.run)

@@ -149,6 +149,6 @@ RESUMABLE = frozenset(
     (
         *("iterations", "eval_every", "eval_images", "checkpoint_every", "keep_checkpoints", "log_every"),
         *("on_nonfinite", "max_restarts", "device", "data_root", "download", "workers", "engine", "precision"),
-        *("features", "feature_weights", "generated_images"),
+        *("features", "feature_weights", "generated_images", "best_by"),
     )
 )

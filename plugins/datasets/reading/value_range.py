@@ -340,4 +340,4 @@ def _near(word: str, valid: Iterable[str]) -> str:
 
 def _text(number: float) -> str:
     """Return a number so that it can be read again exactly, whole numbers without a point."""
-    return str(int(number)) if number.is_integer() and abs(number) < 2**53 else repr(number)
+    return str(int(number)) if number == int(number) and abs(number) < 2**53 else repr(float(number))

@@ -261,6 +261,8 @@ class ImageSet:
         paths: Where each image came from, one string an image, or empty.
         description: One line for the log and ``results.json``: source, split, preprocessing.
         skipped: The files that were left out as unreadable, one line ``PATH: REASON`` each, or empty.
+        settled: Options of the data set whose values were found in the images, such as a range of grey levels, by name.
+            A run records them in place of the user's, so that other images are read in the same way.
     """
 
     images: Tensor | ImageSource
@@ -269,6 +271,7 @@ class ImageSet:
     paths: Sequence[str] = ()
     description: str = ""
     skipped: Sequence[str] = ()
+    settled: Mapping[str, object] = attrs.field(factory=dict)
 
     def __len__(self) -> int:
         return self.images.shape[0]

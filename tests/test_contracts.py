@@ -158,7 +158,7 @@ FILES: dict[str, tuple[Callable[[Path], None], list[dict[str, Any]]]] = {
         write_messy_folder,
         [
             {"unreadable": "skip", "channels": "3"},
-            {"unreadable": "skip", "channels": "1", "labels": "none", "memory": "stream"},
+            {"unreadable": "skip", "channels": "1", "classes": "none", "memory": "stream"},
         ],
     ),
     "arrays": (

@@ -59,9 +59,10 @@ def evaluate(model: Model, data: ImageSet, indices: Tensor) -> Evaluation:
 
 def left_out(metrics: Mapping[str, Metric], evaluation: Evaluation) -> dict[str, str]:
     """Return the reason why a metric cannot be computed, by the name of the metric."""
-    if evaluation.labels is not None:
+    if evaluation.labels is not None and len(evaluation.labels.unique()) > 1:
         return {}
-    return {name: "the data set has no labels" for name, metric in metrics.items() if metric.needs_labels}
+    why = "the data set has no labels" if evaluation.labels is None else "all evaluated images have the same label"
+    return {name: why for name, metric in metrics.items() if metric.needs_labels}
 
 
 def score(metrics: Mapping[str, Metric], evaluation: Evaluation) -> dict[str, float]:

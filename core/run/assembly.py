@@ -25,7 +25,7 @@ from mpcc.core.registry import Registry
 
 __all__ = [
     *("augmentation", "build_model", "build_trainer", "check_images", "choose_device", "choose_metrics", "differences"),
-    *("known_metrics", "load_data", "make_prior", "schedule_of"),
+    *("known_metrics", "load_data", "make_prior", "schedule_of", "settle"),
 ]
 
 
@@ -175,6 +175,23 @@ def load_data(config: RunConfig, *, training: bool = True) -> ImageSet:
         raise InvalidInput(f"{described}: cannot read{file}: {error.strerror or error}") from error
     (check_images if training else check_fit)(data, architecture, described, config)
     return data
+
+
+def settle(config: RunConfig, data: ImageSet) -> RunConfig:
+    """Return a configuration with the options of the data set whose values were found in the images.
+
+    Raises:
+        PluginError: If the data set has no such option.
+    """
+    if not data.settled:
+        return config
+    try:
+        found = options.make(
+            type(config.data.options), {**options.plain(config.data.options), **data.settled}, config.data.name
+        )
+    except InvalidInput as error:
+        raise PluginError(f"{config.data.entry.described()}: ImageSet.settled: {error}") from error
+    return attrs.evolve(config, data=attrs.evolve(config.data, options=found))
 
 
 def check_images(data: ImageSet, architecture: Architecture, described: str, config: RunConfig) -> None:

@@ -10,7 +10,17 @@ from typing import Any, TypeAlias
 import attrs
 import numpy as np
 
-__all__ = ["Extremes", "RangeSpec", "Rule", "ValueRange", "find_range", "measure", "narrow_use", "to_levels"]
+__all__ = [
+    "Extremes",
+    "RangeSpec",
+    "Rule",
+    "ValueRange",
+    "find_range",
+    "known_range",
+    "measure",
+    "narrow_use",
+    "to_levels",
+]
 
 Values: TypeAlias = np.ndarray[Any, np.dtype[Any]]
 
@@ -175,6 +185,14 @@ def measure(parts: Iterable[Values]) -> Extremes:
     return found
 
 
+def known_range(spec: RangeSpec, storage: str) -> ValueRange | None:
+    """Return the values of black and white if they don't depend on the images, or None."""
+    rule = spec.of(storage)
+    if rule.kind == "numbers":
+        return ValueRange(rule.low, rule.high)
+    return ValueRange(*_OF_TYPE[storage]) if rule.kind == "type" and storage in _OF_TYPE else None
+
+
 def find_range(spec: RangeSpec, storage: str, parts: Callable[[], Iterable[Values]]) -> ValueRange:
     """Return the values of black and white for images of one storage type.
 
@@ -195,11 +213,9 @@ def find_range(spec: RangeSpec, storage: str, parts: Callable[[], Iterable[Value
         >>> find_range(RangeSpec.parse("set"), "uint16", lambda: [np.array([90, 2400], np.uint16)])
         ValueRange(low=90.0, high=2400.0)
     """
-    rule = spec.of(storage)
-    if rule.kind == "numbers":
-        return ValueRange(rule.low, rule.high)
-    if rule.kind == "type" and storage in _OF_TYPE:
-        return ValueRange(*_OF_TYPE[storage])
+    rule, known = spec.of(storage), known_range(spec, storage)
+    if known is not None:
+        return known
     if rule.kind == "percentiles":
         low, high = _percentiles(parts, storage, (rule.low, rule.high))
         if low >= high:
@@ -210,9 +226,9 @@ def find_range(spec: RangeSpec, storage: str, parts: Callable[[], Iterable[Value
         return ValueRange(low, high)
     found = measure(parts())
     if rule.kind == "type":
-        known = _usual_range(storage, found)
-        if known is not None:
-            return known
+        usual = _usual_range(storage, found)
+        if usual is not None:
+            return usual
     if found.low >= found.high:
         raise ValueError(
             f"all {storage} values are {found.low:g}: expected two different values for black and white; pass "

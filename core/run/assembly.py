@@ -260,7 +260,9 @@ def differences(saved: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
         if section == "run":
             # An earlier version had fewer settings: for those added since, the run used the defaults.
             before = {**{field.name: field.default for field in attrs.fields(RunSettings)}, **before}
-        for name in sorted({*before, *after}):
+        # An earlier version may have had other options of data. The fingerprint guards the images themselves.
+        names = {*before} & {*after} if section == "data" else {*before, *after}
+        for name in sorted(names):
             if section == "run" and name in RESUMABLE:
                 continue
             if before.get(name) != after.get(name):

@@ -142,6 +142,7 @@ class FolderOptions(MemoryOptions):
             "auto: folders if the images are in several subfolders that are no splits, none if they are in none or "
             "one, refused if they are in both",
             OF_PLACE: True,
+            "formerly": "labels",
         },
     )
     split: Literal["all", "train", "test", "val"] = attrs.field(

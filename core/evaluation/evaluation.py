@@ -57,16 +57,32 @@ def evaluate(model: Model, data: ImageSet, indices: Tensor) -> Evaluation:
     return Evaluation(posterior, locations, labels)
 
 
-def left_out(metrics: Mapping[str, Metric], evaluation: Evaluation) -> dict[str, str]:
-    """Return the reason why a metric cannot be computed, by the name of the metric."""
-    if evaluation.labels is not None and len(evaluation.labels.unique()) > 1:
+def left_out(metrics: Mapping[str, Metric], labels: Tensor | None) -> dict[str, str]:
+    """Return the reason why a metric cannot be computed, by the name of the metric.
+
+    One class is no labelling: every clustering would agree with it.
+
+    Arguments:
+        metrics: By name.
+        labels: Of the evaluated images, shape (N,), or None.
+    """
+    needing = [name for name, metric in metrics.items() if metric.needs_labels]
+    if labels is None:
+        return dict.fromkeys(needing, "the data set has no labels")
+    known = labels[labels >= 0]
+    if not len(known):
+        return dict.fromkeys(needing, "no evaluated image has a label")
+    if bool((known == known[0]).all()):
+        reason = f"all {len(known)} evaluated images are of one class, which is no labelling"
+        return dict.fromkeys(needing, reason)
+    if len(known) == len(labels):
         return {}
-    why = "the data set has no labels" if evaluation.labels is None else "all evaluated images have the same label"
-    return {name: why for name, metric in metrics.items() if metric.needs_labels}
+    reason = "it needs images and the labels of all of them, and some have none"
+    return {name: reason for name in needing if metrics[name].needs_images}
 
 
 def score(metrics: Mapping[str, Metric], evaluation: Evaluation) -> dict[str, float]:
-    """Compute every metric that is not `left_out`.
+    """Compute every metric that is not `left_out`; those that need labels, from the images that have one.
 
     Returns:
         Scores by the metric's name, or by the names that a metric with several scores gives them.
@@ -76,7 +92,7 @@ def score(metrics: Mapping[str, Metric], evaluation: Evaluation) -> dict[str, fl
             images, and the evaluation has no images.
     """
     scores: dict[str, float] = {}
-    skipped = left_out(metrics, evaluation)
+    skipped = left_out(metrics, evaluation.labels)
     for name, metric in metrics.items():
         if name in skipped:
             continue
@@ -84,7 +100,7 @@ def score(metrics: Mapping[str, Metric], evaluation: Evaluation) -> dict[str, fl
             raise PluginError(
                 f"metric {name!r} needs images: expected an evaluation with images, got one with latents only"
             )
-        computed = metric.compute(evaluation)
+        computed = metric.compute((evaluation.labelled() or evaluation) if metric.needs_labels else evaluation)
         for key, value in computed.items() if isinstance(computed, Mapping) else [(name, computed)]:
             if not isinstance(key, str) or not key:
                 raise PluginError(f"metric {name!r} named a score {key!r}: expected a text")
@@ -134,6 +150,7 @@ def draw_pictures(images: ModelImages, evaluation: Evaluation) -> Pictures:
             rows.append(to_pixels(generator(prior.input_map(z), y)))
         shown = torch.randperm(len(evaluation.locations))[:RECONSTRUCTED_IMAGES]
         key = evaluation.assignments if evaluation.labels is None else evaluation.labels
+        key = key.where(key >= 0, key.max() + 1)  # images without a label come last
         shown = shown[key[shown].argsort(stable=True)]
         reconstructions = to_pixels(images.reconstruct(generator, shown))
     samples = torch.cat(rows)

@@ -238,10 +238,11 @@ def check_fit(data: ImageSet, architecture: Architecture, described: str, config
     if data.labels is not None:
         highest = len(data.class_names) - 1 if data.class_names else None
         low, high = int(data.labels.min()), int(data.labels.max())
-        if data.labels.dtype != torch.int64 or low < 0 or (highest is not None and high > highest):
+        if data.labels.dtype != torch.int64 or low < -1 or high < 0 or (highest is not None and high > highest):
             expected = "0 or more" if highest is None else f"in 0..{highest}"
             raise PluginError(
-                f"{described}: expected int64 labels {expected}, got {data.labels.dtype} in {low}..{high}"
+                f"{described}: expected int64 labels {expected}, got {data.labels.dtype} in {low}..{high} "
+                "(-1 is for an image without a label)"
             )
 
 

@@ -193,23 +193,53 @@ class ArraysOptions(MemoryOptions):
         default=None,
         metadata={"help": "name of the images in a file of several arrays (default: the only ones with 3 or 4 axes)"},
     )
+    split: Literal["all", "train", "val", "test"] = attrs.field(
+        default="all",
+        metadata={
+            "help": "which images of a file with the arrays of several splits: all of them, joined, or one",
+            OF_PLACE: True,
+        },
+    )
     labels: Path | None = attrs.field(
-        default=None, metadata={"help": "file of the labels, one whole number for each image (default: none)"}
+        default=None,
+        metadata={
+            "help": "file of the labels, one for each image: an array, or a table, .csv, .tsv or .txt "
+            "(default: the labels beside the images, if there are any)"
+        },
     )
     labels_key: str | None = attrs.field(
         default=None,
         metadata={
-            "help": "name of the labels in the file of labels, or in the file of images if there is no file of labels"
+            "help": "name of the labels in the file of labels, or in the file of images if there is no file of labels; "
+            "in a table, the name of a column or its number from 0; none: no labels",
+            OF_PLACE: True,
         },
     )
     layout: Literal["auto", "NHW", "NHWC", "NCHW"] = attrs.field(
         default="auto",
-        metadata={"help": "order of the axes: N images, H height, W width, C channels (1 or 3)"},
+        metadata={"help": "order of the axes: N images, H height, W width, C channels (1, 3, or 4 with transparency)"},
     )
-    value_range: Literal["auto", "unit", "symmetric", "bytes"] = attrs.field(
-        default="auto",
+    height: int | None = attrs.field(
+        default=None,
+        validator=attrs.validators.optional(_between(1)),
+        metadata={"help": "height of images that are stored as rows of values (default: that of a square)"},
+    )
+    fit: Literal["crop", "pad", "stretch"] = attrs.field(
+        default="crop",
         metadata={
-            "help": "values of black and white: 0 and 1 (unit), -1 and 1 (symmetric), 0 and 255 (bytes); "
-            "auto decides by type and extremes, and refuses ambiguous values"
+            "help": "images that are not square: cut out the centre, pad with the background, or stretch",
+        },
+    )
+    background: Literal["white", "black"] = attrs.field(
+        default="white",
+        metadata={"help": "the colour behind an image where it is transparent, and beside one that is padded"},
+    )
+    range: str = attrs.field(
+        default="type",
+        validator=_range,
+        metadata={
+            "help": "values of black and white: of the type (0 and 255, 0 and 65535; for 32 bits and floating point "
+            "0 and 1, -1 and 1, 0 and 255 or those of the set), of the set, its percentiles (0.1 and 99.9, or "
+            "percentiles:LOW,HIGH), two numbers LOW,HIGH, or one for white"
         },
     )

@@ -236,7 +236,7 @@ def test_images_of_another_kind_are_refused(finished: Path, tmp_path: Path, caps
     assert predict(finished, "--data-path", tmp_path / "colour.npy", "--out", tmp_path / "a.csv") == 2
     assert "has images with 3 channels; expected 1, as in training" in one_line(capsys)
     (tmp_path / "colour").mkdir()
-    Image.fromarray(np.zeros((8, 8, 3), dtype=np.uint8)).save(tmp_path / "colour" / "a.png")
+    Image.fromarray(np.arange(192, dtype=np.uint8).reshape(8, 8, 3)).save(tmp_path / "colour" / "a.png")
     assert predict(finished, "--data-path", tmp_path / "colour", "--out", tmp_path / "a.csv") == 2
     assert "nearest valid choice: --data.channels 1" in one_line(capsys)
     assert predict(finished, "--data-path", tmp_path / "colour", "--data.channels=1", "--out", tmp_path / "a.csv") == 0

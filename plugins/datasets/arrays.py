@@ -94,7 +94,8 @@ class Arrays(Dataset):
     Images are (N, H, W), (N, H, W, C) or (N, C, H, W), C being 1, 3, or 4 with transparency, or rows of H W values, of
     booleans, whole numbers or floating point. The range of values becomes the nearest of 256 grey levels. Then each
     image is resized so that the shorter side is R (bilinear, antialiased when it shrinks) and cut to the central
-    square; the option ``fit`` pads or stretches it instead. Where a file has the arrays of several splits, they are joined, or one is chosen.
+    square; the option ``fit`` pads or stretches it instead. Where a file has the arrays of several splits, they are
+    joined, or one is chosen.
 
     Labels are whole numbers, booleans, texts or one-hot rows, in an array beside the images that has a usual name, or
     in a file of their own, which may be a table of text. Each label that occurs is a class with its name. Images may
@@ -145,7 +146,8 @@ class Arrays(Dataset):
         source = ArrayImages(path, parts, layout, values, options.fit, background, image_size, array)
         if options.fit == "crop" and max(layout.sides) > _LONG * min(layout.sides):
             logger.info(
-                "%s: images of %d x %d pixels keep only their central squares; --data.fit pad or stretch keeps the whole",
+                "%s: images of %d x %d pixels keep only their central squares; --data.fit pad or stretch keeps the "
+                "whole",
                 *(printable(described), *layout.sides),
             )
         if labels.note:

@@ -208,7 +208,8 @@ def test_a_column_goes_by_its_name_or_its_number(separator: str, tmp_path: Path)
     )
     assert "got 3: 0 (0.png), 1 (owl), 2 (0); pass" in refusal(tmp_path, body, by=table)
     said = refusal(tmp_path, text, by=table, labels_key="kidn")
-    assert said.endswith("expected one of file, fold, kind (did you mean 'kind'?)")
+    assert "expected one of file, fold, kind" in said
+    assert "did you mean 'kind'?" in said
     assert list(table(tmp_path, text.replace("kind", "Label")).class_names) == ["cat", "dog", "owl"]
 
 
@@ -325,7 +326,7 @@ def test_labels_that_were_asked_for_and_are_not_there_are_refused(tmp_path: Path
     assert refusal(tmp_path / "x.npz", split="test", labels_key="labels") == (
         f"--data.labels-key labels: {tmp_path / 'x.npz'} has train_labels, but no labels for the images of test_images"
     )
-    assert refusal(tmp_path / "x.npz", labels_key="lables").endswith("(did you mean 'train_labels'?)")
+    assert "did you mean 'train_labels'?" in refusal(tmp_path / "x.npz", labels_key="lables")
 
 
 def test_splits_of_other_sizes_are_refused(tmp_path: Path) -> None:

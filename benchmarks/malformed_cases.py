@@ -275,7 +275,7 @@ def saved(array: np.ndarray) -> bytes:
 @some.composite
 def array_values(draw: DrawFn, stock: Stock) -> Case:
     """Well-formed files of arrays with odd shapes, types and values: of images, or of labels."""
-    flags = draw(choices("memory=auto,load,stream", "layout=auto,NHW,NHWC,NCHW", "value-range=unit,symmetric,bytes"))
+    flags = draw(choices("memory=auto,load,stream", "layout=auto,NHW,NHWC,NCHW", "range=type,set,percentiles,255"))
     if draw(some.booleans()):
         files = {"images.npy": saved(draw(IMAGES))}
     else:

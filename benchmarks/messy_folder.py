@@ -2,7 +2,7 @@
 
     python benchmarks/messy_folder.py FOLDER [--memory load|stream]
 
-FOLDER must not exist. It is loaded as ``--data folder --data.unreadable skip --data.labels none --data.channels 3``
+FOLDER must not exist. It is loaded as ``--data folder --data.unreadable skip --data.classes none --data.channels 3``
 would, and the report is a table of Markdown. Below it are the results of other choices of these options. The exit
 status is 1 if a file is neither read nor accounted for.
 """
@@ -10,6 +10,7 @@ status is 1 if a file is neither read nor accounted for.
 from __future__ import annotations
 
 import argparse
+import math
 import os
 import struct
 import sys
@@ -23,8 +24,9 @@ from PIL import Image
 
 from mpcc.core.contracts import ImageSet
 from mpcc.core.errors import InvalidInput
-from mpcc.plugins.datasets.folder import EXTENSIONS, Folder
+from mpcc.plugins.datasets.folder import Folder
 from mpcc.plugins.datasets.options import FolderOptions
+from mpcc.plugins.datasets.reading.image_opening import readable_endings
 
 __all__ = ["build", "report"]
 
@@ -86,7 +88,8 @@ FILES: list[tuple[str, str, Callable[[Path], Any]]] = [
     ("cats/empty.png", "0 bytes", lambda path: path.write_bytes(b"")),
     ("cats/page.png", "text called .png", lambda path: path.write_text("<html>not found</html>", encoding="utf-8")),
     ("cats/zeros.bmp", "1,000 zero bytes", lambda path: path.write_bytes(bytes(1000))),
-    ("cats/float.tif", "floating point", lambda path: Image.new("F", (4, 4), 0.5).save(path)),
+    ("cats/nan.tif", "floating point, NaN", lambda path: Image.new("F", (4, 4), math.nan).save(path)),
+    ("cats/float.tif", "floating point", lambda path: picture("L").convert("F").save(path)),
     ("cats/bomb.png", "decompression bomb, 400 megapixels", write_bomb),
     ("cats/dangling.png", "link to nothing", lambda path: path.symlink_to("nowhere.png")),
     ("cats/itself.png", "link to itself", lambda path: path.symlink_to(path.name)),
@@ -132,7 +135,7 @@ def outcome(folder: Path, name: str, loaded: ImageSet) -> str | None:
     if (folder / name).is_dir():
         is_link = (folder / name).is_symlink()
         return "link to a folder that has been entered: not followed again" if is_link else "folder: looked into"
-    if not name.lower().endswith(tuple(f".{extension}" for extension in EXTENSIONS)):
+    if not name.lower().endswith(tuple(f".{ending}" for ending in readable_endings())):
         return "not an image by its name: left out"
     return None
 
@@ -143,7 +146,7 @@ def report(folder: Path, memory: str) -> list[str]:
     Raises:
         SystemExit: If a file is not accounted for.
     """
-    loaded = load(folder, unreadable="skip", labels="none", channels="3", memory=memory)
+    loaded = load(folder, unreadable="skip", classes="none", channels="3", memory=memory)
     lines = ["| file | what it is | what happened |", "| --- | --- | --- |"]
     for name, what, _ in FILES:
         happened = outcome(folder, name, loaded)
@@ -153,10 +156,11 @@ def report(folder: Path, memory: str) -> list[str]:
         lines.append(f"| {short.replace(chr(10), chr(92) + 'n')} | {what} | {happened} |")
     lines += ["", f"{len(loaded)} images, {len(loaded.skipped)} skipped. {loaded.description}", ""]
     choices: list[dict[str, Any]] = [
-        {"channels": "3", "labels": "none"},
+        {},
+        {"channels": "3", "classes": "none"},
         {"channels": "3", "unreadable": "skip"},
-        {"channels": "3", "unreadable": "skip", "labels": "folders"},
-        {"unreadable": "skip", "labels": "none"},
+        {"channels": "3", "unreadable": "skip", "classes": "folders"},
+        {"unreadable": "skip", "classes": "none"},
     ]
     for options in choices:
         flags = " ".join(f"--data.{key} {value}" for key, value in options.items())
@@ -164,7 +168,7 @@ def report(folder: Path, memory: str) -> list[str]:
             result = load(folder, memory=memory, **options).description
         except InvalidInput as error:
             result = f"error: {error}"
-        lines.append(f"{flags}: {result}")
+        lines.append(f"{flags or 'without options'}: {result}")
     return lines
 
 

@@ -260,11 +260,14 @@ class ImageSet:
     Attributes:
         images: A uint8 tensor, shape (N, D, R, R), on the CPU; or, for a set that does not fit into memory, an
             `ImageSource`.
-        labels: int64, shape (N,), or None. Only metrics and pictures read them; training never does.
+        labels: int64, shape (N,), or None; -1 for an image without a label. Only metrics and pictures read them;
+            training never does.
         class_names: The name of each label, or empty.
         paths: Where each image came from, one string an image, or empty.
         description: One line for the log and ``results.json``: source, split, preprocessing.
         skipped: The files that were left out as unreadable, one line ``PATH: REASON`` each, or empty.
+        settled: Options of the data set whose values were found in the images, such as a range of grey levels, by name.
+            A run records them in place of the user's, so that other images are read in the same way.
     """
 
     images: Tensor | ImageSource
@@ -273,6 +276,7 @@ class ImageSet:
     paths: Sequence[str] = ()
     description: str = ""
     skipped: Sequence[str] = ()
+    settled: Mapping[str, object] = attrs.field(factory=dict)
 
     def __len__(self) -> int:
         return self.images.shape[0]
@@ -361,7 +365,8 @@ class Evaluation:
     Attributes:
         posterior: q(y|z) at the encoder's location, float32, shape (N, K).
         locations: The encoder's location of z, float32, shape (N, J).
-        labels: True labels, int64, shape (N,), or None.
+        labels: True labels, int64, shape (N,), or None; -1 for an image without a label. A metric that
+            `Metric.needs_labels` gets the labelled images only.
         images: Real, reconstructed and generated images, or None where there are latents only.
     """
 
@@ -379,6 +384,20 @@ class Evaluation:
     def assignments(self) -> Tensor:
         """The most probable cluster of each image, int64, shape (N,)."""
         return self.posterior.argmax(dim=1)
+
+    def labelled(self) -> Evaluation | None:
+        """Return the part of the evaluation whose images have labels, or None if no image has one.
+
+        A part has no `images`.
+
+        Example:
+            >>> part = Evaluation(torch.eye(3), torch.eye(3), torch.tensor([1, -1, 0])).labelled()
+            >>> part.assignments, part.labels
+            (tensor([0, 2]), tensor([1, 0]))
+        """
+        if self.labels is None or bool((known := self.labels >= 0).all()):
+            return self if self.labels is not None else None
+        return Evaluation(self.posterior[known], self.locations[known], self.labels[known]) if known.any() else None
 
 
 @attrs.frozen

@@ -139,6 +139,7 @@ def write_arrays(root: Path) -> None:
     random = np.random.default_rng(4)
     np.save(root / "images.npy", random.integers(0, 256, (11, 9, 12, 3), dtype=np.uint8))
     np.save(root / "labels.npy", np.arange(11) % 3 + 5)
+    np.save(root / "partly.npy", np.arange(11) % 3 - 1)
 
 
 def write_messy_folder(root: Path) -> None:
@@ -158,7 +159,7 @@ FILES: dict[str, tuple[Callable[[Path], None], list[dict[str, Any]]]] = {
         write_messy_folder,
         [
             {"unreadable": "skip", "channels": "3"},
-            {"unreadable": "skip", "channels": "1", "labels": "none", "memory": "stream"},
+            {"unreadable": "skip", "channels": "1", "classes": "none", "memory": "stream"},
         ],
     ),
     "arrays": (
@@ -166,6 +167,7 @@ FILES: dict[str, tuple[Callable[[Path], None], list[dict[str, Any]]]] = {
         [
             {"path": "{root}/images.npy"},
             {"path": "{root}/images.npy", "labels": "{root}/labels.npy", "memory": "stream"},
+            {"path": "{root}/images.npy", "labels": "{root}/partly.npy", "range": "percentiles", "fit": "pad"},
         ],
     ),
 }

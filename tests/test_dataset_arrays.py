@@ -30,6 +30,11 @@ def load(path: Path, image_size: int = 8, **options: Any) -> ImageSet:
     return Arrays(ArraysOptions(path=path, **options)).load(image_size, None, download=False)
 
 
+@pytest.fixture(autouse=True)
+def every_message(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO", logger="mpcc")
+
+
 def refusal(path: Path, **options: Any) -> str:
     with pytest.raises(InvalidInput) as caught:
         load(path, **options)
@@ -80,16 +85,77 @@ def test_images_become_what_the_same_images_in_a_folder_become(image_size: int, 
         assert torch.equal(load(save(tmp_path / "x.npy", only=array), image_size).images, expected)
 
 
+@pytest.mark.parametrize("fit", ["crop", "pad", "stretch"])
+@pytest.mark.parametrize("background", ["white", "black"])
+def test_images_that_are_not_square_are_fitted_as_in_a_folder(fit: Any, background: Any, tmp_path: Path) -> None:
+    (tmp_path / "files").mkdir()
+    for index, image in enumerate(BYTES):
+        Image.fromarray(image).save(tmp_path / "files" / f"{index}.png")
+    options = FolderOptions(fit=fit, background=background)
+    expected = Folder(options).load(8, tmp_path / "files", download=False).images
+    for memory in ("load", "stream"):
+        loaded = load(save(tmp_path / "x.npy", only=BYTES), fit=fit, background=background, memory=memory)
+        assert torch.equal(loaded.images[torch.arange(7)], expected)
+
+
+def test_long_images_are_told_that_most_of_them_is_cut_off(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    path = save(tmp_path / "x.npy", only=np.arange(800, dtype=np.uint8).reshape(2, 2, 200))
+    assert load(path).images.shape == (2, 1, 8, 8)
+    assert caplog.messages == [
+        f"{path}: images of 2 x 200 pixels keep only their central squares; --data.fit pad or stretch keeps the whole"
+    ]
+    caplog.clear()
+    assert load(path, fit="pad").description.endswith("2 x 200 pixels padded to squares, resized to 8 pixels")
+    assert not caplog.messages
+
+
 @pytest.mark.parametrize("kind", ["f2", "f4", "f8", ">f4", ">f8"])
-@pytest.mark.parametrize("value_range", ["unit", "symmetric", "bytes"])
-@pytest.mark.parametrize("given", ["auto", "named"])
+@pytest.mark.parametrize("value_range", ["0,1", "-1,1", "0,255"])
+@pytest.mark.parametrize("given", ["type", "set", "named"])
 def test_floating_point_of_every_range_becomes_the_256_grey_levels(
     kind: str, value_range: str, given: str, tmp_path: Path
 ) -> None:
-    values = {"unit": LEVELS / 255, "symmetric": LEVELS / 127.5 - 1, "bytes": LEVELS * 1.0}[value_range]
+    values = {"0,1": LEVELS / 255, "-1,1": LEVELS / 127.5 - 1, "0,255": LEVELS * 1.0}[value_range]
     path = save(tmp_path / "x.npy", only=values.astype(kind))
-    loaded = load(path, 16, value_range=value_range if given == "named" else "auto")
+    loaded = load(path, 16, range=value_range if given == "named" else given)
     assert np.array_equal(loaded.images[0], LEVELS)
+
+
+@pytest.mark.parametrize("kind", ["u1", "i2", "u2", "i4", ">i4", "i8", "u8"])
+def test_whole_numbers_of_0_to_255_are_bytes_whatever_their_type(kind: str, tmp_path: Path) -> None:
+    path = save(tmp_path / "x.npy", only=LEVELS.astype(kind))
+    assert np.array_equal(load(path, 16, range="0,255").images[0], LEVELS)
+    if kind != "u2":  # its type has a range of its own
+        assert np.array_equal(load(path, 16).images[0], LEVELS)
+
+
+def test_16_bits_keep_the_range_of_their_type_and_a_dark_set_is_told(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    full = np.linspace(0, 65535, 256).round().astype(np.uint16).reshape(1, 16, 16)
+    assert np.array_equal(load(save(tmp_path / "x.npy", only=full), 16).images[0], LEVELS)
+    assert not caplog.messages
+    path = save(tmp_path / "x.npy", only=(LEVELS * np.uint16(16)).astype(np.uint16))  # a camera of 12 bits
+    assert len(torch.unique(load(path, 16).images)) == 17
+    assert caplog.messages == [
+        f"{path}: values 0..4080 use 6.2% of the range 0..65535, about 17 of 256 grey levels; --data.range set, "
+        "percentiles or LOW,HIGH uses more of them"
+    ]
+    caplog.clear()
+    for named in ("set", "0,4080", "4080", "uint16:4080", "percentiles:0,100"):
+        assert np.array_equal(load(path, 16, range=named).images[0], LEVELS)
+    assert not caplog.messages
+
+
+def test_what_is_beyond_named_values_is_black_or_white(tmp_path: Path) -> None:
+    path = save(tmp_path / "x.npy", only=np.array([[[-5.0, 2.0], [3.0, 9.0]]]))
+    assert load(path, 2, range="2,4").images.flatten().tolist() == [0, 0, 128, 255]
+
+
+@pytest.mark.parametrize("text", ["typ", "4,2", "1,2,3", "set type", "percentiles:5"])
+def test_a_range_that_is_none_is_refused(text: str, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="expected"):
+        load(save(tmp_path / "x.npy", only=BYTES), range=text)
 
 
 def test_booleans_are_black_and_white(tmp_path: Path) -> None:
@@ -99,34 +165,39 @@ def test_booleans_are_black_and_white(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("low", "high", "options", "message"),
+    ("low", "high", "what"),
     [
-        (0.0, 2.0, {}, "got 0..2, which may be dark bytes or another range"),
-        (0.0, 16.0, {}, "got 0..16, which may be dark bytes or another range"),
-        (0.0, 256.0, {}, "got 0..256, which is outside of all three"),
-        (-1.5, 1.5, {}, "got -1.5..1.5, which is outside of all three"),
-        (-1.0, 255.0, {}, "got -1..255, which is outside of all three"),
-        (0.0, 65535.0, {}, "which is outside of all three"),
-        (-0.5, 0.5, {"value_range": "unit"}, "expected values in 0..1 (value range unit), got -0.5..0.5"),
-        (0.0, 1.1, {"value_range": "unit"}, "expected values in 0..1 (value range unit), got 0..1.1"),
-        (0.0, 1.1, {"value_range": "symmetric"}, "expected values in -1..1 (value range symmetric), got 0..1.1"),
-        (0.0, 300.0, {"value_range": "bytes"}, "expected values in 0..255 (value range bytes), got 0..300"),
+        (0.0, 2.0, ""),
+        (0.0, 16.0, ""),
+        (0.0, 65000.0, ""),
+        (-0.424213, 2.821489, ", as if normalised by mean and deviation"),
+        (-1024.0, 3071.0, ""),
     ],
 )
-def test_values_out_of_range_or_of_an_uncertain_one_are_refused(
-    low: float, high: float, options: dict[str, Any], message: str, tmp_path: Path
+def test_values_of_no_usual_range_go_from_black_to_white_and_the_options_are_named(
+    low: float, high: float, what: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    path = save(tmp_path / "x.npy", only=np.linspace(low, high, 64, dtype=np.float32).reshape(1, 8, 8))
-    assert message in refusal(path, **options)
-    assert str(path) in refusal(path, **options)
+    values = np.linspace(low, high, 256, dtype=np.float32).reshape(1, 16, 16)
+    path = save(tmp_path / "x.npy", only=values)
+    assert np.array_equal(load(path, 16).images[0], LEVELS)
+    assert caplog.messages == [
+        f"{path}: values {low:g}..{high:g} do not fit and fill the usual range 0..1, -1..1 and 0..255{what}: the "
+        "smallest becomes black and the largest white; --data.range set, percentiles or LOW,HIGH chooses others"
+    ]
+    assert f"values {low:g}..{high:g}, " in load(path, 16).description
 
 
-def test_what_auto_would_not_guess_can_be_named(tmp_path: Path) -> None:
-    path = save(tmp_path / "x.npy", only=np.full((2, 8, 8), 16.0))
-    assert (load(path, value_range="bytes").images == 16).all()
+def test_values_of_one_constant_are_read_by_the_usual_range(tmp_path: Path) -> None:
     path = save(tmp_path / "x.npy", only=np.full((2, 8, 8), 0.5))
     assert (load(path).images == 128).all()
-    assert (load(path, value_range="symmetric").images == 191).all()
+    assert (load(path, range="-1,1").images == 191).all()
+    assert "all float64 values are 0.5: expected two different values for black and white" in refusal(path, range="set")
+
+
+def test_an_overshoot_after_resampling_is_clipped_and_told(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    path = save(tmp_path / "x.npy", only=np.array([[[0.0, 1.0005], [0.5, 1.0]]]))
+    assert load(path, 2).images.flatten().tolist() == [0, 255, 128, 255]
+    assert caplog.messages == [f"{path}: values 0..1.0005 go a little beyond 0..1 and are clipped"]
 
 
 def test_rounding_beyond_the_range_is_cut_off(tmp_path: Path) -> None:
@@ -151,30 +222,31 @@ def test_its_index_counts_from_the_beginning_of_the_file_in_a_large_one_too(tmp_
     assert refusal(path, memory="stream") == f"{path}: expected finite values, got nan at index [8, 5, 6]"
 
 
-@pytest.mark.parametrize("kind", ["i8", "u2", "i1", "c8", "S3", "M8[s]"])
+@pytest.mark.parametrize("kind", ["c8", "S3", "M8[s]", "U1"])
 def test_other_types_are_refused(kind: str, tmp_path: Path) -> None:
     path = save(tmp_path / "x.npy", only=np.zeros((2, 8, 8), dtype=kind))
     assert str(path) in refusal(path)
     assert "expected images of " in refusal(path)
 
 
-def test_a_value_range_that_does_not_suit_the_type_is_refused(tmp_path: Path) -> None:
-    path = save(tmp_path / "x.npy", only=BYTES)
-    assert refusal(path, value_range="unit").endswith(
-        "--data.value-range unit does not fit uint8: expected auto or bytes"
-    )
-    path = save(tmp_path / "x.npy", only=BYTES > 3)
-    assert refusal(path, value_range="bytes").endswith("does not fit bool: expected auto or unit")
-
-
 @pytest.mark.parametrize(
     ("shape", "layout", "message"),
     [
-        ((10,), "auto", "expected images of shape (N, H, W), (N, H, W, C) or (N, C, H, W), C = 1 or 3, got (10,)"),
-        ((10, 784), "auto", "C = 1 or 3, got (10, 784)"),
+        ((10,), "auto", "expected images of shape (N, H, W), (N, H, W, C) or (N, C, H, W), C = 1, 3, or 4 with "),
+        ((10,), "auto", "transparency, or rows (N, H x W), got (10,)"),
+        ((10, 9), "auto", "got (10, 9)"),
+        ((10, 785), "auto", "images are rows of 785 values, which are no square: pass --data.height H"),
+        (
+            (10, 3072),
+            "auto",
+            "which may be 32 x 32 pixels of 3 channels: pass --data.layout NCHW if the channels follow ",
+        ),
+        ((10, 3071), "NCHW", "images are rows of 3071 values, which are no square of 3 channels: pass --data.height H"),
+        ((32, 32, 4), "auto", "which may be a single image; pass --data.layout NHW if it is many"),
         ((32, 32, 3), "auto", "which may be a single image; pass --data.layout NHW if it is many"),
         ((10, 3, 8, 3), "auto", "whose channels are unclear; pass --data.layout NHWC or --data.layout NCHW"),
-        ((10, 8, 8, 4), "auto", "got (10, 8, 8, 4)"),
+        ((10, 8, 8, 5), "auto", "got (10, 8, 8, 5)"),
+        ((10, 4, 8, 4), "auto", "whose channels are unclear"),
         ((10, 8, 8, 2), "NHWC", "got (10, 8, 8, 2)"),
         ((10, 8, 8, 3), "NCHW", "got (10, 8, 8, 3)"),
         ((10, 8, 8), "NHWC", "got (10, 8, 8); --data.layout NHWC does not fit"),
@@ -199,6 +271,43 @@ def test_an_uncertain_layout_can_be_named(tmp_path: Path) -> None:
     assert np.array_equal(load(path, 3, layout="NHWC").images, array[:, :, 2:5].transpose(0, 3, 1, 2))
     assert load(path, 3, layout="NCHW").images.shape == (3, 3, 3, 3)
     assert load(save(tmp_path / "x.npy", only=BYTES[:, :, :3, 0]), 3, layout="NHW").images.shape == (7, 1, 3, 3)
+
+
+@pytest.mark.parametrize("name", ["x.npy", "x.npz", "x.pt"])
+@pytest.mark.parametrize("memory", ["auto", "stream"])
+def test_rows_of_values_are_the_squares_or_what_options_say(name: str, memory: str, tmp_path: Path) -> None:
+    memory = "auto" if name == "x.npz" else memory
+    grey = BYTES[:, :8, :8, 0]
+    path = save(tmp_path / name, only=grey.reshape(7, 64))
+    loaded = load(path, memory=memory)
+    assert np.array_equal(loaded.images[torch.arange(7)], grey[:, None])
+    assert "7 grey images, rows of 64 values as HW, " in loaded.description
+    assert load(path, memory=memory, height=4).description.count("central squares of 4 x 16 pixels") == 1
+    assert refusal(path, height=5).endswith("expected --data.height to divide 64 pixels, got 5")
+    for layout, order in (("NHWC", BYTES), ("NCHW", BYTES.transpose(0, 3, 1, 2))):
+        path = save(tmp_path / name, only=order.reshape(7, -1))
+        loaded = load(path, 9, layout=layout, height=9, memory=memory)
+        whole = load(save(tmp_path / "whole.npy", only=BYTES), 9)
+        assert torch.equal(loaded.images[torch.arange(7)], whole.images)
+
+
+@pytest.mark.parametrize("layout", ["NHWC", "NCHW"])
+@pytest.mark.parametrize("background", ["white", "black"])
+@pytest.mark.parametrize("kind", ["u1", "f4"])
+def test_transparent_images_become_what_they_become_in_a_folder(
+    layout: str, background: Any, kind: str, tmp_path: Path
+) -> None:
+    images = np.random.default_rng(1).integers(0, 256, (5, 9, 12, 4), dtype=np.uint8)
+    (tmp_path / "files").mkdir()
+    for index, image in enumerate(images):
+        Image.fromarray(image).save(tmp_path / "files" / f"{index}.png")
+    folder = Folder(FolderOptions(background=background)).load(6, tmp_path / "files", download=False)
+    array = images if layout == "NHWC" else images.transpose(0, 3, 1, 2)
+    path = save(tmp_path / "x.npy", only=array if kind == "u1" else (array / 255).astype(kind))
+    for memory in ("load", "stream"):
+        loaded = load(path, 6, background=background, memory=memory)
+        assert torch.equal(loaded.images[torch.arange(5)], folder.images)
+        assert f"5 colour images, {layout}, RGBA, " in loaded.description
 
 
 LABELS = np.array([3, 1, 3, 7, 1, 1, 3])
@@ -229,9 +338,17 @@ def test_images_and_labels_of_one_file_go_by_their_names(extension: str, tmp_pat
         message = refusal(path, **options)
         assert str(path) in message
         nearest = "images" if len(options) == 1 else "labels"
-        assert message.endswith(f"expected one of fine, images, labels, more (did you mean {nearest!r}?)")
+        assert "expected one of fine, images, labels, more" in message
+        assert f"did you mean {nearest!r}?" in message
+    path = save(tmp_path / f"y.{extension}", pictures=BYTES, counts=LABELS)
+    loaded = load(path)
+    assert loaded.labels is None
+    assert loaded.description.endswith("; not used: counts (7,)")
     path = save(tmp_path / f"y.{extension}", pictures=BYTES, labels=LABELS)
     loaded = load(path)
+    assert loaded.labels.tolist() == [1, 0, 1, 2, 0, 0, 1]
+    assert ", 3 classes (labels: labels), " in loaded.description
+    loaded = load(path, labels_key="none")
     assert loaded.labels is None
     assert loaded.description.endswith("; not used: labels (7,)")
     other = save(tmp_path / f"z.{extension}", labels=LABELS, images=BYTES)
@@ -246,12 +363,35 @@ def test_a_list_of_tensors_goes_by_its_indices(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("labels", "message"),
     [
-        (LABELS[:6], "expected labels of shape (7,), one an image, got (6,)"),
-        (LABELS[:, None], "expected labels of shape (7,), one an image, got (7, 1)"),
-        (np.eye(7, dtype=np.int64), "expected labels of shape (7,), one an image, got (7, 7)"),
-        (LABELS * 1.0, "expected labels that are whole numbers, got float64"),
-        (LABELS > 1, "expected labels that are whole numbers, got bool"),
-        (LABELS - 2, "expected labels of 0 or more, got -1 at index 1"),
+        (LABELS[:6], "expected 7 labels, one an image, got an array of shape (6,)"),
+        (LABELS[:6, None], "expected 7 labels, one an image, got an array of shape (6, 1)"),
+        (np.zeros((7, 2, 2)), "expected 7 labels, one an image, got an array of shape (7, 2, 2)"),
+        (np.eye(6), "expected 7 labels, one an image, got an array of shape (6, 6)"),
+        (
+            np.eye(7)[[0, 1, 2, 3, 4, 5, 5]] + np.eye(7)[6],
+            "expected labels of shape (N,), (N, 1), or one-hot rows of 7, got [1, 0, 0, 0, 0, ..] in row 0; an image "
+            "with several labels, or none, has no class: choose one column",
+        ),
+        (
+            np.full((7, 2), 0.5),
+            "expected labels of shape (N,), (N, 1), or one-hot rows of 2, got [0.5, 0.5] in row 0; for probabilities "
+            "take labels.argmax(axis=1)",
+        ),
+        (
+            LABELS / 2,
+            "expected labels that are whole numbers, got 1.5 at index 0; values that are no classes have to be "
+            "grouped first",
+        ),
+        (
+            LABELS - 3,
+            "expected labels of 0 or more, or -1 for an image without a label, got -2 at index 1",
+        ),
+        (
+            LABELS * np.inf,
+            "expected labels that are whole numbers, got inf at index 0; values that are no classes "
+            "have to be grouped first",
+        ),
+        (LABELS * 1j, "expected labels that are whole numbers, booleans or text, got complex128"),
     ],
 )
 def test_labels_that_do_not_fit_are_refused(labels: np.ndarray, message: str, tmp_path: Path) -> None:
@@ -336,8 +476,10 @@ def test_an_archive_that_unpacks_to_more_than_memory_is_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = save(tmp_path / "x.npz", images=np.zeros((100, 64, 64), dtype=np.uint8))
-    monkeypatch.setattr("mpcc.plugins.datasets.reading.array_files.available_memory", lambda: 400_000)
-    assert refusal(path).endswith("more than are available: expected a .npy file, which can be read part by part")
+    monkeypatch.setattr("mpcc.plugins.datasets.array_reading.files.available_memory", lambda: 400_000)
+    assert refusal(path).endswith(
+        "more than are available: expected a .npy file of numbers, which can be read part by part"
+    )
 
 
 @pytest.mark.parametrize("name", ["x.npy", "x.npz", "x.pt"])
@@ -352,12 +494,10 @@ def test_a_file_cut_short_anywhere_is_refused(name: str, tmp_path: Path) -> None
 
 
 def test_tensors_that_are_no_plain_arrays_are_refused(tmp_path: Path) -> None:
-    tensors = [torch.zeros(2, 8, 8, dtype=torch.bfloat16), torch.zeros(2, 8, 8).to_sparse()]
-    for tensor in tensors:
-        torch.save(tensor, tmp_path / "x.pt")
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # torch announces that checking a sparse tensor takes time
-            assert "expected images as a dense tensor" in refusal(tmp_path / "x.pt")
+    torch.save(torch.zeros(2, 8, 8).to_sparse(), tmp_path / "x.pt")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # torch announces that checking a sparse tensor takes time
+        assert "expected a dense tensor" in refusal(tmp_path / "x.pt")
     for thing in (3, "text", {"n": 3}):
         torch.save(thing, tmp_path / "x.pt")
         assert str(tmp_path / "x.pt") in refusal(tmp_path / "x.pt")
@@ -439,3 +579,54 @@ def test_reading_warns_of_nothing_and_writes_nothing(tmp_path: Path) -> None:
     buffer = io.BytesIO()
     np.save(buffer, BYTES[:, :8, :8])
     assert buffer.getvalue() == before
+
+
+@pytest.mark.parametrize(
+    ("kind", "given", "settled"),
+    [
+        ("u1", "type", "type"),
+        ("u2", "type", "type"),
+        ("u2", "set", "int16:0,200 int32:0,200 int64:0,200 uint16:0,200 uint32:0,200 uint64:0,200"),
+        ("u1", "set", "uint8:0,200"),
+        ("f4", "type", "float16:0,255 float32:0,255 float64:0,255"),
+        ("f8", "set", "float16:0,200 float32:0,200 float64:0,200"),
+        ("f4", "-5,300", "-5,300"),
+    ],
+)
+def test_the_range_that_was_found_is_handed_on_for_other_images(
+    kind: str, given: str, settled: str, tmp_path: Path
+) -> None:
+    path = save(tmp_path / "x.npy", only=np.linspace(0, 200, 64).reshape(1, 8, 8).astype(kind))
+    loaded = load(path, range=given)
+    assert loaded.settled == {"range": settled}
+    assert torch.equal(load(path, range=settled).images, loaded.images)
+
+
+@pytest.mark.parametrize("given", ["type", "set", "percentiles", "-1e308,1e308", "0,5e-324", "0,1"])
+@pytest.mark.parametrize(
+    ("kind", "low", "high"),
+    [
+        *[("f8", -1.7e308, 1.7e308), ("f8", 0, 5e-324), ("f8", 1, 1 + 2**-52), ("f4", -3.4e38, 3.4e38)],
+        *[("f2", -6e4, 6e4), ("g", -3, 9), ("g", 0, 1), ("u8", 0, 2**64 - 1), ("i8", -(2**63), 2**63 - 1)],
+        *[("i8", 2**62, 2**62 + 1), ("i1", -128, 127), ("?", False, True), (">u2", 0, 65535)],
+    ],
+)
+def test_the_ends_of_every_type_are_read_or_refused_and_settled_for_the_next_reading(
+    given: str, kind: str, low: float, high: float, tmp_path: Path
+) -> None:
+    array = np.full((3, 8, 8), low, dtype=kind)
+    array[:, 1] = high
+    path = save(tmp_path / "x.npy", only=array)
+    try:
+        loaded = load(path, range=given)
+    except InvalidInput:
+        assert len(refusal(path, range=given)) < 300
+        return
+    assert set(torch.unique(loaded.images).tolist()) <= {0, 255}
+    if given in ("type", "set"):
+        assert set(torch.unique(loaded.images).tolist()) == {0, 255}
+    settled = loaded.settled["range"]
+    assert isinstance(settled, str)
+    again = load(path, range=settled)
+    assert torch.equal(again.images, loaded.images)
+    assert again.settled == loaded.settled

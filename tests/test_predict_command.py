@@ -161,6 +161,35 @@ def test_options_of_the_runs_data_set_hold_for_new_images_but_not_its_other_file
     assert predict(run, "--data", "arrays", "--data.path", tmp_path / "one.npy", "--out", tmp_path / "f.csv") == 0
 
 
+def test_new_arrays_are_converted_with_the_range_that_the_training_set_had(tmp_path: Path) -> None:
+    bright = DIGITS[:50].astype(np.float32) * 3 - 100  # no usual range: its extremes count
+    np.savez(
+        tmp_path / "trained.npz", train_images=bright[:40], train_labels=np.arange(40) % 3, test_images=bright[40:]
+    )
+    flags = [f"--{name}={value}" for name, value in {**TINY, "clusters": 3, "data": "arrays"}.items()]
+    data = [f"--data.path={tmp_path / 'trained.npz'}", "--data.split=train", "--data.labels-key=labels"]
+    run = tmp_path / "run"
+    assert command(entry.run_main, *flags, *data, f"--out={run}") == 0
+    low, high = (f"{value:g}" for value in (bright[:40].min(), bright[:40].max()))
+    assert (
+        f'range = "float16:{low},{high} float32:{low},{high} float64:{low},{high}"' in (run / "config.toml").read_text()
+    )
+    assert predict(run, "--out", tmp_path / "a.csv", "--posterior", tmp_path / "a.npy") == 0
+    # A dark part of the same images, in another type and another kind of file, without splits and labels.
+    dark = np.sort(bright[:40].max(axis=(1, 2)).argsort()[:20])
+    np.save(tmp_path / "dark.npy", bright[dark].astype(np.float64).clip(-100, 200))
+    arguments = ["--data-path", tmp_path / "dark.npy", "--out", tmp_path / "b.csv", "--posterior", tmp_path / "b.npy"]
+    assert predict(run, *arguments) == 0
+    np.save(tmp_path / "same.npy", np.stack([bright[:40].clip(-100, 200)[index] for index in dark]))
+    explicit = ["--data", "arrays", f"--data.range={low},{high}", "--data.path", tmp_path / "same.npy"]
+    assert predict(run, *explicit, "--out", tmp_path / "c.csv", "--posterior", tmp_path / "c.npy") == 0
+    assert np.array_equal(np.load(tmp_path / "b.npy"), np.load(tmp_path / "c.npy"))
+    # By its own range, the same file would give other posteriors.
+    own = ["--data", "arrays", "--data.range=set", "--data.path", tmp_path / "dark.npy"]
+    assert predict(run, *own, "--out", tmp_path / "d.csv", "--posterior", tmp_path / "d.npy") == 0
+    assert not np.array_equal(np.load(tmp_path / "b.npy"), np.load(tmp_path / "d.npy"))
+
+
 @pytest.mark.parametrize(
     ("arguments", "part"),
     [
@@ -203,11 +232,11 @@ def test_files_that_exist_are_not_overwritten(copy: Path, tmp_path: Path, capsys
 
 
 def test_images_of_another_kind_are_refused(finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    np.save(tmp_path / "colour.npy", np.zeros((5, 8, 8, 3), dtype=np.uint8))
+    np.save(tmp_path / "colour.npy", np.arange(960, dtype=np.uint8).reshape(5, 8, 8, 3))
     assert predict(finished, "--data-path", tmp_path / "colour.npy", "--out", tmp_path / "a.csv") == 2
     assert "has images with 3 channels; expected 1, as in training" in one_line(capsys)
     (tmp_path / "colour").mkdir()
-    Image.fromarray(np.zeros((8, 8, 3), dtype=np.uint8)).save(tmp_path / "colour" / "a.png")
+    Image.fromarray(np.arange(192, dtype=np.uint8).reshape(8, 8, 3)).save(tmp_path / "colour" / "a.png")
     assert predict(finished, "--data-path", tmp_path / "colour", "--out", tmp_path / "a.csv") == 2
     assert "nearest valid choice: --data.channels 1" in one_line(capsys)
     assert predict(finished, "--data-path", tmp_path / "colour", "--data.channels=1", "--out", tmp_path / "a.csv") == 0

@@ -138,8 +138,9 @@ def data_asked_for(registry: Registry, given: Mapping[str, Any], path: str | Non
 def inherited(registry: Registry, layer: Layer, asked: Mapping[str, Any], *, from_defaults: bool) -> Layer:
     """Return the run's configuration without the options that do not hold for the data set of the flags.
 
-    For another data set, all options are dropped. For images at another path, only the options that name files are
-    dropped, such as the labels of the images that the run was trained on.
+    For another data set, all options are dropped. For images at another path, only those options are dropped that name
+    files, such as the labels of the images that the run was trained on, or that are marked ``of_place``, such as the
+    split that was read.
 
     Arguments:
         registry: Knows the options.
@@ -153,7 +154,11 @@ def inherited(registry: Registry, layer: Layer, asked: Mapping[str, Any], *, fro
         kept = {}
     else:
         known = options.fields(registry.entry("dataset", name).options_class()) if "path" in asked else {}
-        files = {option for option, field in known.items() if Path in (field.type, *get_args(field.type))}
+        files = {
+            option
+            for option, field in known.items()
+            if Path in (field.type, *get_args(field.type)) or field.metadata.get("of_place")
+        }
         kept = {option: value for option, value in own.items() if option not in files}
     return attrs.evolve(layer, tables={**layer.tables, "data": kept})
 

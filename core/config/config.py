@@ -281,6 +281,8 @@ def resolve(registry: Registry, layers: list[Layer], preset: str | None = None) 
 
 def _section(section: str, described: str, cls: type | None, layers: list[Layer], origins: dict[str, str]) -> Any:
     known = options.fields(cls)
+    # A field may name what it was called in earlier versions, whose runs can then be read.
+    formerly = {field.metadata["formerly"]: name for name, field in known.items() if "formerly" in field.metadata}
     origins.update({f"{section}.{name}": "default" for name in known})
     given: dict[str, Any] = {}
     source: dict[str, Layer] = {}
@@ -288,6 +290,8 @@ def _section(section: str, described: str, cls: type | None, layers: list[Layer]
         for name, value in layer.tables.get(section, {}).items():
             if name == "name" and section in SECTIONS:
                 continue
+            if name not in known:
+                name = formerly.get(name, name)
             if name in known:
                 given[name], source[name], origins[f"{section}.{name}"] = value, layer, layer.origin
             elif layer.strict:

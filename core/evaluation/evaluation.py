@@ -66,17 +66,23 @@ def left_out(metrics: Mapping[str, Metric], labels: Tensor | None) -> dict[str, 
         metrics: By name.
         labels: Of the evaluated images, shape (N,), or None.
     """
+    needing = [name for name, metric in metrics.items() if metric.needs_labels]
     if labels is None:
-        reason = "the data set has no labels"
-    elif bool((labels == labels[0]).all()):
-        reason = f"all {len(labels)} evaluated images are of one class, which is no labelling"
-    else:
+        return dict.fromkeys(needing, "the data set has no labels")
+    known = labels[labels >= 0]
+    if not len(known):
+        return dict.fromkeys(needing, "no evaluated image has a label")
+    if bool((known == known[0]).all()):
+        reason = f"all {len(known)} evaluated images are of one class, which is no labelling"
+        return dict.fromkeys(needing, reason)
+    if len(known) == len(labels):
         return {}
-    return {name: reason for name, metric in metrics.items() if metric.needs_labels}
+    reason = "it needs images and the labels of all of them, and some have none"
+    return {name: reason for name in needing if metrics[name].needs_images}
 
 
 def score(metrics: Mapping[str, Metric], evaluation: Evaluation) -> dict[str, float]:
-    """Compute every metric that is not `left_out`.
+    """Compute every metric that is not `left_out`; those that need labels, from the images that have one.
 
     Returns:
         Scores by the metric's name, or by the names that a metric with several scores gives them.
@@ -94,7 +100,7 @@ def score(metrics: Mapping[str, Metric], evaluation: Evaluation) -> dict[str, fl
             raise PluginError(
                 f"metric {name!r} needs images: expected an evaluation with images, got one with latents only"
             )
-        computed = metric.compute(evaluation)
+        computed = metric.compute((evaluation.labelled() or evaluation) if metric.needs_labels else evaluation)
         for key, value in computed.items() if isinstance(computed, Mapping) else [(name, computed)]:
             if not isinstance(key, str) or not key:
                 raise PluginError(f"metric {name!r} named a score {key!r}: expected a text")
@@ -144,6 +150,7 @@ def draw_pictures(images: ModelImages, evaluation: Evaluation) -> Pictures:
             rows.append(to_pixels(generator(prior.input_map(z), y)))
         shown = torch.randperm(len(evaluation.locations))[:RECONSTRUCTED_IMAGES]
         key = evaluation.assignments if evaluation.labels is None else evaluation.labels
+        key = key.where(key >= 0, key.max() + 1)  # images without a label come last
         shown = shown[key[shown].argsort(stable=True)]
         reconstructions = to_pixels(images.reconstruct(generator, shown))
     samples = torch.cat(rows)

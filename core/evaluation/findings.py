@@ -69,6 +69,7 @@ class Findings:
         evaluated = {
             "images": len(self.indices),
             "of": len(self.data),
+            "labelled": 0 if self.evaluation.labels is None else int((self.evaluation.labels >= 0).sum()),
             "skipped": len(self.data.skipped),
             "data": self.data.description,
         }
@@ -120,7 +121,8 @@ def find(
     with full_precision(model.device), own_randomness(settings.seed, model.device):
         scores = score(metrics, evaluation)
     pictures = draw_pictures(images, evaluation)
-    confusion = None if evaluation.labels is None else Confusion.of(evaluation, data.class_names)
+    labelled = evaluation.labelled()
+    confusion = None if labelled is None else Confusion.of(labelled, data.class_names)
     missing = left_out(metrics, evaluation.labels)
     return Findings(data, indices, evaluation, images, scores, missing, pictures, confusion)
 

@@ -30,7 +30,7 @@ EXAMPLES = 4
 
 __all__ = [
     *("augmentation", "build_model", "build_trainer", "check_images", "choose_device", "choose_metrics", "differences"),
-    *("known_metrics", "load_data", "make_prior", "schedule_of", "try_metrics"),
+    *("known_metrics", "load_data", "make_prior", "schedule_of", "settle", "try_metrics"),
 ]
 
 
@@ -219,6 +219,23 @@ def load_data(config: RunConfig, *, training: bool = True) -> ImageSet:
     return data
 
 
+def settle(config: RunConfig, data: ImageSet) -> RunConfig:
+    """Return a configuration with the options of the data set whose values were found in the images.
+
+    Raises:
+        PluginError: If the data set has no such option.
+    """
+    if not data.settled:
+        return config
+    try:
+        found = options.make(
+            type(config.data.options), {**options.plain(config.data.options), **data.settled}, config.data.name
+        )
+    except InvalidInput as error:
+        raise PluginError(f"{config.data.entry.described()}: ImageSet.settled: {error}") from error
+    return attrs.evolve(config, data=attrs.evolve(config.data, options=found))
+
+
 def check_images(data: ImageSet, architecture: Architecture, described: str, config: RunConfig) -> None:
     """Check that a data set fits the architecture and has enough images for the run.
 
@@ -263,10 +280,11 @@ def check_fit(data: ImageSet, architecture: Architecture, described: str, config
     if data.labels is not None:
         highest = len(data.class_names) - 1 if data.class_names else None
         low, high = int(data.labels.min()), int(data.labels.max())
-        if data.labels.dtype != torch.int64 or low < 0 or (highest is not None and high > highest):
+        if data.labels.dtype != torch.int64 or low < -1 or high < 0 or (highest is not None and high > highest):
             expected = "0 or more" if highest is None else f"in 0..{highest}"
             raise PluginError(
-                f"{described}: expected int64 labels {expected}, got {data.labels.dtype} in {low}..{high}"
+                f"{described}: expected int64 labels {expected}, got {data.labels.dtype} in {low}..{high} "
+                "(-1 is for an image without a label)"
             )
 
 
@@ -285,7 +303,9 @@ def differences(saved: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
         if section == "run":
             # An earlier version had fewer settings: for those added since, the run used the defaults.
             before = {**{field.name: field.default for field in attrs.fields(RunSettings)}, **before}
-        for name in sorted({*before, *after}):
+        # An earlier version may have had other options of data. The fingerprint guards the images themselves.
+        names = {*before} & {*after} if section == "data" else {*before, *after}
+        for name in sorted(names):
             if section == "run" and name in RESUMABLE:
                 continue
             if before.get(name) != after.get(name):

@@ -22,7 +22,15 @@ from mpcc.core.evaluation.findings import feature_request
 from mpcc.core.images.fingerprint import fingerprint
 from mpcc.core.method.training import Trainer
 from mpcc.core.registry import Observer, Registry
-from mpcc.core.run.assembly import build_model, build_trainer, choose_device, choose_metrics, load_data, try_metrics
+from mpcc.core.run.assembly import (
+    build_model,
+    build_trainer,
+    choose_device,
+    choose_metrics,
+    load_data,
+    settle,
+    try_metrics,
+)
 from mpcc.core.run.saved_run import take_weights, warn_of_changes
 from mpcc.core.system.randomness import random_states, seed_everything
 
@@ -97,7 +105,8 @@ class Run:
         plugins = {f"{entry.kind} {entry.name}": f"{entry.distribution} {entry.version}" for entry in entries}
         # The record holds the values that "auto" stood for.
         resolved = attrs.evolve(
-            config, run=attrs.evolve(settings, entropy=model.entropy.kind, precision=trainer.engine.precision_name)
+            settle(config, data),
+            run=attrs.evolve(settings, entropy=model.entropy.kind, precision=trainer.engine.precision_name),
         )
         best = score_to_watch(settings.best_by, metrics, registry.names("metric"), request, settings.clusters)
         return cls(resolved, data, trainer, metrics, indices, plugins, registry.observers, best=best)

@@ -20,6 +20,8 @@ __all__ = ["AssignmentTable", "PosteriorRows", "write_rows"]
 class AssignmentTable:
     """A CSV table: index, path, cluster, confidence, reconstruction_error, label; unknown columns are left out.
 
+    The label of an image without one is empty.
+
     Arguments:
         file: Where it goes.
         data: The images.
@@ -52,7 +54,8 @@ class AssignmentTable:
             columns["reconstruction_error"] = [f"{value:.6g}" for value in errors.tolist()]
         if data.labels is not None:
             labels = data.labels[chosen].tolist()
-            columns["label"] = [data.class_names[label] for label in labels] if data.class_names else labels
+            names = data.class_names
+            columns["label"] = ["" if label < 0 else names[label] if names else label for label in labels]
         header = [] if start else [list(columns)]
         write_rows(self._file, [*header, *zip(*columns.values(), strict=True)])
 

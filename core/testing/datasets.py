@@ -171,7 +171,8 @@ def companions(case: DatasetCase) -> str:
         return f"no labels, {len(paths)} paths; {given.description!r}"
     labels = require_tensor("labels", given.labels, (count,), torch.int64)
     low, high = int(labels.min()), int(labels.max())
-    require(low >= 0, f"labels: expected 0 or more, got {low}")
+    require(low >= -1, f"labels: expected 0 or more, or -1 for an image without a label, got {low}")
+    require(high >= 0, "labels: expected None if no image has a label")
     require(not names or high < len(names), f"labels: expected 0..{len(names) - 1} as class_names say, got {high}")
     return f"labels {low}..{high}, {len(names)} class names, {len(paths)} paths; {given.description!r}"
 

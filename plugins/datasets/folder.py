@@ -2,43 +2,53 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import logging
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from mpcc.core.contracts import Dataset, ImageSet, ImageSource
+from mpcc.core.contracts import Dataset, ImageSet
 from mpcc.core.errors import InvalidInput
-from mpcc.plugins.datasets.memory import streams
 from mpcc.plugins.datasets.options import FolderOptions
-from mpcc.plugins.datasets.reading.image_decoding import FileImages, UnreadableImage, decode, mode_of, square
-from mpcc.plugins.datasets.reading.image_listing import EXTENSIONS, ImageFile, list_images, printable
+from mpcc.plugins.datasets.reading.image_layout import Layout, find_layout, listed, split_of
+from mpcc.plugins.datasets.reading.image_listing import ImageFile, Listing, list_images, printable
+from mpcc.plugins.datasets.reading.image_notes import notes, warnings_of
+from mpcc.plugins.datasets.reading.image_opening import readable_endings
+from mpcc.plugins.datasets.reading.image_reading import FolderReader
 from mpcc.plugins.datasets.sources import require_root, similar_sibling
 
-__all__ = ["EXTENSIONS", "Folder"]
+__all__ = ["Folder"]
+
+logger = logging.getLogger(__name__)
 
 _SHOWN = 3  # skipped files that the description names
+_ENDINGS = ".png, .jpg, .jpeg, .bmp, .gif, .tif, .tiff, .webp"
 
 
 class Folder(Dataset):
-    """Images below a folder, by extension: png, jpg, jpeg, bmp, gif, tif, tiff, webp, in upper or lower case.
+    """Images below a folder: the files with an ending that Pillow reads, in capitals or small letters.
 
-    Images directly in the folder have no labels. If they are in subfolders instead, each subfolder with images is a
-    class, and images further down belong to it: labels 0, 1, .. follow the sorted names of the subfolders. Images in
-    both places are refused, since one of the two would be a mistake; ``labels="none"`` takes all of them without
-    labels. Names that begin with a dot are left out. Links are followed, and no folder is entered twice for one class.
-    Images are sorted by their paths, names compared by code points.
+    Images directly in the folder have no labels. If they are in several subfolders instead, each subfolder with images
+    is a class, and images further down belong to it: labels 0, 1, .. follow the sorted names of the subfolders. One
+    subfolder is no labelling. Subfolders called train, test and val (or training, testing, valid, validation) are
+    splits: ``split`` reads one of them, and the classes are in them. Images both in the folder and in subfolders are
+    refused, since one of the two would be a mistake; ``classes="none"`` takes all of them without labels. Names that
+    begin with a dot are left out. Links are followed, and no folder is entered twice for one class. Images are sorted
+    by their paths, names compared by code points.
 
     Each image is turned as its EXIF orientation says, put on the background colour where it is transparent, converted
-    to 8 bits (16-bit grey is divided by 257), resized so that the shorter side is R (bilinear, antialiased when it
-    shrinks) and cut to the central square. The first frame of an animation counts. An image is grey or colour as its
-    file stores it; a palette is colour.
+    to 8 bits (``range`` names the values of black and white, for each storage type by itself), and made a square of R
+    pixels as ``fit`` says (bilinear, antialiased when it shrinks). Of several images in one file the first counts, or
+    ``frames="all"``. An image is grey or colour as its file stores it; a palette is colour. Metadata never costs an
+    image: what is damaged in it is ignored.
 
-    An image file that cannot be read is an error; with the option ``unreadable`` it is left out and listed in
-    `ImageSet.skipped`. With the option ``memory``, the same images are decoded on demand instead of held in memory. A
-    first pass then finds the unreadable files. If they are skipped, this pass decodes every file. If they are refused,
-    it reads the headers only, so a file that is damaged further down ends the run when it is read.
+    An image file that cannot be read is an error, which tells every kind of fault in the folder; with the option
+    ``unreadable`` such files are left out and listed in `ImageSet.skipped`. With the option ``memory``, the same images
+    are decoded on demand instead of held in memory. A first pass then finds the unreadable files. If they are skipped,
+    this pass decodes every file. If they are refused, it reads the headers, and decodes 64 images only, so a file that
+    is damaged further down ends the run when it is read.
     """
 
     def __init__(self, options: FolderOptions) -> None:
@@ -60,90 +70,110 @@ class Folder(Dataset):
             InvalidInput: If there is no such folder, no image in it, an image that cannot be read and may not be
                 skipped, or a mixture of grey and colour that no option resolves.
         """
-        path, skip = self.options.path, self.options.unreadable == "skip"
-        folder = require_root(root, "folder", "--data.path DIR") if path is None else path.expanduser()
+        options = self.options
+        folder = require_root(root, "folder", "--data.path DIR") if options.path is None else options.path.expanduser()
         if not folder.is_dir():
             what = "is not a folder" if folder.exists() else "does not exist"
             raise InvalidInput(f"{folder} {what}: expected a folder of images{similar_sibling(folder)}")
-        files, labelled, skipped = list_images(folder, self.options.labels, skip=skip)
-        readable, images, unreadable = self._read(files, image_size)
-        skipped = sorted([*skipped, *unreadable])
+        listing = self._list(folder)
+        layout = find_layout(folder, listing.files, options.classes, options.split)
+        reader = FolderReader(options, image_size, folder)
+        files = reader.all_frames(layout.files) if options.frames == "all" else layout.files
+        problems = [layout.problem, _not_entered(folder, listing) if options.unreadable == "refuse" else ""]
+        images = reader.read(files, [problem for problem in problems if problem])
+        readable = [image for image, _ in reader.seen]
+        skipped = sorted(
+            [*listing.skipped, *(f"{image.path}: {fault.reason}" for image, fault in reader.faults.items())]
+        )
         if not readable:
             raise InvalidInput(
                 f"no image in {folder} can be read: expected at least one, all {len(skipped)} were skipped, "
                 f"such as {skipped[0]}"
             )
-        class_names = sorted({file.parts[0] for file in readable}) if labelled else []
+        class_names, said = self._classes(layout, readable)
+        for line in (*layout.notes, *said, *_left_out(listing), *notes(reader)):
+            logger.info("%s", line)
+        for line in warnings_of(reader):
+            logger.warning("%s", line)
         label_of = {name: label for label, name in enumerate(class_names)}
         kind = "grey" if images.shape[1] == 1 else "colour"
+        settled = str(reader.spec.settled(reader.ranges))
         return ImageSet(
             images=images,
-            labels=torch.tensor([label_of[file.parts[0]] for file in readable]) if labelled else None,
+            labels=torch.tensor([label_of[layout.class_of(file)] for file in readable]) if class_names else None,
             class_names=[printable(name) for name in class_names],
             paths=[file.path for file in readable],
             description=f"folder {printable(str(folder))}: {len(readable)} {kind} images, "
-            f"{f'{len(class_names)} classes' if labelled else 'no labels'}, "
-            f"central squares, resized to {image_size} pixels"
+            f"{f'{len(class_names)} classes' if class_names else 'no labels'}, "
+            f"{_FITTED[options.fit]} {image_size} pixels{'' if settled == 'type' else f', range {settled}'}"
             f"{'' if isinstance(images, Tensor) else '; read when needed'}{_described(skipped)}",
             skipped=skipped,
+            settled={"range": settled},
         )
 
-    def _read(
-        self, files: Sequence[ImageFile], image_size: int
-    ) -> tuple[list[ImageFile], Tensor | ImageSource, list[str]]:
-        """Return the files that can be read, their images, and the others, ``PATH: REASON``."""
-        mode = {"auto": None, "1": "L", "3": "RGB"}[self.options.channels]
-        background = {"white": 255, "black": 0}[self.options.background]
-        skip = self.options.unreadable == "skip"
-        channels = 1 if (mode or _first_mode(files)) == "L" else 3
-        shape = (len(files), channels, image_size, image_size)
-        stream = streams(self.options.memory, shape, f"the folder's {len(files)} images")
-        images = torch.empty(0 if stream else len(files), *shape[1:], dtype=torch.uint8)
-        readable: list[ImageFile] = []
-        skipped: list[str] = []
-        for listed in files:
-            try:
-                # When streaming, decoding only shows which files to skip. The image is not kept.
-                image = None if stream and not skip else decode(listed.file, background, mode)
-                image_mode = mode_of(listed.file, mode) if image is None else image.mode
-            except UnreadableImage as error:
-                if not skip:
-                    raise
-                skipped.append(f"{listed.path}: {error.reason}")
-                continue
-            if not readable:
-                first_mode = image_mode
-            elif image_mode != first_mode:
-                raise _mixture(readable[0], first_mode, listed, image_mode)
-            if image is not None and not stream:
-                if images.shape[1] != len(image.getbands()):  # the guess came from a file that was skipped
-                    images = torch.empty(len(files), len(image.getbands()), *shape[2:], dtype=torch.uint8)
-                images[len(readable)] = square(image, image_size)
-            readable.append(listed)
-        if stream and readable:
-            # Absolute: the working directory of a run may change.
-            file_names = tuple(str(listed.file.absolute()) for listed in readable)
-            return readable, FileImages(file_names, first_mode, background, image_size), skipped
-        return readable, images[: len(readable)], skipped
+    def _list(self, folder: Path) -> Listing:
+        """List the images below the folder.
+
+        Raises:
+            InvalidInput: If there are none.
+        """
+        split, labelled = self.options.split, self.options.classes != "none"
+
+        def separate(parts: tuple[str, ...]) -> bool:
+            return labelled and (not parts or (len(parts) == 1 and split_of(parts[0]) != ""))
+
+        def enter(parts: tuple[str, ...]) -> bool:
+            return split == "all" or len(parts) > 1 or split_of(parts[0]) == split
+
+        listing = list_images(folder, readable_endings(), separate, enter)
+        if listing.files or split != "all":
+            return listing
+        others, unreadable = listing.others(), listing.skipped
+        raise InvalidInput(
+            f"no images in {folder}: expected files whose names end in {_ENDINGS} or another ending that Pillow reads, "
+            f"in it or in one subfolder for each class{f'; found {others}' if others else ''}"
+            + (f"; {len(unreadable)} subfolders cannot be read, such as {unreadable[0]}" if unreadable else "")
+        )
+
+    def _classes(self, layout: Layout, readable: Sequence[ImageFile]) -> tuple[list[str], list[str]]:
+        """Return the names of the classes, and a line about them."""
+        if layout.level is None:
+            return [], []
+        names = sorted({layout.class_of(file) for file in readable})
+        if self.options.classes == "folders":
+            return names, []
+        if len(names) == 1:
+            where = f"all images are in the subfolder {printable(names[0])}"
+            return [], [f"{where}: one class is no labelling, so there are no labels"]
+        return names, [
+            f"{len(names)} folders were taken as classes: {listed(names)}; --data.classes none if they are not"
+        ]
 
 
-def _first_mode(files: Sequence[ImageFile]) -> str:
-    """Guess whether the images are grey or colour, from the first header that can be read."""
-    for listed in files:
-        try:
-            return mode_of(listed.file, None)
-        except UnreadableImage:
-            continue
-    return "RGB"
+_FITTED = {
+    "crop": "central squares, resized to",
+    "pad": "padded to squares, resized to",
+    "stretch": "stretched to squares of",
+}
 
 
-def _mixture(first: ImageFile, first_mode: str, other: ImageFile, other_mode: str) -> InvalidInput:
-    """Make the error for a set of grey and colour images."""
-    names = {"L": "grey", "RGB": "colour"}
-    return InvalidInput(
-        f"{printable(str(first.file))} is {names[first_mode]} but {printable(str(other.file))} is {names[other_mode]}: "
-        "expected all alike; pass --data.channels 1 to convert to grey or --data.channels 3 to convert to colour"
-    )
+def _not_entered(folder: Path, listing: Listing) -> str:
+    """Return the folders that cannot be read in words, or nothing."""
+    if not listing.skipped:
+        return ""
+    name, _, reason = listing.skipped[0].partition(": ")
+    more = f", and {len(listing.skipped) - 1} more" if len(listing.skipped) > 1 else ""
+    return f"cannot read the folder {printable(str(folder))}/{name}: {reason}{more}"
+
+
+def _left_out(listing: Listing) -> Iterator[str]:
+    """Yield a line about the files that are no images by their names, if there are any."""
+    if listing.left_out:
+        count = sum(listing.left_out.values())
+        photos = [ending for ending in ("heic", "heif") if ending in listing.left_out]
+        hint = f"; to read .{photos[0]}: pip install pillow-heif" if photos else ""
+        files = f"{count} files were" if count > 1 else "1 file was"
+        yield f"{files} left out, by ending: {listing.others()}{hint}"
 
 
 def _described(skipped: Sequence[str]) -> str:

@@ -8,6 +8,8 @@ from typing import Any, Literal
 
 import attrs
 
+from mpcc.plugins.datasets.reading.value_range import RangeSpec
+
 __all__ = [
     "ArraysOptions",
     "CIFAR10Options",
@@ -20,6 +22,9 @@ __all__ = [
     "OmniglotOptions",
     "SplitOptions",
 ]
+
+# Marks an option that tells how one folder is laid out, so that it does not hold for images elsewhere.
+OF_PLACE = "of_place"
 
 _LARGEST_SEED = 2**63 - 1
 
@@ -34,6 +39,10 @@ def _between(low: int, high: int | None = None) -> Callable[[Any, attrs.Attribut
             raise ValueError(f"{attribute.name} must be at most {high}, got {value}")
 
     return check
+
+
+def _range(instance: Any, attribute: attrs.Attribute[str], value: str) -> None:
+    RangeSpec.parse(value)
 
 
 @attrs.frozen
@@ -126,12 +135,46 @@ class FolderOptions(MemoryOptions):
         default="white",
         metadata={"help": "the colour behind an image where it is transparent"},
     )
-    labels: Literal["auto", "folders", "none"] = attrs.field(
+    classes: Literal["auto", "folders", "none"] = attrs.field(
         default="auto",
         metadata={
             "help": "folders: each subfolder is a class; none: take all images below the folder, without labels; "
-            "auto: folders if the images are in subfolders, none if they are not, refused if they are in both"
+            "auto: folders if the images are in several subfolders that are no splits, none if they are in none or "
+            "one, refused if they are in both",
+            OF_PLACE: True,
+            "formerly": "labels",
         },
+    )
+    split: Literal["all", "train", "test", "val"] = attrs.field(
+        default="all",
+        metadata={
+            "help": "read only the subfolder train (or training), test (testing) or val (valid, validation)",
+            OF_PLACE: True,
+        },
+    )
+    range: str = attrs.field(
+        default="type",
+        validator=_range,
+        metadata={
+            "help": "values of black and white: of the type (0 and 255, 0 and 65535; for 32 bits and floating point "
+            "0 and 1, 0 and 255 or those of the set), of the set, its percentiles (0.1 and 99.9, or "
+            "percentiles:LOW,HIGH), two numbers LOW,HIGH, or one for white"
+        },
+    )
+    fit: Literal["crop", "pad", "stretch"] = attrs.field(
+        default="crop",
+        metadata={
+            "help": "images that are not square: cut out the centre, pad with the background, or stretch",
+        },
+    )
+    frames: Literal["first", "all"] = attrs.field(
+        default="first",
+        metadata={"help": "which images to read from files with several, such as TIFF stacks and animations"},
+    )
+    largest_pixels: int = attrs.field(
+        default=89_478_485,
+        validator=_between(1),
+        metadata={"help": "refuse images with more pixels, which may be decompression bombs"},
     )
     unreadable: Literal["refuse", "skip"] = attrs.field(
         default="refuse",
@@ -150,23 +193,53 @@ class ArraysOptions(MemoryOptions):
         default=None,
         metadata={"help": "name of the images in a file of several arrays (default: the only ones with 3 or 4 axes)"},
     )
+    split: Literal["all", "train", "val", "test"] = attrs.field(
+        default="all",
+        metadata={
+            "help": "which images of a file with the arrays of several splits: all of them, joined, or one",
+            OF_PLACE: True,
+        },
+    )
     labels: Path | None = attrs.field(
-        default=None, metadata={"help": "file of the labels, one whole number for each image (default: none)"}
+        default=None,
+        metadata={
+            "help": "file of the labels, one for each image: an array, or a table, .csv, .tsv or .txt "
+            "(default: the labels beside the images, if there are any)"
+        },
     )
     labels_key: str | None = attrs.field(
         default=None,
         metadata={
-            "help": "name of the labels in the file of labels, or in the file of images if there is no file of labels"
+            "help": "name of the labels in the file of labels, or in the file of images if there is no file of labels; "
+            "in a table, the name of a column or its number from 0; none: no labels",
+            OF_PLACE: True,
         },
     )
     layout: Literal["auto", "NHW", "NHWC", "NCHW"] = attrs.field(
         default="auto",
-        metadata={"help": "order of the axes: N images, H height, W width, C channels (1 or 3)"},
+        metadata={"help": "order of the axes: N images, H height, W width, C channels (1, 3, or 4 with transparency)"},
     )
-    value_range: Literal["auto", "unit", "symmetric", "bytes"] = attrs.field(
-        default="auto",
+    height: int | None = attrs.field(
+        default=None,
+        validator=attrs.validators.optional(_between(1)),
+        metadata={"help": "height of images that are stored as rows of values (default: that of a square)"},
+    )
+    fit: Literal["crop", "pad", "stretch"] = attrs.field(
+        default="crop",
         metadata={
-            "help": "values of black and white: 0 and 1 (unit), -1 and 1 (symmetric), 0 and 255 (bytes); "
-            "auto decides by type and extremes, and refuses ambiguous values"
+            "help": "images that are not square: cut out the centre, pad with the background, or stretch",
+        },
+    )
+    background: Literal["white", "black"] = attrs.field(
+        default="white",
+        metadata={"help": "the colour behind an image where it is transparent, and beside one that is padded"},
+    )
+    range: str = attrs.field(
+        default="type",
+        validator=_range,
+        metadata={
+            "help": "values of black and white: of the type (0 and 255, 0 and 65535; for 32 bits and floating point "
+            "0 and 1, -1 and 1, 0 and 255 or those of the set), of the set, its percentiles (0.1 and 99.9, or "
+            "percentiles:LOW,HIGH), two numbers LOW,HIGH, or one for white"
         },
     )

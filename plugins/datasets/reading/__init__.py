@@ -1,1 +1,1 @@
-"""How the files of data sets are read: arrays, images, IDX, pickles."""
+"""How the files of data sets are read: images, value ranges, IDX, pickles."""

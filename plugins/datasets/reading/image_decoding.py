@@ -1,144 +1,189 @@
-"""Image files of many kinds, decoded to squares of 8-bit grey or colour."""
+"""Opened images, decoded to 8-bit grey or colour: value ranges, orientation, transparency, the square."""
 
 from __future__ import annotations
 
-import stat
-import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import attrs
 import numpy as np
 import torch
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageCms
 from torch import Tensor
 
-from mpcc.core.errors import InvalidInput
-from mpcc.plugins.datasets.reading.image_listing import printable
-from mpcc.plugins.datasets.resizing import central_square
+from mpcc.plugins.datasets.reading.image_metadata import turn_upright
+from mpcc.plugins.datasets.reading.image_opening import LARGEST_PIXELS, UnreadableImage, each_frame
+from mpcc.plugins.datasets.reading.value_range import ValueRange, to_levels
+from mpcc.plugins.datasets.resizing import fit_square
 
-__all__ = ["FileImages", "UnreadableImage", "decode", "mode_of", "square"]
+__all__ = ["Decoding", "FileImages", "kind_of", "reduced_by_pillow", "storage_type", "values_of"]
+
+_GREY = ("1", "L", "LA", "La", "F")
+_BYTES = ValueRange(0, 255)
+_KEY = "transparency"
 
 
-class UnreadableImage(InvalidInput):
-    """An image file that cannot be read.
+@attrs.frozen
+class Decoding:
+    """How opened images become squares of 8 bits.
 
     Attributes:
-        reason: Why, without the name of the file.
+        image_size: R, in pixels.
+        mode: ``L`` or ``RGB``; None keeps the kind of each image; a palette is colour.
+        background: The grey level behind an image where it is transparent, and beside one that is padded.
+        fit: What happens to images that are not square, as in `mpcc.plugins.datasets.resizing.fit_square`.
+        ranges: The values of black and white by storage type.
     """
 
-    def __init__(self, file: Path, reason: str) -> None:
-        self.reason = " ".join(reason.split()).rstrip(".")[:300]
-        super().__init__(
-            f"cannot read {printable(str(file))}: {self.reason}; repair or remove it, or pass --data.unreadable skip "
-            "to go without"
-        )
+    image_size: int
+    mode: str | None = None
+    background: int = 255
+    fit: str = "crop"
+    ranges: Mapping[str, ValueRange] = attrs.field(factory=dict)
 
-    def __reduce__(self) -> tuple[type[InvalidInput], tuple[str]]:
-        # Worker processes send this error to the run.
-        return InvalidInput, (str(self),)
+    def decode(self, opened: Image.Image, first_mode: str) -> Image.Image:
+        """Return an opened image upright, opaque, as 8-bit ``L`` or ``RGB``.
 
+        Arguments:
+            opened: At one of its frames.
+            first_mode: The mode of the first frame.
+        """
+        opened.load()
+        storage = storage_type(opened)
+        if storage == "uint8":
+            image = _stretched(opened, self.ranges.get(storage, _BYTES))
+        else:
+            image = _levels(opened, self.ranges[storage])
+        image = turn_upright(image, opened)
+        if image.has_transparency_data:
+            over = image.convert("RGBA")
+            under = Image.new("RGBA", image.size, (self.background,) * 3 + (255,))
+            image = Image.alpha_composite(under, over).convert("RGB")
+        return image.convert(self.mode or kind_of(opened, first_mode))
 
-@contextmanager
-def _opened(file: Path) -> Iterator[Image.Image]:
-    """Open an image; any error until it is closed becomes an error that names the file."""
-    try:
-        if not stat.S_ISREG(file.stat().st_mode):  # opening a pipe would wait
-            raise UnreadableImage(file, "expected an image file, got something that is not a file")
-        with warnings.catch_warnings():
-            # Pillow warns of a bomb at half the size that it refuses. No picture to be clustered is that large.
-            warnings.simplefilter("error", Image.DecompressionBombWarning)
-            with Image.open(file) as image:
-                yield image
-    except UnreadableImage:
-        raise
-    except FileNotFoundError as error:
-        what = "a link to a file that does not exist" if file.is_symlink() else "nothing"
-        raise UnreadableImage(file, f"expected an image file, got {what}") from error
-    except UnidentifiedImageError as error:
-        what = "an empty one" if file.stat().st_size == 0 else "one of no known format"
-        raise UnreadableImage(file, f"expected an image file, got {what}") from error
-    except Exception as error:  # broken files make Pillow's decoders raise anything
-        reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
-        raise UnreadableImage(file, reason or type(error).__name__) from error
+    def square(self, image: Image.Image) -> Tensor:
+        """Return a decoded image as a square, uint8, shape (D, R, R)."""
+        fitted = fit_square(image, self.image_size, self.fit, self.background)
+        pixels = np.array(fitted).reshape(self.image_size, self.image_size, -1)
+        return torch.from_numpy(pixels).permute(2, 0, 1)
 
 
-def mode_of(file: Path, mode: str | None) -> str:
-    """Return the mode that `decode` would give, ``L`` or ``RGB``, from the header of the file alone.
-
-    Raises:
-        UnreadableImage: If the header cannot be read. The rest of the file is not checked.
-    """
-    with _opened(file) as image:
-        if image.mode == "F":
-            _eight_bits(image)
-        return mode or ("L" if image.mode in ("1", "L", "LA", "La") or image.mode.startswith("I") else "RGB")
-
-
-def decode(file: Path, background: int, mode: str | None) -> Image.Image:
-    """Read one image: upright, 8 bits, transparent parts filled in.
+def kind_of(opened: Image.Image, first_mode: str) -> str:
+    """Return whether an opened image is grey (``L``) or colour (``RGB``); no pixel is read.
 
     Arguments:
-        file: The file.
-        background: The grey level behind the image where it is transparent.
-        mode: ``L`` or ``RGB``; None keeps the mode of the file; a palette is colour.
+        opened: At one of its frames.
+        first_mode: The mode of the first frame: Pillow makes the further frames of a grey GIF colour.
+    """
+    mode = first_mode if opened.format == "GIF" else opened.mode
+    return "L" if mode in _GREY or mode.startswith("I") else "RGB"
+
+
+def storage_type(opened: Image.Image) -> str:
+    """Return the type in which an opened image has its values: ``uint8``, ``uint16``, ``int32`` or ``float32``.
+
+    Values of 16 bits that Pillow widens are ``uint16``; the colours that it narrows are ``uint8``.
+    """
+    if opened.mode == "F":
+        return "float32"
+    if not opened.mode.startswith("I"):
+        return "uint8"
+    # Pillow's 32 bits hold the 16 bits of PNG and of netpbm files, which it scales to 65,535.
+    return "uint16" if opened.mode != "I" or opened.format in ("PNG", "PPM", "JPEG2000") else "int32"
+
+
+def reduced_by_pillow(opened: Image.Image) -> bool:
+    """Return whether an opened image, not yet loaded, has colours of 16 bits, of which Pillow reads the upper 8."""
+    modes = [tile[3] for tile in getattr(opened, "tile", [])]
+    return opened.mode in ("RGB", "RGBA", "LA", "CMYK") and any(";16" in str(mode) for mode in modes)
+
+
+def values_of(opened: Image.Image) -> np.ndarray[Any, np.dtype[Any]]:
+    """Return the values of an opened image, without those of transparent pixels; the shape is not kept.
 
     Raises:
-        UnreadableImage: If it cannot be read.
+        ValueError: If a value is not finite.
     """
-    with _opened(file) as opened:
-        return _opaque(_eight_bits(ImageOps.exif_transpose(opened)), background, mode)
+    opened.load()
+    if storage_type(opened) != "uint8":
+        values = np.asarray(opened)
+        key = opened.info.get(_KEY)
+        return _finite(values[values != key] if isinstance(key, int) else values)
+    image = _plain(opened)
+    pixels = np.asarray(image)
+    return pixels[pixels[..., -1] > 0][..., :-1] if image.mode in ("LA", "RGBA") else pixels
 
 
-def square(image: Image.Image, image_size: int) -> Tensor:
-    """Return the central square of an image, resized to R x R: uint8, shape (D, R, R)."""
-    pixels = np.array(central_square(image, image_size)).reshape(image_size, image_size, -1)
-    return torch.from_numpy(pixels).permute(2, 0, 1)
-
-
-def _eight_bits(image: Image.Image) -> Image.Image:
-    """Scale 16-bit grey to 8 bits; Pillow's own conversion would clip it, and nearly all of it would be white."""
-    if image.mode.startswith("I"):
-        levels = np.asarray(image).astype(np.int64)
-        if levels.min() < 0 or levels.max() > 65535:
-            raise ValueError("expected grey levels of 8 or 16 bits, got 32 bits")
-        return Image.fromarray(((levels + 128) // 257).astype(np.uint8))
-    if image.mode == "F":
-        raise ValueError("expected grey levels of 8 or 16 bits, got floating point, whose range is not known")
+def _levels(opened: Image.Image, values_range: ValueRange) -> Image.Image:
+    """Return 8-bit grey for values of other types; the one that means transparent becomes so."""
+    values = _finite(np.asarray(opened))
+    image = Image.fromarray(to_levels(values, values_range))
+    key = opened.info.get(_KEY)
+    if isinstance(key, int):
+        alpha = Image.fromarray(np.where(values == key, 0, 255).astype(np.uint8))
+        image = Image.merge("LA", (image, alpha))
     return image
 
 
-def _opaque(image: Image.Image, background: int, mode: str | None) -> Image.Image:
-    """Convert to L or RGB, with the background where the image is transparent."""
-    grey = image.mode in ("1", "L", "LA", "La")
-    if image.has_transparency_data:
-        over = image.convert("RGBA")
-        under = Image.new("RGBA", image.size, (background, background, background, 255))
-        image = Image.alpha_composite(under, over).convert("RGB")
-    return image.convert(mode or ("L" if grey else "RGB"))
+def _finite(values: np.ndarray[Any, np.dtype[Any]]) -> np.ndarray[Any, np.dtype[Any]]:
+    if values.dtype.kind == "f" and not np.isfinite(values).all():
+        row, column, *_ = (*np.argwhere(~np.isfinite(values))[0], 0)
+        raise ValueError(f"expected finite values, got {values[~np.isfinite(values)][0]} at row {row}, column {column}")
+    return values
+
+
+def _stretched(opened: Image.Image, values_range: ValueRange) -> Image.Image:
+    """Return an 8-bit image with another range of its colours; transparency is left as it is."""
+    if values_range == _BYTES:
+        return _from_lab(opened) if opened.mode == "LAB" else opened
+    image = _plain(opened)
+    table = to_levels(np.arange(256), values_range).tolist()
+    transparent = image.mode in ("LA", "RGBA")
+    bands = len(image.getbands()) - transparent
+    return image.point(table * bands + list(range(256)) * transparent)
+
+
+def _plain(opened: Image.Image) -> Image.Image:
+    """Return an 8-bit image as one of L, LA, RGB, RGBA."""
+    if opened.mode == "LAB":
+        return _from_lab(opened)
+    grey = opened.mode in _GREY
+    if opened.has_transparency_data:
+        image = opened.convert("RGBA")
+        return Image.merge("LA", (image.getchannel("R"), image.getchannel("A"))) if grey else image
+    return opened.convert("L" if grey else "RGB")
+
+
+def _from_lab(image: Image.Image) -> Image.Image:
+    """Return RGB for CIELAB, which Pillow converts with profiles only."""
+    lab, rgb = ImageCms.createProfile("LAB"), ImageCms.createProfile("sRGB")
+    converted = ImageCms.profileToProfile(image, lab, rgb, outputMode="RGB")
+    assert converted is not None
+    return converted
 
 
 @attrs.frozen(eq=False)
 class FileImages:
-    """Images of one file each, read on demand: an `mpcc.core.contracts.ImageSource`.
+    """Images in files, read on demand: an `mpcc.core.contracts.ImageSource`.
 
     Arguments:
-        files: The files.
-        mode: ``L`` or ``RGB``.
-        background: The grey level behind an image where it is transparent.
-        image_size: R, in pixels.
+        files: The file of each image.
+        frames: The frame of each image.
+        decoding: How they are decoded; its mode is not None.
+        largest_pixels: Images with more pixels are refused.
     """
 
     files: tuple[str, ...]
-    mode: str
-    background: int
-    image_size: int
+    frames: tuple[int, ...]
+    decoding: Decoding
+    largest_pixels: int = LARGEST_PIXELS
 
     @property
     def shape(self) -> tuple[int, ...]:
         """(N, D, R, R)."""
-        return len(self.files), 1 if self.mode == "L" else 3, self.image_size, self.image_size
+        size = self.decoding.image_size
+        return len(self.files), 1 if self.decoding.mode == "L" else 3, size, size
 
     def __getitem__(self, indices: Tensor) -> Tensor:
         """Read images, uint8, shape (n, D, R, R), for indices of shape (n,).
@@ -148,5 +193,11 @@ class FileImages:
         """
         images = torch.empty(len(indices), *self.shape[1:], dtype=torch.uint8)
         for row, index in enumerate(indices.tolist()):
-            images[row] = square(decode(Path(self.files[index]), self.background, self.mode), self.image_size)
+            (square,) = each_frame(Path(self.files[index]), [self.frames[index]], self._square, self.largest_pixels)
+            if isinstance(square, UnreadableImage):
+                raise square
+            images[row] = square
         return images
+
+    def _square(self, opened: Image.Image, first_mode: str) -> Tensor:
+        return self.decoding.square(self.decoding.decode(opened, first_mode))

@@ -1,10 +1,11 @@
-"""Lists the images below a folder, by their names, and the folders that cannot be entered."""
+"""Lists the images below a folder, by their names, what was left out, and the folders that cannot be entered."""
 
 from __future__ import annotations
 
 import errno
 import stat
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import TypeAlias
 
@@ -12,25 +13,55 @@ import attrs
 
 from mpcc.core.errors import InvalidInput
 
-__all__ = ["EXTENSIONS", "ImageFile", "list_images", "printable"]
+__all__ = ["ImageFile", "Listing", "list_images", "printable"]
 
-EXTENSIONS = ("png", "jpg", "jpeg", "bmp", "gif", "tif", "tiff", "webp")
-
+_SHOWN_ENDINGS = 6
 
 _Identity: TypeAlias = tuple[int, int] | None
 
 
 @attrs.frozen
 class ImageFile:
-    """An image file, and the names that lead to it from the folder: class folder first, if there is one."""
+    """An image in a file, and the names that lead to the file from the folder.
+
+    Attributes:
+        file: The file.
+        parts: The names.
+        frame: Which of several images in the file it is, from 0; None if only the first is read.
+    """
 
     file: Path
     parts: tuple[str, ...]
+    frame: int | None = None
 
     @property
     def path(self) -> str:
-        """The names, joined, as they can be written to a file."""
-        return printable("/".join(self.parts))
+        """The names, joined, as they can be written to a file; the number of the frame follows, if there is one."""
+        return printable("/".join(self.parts)) + ("" if self.frame is None else f"#{self.frame}")
+
+
+@attrs.frozen
+class Listing:
+    """What is below a folder.
+
+    Attributes:
+        files: The images, sorted by their paths, names compared by code points.
+        skipped: The folders that cannot be read, ``PATH: REASON``.
+        left_out: How many files have an ending that no image has, by ending.
+    """
+
+    files: list[ImageFile]
+    skipped: list[str]
+    left_out: Counter[str]
+
+    def others(self) -> str:
+        """Return the files that were left out in words, such as ``3 .txt, 1 without an ending``, or nothing."""
+        counted = [f"{count} {f'.{ending}' if ending else 'without an ending'}" for ending, count in self._most()]
+        more = sum(self.left_out.values()) - sum(count for _, count in self._most())
+        return ", ".join(counted + ([f"{more} with other endings"] if more else []))
+
+    def _most(self) -> list[tuple[str, int]]:
+        return sorted(self.left_out.items(), key=lambda item: (-item[1], item[0]))[:_SHOWN_ENDINGS]
 
 
 @attrs.define
@@ -38,16 +69,21 @@ class _Walk:
     """Collects the images below a folder.
 
     Attributes:
-        by_class: Whether subfolders of the first level are classes, and two of them may lead to the same folder.
-        skip: Whether folders that cannot be read are listed; they are errors otherwise.
+        endings: Of images.
+        separate: Tells for the names that lead to a folder whether each subfolder is gone through as if the others
+            did not exist, since two classes may lead to the same folder.
+        enter: Tells for the names that lead to a folder whether to go through it.
         files: The images that were found.
         skipped: The folders that could not be read, ``PATH: REASON``.
+        left_out: The other files, counted by ending.
     """
 
-    by_class: bool
-    skip: bool
+    endings: Collection[str]
+    separate: Callable[[tuple[str, ...]], bool]
+    enter: Callable[[tuple[str, ...]], bool]
     files: list[ImageFile] = attrs.field(factory=list)
     skipped: list[str] = attrs.field(factory=list)
+    left_out: Counter[str] = attrs.field(factory=Counter)
 
     def through(self, folder: Path) -> None:
         """Go through a folder and all below it."""
@@ -64,19 +100,23 @@ class _Walk:
                 continue
             for entry, identity in entries:
                 below = (*parts, entry.name)
-                if entry.name.startswith("."):
+                if entry.name.startswith(".") or (identity is not None and not self.enter(below)):
                     continue
                 if identity is not None:
-                    entered = set(entered_by_class) if self.by_class and not parts else entered_by_class
+                    entered = set(entered_by_class) if self.separate(parts) else entered_by_class
                     if identity not in entered:
                         entered.add(identity)
                         waiting.append((entry, below, entered))
-                elif entry.suffix.lower().removeprefix(".") in EXTENSIONS:
+                    continue
+                ending = entry.suffix.lower().removeprefix(".")
+                if ending in self.endings:
                     self.files.append(ImageFile(entry, below))
+                else:
+                    self.left_out[printable(ending)] += 1
 
     def _cannot_enter(self, folder: Path, parts: tuple[str, ...], error: OSError) -> None:
         reason = error.strerror or str(error)
-        if not self.skip or not parts:
+        if not parts:
             raise InvalidInput(f"cannot read the folder {printable(str(folder))}: {reason}") from error
         self.skipped.append(f"{printable('/'.join(parts))}: {reason}")
 
@@ -92,49 +132,29 @@ def _identity(entry: Path) -> _Identity:
     return (status.st_dev, status.st_ino) if stat.S_ISDIR(status.st_mode) else None
 
 
-def list_images(folder: Path, labels: str, *, skip: bool) -> tuple[list[ImageFile], bool, list[str]]:
-    """List the images below a folder, sorted by their paths, names compared by code points.
+def list_images(
+    folder: Path,
+    endings: Collection[str],
+    separate: Callable[[tuple[str, ...]], bool],
+    enter: Callable[[tuple[str, ...]], bool],
+) -> Listing:
+    """List the images below a folder.
 
-    Names that begin with a dot are left out. Links are followed, and no folder is entered twice for one class.
+    Names that begin with a dot are left out. Links are followed, and no folder is entered twice.
 
     Arguments:
         folder: The folder.
-        labels: ``folders``: every image must be in the subfolder of its class. ``none``: images may be anywhere.
-            ``auto``: all images must be directly in the folder, or all in subfolders.
-        skip: Whether a subfolder that cannot be read is listed; it is an error otherwise.
-
-    Returns:
-        The images; whether their subfolders are classes; and the folders that cannot be read, ``PATH: REASON``.
+        endings: Of images, small letters, without the dot; names may have capitals.
+        separate: Tells for the names that lead to a folder whether each of its subfolders is a set of its own, in which
+            a folder may be entered again.
+        enter: Tells for the names that lead to a folder whether to go through it.
 
     Raises:
-        InvalidInput: If there are none, or they are not where ``labels`` says.
+        InvalidInput: If the folder cannot be read.
     """
-    walk = _Walk(by_class=labels != "none", skip=skip)
+    walk = _Walk(endings, separate, enter)
     walk.through(folder)
-    files = sorted(walk.files, key=lambda file: file.parts)
-    if not files:
-        raise InvalidInput(
-            f"no images in {folder}: expected files whose names end in {', '.join(f'.{name}' for name in EXTENSIONS)}, "
-            f"in it or in one subfolder for each class{_first(walk.skipped)}"
-        )
-    flat = next((file for file in files if len(file.parts) == 1), None)
-    nested = next((file for file in files if len(file.parts) > 1), None)
-    if labels == "auto" and flat and nested:
-        raise InvalidInput(
-            f"images both in {folder} (such as {flat.path}) and in its subfolders (such as {nested.path}): expected "
-            "either images without labels or one subfolder for each class; pass --data.labels none to take all of "
-            "them without labels, or name one of the folders with --data.path"
-        )
-    if labels == "folders" and flat:
-        raise InvalidInput(
-            f"{flat.path} is directly in {folder}: expected every image in the subfolder of its class, as "
-            "--data.labels folders says; move it, or pass --data.labels none"
-        )
-    return files, labels != "none" and nested is not None, walk.skipped
-
-
-def _first(skipped: Sequence[str]) -> str:
-    return f"; {len(skipped)} subfolders cannot be read, such as {skipped[0]}" if skipped else ""
+    return Listing(sorted(walk.files, key=lambda file: file.parts), walk.skipped, walk.left_out)
 
 
 def printable(name: str) -> str:

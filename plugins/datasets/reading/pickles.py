@@ -3,12 +3,13 @@
 Python's `pickle.Unpickler` calls any function that a file names, and its version in C takes memory for any index that
 a file claims. This reader is a subclass of the version in Python. It calls the functions below only; they stand for the
 few names of numpy that occur in plain data. It reads the files of Python 2 and 3, with protocols 0 to 5 and numpy 1
-and 2.
+and 2. The same functions stand for these names when torch reads a file.
 """
 
 from __future__ import annotations
 
 import io
+import math
 import pickle
 import re
 import warnings
@@ -21,7 +22,7 @@ import numpy as np
 
 from mpcc.core.errors import InvalidInput
 
-__all__ = ["load_pickle"]
+__all__ = ["ArrayInParts", "RefusedName", "load_objects", "load_pickle", "numpy_names"]
 
 _LARGEST_FILE = 2**28  # bytes; the largest of the published sets has 156 million
 _PLAIN = {dict, list, tuple, str, bytes, int, float, bool, type(None), np.ndarray}
@@ -65,7 +66,7 @@ def load_pickle(path: Path, remedy: str) -> object:
         with warnings.catch_warnings():
             warnings.simplefilter("error")  # Python warns of a text with a wrong escape.
             return _PlainUnpickler(data).load()
-    except _RefusedName as error:
+    except RefusedName as error:
         raise InvalidInput(
             f"refused file {path}: expected plain data, but it calls {error}, which is not run; {remedy}"
         ) from error
@@ -78,8 +79,71 @@ def load_pickle(path: Path, remedy: str) -> object:
         raise InvalidInput(f"broken file {path}: expected a pickle of plain data ({reason}); {remedy}") from error
 
 
-class _RefusedName(Exception):
+def load_objects(data: bytes) -> np.ndarray[Any, np.dtype[Any]]:
+    """Read one array of Python objects, as ``numpy.save`` pickles it.
+
+    Arguments:
+        data: A pickle.
+
+    Returns:
+        An array of texts, bytes, numbers, None, numeric arrays and lists of these, whatever its shape.
+
+    Raises:
+        RefusedName: If it holds other objects; the text is the name of the first one.
+        Exception: If it is broken; the types are many.
+
+    Example:
+        >>> load_objects(pickle.dumps(np.array(["cat", None, np.arange(2)], dtype=object))).tolist()
+        ['cat', None, array([0, 1])]
+    """
+    found = _PlainUnpickler(data, objects=True).load()
+    if not isinstance(found, np.ndarray):
+        raise ValueError(f"expected an array, got {type(found).__name__}")
+    return found
+
+
+class RefusedName(Exception):
     """A global that is not among those of plain data."""
+
+
+@attrs.define(eq=False)
+class ArrayInParts:
+    """An array that another reader makes first and fills afterwards.
+
+    Attributes:
+        array: None until its state says what it is.
+    """
+
+    array: np.ndarray[Any, np.dtype[Any]] | None = None
+
+    def __setstate__(self, state: Any) -> None:
+        _, shape, kind, fortran, raw = state
+        self.array = _from_buffer(raw, kind, shape, "F" if fortran else "C")
+
+
+def numpy_names() -> list[tuple[Any, str]]:
+    """Return what stands for the names of numpy in a file of torch, as ``torch.serialization.safe_globals`` takes it.
+
+    Arrays of the file are then `ArrayInParts`. No function of numpy is called.
+    """
+    functions: dict[str, Any] = {
+        "multiarray._reconstruct": lambda *_: ArrayInParts(),
+        "multiarray.scalar": _scalar,
+        "numeric._frombuffer": _from_buffer,
+    }
+    names = [(value, f"numpy.{core}.{name}") for core in ("core", "_core") for name, value in functions.items()]
+    # torch gives a state only to objects of a class in this list. No file has these two names.
+    stateful = [(ArrayInParts, "numpy.ArrayInParts"), (_Type, "numpy.TypeInParts")]
+    return [*names, (_make_type, "numpy.dtype"), (_Unused, "numpy.ndarray"), *stateful]
+
+
+class _Unused:
+    """Stands for ``numpy.ndarray``, which occurs as an argument only."""
+
+
+def _scalar(kind: _Type, raw: Any) -> object:
+    """Return one number of numpy as one of Python."""
+    return _from_buffer(raw, kind, (1,), "C")[0].item()
 
 
 def _with_plain_keys(load: Callable[[Any], None], keys: slice) -> Callable[[Any], None]:
@@ -98,6 +162,7 @@ class _PlainUnpickler(pickle._Unpickler):
 
     Arguments:
         data: The contents of the file.
+        objects: Whether arrays may hold objects.
     """
 
     stack: list[Any]
@@ -115,14 +180,15 @@ class _PlainUnpickler(pickle._Unpickler):
     ):
         dispatch[_code[0]] = _with_plain_keys(dispatch[_code[0]], _keys)
 
-    def __init__(self, data: bytes) -> None:
+    def __init__(self, data: bytes, *, objects: bool = False) -> None:
         super().__init__(io.BytesIO(data), encoding="bytes")
+        self._objects = objects
         self._encoded: dict[str, bytes] = {}
         self._globals: dict[tuple[str, str], Any] = {
             ("numpy", "ndarray"): ...,  # an argument only
             ("numpy", "dtype"): _make_type,
             ("numpy.core.multiarray", "_reconstruct"): lambda *_: np.empty(0, np.int8),  # its state says what it is
-            ("numpy.core.multiarray", "scalar"): lambda kind, raw: _from_buffer(raw, kind, (1,), "C")[0].item(),
+            ("numpy.core.multiarray", "scalar"): _scalar,
             ("numpy.core.numeric", "_frombuffer"): _from_buffer,
             ("_codecs", "encode"): self._encode,
             # Python 3 writes this for no bytes, with protocols that have none.
@@ -145,20 +211,21 @@ class _PlainUnpickler(pickle._Unpickler):
             value = waiting.pop()
             if type(value) not in _PLAIN:
                 raise ValueError("a type or a function stands where a value should be")
-            if isinstance(value, (list, tuple, dict)) and id(value) not in checked:
+            nested = isinstance(value, (list, tuple, dict)) or (isinstance(value, np.ndarray) and value.dtype.hasobject)
+            if nested and id(value) not in checked:
                 checked.add(id(value))
-                waiting.extend(value.values() if isinstance(value, dict) else value)
+                waiting.extend(value.values() if isinstance(value, dict) else getattr(value, "flat", value))
         return result
 
     def find_class(self, module: str, name: str) -> object:
         """Return the replacement for a name of numpy or Python that occurs in plain data.
 
         Raises:
-            _RefusedName: If it is another name.
+            RefusedName: If it is another name.
         """
         known = self._globals.get((module.replace("numpy._core.", "numpy.core."), name))
         if known is None:
-            raise _RefusedName(f"{module}.{name}"[:100].encode("unicode_escape").decode("ascii"))
+            raise RefusedName(f"{module}.{name}"[:100].encode("unicode_escape").decode("ascii"))
         return known
 
     def load_build(self) -> None:
@@ -168,6 +235,9 @@ class _PlainUnpickler(pickle._Unpickler):
             value.set_order(state[1])
         elif isinstance(value, np.ndarray) and value.shape == (0,):
             _, shape, kind, fortran, raw = state
+            if kind.dtype.hasobject:
+                self._fill_with_objects(value, shape, bool(fortran), raw)
+                return
             view = _from_buffer(raw, kind, shape, "F" if fortran else "C")
             # Setting the byte order afterwards spares numpy a copy, of which a short file could ask for many.
             native: Any = (1, view.shape, view.dtype.newbyteorder("="), bool(fortran), raw)
@@ -179,6 +249,14 @@ class _PlainUnpickler(pickle._Unpickler):
             raise ValueError("it gives a state to an object that has none")
 
     dispatch[pickle.BUILD[0]] = load_build
+
+    def _fill_with_objects(self, value: np.ndarray[Any, Any], shape: Any, fortran: bool, objects: Any) -> None:
+        """Give an array its objects; it takes no more memory than their list does."""
+        whole = type(shape) is tuple and all(type(length) is int and length >= 0 for length in shape)
+        if not (self._objects and whole and type(objects) is list and math.prod(shape) == len(objects)):
+            raise ValueError("expected arrays of plain numbers")
+        state: Any = (1, shape, np.dtype(object), fortran, objects)
+        value.__setstate__(state)
 
     def _encode(self, text: str, encoding: str) -> bytes:
         """Return bytes that Python 3 wrote as text, with protocols that have no bytes; for the same text, the same."""
@@ -198,11 +276,14 @@ class _Type:
         text: Any = order.decode("ascii") if isinstance(order, bytes) else order
         self.dtype = self.dtype.newbyteorder(text)
 
+    def __setstate__(self, state: Any) -> None:
+        self.set_order(state[1])
+
 
 def _make_type(code: object, *_: object) -> _Type:
-    """``numpy.dtype(code, align, copy)`` for booleans, whole numbers and floating point of up to 64 bits."""
+    """``numpy.dtype(code, align, copy)`` for booleans, whole numbers, floating point of up to 64 bits, and objects."""
     text = code.decode("ascii") if isinstance(code, bytes) else code
-    if not isinstance(text, str) or not re.fullmatch(r"b1|[iu][1248]|f[248]", text):
+    if not isinstance(text, str) or not re.fullmatch(r"b1|[iu][1248]|f[248]|O[48]", text):
         raise ValueError("expected arrays of plain numbers")
     return _Type(np.dtype(text))
 

@@ -1,0 +1,1 @@
+"""How files of arrays and their labels are read."""

@@ -161,8 +161,17 @@ class Execution:
 
     def _check_updates(self) -> None:
         breakdown = self.trainer.guard.breakdown()
-        if breakdown is not None:
+        if breakdown is None:
+            return
+        if not breakdown.latents:
             raise TrainingDiverged(f"{breakdown}: training has diverged; lower --lr or --prior-lr")
+        # Parameters out of their domain would be the cause; they are still those from before the update.
+        check_parameters(self.trainer.model, breakdown.iteration)
+        name = self.run.config.prior.name
+        raise TrainingDiverged(
+            f"{breakdown}, though all parameters are sound: the sampler of the prior {name} is at fault, not the step "
+            f"sizes (mpcc plugins check {name} tests it); --on-nonfinite restart-from-last draws other numbers"
+        )
 
     def _log(self, values: Mapping[str, float]) -> None:
         """Log the terms, the sizes of the gradients and the step sizes."""

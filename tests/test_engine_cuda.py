@@ -50,10 +50,8 @@ def trainer(
 DECAY = attrs.evolve(SCHEDULE, iterations=WARM_UP + 7, lr_decay=1.0)
 
 
-# A factorised covariance is checked on the host.
 @pytest.mark.parametrize(
-    ("prior", "schedule"),
-    [*((name, SCHEDULE) for name in REGISTRY.names("prior") if name != "lowrank_gmm"), ("gmm", DECAY)],
+    ("prior", "schedule"), [*((name, SCHEDULE) for name in REGISTRY.names("prior")), ("gmm", DECAY)]
 )
 def test_replayed_iterations_are_those_of_the_plain_engine(prior: str, schedule: Schedule) -> None:
     plain, fast = trainer(PlainEngine(), prior, schedule=schedule), trainer(FastEngine(), prior, schedule=schedule)

@@ -33,7 +33,7 @@ def largest_exponent(dtype: torch.dtype) -> float:
     return math.floor(math.log(torch.finfo(dtype).max) - 18)
 
 
-class BoundedLogistic(dist.Logistic):  # type: ignore[misc]
+class BoundedLogistic(dist.Logistic):
     """Pyro's logistic, whose samples are finite: a uniform number of 0 counts as the smallest positive one.
 
     Example:
@@ -164,8 +164,8 @@ class LowRankNormal(Distribution):
 
     arg_constraints = {  # noqa: RUF012 -- torch's own spelling
         "loc": constraints.real_vector,
-        "factor": constraints.independent(constraints.real, 2),
-        "scale": constraints.independent(constraints.positive, 1),
+        "factor": constraints.independent(constraints.real, 2),  # type: ignore[no-untyped-call]
+        "scale": constraints.independent(constraints.positive, 1),  # type: ignore[no-untyped-call]
     }
     support = constraints.real_vector
     has_rsample = True
@@ -191,9 +191,9 @@ class LowRankNormal(Distribution):
 
     def rsample(self, sample_shape: Any = ()) -> Tensor:
         """Draw mu + W e + s d, with e and d standard normal."""
-        shape, like = self._extended_shape(sample_shape), {"dtype": self.loc.dtype, "device": self.loc.device}
-        along = torch.randn((*shape[:-1], self.factor.shape[-1]), **like)
-        across = torch.randn(shape, **like)
+        shape, dtype, device = self._extended_shape(sample_shape), self.loc.dtype, self.loc.device
+        along = torch.randn((*shape[:-1], self.factor.shape[-1]), dtype=dtype, device=device)
+        across = torch.randn(shape, dtype=dtype, device=device)
         return self.loc + (self.factor * along.unsqueeze(-2)).sum(-1) + self.scale * across
 
     def log_prob(self, value: Tensor) -> Tensor:

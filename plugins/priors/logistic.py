@@ -27,4 +27,4 @@ class LogisticMixture(LocationScaleMixture):
 
     def family(self, loc: Tensor, scale: Tensor) -> Distribution:
         """Return Logistic(loc, scale)."""
-        return BoundedLogistic(loc, scale, validate_args=False)
+        return BoundedLogistic(loc, scale, validate_args=False)  # type: ignore[no-untyped-call]

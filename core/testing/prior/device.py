@@ -47,7 +47,7 @@ class TooMany(Exception):
     """One line has made the host wait many times: it is in a loop that may depend on what the host read."""
 
 
-class DeviceWatch(TorchDispatchMode):
+class DeviceWatch(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Inside a ``with`` block, notes whatever makes the host wait for tensors of the meta device.
 
     What the host reads is made up: true, 1, or ones.
@@ -61,7 +61,7 @@ class DeviceWatch(TorchDispatchMode):
     """
 
     def __init__(self, cls: type) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.cls = cls
         self.found: dict[str, list[str]] = {}
         self.doing = ""

@@ -42,9 +42,14 @@ def uniform(dtype: torch.dtype, low: float = 0.0, high: float = 1.0) -> Choices:
     return [torch.tensor(u, dtype=dtype) * width + low for u in (0.0, SMALLEST[dtype], LARGEST[dtype], 0.5)]
 
 
-def normal(mean: float | Tensor = 0.0, std: float | Tensor = 1.0, end: float = NORMAL) -> Choices:
-    """Return the ends and the middle of a normal number, or of another symmetric one."""
-    return [mean - end * std, mean, mean + end * std]
+def normal(mean: float | Tensor = 0.0, std: float | Tensor = 1.0) -> Choices:
+    """Return the ends and the middle of a normal number."""
+    return [mean - NORMAL * std, mean, mean + NORMAL * std]
+
+
+def cauchy(median: float = 0.0, sigma: float = 1.0) -> Choices:
+    """Return the ends and the middle of a Cauchy number."""
+    return [median - CAUCHY * sigma, median, median + CAUCHY * sigma]
 
 
 def log_normal(mean: float = 1.0, std: float = 2.0) -> Choices:
@@ -77,7 +82,7 @@ def choices(name: str, made: Tensor, arguments: Sequence[Any], settings: dict[st
         "randn_like": normal,
         "normal_": lambda: normal(*plain, **named(settings, {"mean": "mean", "std": "std"})),
         "normal": lambda: normal(*arguments[:2]),
-        "cauchy_": lambda: normal(*plain, **named(settings, {"median": "mean", "sigma": "std"}), end=CAUCHY),
+        "cauchy_": lambda: cauchy(*plain, **named(settings, {"median": "median", "sigma": "sigma"})),
         "exponential_": lambda: exponential(made.dtype, *plain, **named(settings, {"lambd": "rate"})),
         "log_normal_": lambda: log_normal(*plain, **named(settings, {"mean": "mean", "std": "std"})),
         "_standard_gamma": lambda: gamma(arguments[0]),
@@ -90,7 +95,7 @@ def named(settings: dict[str, Any], names: dict[str, str]) -> dict[str, Any]:
     return {names[name]: value for name, value in settings.items() if name in names}
 
 
-class ExtremeNoise(TorchDispatchMode):
+class ExtremeNoise(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Inside a ``with`` block, torch's noise takes its ends, in each row of a batch another combination of them.
 
     The first draw takes its ends in turn from row to row, the second one in turn every `ENDS` rows, and so on.
@@ -100,7 +105,7 @@ class ExtremeNoise(TorchDispatchMode):
     """
 
     def __init__(self) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.draws: list[tuple[str, Tensor]] = []
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:

@@ -190,7 +190,7 @@ def test_the_traceback_is_shown_when_asked_for(capsys: pytest.CaptureFixture[str
         ("missing", [], "fake_all has no 'Missing'"),
         ("oddoptions", ["--prior.df", "4"], "LookupError: odd validator"),
         ("oddoptions", [], "LookupError: odd validator"),
-        ("baddefault", [], "'df' must be >= 0.5: -1.0"),
+        ("baddefault", [], "'df' must be > 0.0: -1.0"),
     ],
 )
 def test_options_that_raise_are_an_error_of_their_plugin_alone(

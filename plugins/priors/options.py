@@ -24,10 +24,10 @@ SMALLEST_DF, LARGEST_DF = 0.5, 1e9
 
 def _usable_df(_: Any, field: Any, value: float) -> None:
     """Check degrees of freedom against what float32 can carry."""
-    if value < SMALLEST_DF:
+    if not value >= SMALLEST_DF:
         reason = "with less, samples leave the range of float32"
         raise ValueError(f"{field.name!r} must be >= {SMALLEST_DF}: {value} ({reason})")
-    if value > LARGEST_DF:
+    if not value <= LARGEST_DF:
         reason = "with more, float32 cannot tell it from a Gaussian; choose --prior gmm"
         raise ValueError(f"{field.name!r} must be <= {LARGEST_DF:g}: {value:g} ({reason})")
 

@@ -13,7 +13,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.distributions import Distribution, Independent, Normal, StudentT
+from torch.distributions import Distribution, Independent, Laplace, Normal
 
 from mpcc.core.contracts import Prior
 from mpcc.core.testing import ContractViolation, Report, check_metric, check_prior
@@ -35,6 +35,7 @@ COPIED = "a copy shares nothing with its original"
 SEEDED = "building and sampling are functions of the seed"
 ORDER = "labels are drawn first, then the noise"
 VALID = "validate() accepts its parameters"
+WAITS = "nothing waits for the device, and no tensor stays on the host"
 WEIGHTS = "weights are positive and sum to 1, log weights are their logarithm"
 FREQUENT = "labels are as frequent as their weights"
 NORMALISED = "the density integrates to 1"
@@ -75,8 +76,7 @@ class WrongEntropy(GaussianMixture):
     """Takes the entropy of exp(raw / 2) alone, without the floor."""
 
     def entropies(self) -> Tensor:
-        labels = torch.arange(self.clusters)
-        return Independent(Normal(self.loc, torch.exp(self.raw_scale / 2)), 1).entropy()[labels]
+        return Independent(Normal(self.loc, torch.exp(self.raw_scale / 2), validate_args=False), 1).entropy()
 
 
 def test_a_wrong_entropy_is_found_by_integral_and_by_monte_carlo() -> None:
@@ -129,7 +129,7 @@ class TwoVariances(Normal):
 
     def log_prob(self, value: Tensor) -> Tensor:
         variance = 0.25 + (self.scale - 0.5) ** 2
-        return Normal(self.loc, variance.sqrt()).log_prob(value)
+        return Normal(self.loc, variance.sqrt(), validate_args=False).log_prob(value)
 
 
 class Inconsistent(GaussianMixture):
@@ -195,7 +195,7 @@ class WrongLabels(GaussianMixture):
     """Draws all labels alike, whatever their weights."""
 
     def sample_labels(self, count: int) -> Tensor:
-        return torch.randint(self.clusters, (count,))
+        return torch.randint(self.clusters, (count,), device=self.loc.device)
 
 
 def test_labels_that_are_not_drawn_by_their_weights_are_found() -> None:
@@ -212,7 +212,7 @@ class Detached(GaussianMixture):
 
     def sample(self, count: int) -> tuple[Tensor, Tensor]:
         y = self.sample_labels(count)
-        z = Independent(Normal(self.loc[y], self.scales()[y].detach()), 1).rsample()
+        z = Independent(Normal(self.loc[y], self.scales()[y].detach(), validate_args=False), 1).rsample()
         return z, y
 
 
@@ -229,7 +229,7 @@ class HalfGradient(GaussianMixture):
     def sample(self, count: int) -> tuple[Tensor, Tensor]:
         y = self.sample_labels(count)
         scale = self.scales()[y]
-        return self.loc[y] + (scale + scale.detach()) / 2 * torch.randn(count, self.latent_dim).to(scale), y
+        return self.loc[y] + (scale + scale.detach()) / 2 * torch.randn_like(scale), y
 
 
 def test_a_gradient_of_the_samples_that_is_there_but_wrong_is_found() -> None:
@@ -420,7 +420,7 @@ class Autocast(GaussianMixture):
     """Computes its density by a matrix product outside of `full_precision`."""
 
     def log_density(self, z: Tensor) -> Tensor:
-        rotated = z @ torch.eye(self.latent_dim).to(z)
+        rotated = z @ torch.eye(self.latent_dim, dtype=z.dtype, device=z.device)
         return super().log_density(rotated.to(z.dtype))
 
 
@@ -450,7 +450,7 @@ class PlainTensor(GaussianMixture):
 
 def test_state_outside_of_the_state_dict_is_found() -> None:
     found = failures(check_prior, Forgetful, GAUSSIAN)
-    assert set(found) == {SAVED}
+    assert set(found) == {SAVED, WAITS}  # the shift does not move with the prior
     assert "loaded into one of another seed: z differs" in found[SAVED]
     found = failures(check_prior, PlainTensor, GAUSSIAN)
     assert set(found) == {SAVED}
@@ -461,7 +461,7 @@ class LateLabels(GaussianMixture):
     """Draws the noise first."""
 
     def sample(self, count: int) -> tuple[Tensor, Tensor]:
-        noise = torch.randn(count, self.latent_dim).to(self.loc)
+        noise = torch.randn(count, self.latent_dim, dtype=self.loc.dtype, device=self.loc.device)
         y = self.sample_labels(count)
         return self.loc[y] + self.scales()[y] * noise, y
 
@@ -613,20 +613,18 @@ class Sampled(Independent):
 
 
 class Handwritten(Prior):
-    """A prior written from the contract alone, on torch's own Student-t, without the core's mixture."""
+    """A prior written from the contract alone, on torch's own Laplace, without the core's mixture."""
 
     def __init__(self, clusters: int, latent_dim: int, options: None = None) -> None:
         super().__init__()
         self.clusters, self.latent_dim = clusters, latent_dim
         self.centres = nn.Parameter(torch.randn(clusters, latent_dim))
         self.widths = nn.Parameter(torch.zeros(latent_dim))
-        self.shape = nn.Parameter(torch.zeros(clusters))
         self.logits = nn.Parameter(torch.zeros(clusters))
 
     def component(self, y: Tensor) -> Distribution:
-        df = 2.5 + F.softplus(self.shape)[y].unsqueeze(-1)
         scale = F.softplus(self.widths) + 0.1
-        return Sampled(StudentT(df, self.centres[y], scale, validate_args=False), 1)
+        return Sampled(Laplace(self.centres[y], scale, validate_args=False), 1, validate_args=False)
 
     def weights(self) -> Tensor:
         return torch.softmax(self.logits, 0)
@@ -635,7 +633,7 @@ class Handwritten(Prior):
         return torch.log_softmax(self.logits, 0)
 
     def encoder_distribution(self, loc: Tensor, raw_scale: Tensor) -> Distribution:
-        return Independent(Normal(loc, torch.exp(raw_scale / 2), validate_args=False), 1)
+        return Independent(Normal(loc, torch.exp(raw_scale / 2), validate_args=False), 1, validate_args=False)
 
 
 def test_a_right_prior_written_from_the_contract_alone_passes() -> None:

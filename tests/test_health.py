@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from torch import Tensor
 from torch.optim import Adam
 
 from mpcc.core.commands import entry
@@ -25,6 +26,7 @@ from mpcc.core.method.training import Trainer
 from mpcc.core.reporting.symptoms import Vitals, symptoms
 from mpcc.core.storage.checkpoint import load_checkpoint
 from mpcc.plugins.objectives.mpcc import MatchingPriorsAndConditionals
+from mpcc.plugins.priors.gmm import GaussianMixture
 
 TINY = {
     **{"arch.width": 1, "batch": 10, "latent-dim": 3, "d-steps": 2, "e-steps": 2, "standing-passes": 1, "threads": 1},
@@ -133,6 +135,73 @@ def test_a_gradient_that_is_not_finite_under_a_finite_loss_is_found(
     assert expected in capsys.readouterr().err.splitlines()[-1]
 
 
+@pytest.fixture
+def sampling(monkeypatch: pytest.MonkeyPatch) -> Callable[[int, Callable[[GaussianMixture, Tensor], None]], None]:
+    """Change the prior, or its sample, in a certain call of its sampler."""
+
+    def arrange(call: int, change: Callable[[GaussianMixture, Tensor], None]) -> None:
+        right, count = GaussianMixture.sample, [0]
+
+        def wrong(self: GaussianMixture, number: int) -> tuple[Tensor, Tensor]:
+            count[0] += 1
+            if count[0] == call:
+                change(self, torch.empty(0))
+            z, y = right(self, number)
+            if count[0] == call:
+                # Samples may share memory with what autograd keeps.
+                z = z.clone()
+                change(self, z.data)
+            return z, y
+
+        monkeypatch.setattr(GaussianMixture, "sample", wrong)
+
+    return arrange
+
+
+@pytest.mark.parametrize("engine", ["fast", "plain"])
+@pytest.mark.parametrize("call", [11, 13, 14])
+def test_samples_that_are_not_finite_are_blamed_on_the_sampler_and_not_on_the_step_sizes(
+    tmp_path: Path, sampling: Any, capsys: pytest.CaptureFixture[str], engine: str, call: int
+) -> None:
+    # Calls 11 to 15 are those of iteration 3: discriminator, discriminator, generator, encoder with prior, encoder.
+    sampling(call, lambda _, z: z[:1].fill_(-math.inf))
+    assert tiny(tmp_path / "run", engine=engine) == 3
+    last = capsys.readouterr().err.splitlines()[-1]
+    steps = {
+        11: "discriminator step (update 1",
+        13: "generator and prior step (",
+        14: "encoder and prior step (",
+    }
+    assert f"a sample of z that the prior drew is not finite in the {steps[call]}" in last
+    assert "of iteration 3), though all parameters are sound: the sampler of the prior gmm is at fault" in last
+    assert "not the step sizes (mpcc plugins check gmm tests it); --on-nonfinite restart-from-last goes on" in last
+    assert "--lr" not in last
+    assert newest(tmp_path / "run")["iteration"] == 2
+
+
+def test_samples_that_are_not_finite_because_the_prior_has_diverged_are_blamed_on_its_step_size(
+    tmp_path: Path, sampling: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
+    sampling(13, lambda prior, z: prior.raw_scale.data.fill_(1e4))
+    assert tiny(tmp_path / "run") == 3
+    last = capsys.readouterr().err.splitlines()[-1]
+    assert "Normal.scale: expected finite values, GreaterThan(lower_bound=0.0), got inf at iteration 3" in last
+    assert "lower --prior-lr, or raise the floor of the scales" in last
+
+
+@pytest.mark.check
+def test_a_run_that_draws_a_uniform_number_of_0_goes_on(tmp_path: Path) -> None:
+    # In torch 2.15, the noise of iteration 60 contains a 0, whose logistic sample would be -inf.
+    assert run("--prior=logistic", "--seed=12", "--iterations=61", "--threads=1", "--out", tmp_path / "run") == 0
+
+
+def test_a_run_goes_on_after_a_sample_that_is_not_finite_if_that_is_wanted(tmp_path: Path, sampling: Any) -> None:
+    sampling(13, lambda _, z: z[:1].fill_(math.nan))
+    assert tiny(tmp_path / "run", "--on-nonfinite=restart-from-last") == 0
+    (restart,) = health(tmp_path / "run")["restarts"]
+    assert restart["reason"].startswith("a sample of z that the prior drew is not finite")
+
+
 def test_updates_are_left_out_from_the_first_that_is_not_finite() -> None:
     weight = torch.nn.Parameter(torch.ones(3))
     optimizer = Adam([weight], lr=0.1, betas=(0.0, 0.999), fused=True)
@@ -161,7 +230,15 @@ def test_updates_are_left_out_from_the_first_that_is_not_finite() -> None:
     guard.watch("first", torch.tensor(math.nan), {"one": [torch.ones(1)]})
     again = guard.breakdown()
     assert again is not None
-    assert (again.iteration, again.loss, again.gradients) == (8, True, ())
+    assert (again.iteration, again.loss, again.gradients, again.latents) == (8, True, (), False)
+    bad = torch.tensor(math.inf)
+    for latents in (torch.ones(2), torch.tensor([1.0, -math.inf]), torch.tensor([math.nan, 1.0])):
+        guard.reset(0)
+        guard.begin()
+        guard.watch("only", bad, {"one": [torch.ones(1)], "other": [torch.full((2,), math.nan)]}, latents)
+        found = guard.breakdown()
+        assert found is not None
+        assert (found.loss, found.gradients, found.latents) == (True, ("other",), not bool(latents.isfinite().all()))
 
 
 def test_a_run_restarts_from_its_last_checkpoint_if_that_is_wanted(

@@ -274,7 +274,10 @@ def test_validation_looks_through_nested_independence() -> None:
         (GaussianMixtureOptions, "input_map", "tanh", "asinh, identity"),
         (GaussianMixtureOptions, "location_scale", "0", "must be > 0"),
         (GaussianMixtureOptions, "initial_raw_scale", "200", "must be <= 100"),
-        (StudentTOptions, "df", "-1", "must be > 0"),
+        (StudentTOptions, "df", "-1", "the value must be >= 0.5: -1.0"),
+        (StudentTOptions, "df", "0.1", r"must be >= 0.5: 0.1 \(with less, samples leave the range of float32\)"),
+        (StudentTOptions, "df", "2e9", r"must be <= 1e\+09: 2e\+09 .* choose --prior gmm"),
+        (StudentTOptions, "df_floor", "0.4", "must be >= 0.5: 0.4"),
         (GumbelOptions, "encoder", "normal", "laplace, logistic"),
     ],
 )

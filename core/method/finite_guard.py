@@ -19,8 +19,8 @@ from torch.optim import Optimizer
 __all__ = ["Breakdown", "FiniteGuard"]
 
 # A breakdown is encoded as one number, which needs no branch on the device: iteration, update, and a bit for each
-# quantity that was not finite. The first bit is the loss; the others are the gradients of the trained parts.
-UPDATES, BITS = 2**16, 5
+# quantity that was not finite: the loss, the latents, and the gradients of the trained parts.
+UPDATES, BITS = 2**16, 6
 
 
 @attrs.frozen
@@ -33,6 +33,7 @@ class Breakdown:
         phase: Name of the phase.
         loss: Whether the loss was not finite.
         gradients: The parts whose gradient was not finite.
+        latents: Whether a sample of z was not finite. Its cause comes before the loss and the gradients.
     """
 
     iteration: int
@@ -40,14 +41,15 @@ class Breakdown:
     phase: str
     loss: bool
     gradients: tuple[str, ...]
+    latents: bool = False
 
     def __str__(self) -> str:
         """Say what was not finite, and where."""
+        where = f"in the {self.phase} step (update {self.update + 1} of iteration {self.iteration})"
+        if self.latents:
+            return f"a sample of z that the prior drew is not finite {where}"
         parts = [*(["the loss"] if self.loss else []), *(f"the gradient of the {part}" for part in self.gradients)]
-        return (
-            f"{' and '.join(parts)} {'is' if len(parts) == 1 else 'are'} not finite in the {self.phase} step "
-            f"(update {self.update + 1} of iteration {self.iteration})"
-        )
+        return f"{' and '.join(parts)} {'is' if len(parts) == 1 else 'are'} not finite {where}"
 
 
 class FiniteGuard:
@@ -63,7 +65,7 @@ class FiniteGuard:
 
     def __init__(self, optimizers: Iterable[Optimizer], device: torch.device) -> None:
         self.norms: dict[str, Tensor] = {}
-        self._updates: list[tuple[str, tuple[str, ...]]] = []
+        self._updates: list[tuple[str, bool, tuple[str, ...]]] = []
         self._broken = torch.zeros((), device=device)
         self._first = torch.zeros((), dtype=torch.int64, device=device)
         self._iteration = torch.zeros((), dtype=torch.int64, device=device)
@@ -81,22 +83,27 @@ class FiniteGuard:
         self._updates = []
 
     @torch.no_grad()
-    def watch(self, phase: str, loss: Tensor, gradients: Mapping[str, Sequence[Tensor]]) -> None:
+    def watch(
+        self, phase: str, loss: Tensor, gradients: Mapping[str, Sequence[Tensor]], latents: Tensor | None = None
+    ) -> None:
         """Check the loss and the gradients of an update, before its optimizers step.
 
         Arguments:
             phase: Name of its phase.
             loss: Its objective, a scalar.
-            gradients: The gradients of each part that it trains; at most `BITS` - 1 parts.
+            gradients: The gradients of each part that it trains; at most `BITS` - 2 parts.
+            latents: The z that its loss was computed from, if there are any.
         """
         update = len(self._updates)
         # A part may have no gradient in a phase; its optimizer then leaves it as it is.
-        self._updates.append((phase, tuple(part for part, of_part in gradients.items() if of_part)))
+        watched = tuple(part for part, of_part in gradients.items() if of_part)
+        self._updates.append((phase, latents is not None, watched))
         norms = {part: get_total_norm(of_part) for part, of_part in gradients.items() if of_part}
         self.norms |= norms
         if self._on_host and all(math.isfinite(quantity) for quantity in (loss, *norms.values())):
             return
-        quantities = torch.stack([loss.detach().float(), *(norm.float() for norm in norms.values())])
+        largest = [] if latents is None else [torch.linalg.vector_norm(latents.detach(), ord=math.inf)]
+        quantities = torch.stack([quantity.detach().float() for quantity in (loss, *largest, *norms.values())])
         bits = quantities.isfinite().logical_not_().mul(self._bits[: len(quantities)]).sum()
         number = ((self._iteration * UPDATES + update) << BITS) + bits
         is_first = (bits > 0) & (self._broken == 0)
@@ -109,11 +116,11 @@ class FiniteGuard:
         if number == 0:
             return None
         iteration, update = divmod(number >> BITS, UPDATES)
-        phase, parts = self._updates[update]
-        bits = [bool(number >> bit & 1) for bit in range(BITS)]
-        return Breakdown(
-            iteration, update, phase, bits[0], tuple(part for part, bad in zip(parts, bits[1:], strict=False) if bad)
-        )
+        phase, with_latents, parts = self._updates[update]
+        loss, *others = (bool(number >> bit & 1) for bit in range(BITS))
+        latents = others.pop(0) if with_latents else False
+        gradients = tuple(part for part, bad in zip(parts, others, strict=False) if bad)
+        return Breakdown(iteration, update, phase, loss, gradients, latents)
 
     @torch.no_grad()
     def reset(self, iteration: int) -> None:

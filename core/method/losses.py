@@ -95,11 +95,13 @@ class Loss:
         total: The quantity to be minimised, a scalar.
         terms: Its raw, unweighted terms, by name, detached scalars.
         weights: The weight of each term in the total, by the same names.
+        latents: The z, (N, J), that the loss itself has drawn, if it has, to tell what was not finite.
     """
 
     total: Tensor
     terms: dict[str, Tensor]
     weights: dict[str, float]
+    latents: Tensor | None = None
 
     @classmethod
     def of(cls, **terms: tuple[float, Tensor]) -> Loss:
@@ -119,7 +121,8 @@ class Loss:
 
     def __add__(self, other: Loss) -> Loss:
         """Return the loss with the terms of both."""
-        return Loss(self.total + other.total, self.terms | other.terms, self.weights | other.weights)
+        latents = other.latents if self.latents is None else self.latents
+        return Loss(self.total + other.total, self.terms | other.terms, self.weights | other.weights, latents)
 
 
 @torch.no_grad()
@@ -167,7 +170,8 @@ def generator_loss(model: Model, batch: Batch, weights: TermWeights) -> Loss:
     z, y = model.prior.sample(batch.size)
     networks = model.networks
     scores = single(networks.discriminator(model.generate(z, y), *((y,) if networks.conditional else ())))
-    return Loss.of(data_generator=(weights.data, terms.data_generator(scores, model.prior.label_ratio(y))))
+    loss = Loss.of(data_generator=(weights.data, terms.data_generator(scores, model.prior.label_ratio(y))))
+    return attrs.evolve(loss, latents=z)
 
 
 def encoder_loss(model: Model, batch: Batch, weights: TermWeights) -> Loss:

@@ -191,7 +191,7 @@ class Trainer:
             with self.engine.precision():
                 real = None if images is None else to_unit_range(images, model.device)
                 loss = loss_of(phase, model, Batch(self.schedule.batch, real, generated), self.weights)
-            self._step(phase, loss)
+            self._step(phase, loss, loss.latents if generated is None else generated.z)
         if phase.advances is not None:
             self.engine.advance(getattr(model.networks, phase.advances))
         self.term_weights |= loss.weights
@@ -201,7 +201,7 @@ class Trainer:
         """Return a context in which only the parameters of these parts receive gradients."""
         return thawed([parameter for name in names for parameter in self._parameters.get(name, ())])
 
-    def _step(self, phase: Phase, loss: Loss) -> None:
+    def _step(self, phase: Phase, loss: Loss, latents: Tensor | None) -> None:
         optimizers = {name: self.optimizers[name] for name in phase.trains if name in self.optimizers}
         for name in optimizers:
             for parameter in self._parameters[name]:
@@ -211,7 +211,7 @@ class Trainer:
             name: [parameter.grad for parameter in self._parameters[name] if parameter.grad is not None]
             for name in optimizers
         }
-        self.guard.watch(phase.name, loss.total, gradients)
+        self.guard.watch(phase.name, loss.total, gradients, latents)
         for optimizer in optimizers.values():
             optimizer.step()
 

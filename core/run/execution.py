@@ -161,8 +161,18 @@ class Execution:
 
     def _check_updates(self) -> None:
         breakdown = self.trainer.guard.breakdown()
-        if breakdown is not None:
+        if breakdown is None:
+            return
+        if not breakdown.latents:
             raise TrainingDiverged(f"{breakdown}: training has diverged; lower --lr or --prior-lr")
+        # Parameters out of their domain would be the cause; they are still those from before the update.
+        check_parameters(self.trainer.model, breakdown.iteration)
+        name, stops = self.run.config.prior.name, self.settings.on_nonfinite == "stop"
+        raise TrainingDiverged(
+            f"{breakdown}, though all parameters are sound: the sampler of the prior {name} is at fault, not the step "
+            f"sizes (mpcc plugins check {name} tests it)"
+            + ("; --on-nonfinite restart-from-last goes on with other random numbers" if stops else "")
+        )
 
     def _log(self, values: Mapping[str, float]) -> None:
         """Log the terms, the sizes of the gradients and the step sizes."""

@@ -17,7 +17,9 @@ from mpcc.core.testing.fast_networks import FAST_LAWS
 from mpcc.core.testing.metrics import METRIC_LAWS, MetricCase
 from mpcc.core.testing.objectives import OBJECTIVE_LAWS, ObjectiveCase
 from mpcc.core.testing.prior.cases import PriorCase
+from mpcc.core.testing.prior.device import DEVICE
 from mpcc.core.testing.prior.gradients import GRADIENTS
+from mpcc.core.testing.prior.noise import NOISE
 from mpcc.core.testing.prior.numerics import NUMERICS
 from mpcc.core.testing.prior.probability import PROBABILITY
 from mpcc.core.testing.prior.structure import STRUCTURE
@@ -29,7 +31,7 @@ __all__ = ["check_architecture", "check_dataset", "check_metric", "check_objecti
 
 # The case and the laws of each kind, in the order of the report.
 KINDS: dict[str, tuple[type[Case[Any]], Sequence[Law[Any]]]] = {
-    "prior": (PriorCase, [*STRUCTURE, *PROBABILITY, *GRADIENTS, *ENCODER, *NUMERICS]),
+    "prior": (PriorCase, [*STRUCTURE, *DEVICE, *PROBABILITY, *GRADIENTS, *ENCODER, *NUMERICS, *NOISE]),
     "architecture": (ArchitectureCase, [*ARCHITECTURE_LAWS, *FAST_LAWS]),
     "dataset": (DatasetCase, DATASET_LAWS),
     "metric": (MetricCase, METRIC_LAWS),

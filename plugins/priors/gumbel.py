@@ -3,26 +3,14 @@
 from __future__ import annotations
 
 import pyro.distributions as dist
-import torch
 from torch import Tensor
 from torch.distributions import Distribution
 
 from mpcc.core.mixture import LocationScaleMixture
+from mpcc.plugins.priors.distributions import BoundedGumbel, BoundedLogistic
 from mpcc.plugins.priors.options import GumbelOptions
 
 __all__ = ["GumbelMixture"]
-
-# exp overflows float32 beyond 88. A density below exp(-exp(80)) is 0; with this bound its gradient stays finite.
-LARGEST_EXPONENT = 80.0
-
-
-class BoundedGumbel(dist.Gumbel):  # type: ignore[misc]
-    """torch's Gumbel, with log-densities that stay finite at any distance on the thin side."""
-
-    def log_prob(self, value: Tensor) -> Tensor:
-        """Return the log-density of ``value``, elementwise."""
-        standard: Tensor = (self.loc - value) / self.scale
-        return standard - torch.exp(standard.clamp(max=LARGEST_EXPONENT)) - torch.log(self.scale)
 
 
 class GumbelMixture(LocationScaleMixture):
@@ -41,7 +29,7 @@ class GumbelMixture(LocationScaleMixture):
 
     def __init__(self, clusters: int, latent_dim: int, options: GumbelOptions) -> None:
         super().__init__(clusters, latent_dim, options)
-        self.symmetric = {"laplace": dist.Laplace, "logistic": dist.Logistic}[options.encoder]
+        self.symmetric = {"laplace": dist.Laplace, "logistic": BoundedLogistic}[options.encoder]
 
     def family(self, loc: Tensor, scale: Tensor) -> Distribution:
         """Return Gumbel(loc, scale); the location is the mode."""

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import pyro.distributions as dist
 from torch import Tensor
 from torch.distributions import Distribution
 
 from mpcc.core.mixture import LocationScaleMixture
+from mpcc.plugins.priors.distributions import BoundedLogistic
 
 __all__ = ["LogisticMixture"]
 
@@ -27,5 +27,4 @@ class LogisticMixture(LocationScaleMixture):
 
     def family(self, loc: Tensor, scale: Tensor) -> Distribution:
         """Return Logistic(loc, scale)."""
-        logistic: Distribution = dist.Logistic(loc, scale, validate_args=False)
-        return logistic
+        return BoundedLogistic(loc, scale, validate_args=False)  # type: ignore[no-untyped-call]

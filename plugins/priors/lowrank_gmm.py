@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from torch.distributions import Distribution
 
 from mpcc.core.mixture import LocationScaleMixture
+from mpcc.plugins.priors.distributions import LowRankNormal
 from mpcc.plugins.priors.options import LowRankOptions
 
 __all__ = ["LowRankGaussianMixture"]
@@ -41,11 +42,7 @@ class LowRankGaussianMixture(LocationScaleMixture):
 
     def component(self, y: Tensor) -> Distribution:
         """Return N(mu_y, Sigma_y) with the batch shape of ``y``."""
-        variances = super().scales()[y].square()
-        normal: Distribution = dist.LowRankMultivariateNormal(
-            self.loc[y], self.factor[y], variances, validate_args=False
-        )
-        return normal
+        return LowRankNormal(self.loc[y], self.factor[y], self.scales()[y], validate_args=False)
 
     def scales(self) -> Tensor:
         """Return the diagonal part s of the scales, shape (K, J); the low-rank part comes on top of it."""

@@ -19,6 +19,17 @@ __all__ = [
 ]
 
 positive = attrs.validators.gt(0.0)
+SMALLEST_DF, LARGEST_DF = 0.5, 1e9
+
+
+def _usable_df(_: Any, field: Any, value: float) -> None:
+    """Check degrees of freedom against what float32 can carry."""
+    if not value >= SMALLEST_DF:
+        reason = "with less, samples leave the range of float32"
+        raise ValueError(f"{field.name!r} must be >= {SMALLEST_DF}: {value} ({reason})")
+    if not value <= LARGEST_DF:
+        reason = "with more, float32 cannot tell it from a Gaussian; choose --prior gmm"
+        raise ValueError(f"{field.name!r} must be <= {LARGEST_DF:g}: {value:g} ({reason})")
 
 
 def _input_map(default: str) -> Any:
@@ -43,10 +54,14 @@ class StudentTOptions(MixtureOptions):
 
     input_map: Literal["identity", "asinh"] = _input_map("asinh")
     df: float = attrs.field(
-        default=3.0, validator=positive, metadata={"help": "degrees of freedom nu, or their start if they are learned"}
+        default=3.0,
+        validator=_usable_df,
+        metadata={"help": "degrees of freedom nu, or their start if they are learned; 0.5 to 1e9"},
     )
     learn_df: bool = attrs.field(default=False, metadata={"help": "train nu"})
-    df_floor: float = attrs.field(default=1.0, validator=positive, metadata={"help": "lower bound of a learned nu"})
+    df_floor: float = attrs.field(
+        default=1.0, validator=_usable_df, metadata={"help": "lower bound of a learned nu, at least 0.5"}
+    )
 
     def __attrs_post_init__(self) -> None:
         if self.learn_df and self.df <= self.df_floor:
@@ -86,7 +101,7 @@ class LowRankOptions(MixtureOptions):
     )
     initial_factor: float = attrs.field(
         default=0.1,
-        # With much larger numbers, W W^T + diag(s^2) cannot be factorised in float32.
+        # Far larger numbers would leave the range of float32 when they are squared.
         validator=attrs.validators.and_(positive, attrs.validators.le(100.0)),
         metadata={"help": "standard deviation of the starting W, at most 100"},
     )

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-import pyro.distributions as dist
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.distributions import Distribution
 
 from mpcc.core.mixture import LocationScaleMixture
+from mpcc.plugins.priors.distributions import StableStudentT
 from mpcc.plugins.priors.options import StudentTOptions
 
 __all__ = ["StudentTMixture"]
@@ -52,13 +52,11 @@ class StudentTMixture(LocationScaleMixture):
 
     def family(self, loc: Tensor, scale: Tensor) -> Distribution:
         """Return StudentT(nu, loc, scale)."""
-        student: Distribution = dist.StudentT(self.df(), loc, scale, validate_args=False)
-        return student
+        return StableStudentT(self.df(), loc, scale, validate_args=False)
 
     def encoder_family(self, loc: Tensor, scale: Tensor) -> Distribution:
         """Return StudentT(nu, loc, scale) with nu detached."""
-        student: Distribution = dist.StudentT(self.df().detach(), loc, scale, validate_args=False)
-        return student
+        return StableStudentT(self.df().detach(), loc, scale, validate_args=False)
 
     def quantities(self) -> Mapping[str, Tensor]:
         """Return nu for the log."""

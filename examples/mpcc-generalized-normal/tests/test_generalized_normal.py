@@ -32,6 +32,11 @@ def test_a_prior_with_a_learned_shape_and_trained_weights_fulfils_the_contract(s
     assert check_prior(GeneralizedNormalMixture, options).passed
 
 
+@pytest.mark.parametrize("shape", [0.5, 8.0])
+def test_a_prior_with_the_smallest_and_the_largest_shape_fulfils_the_contract(shape: float) -> None:
+    assert check_prior(GeneralizedNormalMixture, GeneralizedNormalOptions(shape=shape)).passed
+
+
 @every_shape
 def test_density_distribution_function_moments_and_entropy_are_those_of_scipy(shape: float) -> None:
     ours, frozen = build(shape), stats.gennorm(shape, LOC, SCALE)

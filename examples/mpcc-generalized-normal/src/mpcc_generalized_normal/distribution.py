@@ -78,8 +78,12 @@ class GeneralizedNormal(Distribution):
     def log_prob(self, value: Tensor) -> Tensor:
         """Return the log-density of ``value``, elementwise."""
         distance = (value - self.loc).abs() / self.scale
+        range_of_floats = torch.finfo(distance.dtype)
         # The power's gradient in beta is distance^beta log distance. At 0 it is 0, but autograd would give NaN.
-        power = distance.clamp_min(torch.finfo(distance.dtype).tiny) ** self.shape
+        exponent = self.shape * distance.clamp_min(range_of_floats.tiny).log()
+        # Far out, a power would leave the range of the floats; from exp(largest) on, it goes on with the same slope.
+        largest = math.floor(math.log(range_of_floats.max) - 18)
+        power = torch.exp(exponent.clamp(max=largest)) * (1 + (exponent - largest).clamp(min=0))
         return -power - self._log_normaliser()
 
     def entropy(self) -> Tensor:

@@ -128,7 +128,7 @@ def _levels(opened: Image.Image, values_range: ValueRange) -> Image.Image:
 
 def _finite(values: np.ndarray[Any, np.dtype[Any]]) -> np.ndarray[Any, np.dtype[Any]]:
     if values.dtype.kind == "f" and not np.isfinite(values).all():
-        row, column, *_ = (*np.argwhere(~np.isfinite(values))[0], 0)
+        row, column = np.argwhere(~np.isfinite(values))[0].tolist()
         raise ValueError(f"expected finite values, got {values[~np.isfinite(values)][0]} at row {row}, column {column}")
     return values
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import importlib
 import io
 import re
 import stat
@@ -61,9 +62,8 @@ def readable_endings() -> frozenset[str]:
     """
     Image.init()
     with contextlib.suppress(ImportError):
-        import pillow_heif  # the photos of telephones, where this package is installed
-
-        pillow_heif.register_heif_opener()
+        # The photos of telephones, where this package is installed.
+        importlib.import_module("pillow_heif").register_heif_opener()
     formats = Image.registered_extensions().items()
     return frozenset(ending[1:] for ending, name in formats if name in Image.OPEN and name not in _NOT_READ)
 

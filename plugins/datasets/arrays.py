@@ -12,11 +12,11 @@ from torch import Tensor
 
 from mpcc.core.contracts import Dataset, ImageSet
 from mpcc.core.errors import InvalidInput
+from mpcc.core.system.file_names import printable
 from mpcc.plugins.datasets.memory import read_all, streams
 from mpcc.plugins.datasets.options import ArraysOptions
 from mpcc.plugins.datasets.reading.array_files import Array, open_array
 from mpcc.plugins.datasets.reading.array_values import ValueRange, find_layout, find_range, to_bytes
-from mpcc.plugins.datasets.reading.image_listing import printable
 from mpcc.plugins.datasets.resizing import resize_images
 
 __all__ = ["ArrayImages", "Arrays"]

@@ -10,10 +10,11 @@ from torch import Tensor
 
 from mpcc.core.contracts import Dataset, ImageSet, ImageSource
 from mpcc.core.errors import InvalidInput
+from mpcc.core.system.file_names import printable
 from mpcc.plugins.datasets.memory import streams
 from mpcc.plugins.datasets.options import FolderOptions
 from mpcc.plugins.datasets.reading.image_decoding import FileImages, UnreadableImage, decode, mode_of, square
-from mpcc.plugins.datasets.reading.image_listing import EXTENSIONS, ImageFile, list_images, printable
+from mpcc.plugins.datasets.reading.image_listing import EXTENSIONS, ImageFile, list_images
 from mpcc.plugins.datasets.sources import require_root, similar_sibling
 
 __all__ = ["EXTENSIONS", "Folder"]

@@ -15,7 +15,7 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
 from mpcc.core.errors import InvalidInput
-from mpcc.plugins.datasets.reading.image_listing import printable
+from mpcc.core.system.file_names import printable
 from mpcc.plugins.datasets.resizing import central_square
 
 __all__ = ["FileImages", "UnreadableImage", "decode", "mode_of", "square"]

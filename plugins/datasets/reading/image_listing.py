@@ -11,8 +11,9 @@ from typing import TypeAlias
 import attrs
 
 from mpcc.core.errors import InvalidInput
+from mpcc.core.system.file_names import printable
 
-__all__ = ["EXTENSIONS", "ImageFile", "list_images", "printable"]
+__all__ = ["EXTENSIONS", "ImageFile", "list_images"]
 
 EXTENSIONS = ("png", "jpg", "jpeg", "bmp", "gif", "tif", "tiff", "webp")
 
@@ -135,16 +136,3 @@ def list_images(folder: Path, labels: str, *, skip: bool) -> tuple[list[ImageFil
 
 def _first(skipped: Sequence[str]) -> str:
     return f"; {len(skipped)} subfolders cannot be read, such as {skipped[0]}" if skipped else ""
-
-
-def printable(name: str) -> str:
-    """Escape bytes that are not UTF-8 and control characters, so that a name fits on one line of a text file.
-
-    Example:
-        >>> print(printable("two\\nlines"))
-        two\\nlines
-    """
-    text = name.encode("utf-8", "backslashreplace").decode("utf-8")
-    breaks = {code: f"\\x{code:02x}" for code in (*range(32), *range(127, 160))}
-    breaks |= {0x0A: "\\n", 0x0D: "\\r", 0x09: "\\t", 0x2028: "\\u2028", 0x2029: "\\u2029"}
-    return text.translate(breaks)

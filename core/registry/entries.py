@@ -10,6 +10,7 @@ from typing import Any
 import attrs
 
 from mpcc.core.errors import PluginError
+from mpcc.core.system.stripped_docstrings import prepare_pyro
 
 __all__ = ["KINDS", "Entry", "reason"]
 
@@ -57,6 +58,7 @@ class Entry:
         Raises:
             PluginError: If the import fails or the class does not fulfil the contract.
         """
+        prepare_pyro()
         contract = getattr(importlib.import_module("mpcc.core.contracts"), KINDS[self.kind])
         plugin_class = self._resolve(self.target)
         if not (inspect.isclass(plugin_class) and issubclass(plugin_class, contract)):

@@ -229,7 +229,7 @@ def test_images_and_labels_of_one_file_go_by_their_names(extension: str, tmp_pat
         message = refusal(path, **options)
         assert str(path) in message
         nearest = "images" if len(options) == 1 else "labels"
-        assert message.endswith(f"expected one of fine, images, labels, more (did you mean {nearest!r}?)")
+        assert message.endswith(f"did you mean {nearest!r}? (expected one of fine, images, labels, more)")
     path = save(tmp_path / f"y.{extension}", pictures=BYTES, labels=LABELS)
     loaded = load(path)
     assert loaded.labels is None

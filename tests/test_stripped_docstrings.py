@@ -10,18 +10,8 @@ from pathlib import Path
 import pytest
 
 TINY = [
-    "--iterations",
-    "1",
-    "--batch",
-    "10",
-    "--eval-images",
-    "40",
-    "--standing-passes",
-    "1",
-    "--arch.width",
-    "1",
-    "--threads",
-    "1",
+    *("--iterations", "1", "--batch", "10", "--eval-images", "40"),
+    *("--standing-passes", "1", "--arch.width", "1", "--threads", "1"),
 ]
 
 

@@ -11,7 +11,7 @@ import attrs
 
 from mpcc.core.commands.flags import CommandFlags, Parser, PluginFiles, argument
 from mpcc.core.config import options
-from mpcc.core.config.config import DATA_VARIABLE
+from mpcc.core.config.layers import DATA_VARIABLE
 from mpcc.core.config.options import option
 from mpcc.core.errors import InvalidInput, PluginError, unknown_name
 from mpcc.core.registry import KINDS, Entry, Registry

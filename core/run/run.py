@@ -21,7 +21,7 @@ from mpcc.core.evaluation.findings import feature_request
 from mpcc.core.images.fingerprint import fingerprint
 from mpcc.core.method.training import Trainer
 from mpcc.core.registry import Observer, Registry
-from mpcc.core.run.assembly import build_model, build_trainer, choose_device, choose_metrics, load_data
+from mpcc.core.run.assembly import build_model, build_trainer, choose_device, choose_metrics, fitted, load_data
 from mpcc.core.run.saved_run import take_weights, warn_of_changes
 from mpcc.core.system.randomness import random_states, seed_everything
 
@@ -81,6 +81,7 @@ class Run:
             torch.set_num_threads(settings.threads)
         metrics = choose_metrics(registry, settings.metrics, feature_request(settings))
         data = load_data(config)
+        config = fitted(config, len(data))
         seed_everything(settings.seed)
         model = build_model(config, data.images.shape[1], device)
         trainer = build_trainer(config, model, data.images)
@@ -89,7 +90,7 @@ class Run:
         plugins = {f"{entry.kind} {entry.name}": f"{entry.distribution} {entry.version}" for entry in entries}
         # The record holds the values that "auto" stood for.
         resolved = attrs.evolve(
-            config, run=attrs.evolve(settings, entropy=model.entropy.kind, precision=trainer.engine.precision_name)
+            config, run=attrs.evolve(config.run, entropy=model.entropy.kind, precision=trainer.engine.precision_name)
         )
         best = score_to_watch(settings.best_by, metrics, registry.names("metric"))
         return cls(resolved, data, trainer, metrics, indices, plugins, registry.observers, best=best)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import tomllib
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args, get_origin
 
 import attrs
 import pytest
@@ -168,3 +168,12 @@ def test_the_nearest_name_comes_before_a_list_however_long() -> None:
     assert message.startswith("unknown array 'imags': did you mean 'images'? (expected one of a000, a001, ")
     assert message.endswith(" and 441 more)")
     assert len(message) < 600
+
+
+@pytest.mark.parametrize("cls", CLASSES, ids=lambda cls: cls.__name__)
+def test_a_class_that_python_makes_refuses_what_is_no_choice(cls: type) -> None:
+    for name, field in options.fields(cls).items():
+        kinds = [field.type, *get_args(field.type)]
+        for kind in (kind for kind in kinds if get_origin(kind) is Literal):
+            with pytest.raises(ValueError, match=rf"{name}.* '{get_args(kind)[0]}x'"):
+                cls(**{name: f"{get_args(kind)[0]}x"})

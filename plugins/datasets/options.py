@@ -8,6 +8,8 @@ from typing import Any, Literal
 
 import attrs
 
+from mpcc.core.choice_fields import check_choices
+
 __all__ = [
     "ArraysOptions",
     "CIFAR10Options",
@@ -41,7 +43,7 @@ class DigitsOptions:
     """Options of the data set ``digits``: none."""
 
 
-@attrs.frozen
+@attrs.frozen(field_transformer=check_choices)
 class SplitOptions:
     """Options of the published sets that have a train and a test part."""
 
@@ -71,7 +73,7 @@ class CIFAR20Options(SplitOptions):
     """Options of the data set ``cifar20``."""
 
 
-@attrs.frozen
+@attrs.frozen(field_transformer=check_choices)
 class OmniglotOptions:
     """Options of the data set ``omniglot``."""
 
@@ -96,7 +98,7 @@ class OmniglotOptions:
     )
 
 
-@attrs.frozen
+@attrs.frozen(field_transformer=check_choices)
 class MemoryOptions:
     """Options of the sets of a user's own files, which may be larger than memory."""
 
@@ -110,7 +112,7 @@ class MemoryOptions:
     )
 
 
-@attrs.frozen
+@attrs.frozen(field_transformer=check_choices)
 class FolderOptions(MemoryOptions):
     """Options of the data set ``folder``."""
 
@@ -139,7 +141,7 @@ class FolderOptions(MemoryOptions):
     )
 
 
-@attrs.frozen
+@attrs.frozen(field_transformer=check_choices)
 class ArraysOptions(MemoryOptions):
     """Options of the data set ``arrays``."""
 

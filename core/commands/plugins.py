@@ -22,6 +22,9 @@ LIST = "List all plugins: name, kind, summary, origin, version, load error."
 CHECK = "Check a plugin against its contract and print a report; status 1 if a law is broken."
 NEW = "Write a project with a working plugin of that kind, its tests and packaging."
 EXIT_LAW_BROKEN = 1
+# Below this width of a terminal, in characters, the table has fewer columns.
+NARROW = 100
+UNLIMITED = 10_000
 COLUMNS = ("name", "kind", "summary", "origin", "version", "error")
 
 
@@ -144,16 +147,30 @@ def options_error(entry: Entry) -> str | None:
 
 
 def print_plugins(registry: Registry) -> None:
-    """Print the table of plugins."""
+    """Print the table of plugins, as wide as the terminal; into a file or a pipe, one line for each plugin.
+
+    ``$COLUMNS`` sets another width. A narrow table has no columns of origin, version and error; what differs from the
+    built-in plugins stands below the summary.
+    """
     from rich.console import Console
     from rich.table import Table
+    from rich.text import Text
 
-    rows = plugin_rows(registry)
-    shown = COLUMNS if any(row["error"] for row in rows) else COLUMNS[:-1]
-    table = Table(*COLUMNS[:-1], box=None, pad_edge=False)
-    if "error" in shown:
-        table.add_column("load error", style="red")
-    for row in rows:
-        table.add_row(*(row[column] or "" for column in shown))
+    width = None if sys.stdout.isatty() or os.environ.get("COLUMNS") else UNLIMITED
     # Plugins may write "[/]", which is markup for rich.
-    Console(width=None if sys.stdout.isatty() else 160, highlight=False, markup=False).print(table)
+    console = Console(width=width, highlight=False, markup=False)
+    rows = plugin_rows(registry)
+    narrow = console.width < NARROW
+    shown = COLUMNS[:3] if narrow else COLUMNS if any(row["error"] for row in rows) else COLUMNS[:-1]
+    table = Table(box=None, pad_edge=False)
+    for column in shown:
+        title, style = ("load error", "red") if column == "error" else (column, None)
+        table.add_column(title, style=style, no_wrap=column not in ("summary", "error"), overflow="fold")
+    for row in rows:
+        cells = [Text(row[column] or "") for column in shown]
+        if narrow and row["origin"] != "built-in":
+            cells[-1].append(f" ({row['origin']} {row['version']})".removeprefix("" if row["summary"] else " "))
+        if narrow and row["error"]:
+            cells[-1].append(f"\n{row['error']}", style="red")
+        table.add_row(*cells)
+    console.print(table)

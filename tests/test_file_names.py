@@ -13,7 +13,9 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from mpcc.core.commands import entry
+from mpcc.core.errors import InvalidInput
 from mpcc.core.system.file_names import original, printable
+from mpcc.core.system.whole_files import check_new, new_file
 from mpcc.plugins.datasets.folder import Folder
 from mpcc.plugins.datasets.options import FolderOptions
 
@@ -75,3 +77,57 @@ def test_the_paths_in_a_table_lead_to_the_files(folder: Path, tmp_path: Path) ->
     with (out / "assignments.csv").open(newline="", encoding="utf-8") as file:
         rows = list(csv.DictReader(file))
     assert {os.fsencode(original(row["path"])) for row in rows} == set(ALIKE)
+
+
+LONG = "x" * 300
+DEEP = "/".join(["y" * 200] * 25)
+
+
+@pytest.mark.parametrize("name", [LONG, f"new/{LONG}/run", DEEP])
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["run", "--out"],
+        ["run", "--dry-run", "--out"],
+        ["bench", "--out"],
+        ["evaluate", "RUN", "--out"],
+        ["export", "RUN", "--out"],
+        ["predict", "RUN", "--out"],
+        ["predict", "RUN", "--posterior"],
+        ["plugins", "new", "prior", "z", "--out"],
+        ["run", "--resume"],
+        ["run", "--config"],
+        ["run", "--registry"],
+        ["run", "--plugin"],
+        ["run", "--data.path"],
+        ["evaluate", "RUN", "--checkpoint"],
+        ["predict", "RUN", "--data-path"],
+    ],
+    ids=" ".join,
+)
+def test_a_name_that_is_too_long_is_told_before_anything_is_done(
+    words: list[str], name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "RUN").mkdir()
+    (tmp_path / "RUN" / "config.toml").write_text("", encoding="utf-8")
+    with pytest.raises(SystemExit) as end:
+        entry.main([*words, name])
+    err = "".join(line for line in capsys.readouterr().err.splitlines(keepends=True) if "taken as" not in line)
+    assert (end.value.code, err.count("\n")) == (2, 1)
+    # A file to be read is missing already where a folder on the way to it is.
+    assert "too long" in err or "bytes" in err or (name.startswith("new/") and not {"--out", "--posterior"} & {*words})
+    assert {path.name for path in tmp_path.iterdir()} == {"RUN"}
+    assert len(list((tmp_path / "RUN").iterdir())) == 1
+
+
+def test_the_longest_names_can_be_written(tmp_path: Path) -> None:
+    limit = os.pathconf(tmp_path, "PC_NAME_MAX") if hasattr(os, "pathconf") else 255
+    for name in ("x" * limit, "\u00e9" * (limit // 2)):
+        check_new(tmp_path / name, "--out", "file")
+        with new_file(tmp_path / name) as file:
+            file.write(b"content")
+        assert (tmp_path / name).read_bytes() == b"content"
+        with pytest.raises(InvalidInput, match=r"^--out .*: a name of \d+ bytes: expected at most"):
+            check_new(tmp_path / f"{name}xx", "--out", "file")
+    assert len(list(tmp_path.iterdir())) == 2

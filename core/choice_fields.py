@@ -42,7 +42,8 @@ def _choice(instance: Any, field: attrs.Attribute[Any], value: Any) -> None:
     Raises:
         InvalidInput: With the value and the valid ones.
     """
-    kind = _types(type(instance))[field.name] if instance is not None else field.type
+    owner: Any = type(instance)
+    kind = _types(owner)[field.name] if instance is not None else field.type
     if not _fits(value, kind):
         raise unknown_name(f"value for {field.name}:", str(value), map(str, _choices(kind)))
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import attrs
 
-from mpcc.core.commands.flags import CommandFlags, Parser, PluginFiles, argument
+from mpcc.core.commands.flags import CommandFlags, Parser, PluginFiles, argument, expanded
 from mpcc.core.config import options
 from mpcc.core.config.layers import DATA_VARIABLE
 from mpcc.core.config.options import option
@@ -84,7 +84,9 @@ def check_plugin(words: list[str]) -> int:
     entry = find(registry, flags.name, flags.kind)
     from mpcc.core.testing import examine
 
-    report = examine(entry.kind, entry.name, registry, root=flags.data_root or os.environ.get(DATA_VARIABLE) or None)
+    named = os.environ.get(DATA_VARIABLE)
+    root = flags.data_root or (expanded(Path(named), f"${DATA_VARIABLE}") if named else None)
+    report = examine(entry.kind, entry.name, registry, root=root)
     print(entry.described())
     for line in report.lines():
         print(line)

@@ -105,7 +105,7 @@ def check_path_wanted(registry: Registry, described: str, layers: Sequence[Layer
     """
     for layer in layers:
         path = layer.tables.get("data", {}).get("path")
-        if layer.strict and is_path(path):
+        if layer.strict and path is not None and is_path(path):
             nearest = f"{flag('data', 'name')} {reader_of(registry, Path(path))} {flag('data', 'path')} {path}"
             where = layer.spelled("data", "path")
             raise InvalidInput(f"{where} {path}: {described} has no such option (nearest valid choice: {nearest})")

@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 # The installed packages depend only on these two files; their checksum names the stamp.
 STAMP := $(VENV)/.installed-$(shell cat requirements.lock pyproject.toml 2>/dev/null | cksum | tr ' ' '-')
 
-.PHONY: run test check lint setup lock clean
+.PHONY: run test check lint setup lock floors clean
 
 run: setup
 	$(BIN)/mpcc-run
@@ -40,6 +40,10 @@ $(STAMP):
 lock:
 	uv pip compile --quiet --universal --generate-hashes --python-version 3.11 --no-header --no-annotate \
 	    --extra dev pyproject.toml -o requirements.lock
+
+# Needs uv and some GB: a temporary environment with the lowest versions that pyproject.toml allows.
+floors:
+	$(PYTHON) benchmarks/lowest_versions.py --python $(PYTHON)
 
 clean:
 	rm -rf build dist *.egg-info

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from mpcc.core.commands.entry import main
+from mpcc.core.commands.start import main
 
 __all__: list[str] = []
 

@@ -9,6 +9,8 @@ __all__ = ["EXIT_INTERRUPTED", "InvalidInput", "OutOfResources", "PluginError", 
 
 # The exit status of a command that was interrupted: 128 + SIGINT, as shells count.
 EXIT_INTERRUPTED = 130
+# The most names that an error lists; a run has about fifty settings.
+MOST_NAMES = 60
 
 
 class InvalidInput(ValueError):
@@ -46,10 +48,12 @@ def unknown_name(kind: str, given: str, known: Iterable[str]) -> InvalidInput:
 
     Example:
         >>> print(unknown_name("data set", "mnits", ["digits", "mnist"]))
-        unknown data set 'mnits': expected one of digits, mnist (did you mean 'mnist'?)
+        unknown data set 'mnits': did you mean 'mnist'? (expected one of digits, mnist)
     """
     names = sorted(known)
     close = difflib.get_close_matches(given, names, n=1, cutoff=0.5)
-    hint = f" (did you mean {close[0]!r}?)" if close else ""
-    expected = f"expected one of {', '.join(names)}{hint}" if names else "there are none to choose from"
-    return InvalidInput(f"unknown {kind} {given!r}: {expected}")
+    more = f" and {len(names) - MOST_NAMES} more" if len(names) > MOST_NAMES else ""
+    expected = f"expected one of {', '.join(names[:MOST_NAMES])}{more}" if names else "there are none to choose from"
+    # The nearest name comes first: lists can be long.
+    hint = f"did you mean {close[0]!r}? ({expected})" if close else expected
+    return InvalidInput(f"unknown {kind} {given!r}: {hint}")

@@ -6,12 +6,14 @@ from typing import Literal
 
 import attrs
 
+from mpcc.core.choice_fields import check_choices
+
 __all__ = ["MixtureOptions"]
 
 positive = attrs.validators.gt(0.0)
 
 
-@attrs.frozen
+@attrs.frozen(field_transformer=check_choices)
 class MixtureOptions:
     """Options of a mixture of components with a location and a scale in each dimension.
 

@@ -21,7 +21,7 @@ BANNED = {"utils", "misc", "helpers", "common", "base"}
 FULL = 15  # files in a folder
 # The rooms of core/, and the files outside of any room, from the ground up: a room imports from lower floors only.
 FLOORS = (
-    ("contracts", "errors", "hookspecs", "mixture_options"),
+    ("choice_fields", "contracts", "errors", "hookspecs", "mixture_options"),
     ("system",),
     ("layers", "mixture"),
     ("registry", "images"),
@@ -183,8 +183,8 @@ def core_imports(path: Path) -> Iterator[str]:
 
 # `mpcc bench` has a room of its own, which prints its tables.
 PRINTING = {"commands", "bench"}
-# Each sets signals for the length of a run, or in a process of its own.
-SIGNALS = {"run/stop_requests.py", "images/read_ahead.py"}
+# Each sets signals for the length of a command or a run, or in a process of its own.
+SIGNALS = {"commands/start.py", "run/stop_requests.py", "images/read_ahead.py"}
 # Torch tells by a warning that the host waits for a device. The module listens to warnings for one iteration.
 LISTENING = "system/device_waits.py"
 HOOKS = {"excepthook", "unraisablehook", "displayhook", "showwarning"}

@@ -147,8 +147,8 @@ def test_without_matplotlib_everything_else_is_written(
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
-        (["--presets", "digtis"], "unknown --presets 'digtis': expected one of .*did you mean 'digits'"),
-        (["--engines", "fats"], r"unknown --engines 'fats': expected one of .*\(did you mean 'fast'\?\)"),
+        (["--presets", "digtis"], "unknown --presets 'digtis': did you mean 'digits'. .expected one of"),
+        (["--engines", "fats"], r"unknown --engines 'fats': did you mean 'fast'\? \(expected one of"),
         (["--parts", "training,lading"], "unknown --parts 'lading': .*did you mean 'loading'"),
         (["--presets", ""], "--presets: expected names separated by commas, got ''"),
         (["--engines", "plain,"], "--engines: expected names separated by commas, got 'plain,'"),
@@ -157,7 +157,7 @@ def test_without_matplotlib_everything_else_is_written(
         (["--iterations", "many"], "--iterations: expected a whole number, got 'many'"),
         (["--predict-images", "9"], "--predict-images: the value must be >= 10: 9"),
         (["--threads", "0"], "--threads: the value must be >= 1: 0"),
-        (["--device", "gpu"], "unknown value for --device: 'gpu': expected one of auto, cpu, cuda"),
+        (["--device", "gpu"], "expected one of auto, cpu, cuda"),
         (["--out", "there"], "--out there already exists: expected a new folder"),
         (["--outt", "x"], "unknown option '--outt': did you mean '--out'"),
     ],

@@ -148,3 +148,23 @@ def test_a_file_may_name_the_preset_that_it_starts_from_and_a_flag_overrides_it(
     file.write_text("preset = 3\n", encoding="utf-8")
     with pytest.raises(InvalidInput, match="preset: expected the name of a preset"):
         read_config(file)
+
+
+@pytest.mark.parametrize(
+    ("text", "typed", "part"),
+    [
+        ("[run]\nlr = 'fast'\n", {"run": {"lr": "0.1"}}, "run.lr: expected a finite number, got 'fast'"),
+        ("[run]\nlr = -1.0\n", {"run": {"lr": "0.1"}}, "run.lr: the value must be > 0: -1.0"),
+        ("[prior]\nweights = 'equal'\n", {"prior": {"weights": "uniform"}}, "prior.weights: 'equal'"),
+        ("[data]\nname = 7\n", {"data": {"name": "digits"}}, "data.name: expected a name, got 7"),
+    ],
+)
+def test_a_mistake_in_a_file_is_told_even_if_a_flag_overrides_it(
+    registry: Registry, tmp_path: Path, text: str, typed: dict[str, dict[str, Any]], part: str
+) -> None:
+    file = tmp_path / "my.toml"
+    file.write_text(text, encoding="utf-8")
+    with pytest.raises(InvalidInput) as caught:
+        resolve(registry, [read_config(file), Layer("flag", typed)])
+    assert part in str(caught.value)
+    assert str(file) in str(caught.value)

@@ -254,7 +254,10 @@ def one_line(capsys: pytest.CaptureFixture[str]) -> str:
 @pytest.mark.parametrize(
     ("arguments", "part"),
     [
-        (["--metrics", "acc,puritty"], "unknown metric 'puritty': expected one of acc, all, ari"),
+        (
+            ["--metrics", "acc,puritty"],
+            "unknown metric 'puritty': did you mean 'purity'? (expected one of acc, all, ari",
+        ),
         (["--metrics", "failing"], "largest_cluster.py:15: KeyError: 'oops'"),
         (["--eval-images", "none"], "--eval-images: expected"),
         (["--eval-images", "0"], "--eval-images: must be at least 1 or all, got 0"),

@@ -334,7 +334,9 @@ def test_all_stands_for_the_metrics_that_are_not_on_request(names: str, expected
 def test_metrics_are_prepared_before_they_are_used(tmp_path: Path) -> None:
     with pytest.raises(InvalidInput, match=r"gone\.pth: no such file"):
         choose_metrics(load_registry([]), "acc,fid", FeatureRequest(weights=tmp_path / "gone.pth"))
-    with pytest.raises(InvalidInput, match=r"unknown metric 'fidd': expected one of acc, all, ari, fid"):
+    with pytest.raises(
+        InvalidInput, match=r"unknown metric 'fidd': did you mean 'fid'\? \(expected one of acc, all, ari, fid"
+    ):
         choose_metrics(load_registry([]), "all,fidd")
 
 

@@ -240,8 +240,9 @@ def test_odd_names_of_files_are_refused(command: Callable[..., Said]) -> None:
         (["--registry", "~nobody-of-this-name/x.toml"], "--registry ~nobody-of-this-name/x.toml: "),
         (["--plugin", "~nobody-of-this-name/x.py"], "--plugin ~nobody-of-this-name/x.py: "),
         (["--registry", "[]"], "--registry "),
-        # Bytes of a name that are no text could not be written to config.toml.
-        (["--data-root", "\udcff"], "--data-root: expected a path, got '\\udcff'"),
+        # config.toml holds paths with bytes that are no text, but no other values.
+        (["--data-root", "a\0b"], "--data-root: expected a path, got 'a\\x00b'"),
+        (["--data-root", "file:///a%00b"], "--data-root: expected a path, got 'file:///a%00b'"),
         (["--features", "\udcff"], "--features: expected text, got '\\udcff'"),
         (["--plugin", '{"a": 1}'], "--plugin "),
     ):

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import tomllib
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args, get_origin
 
 import attrs
 import pytest
 import tomli_w
 
 from mpcc.core.config import RunSettings, options
-from mpcc.core.errors import InvalidInput, PluginError
+from mpcc.core.errors import InvalidInput, PluginError, unknown_name
 from mpcc.core.registry import load_registry
 
 KINDS = {entry.options_class() for entry in load_registry([]).all_entries()} - {None}
@@ -87,7 +87,7 @@ def test_a_value_of_the_declared_type_is_taken(name: str, given: Any, expected: 
         ("images", "most", "a whole number or all"),
         ("images", 1.5, "a whole number or all"),
         ("perhaps", "x", "a finite number"),
-        ("choice", "tset", "one of test, train (did you mean 'test'?)"),
+        ("choice", "tset", "did you mean 'test'? (expected one of test, train)"),
         ("choice", 1, "one of test, train"),
     ],
 )
@@ -161,3 +161,19 @@ def test_an_options_class_without_defaults_or_without_attrs_is_the_plugins_error
     for cls, message in ((NoDefault, r"NoDefault\.value needs a type and a default"), (str, "not an attrs class")):
         with pytest.raises(PluginError, match=message):
             options.fields(cls)
+
+
+def test_the_nearest_name_comes_before_a_list_however_long() -> None:
+    message = str(unknown_name("array", "imags", [f"a{number:03}" for number in range(500)] + ["images"]))
+    assert message.startswith("unknown array 'imags': did you mean 'images'? (expected one of a000, a001, ")
+    assert message.endswith(" and 441 more)")
+    assert len(message) < 600
+
+
+@pytest.mark.parametrize("cls", CLASSES, ids=lambda cls: cls.__name__)
+def test_a_class_that_python_makes_refuses_what_is_no_choice(cls: type) -> None:
+    for name, field in options.fields(cls).items():
+        kinds = [field.type, *get_args(field.type)]
+        for kind in (kind for kind in kinds if get_origin(kind) is Literal):
+            with pytest.raises(ValueError, match=rf"{name}.* '{get_args(kind)[0]}x'"):
+                cls(**{name: f"{get_args(kind)[0]}x"})

@@ -85,7 +85,7 @@ def test_the_project_is_named_after_the_plugin(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("kind", "name", "message"),
     [
-        ("pior", "x", "unknown kind of plugin 'pior': expected one of .* .did you mean 'prior'"),
+        ("pior", "x", "unknown kind of plugin 'pior': did you mean 'prior'. .expected one of"),
         ("prior", "my prior", "nearest valid choice: my_prior"),
         ("prior", "3d", "nearest valid choice: d"),
         ("prior", "", "nearest valid choice: my_prior"),

@@ -18,7 +18,7 @@ __all__ = ["EvaluateFlags", "evaluate_run"]
 PURPOSE = "Evaluate a checkpoint anew: scores, pictures and tables in a new folder; the run's own files stay."
 SETTINGS = (
     *("metrics", "eval_images", "features", "feature_weights", "generated_images"),
-    *("data_root", "download", "device"),
+    *("data_root", "download", "device", "threads"),
 )
 
 

@@ -22,7 +22,7 @@ from mpcc.core.config.options import BARE, option
 from mpcc.core.errors import InvalidInput
 from mpcc.core.registry import Registry, load_registry
 
-__all__ = ["CommandFlags", "Parser", "PluginFiles", "RunFiles", "Typed", "argument"]
+__all__ = ["CommandFlags", "Parser", "PluginFiles", "RunFiles", "Typed", "argument", "expanded"]
 
 T = TypeVar("T")
 

@@ -9,9 +9,9 @@ from pathlib import Path
 
 import attrs
 
-from mpcc.core.commands.flags import CommandFlags, Parser, PluginFiles, argument
+from mpcc.core.commands.flags import CommandFlags, Parser, PluginFiles, argument, expanded
 from mpcc.core.config import options
-from mpcc.core.config.config import DATA_VARIABLE
+from mpcc.core.config.layers import DATA_VARIABLE
 from mpcc.core.config.options import option
 from mpcc.core.errors import InvalidInput, PluginError, unknown_name
 from mpcc.core.registry import KINDS, Entry, Registry
@@ -22,6 +22,9 @@ LIST = "List all plugins: name, kind, summary, origin, version, load error."
 CHECK = "Check a plugin against its contract and print a report; status 1 if a law is broken."
 NEW = "Write a project with a working plugin of that kind, its tests and packaging."
 EXIT_LAW_BROKEN = 1
+# Below this width of a terminal, in characters, the table has fewer columns.
+NARROW = 100
+UNLIMITED = 10_000
 COLUMNS = ("name", "kind", "summary", "origin", "version", "error")
 
 
@@ -81,7 +84,9 @@ def check_plugin(words: list[str]) -> int:
     entry = find(registry, flags.name, flags.kind)
     from mpcc.core.testing import examine
 
-    report = examine(entry.kind, entry.name, registry, root=flags.data_root or os.environ.get(DATA_VARIABLE) or None)
+    named = os.environ.get(DATA_VARIABLE)
+    root = flags.data_root or (expanded(Path(named), f"${DATA_VARIABLE}") if named else None)
+    report = examine(entry.kind, entry.name, registry, root=root)
     print(entry.described())
     for line in report.lines():
         print(line)
@@ -144,16 +149,30 @@ def options_error(entry: Entry) -> str | None:
 
 
 def print_plugins(registry: Registry) -> None:
-    """Print the table of plugins."""
+    """Print the table of plugins, as wide as the terminal; into a file or a pipe, one line for each plugin.
+
+    ``$COLUMNS`` sets another width. A narrow table has no columns of origin, version and error; what differs from the
+    built-in plugins stands below the summary.
+    """
     from rich.console import Console
     from rich.table import Table
+    from rich.text import Text
 
-    rows = plugin_rows(registry)
-    shown = COLUMNS if any(row["error"] for row in rows) else COLUMNS[:-1]
-    table = Table(*COLUMNS[:-1], box=None, pad_edge=False)
-    if "error" in shown:
-        table.add_column("load error", style="red")
-    for row in rows:
-        table.add_row(*(row[column] or "" for column in shown))
+    width = None if sys.stdout.isatty() or os.environ.get("COLUMNS") else UNLIMITED
     # Plugins may write "[/]", which is markup for rich.
-    Console(width=None if sys.stdout.isatty() else 160, highlight=False, markup=False).print(table)
+    console = Console(width=width, highlight=False, markup=False)
+    rows = plugin_rows(registry)
+    narrow = console.width < NARROW
+    shown = COLUMNS[:3] if narrow else COLUMNS if any(row["error"] for row in rows) else COLUMNS[:-1]
+    table = Table(box=None, pad_edge=False)
+    for column in shown:
+        title, style = ("load error", "red") if column == "error" else (column, None)
+        table.add_column(title, style=style, no_wrap=column not in ("summary", "error"), overflow="fold")
+    for row in rows:
+        cells = [Text(row[column] or "") for column in shown]
+        if narrow and row["origin"] != "built-in":
+            cells[-1].append(f" ({row['origin']} {row['version']})".removeprefix("" if row["summary"] else " "))
+        if narrow and row["error"]:
+            cells[-1].append(f"\n{row['error']}", style="red")
+        table.add_row(*cells)
+    console.print(table)

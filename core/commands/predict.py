@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, get_args
 import attrs
 
 from mpcc.core.commands.flags import Parser, PluginFiles, RunFiles
-from mpcc.core.config import Layer, RunSettings, environment_layer, options, resolve, used
+from mpcc.core.config import Layer, RunSettings, environment_layer, options, reader_of, resolve, used, with_readers
 from mpcc.core.config.options import option
 from mpcc.core.errors import InvalidInput, TrainingDiverged
 from mpcc.core.registry import Registry
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 __all__ = ["PredictFlags", "predict_run"]
 
 PURPOSE = "Assign clusters to images with a trained run, a batch at a time."
-SETTINGS = ("workers", "device", "data_root", "download")
+SETTINGS = ("workers", "device", "threads", "data_root", "download")
 DATA_HELP = "data set to use instead of the run's, with options --data.OPTION VALUE"
 
 
@@ -34,7 +34,7 @@ DATA_HELP = "data set to use instead of the run's, with options --data.OPTION VA
 class PredictFlags(PluginFiles, RunFiles):
     """The command's own flags."""
 
-    data_path: str | None = option(
+    data_path: Path | None = option(
         None, "a folder of images, or a file of arrays: .npy, .npz, .pt; by default the run's data"
     )
     out: Path | None = option(None, "new file for the table; by default predictions.csv in the run folder")
@@ -54,8 +54,9 @@ def predict_run(words: list[str]) -> int:
     layer = run_layer(run)
     registry = flags.load(layer)
     data_flags = typed.tables.get("data", {})
-    data = data_asked_for(registry, data_flags, flags.data_path)
-    own = inherited(registry, layer, data, from_defaults="name" in data_flags) if data else layer
+    data = data_asked_for(registry, layer, data_flags, flags.data_path)
+    named = "name" in data_flags and data["name"] == data_flags["name"]
+    own = inherited(registry, layer, data, from_defaults=named) if data else layer
     config = resolve(registry, [environment_layer(), own, Layer("flag", {**typed.tables, "data": data})], "none")
     table = out or run / "predictions.csv"
     check_new_file(table, "--out")
@@ -109,11 +110,12 @@ def check_new_file(path: Path, flag: str) -> None:
         raise InvalidInput(f"{flag} {path} cannot be written: {path.absolute().parent} is not a folder")
 
 
-def data_asked_for(registry: Registry, given: Mapping[str, Any], path: str | None) -> dict[str, Any]:
+def data_asked_for(registry: Registry, run: Layer, given: Mapping[str, Any], path: Path | None) -> dict[str, Any]:
     """Return the data set that the flags ask for, as ``name`` and options.
 
     Arguments:
-        registry: Names the data sets that read a folder or a file.
+        registry: Knows the data sets, and names those that read a folder or a file.
+        run: The run's configuration.
         given: Values of ``--data`` and ``--data.OPTION``.
         path: Value of ``--data-path``.
 
@@ -121,18 +123,21 @@ def data_asked_for(registry: Registry, given: Mapping[str, Any], path: str | Non
         InvalidInput: If the path does not exist, or is given twice.
     """
     if path is None:
-        return dict(given)
+        (_, asked), told = with_readers(registry, [run, Layer("flag", {"data": given})])
+        for line in told:
+            print(line, file=sys.stderr)
+        return dict(asked.tables["data"])
     if "path" in given:
         raise InvalidInput("--data-path and --data.path mean the same: expected one of them")
     try:
-        place = Path(path).expanduser()
-        exists, folder = bool(path) and place.exists(), place.is_dir()
-    except (OSError, RuntimeError, ValueError) as error:
-        raise InvalidInput(f"--data-path {path!r}: cannot be read: {error}") from error
+        exists = path.exists()
+    except OSError as error:
+        raise InvalidInput(f"--data-path {str(path)!r}: cannot be read: {error.strerror}") from error
     if not exists:
-        raise InvalidInput(f"--data-path {path!r}: expected a folder of images or a file of arrays, but there is none")
-    reader = registry.defaults["data_folder" if folder else "data_file"]
-    return {"name": reader, **given, "path": path}
+        raise InvalidInput(
+            f"--data-path {str(path)!r}: expected a folder of images or a file of arrays, but there is none"
+        )
+    return {"name": reader_of(registry, path), **given, "path": path}
 
 
 def inherited(registry: Registry, layer: Layer, asked: Mapping[str, Any], *, from_defaults: bool) -> Layer:

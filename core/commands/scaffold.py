@@ -11,6 +11,7 @@ from string import Template
 
 from mpcc.core.errors import InvalidInput, unknown_name
 from mpcc.core.registry import KINDS, load_registry
+from mpcc.core.system.file_names import check_length
 from mpcc.core.system.whole_files import taken
 
 __all__ = ["create_project"]
@@ -70,9 +71,10 @@ def create_project(kind: str, name: str, parent: Path) -> Path:
         f"tests/test_{snake}.py": f"{kind}-test.py",
     }
     project = parent / words["project"]
-    if taken(project):
-        raise InvalidInput(f"{project} exists already: expected a new folder; choose another name or another --out")
+    check_length(project, "project")
     try:
+        if taken(project):
+            raise InvalidInput(f"{project} exists already: expected a new folder; choose another name or another --out")
         with tempfile.TemporaryDirectory(dir=parent, prefix=f".{words['project']}-") as folder:
             draft = Path(folder) / "project"
             for path, template in files.items():

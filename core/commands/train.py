@@ -115,7 +115,7 @@ def run_command(arguments: list[str]) -> int:
     config = resolve(registry, [*lower, Layer("flag", typed.tables)], preset)
     if flags.dry_run:
         print(config.to_toml(origins=True), end="")
-        describe(registry, config)
+        describe(registry, config, flags.out, flags.resume)
         return 0
     return train(registry, config, flags.out, flags.resume)
 
@@ -144,33 +144,50 @@ def run_parser(registry: Registry | None = None, config: RunConfig | None = None
     return parser
 
 
-def describe(registry: Registry, config: RunConfig) -> None:
-    """Print the networks layer by layer as TOML comments; the data is read only to count channels.
+def describe(registry: Registry, config: RunConfig, out: Path | None, resume: Path | None) -> None:
+    """Print the networks layer by layer as TOML comments, and do all that a run does before it writes anything.
+
+    A dry run downloads nothing. It does not fail because of files that the run would fetch.
 
     Raises:
-        InvalidInput: If the parts do not fit together.
+        InvalidInput: If the run could not begin; what can be described has been printed.
+        OutOfResources: If memory runs out.
     """
     from mpcc.core.registry.attribution import attributed
     from mpcc.core.run.assembly import augmentation, known_metrics, load_data, make_prior
     from mpcc.core.run.network_summary import network_summary
+    from mpcc.core.run.run import Run
+    from mpcc.core.storage.run_folder import RunFolder
+    from mpcc.core.system.resources import memory_errors
 
-    settings = config.run
-    with attributed(used(registry, config)):
+    settings, failure = config.run, None
+    offline = attrs.evolve(config, run=attrs.evolve(settings, download=False))
+    if resume is None:
+        RunFolder.plan(out, config)
+    else:
+        RunFolder.existing(resume)
+    with memory_errors("loading and building", remedies(config)), attributed(used(registry, config)):
+        # These checks are quick.
         known_metrics(registry, settings.metrics)
         augmentation(settings).check(config.arch.make().image_size)
-        # An invalid prior is an error even if no images are available.
         make_prior(config)
         channels = config.data.make().channels
+        try:
+            channels = Run.assemble(registry, offline).data.images.shape[1]
+        except InvalidInput as error:
+            failure = error
         if channels is None:
-            # A dry run downloads nothing; without data, it still shows the configuration.
-            offline = attrs.evolve(config, run=attrs.evolve(settings, download=False))
+            print(f"\n# networks not described: {failure}")
+        else:
+            print("\n" + "\n".join(f"# {line}".rstrip() for line in network_summary(config, channels).lines()))
+        if failure is not None and settings.download:
             try:
-                channels = load_data(offline).images.shape[1]
-            except InvalidInput as error:
-                print(f"\n# networks not described: {error}")
+                load_data(offline)
+            except InvalidInput:
+                print(f"# to be fetched by the run: {failure}")
                 return
-        summary = network_summary(config, channels)
-    print("\n" + "\n".join(f"# {line}".rstrip() for line in summary.lines()))
+    if failure is not None:
+        raise failure
 
 
 def train(registry: Registry, config: RunConfig, out: Path | None, resume: Path | None) -> int:

@@ -6,12 +6,13 @@ configuration records the layer of every value.
 
 Above its tables, a configuration file may name another preset, or ``none``, in a line ``preset = "NAME"``. It lists
 the plugin files that it needs there, too: ``plugins = ["my_prior.py"]``, ``registries = ["my.toml"]``. The file that a
-run writes is complete and names the preset ``none``.
+run writes is complete and names the preset ``none``. Its table ``distributions`` says what has to be installed for the
+plugins of third parties.
 """
 
 from __future__ import annotations
 
-import os
+import logging
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -20,31 +21,16 @@ import attrs
 import tomli_w
 
 from mpcc.core.config import options
-from mpcc.core.config.settings import RESUMABLE, RunSettings
+from mpcc.core.config.layers import DISTRIBUTIONS, FILE_LISTS, NO_PRESET, SECTIONS, Layer, absolute, flag
+from mpcc.core.config.own_files import check_path_wanted, check_reader, with_readers
+from mpcc.core.config.settings import RunSettings
 from mpcc.core.errors import InvalidInput, unknown_name
 from mpcc.core.registry import Entry, Registry
-from mpcc.core.system.toml_file import read_toml
+from mpcc.core.system.file_names import printable
 
-__all__ = [
-    "DATA_VARIABLE",
-    "RESUMABLE",
-    "Layer",
-    "PluginChoice",
-    "RunConfig",
-    "RunSettings",
-    "environment_layer",
-    "flag",
-    "read_config",
-    "resolve",
-    "used",
-]
+__all__ = ["PluginChoice", "RunConfig", "resolve", "used"]
 
-# The name for no preset at all.
-NO_PRESET = "none"
-# Lists of files above the sections of a configuration.
-FILE_LISTS = ("plugins", "registries")
-# The sections of a configuration that name a plugin, with the kind of the plugin.
-SECTIONS = {"prior": "prior", "arch": "architecture", "data": "dataset", "objective": "objective"}
+logger = logging.getLogger(__name__)
 
 
 @attrs.frozen
@@ -86,6 +72,7 @@ class RunConfig:
         origins: The layer of each value, by dotted name such as ``run.clusters``.
         plugins: One-file plugins to be loaded, absolute paths.
         registries: Registry files to be loaded, absolute paths.
+        distributions: The distribution and version of each plugin of a third party that the configuration names.
     """
 
     run: RunSettings
@@ -96,6 +83,7 @@ class RunConfig:
     origins: Mapping[str, str] = attrs.field(factory=dict, eq=False)
     plugins: tuple[Path, ...] = ()
     registries: tuple[Path, ...] = ()
+    distributions: Mapping[str, str] = attrs.field(factory=dict, eq=False)
 
     def entries(self) -> list[Entry]:
         """Return the registry entries of the chosen plugins."""
@@ -117,11 +105,14 @@ class RunConfig:
             origins: Whether a comment on each line names the layer of the value.
         """
         # The file is complete, and a missing value is None: no preset may add to it when it is read again.
-        files = {key: [str(path) for path in getattr(self, key)] for key in FILE_LISTS if getattr(self, key)}
+        files = {
+            key: [options.path_text(path) for path in getattr(self, key)] for key in FILE_LISTS if getattr(self, key)
+        }
         tables = self.to_tables()
         # A file never allows downloads; only the user who runs it can.
         tables["run"]["download"] = False
-        text = tomli_w.dumps({"preset": NO_PRESET, **files, **tables})
+        needed = {DISTRIBUTIONS: dict(self.distributions)} if self.distributions else {}
+        text = tomli_w.dumps({"preset": NO_PRESET, **files, **tables, **needed})
         if not origins:
             return text
         lines, section = [], ""
@@ -131,92 +122,8 @@ class RunConfig:
             key = f"{section}.{line.partition(' = ')[0]}"
             if line.startswith("preset = "):
                 line = f"{line:<40} # this configuration is complete: no preset adds to it"
-            lines.append(f"{line:<40} # {self.origins[key]}" if key in self.origins else line)
+            lines.append(f"{line:<40} # {printable(self.origins[key])}" if key in self.origins else line)
         return "\n".join(lines) + "\n"
-
-
-@attrs.frozen
-class Layer:
-    """Values from one source.
-
-    Attributes:
-        origin: Name of the source, e.g. ``preset mnist``.
-        tables: Values by section and name; a preset's ``source`` is ignored.
-        strict: Whether an option that the chosen plugin lacks is an error. Such an option of a preset is ignored: the
-            preset was written for another plugin than the one that the user has chosen.
-        preset: The preset that the source starts from, if it names one.
-        plugins: One-file plugins that the source needs.
-        registries: Registry files that the source needs.
-    """
-
-    origin: str
-    tables: Mapping[str, Mapping[str, Any]]
-    strict: bool = True
-    preset: str | None = None
-    plugins: tuple[Path, ...] = ()
-    registries: tuple[Path, ...] = ()
-
-    def key(self, section: str, name: str) -> str:
-        """Return the name of an option in this source."""
-        return flag(section, name) if self.origin == "flag" else f"{section}.{name}"
-
-    def spelled(self, section: str, name: str) -> str:
-        """Return the option as the user wrote it, for errors."""
-        return self.key(section, name) if self.origin == "flag" else f"{self.origin}: {section}.{name}"
-
-
-def flag(section: str, name: str) -> str:
-    """Return the flag of an option.
-
-    Example:
-        >>> flag("run", "latent_dim"), flag("prior", "scale_floor"), flag("prior", "name")
-        ('--latent-dim', '--prior.scale-floor', '--prior')
-    """
-    if name == "name":
-        return f"--{section}"
-    dashed = name.replace("_", "-")
-    return f"--{dashed}" if section == "run" else f"--{section}.{dashed}"
-
-
-def read_config(path: Path) -> Layer:
-    """Read a configuration file.
-
-    Raises:
-        InvalidInput: If it can't be read, is not TOML, or has unknown sections.
-    """
-    tables, _ = read_toml(path, f"--config {path}")
-    preset = tables.pop("preset", None)
-    if preset is not None and not isinstance(preset, str):
-        raise InvalidInput(f"{path}: preset: expected the name of a preset or {NO_PRESET}, got {preset!r}")
-    plugins, registries = (file_list(tables.pop(key, []), f"{path}: {key}") for key in FILE_LISTS)
-    check_sections(tables, str(path))
-    if tables.get("run", {}).get("download") not in (None, False):
-        raise InvalidInput(f"{path}: run.download: a file cannot ask for downloads; leave it out and give --download")
-    return Layer(str(path), tables, preset=preset, plugins=plugins, registries=registries)
-
-
-def file_list(value: Any, where: str) -> tuple[Path, ...]:
-    """Return a list of files as absolute paths.
-
-    Raises:
-        InvalidInput: If it is not a list of texts.
-    """
-    if not isinstance(value, list) or not all(isinstance(path, str) and path and "\0" not in path for path in value):
-        raise InvalidInput(f"{where}: expected a list of files, got {value!r}")
-    return tuple(_absolute(Path(path), where) for path in value)
-
-
-def check_sections(tables: Mapping[str, Any], origin: str) -> None:
-    """Refuse unknown sections and values outside of sections.
-
-    Raises:
-        InvalidInput: With the section and the valid ones.
-    """
-    for section, table in tables.items():
-        if section not in {"run", *SECTIONS}:
-            raise unknown_name(f"section in {origin}:", section, ["run", *SECTIONS])
-        if not isinstance(table, dict):
-            raise InvalidInput(f"{origin}: expected a table [{section}], got {section} = {table!r}")
 
 
 def chosen_names(registry: Registry, layers: list[Layer]) -> dict[str, tuple[str, str]]:
@@ -232,17 +139,6 @@ def chosen_names(registry: Registry, layers: list[Layer]) -> dict[str, tuple[str
     return chosen
 
 
-def compat_layer(registry: Registry, name: str) -> Layer:
-    """Return the choices of another implementation as a strict layer.
-
-    Raises:
-        InvalidInput: If there is no such set of choices.
-    """
-    if name not in registry.compat:
-        raise unknown_name("--compat", name, registry.compat)
-    return Layer(f"compat {name}", registry.compat[name])
-
-
 def resolve(registry: Registry, layers: list[Layer], preset: str | None = None) -> RunConfig:
     """Stack the layers on a preset and on the defaults.
 
@@ -255,7 +151,7 @@ def resolve(registry: Registry, layers: list[Layer], preset: str | None = None) 
     Raises:
         InvalidInput: If a name or a value is not valid; the message gives it and the valid ones.
     """
-    data = chosen_names(registry, layers)["data"][0]
+    data = chosen_names(registry, with_readers(registry, layers)[0])["data"][0]
     for layer in reversed(layers):
         preset = layer.preset if preset is None else preset
     name = preset or data
@@ -264,19 +160,62 @@ def resolve(registry: Registry, layers: list[Layer], preset: str | None = None) 
         layers = [Layer(f"preset {name}", registry.presets[name], strict=False), *layers]
     elif preset not in (None, NO_PRESET):
         raise unknown_name("preset", name, registry.presets)
+    layers, told = with_readers(registry, layers)
+    for line in told:
+        logger.info(line)
+    came_with = {key: value for layer in layers for key, value in layer.distributions.items()}
     names = chosen_names(registry, layers)
-    entries = {section: registry.entry(kind, names[section][0]) for section, kind in SECTIONS.items()}
+    entries = {section: entry_of(registry, kind, names[section][0], came_with) for section, kind in SECTIONS.items()}
     classes = {section: entry.options_class() for section, entry in entries.items()}
     origins = {f"{section}.name": names[section][1] for section in SECTIONS}
+    reads_path = "path" in options.fields(classes["data"])
+    if not reads_path:
+        check_path_wanted(registry, entries["data"].described(), layers)
     choices = {}
     for section, entry in entries.items():
         registered = Layer("registry", {section: entry.defaults})
         plugin_options = _section(section, entry.described(), classes[section], [registered, *layers], origins)
         choices[section] = PluginChoice(entry.name, plugin_options, entry)
+    if reads_path:
+        source = origins["data.path"]
+        where = flag("data", "path") if source == "flag" else f"{source}: data.path"
+        check_reader(registry, choices["data"].name, choices["data"].options.path, where)
     run = _section("run", "mpcc-run", RunSettings, layers, origins)
+    metrics = [name.strip() for name in run.metrics.split(",")]
+    named = [
+        *entries.values(),
+        *(
+            entry_of(registry, "metric", name, came_with)
+            for name in metrics
+            if name in registry.entries["metric"] or f"metric {name}" in came_with
+        ),
+    ]
     return RunConfig(
-        run=run, **choices, origins=origins, plugins=registry.plugin_files, registries=registry.registry_files
+        run=run,
+        **choices,
+        origins=origins,
+        plugins=registry.plugin_files,
+        registries=registry.registry_files,
+        distributions={f"{entry.kind} {entry.name}": entry.release for entry in named if entry.installed},
     )
+
+
+def entry_of(registry: Registry, kind: str, name: str, came_with: Mapping[str, str]) -> Entry:
+    """Look a plugin up.
+
+    Arguments:
+        registry: All plugins.
+        kind: One of `KINDS`.
+        name: Its name.
+        came_with: The distribution that a plugin came with when a configuration was written.
+
+    Raises:
+        InvalidInput: If there is no such plugin; the message says what to install, if that is known.
+    """
+    release = came_with.get(f"{kind} {name}")
+    if release is not None and not registry.entries[kind].get(name):
+        raise registry.uninstalled(kind, name, release)
+    return registry.entry(kind, name)
 
 
 def _section(section: str, described: str, cls: type | None, layers: list[Layer], origins: dict[str, str]) -> Any:
@@ -293,6 +232,9 @@ def _section(section: str, described: str, cls: type | None, layers: list[Layer]
             if name not in known:
                 name = formerly.get(name, name)
             if name in known:
+                if name in given and source[name].strict:
+                    # What another layer overrides is still what the user wrote, and a mistake there is told.
+                    options.convert(given[name], known[name], source[name].spelled(section, name))
                 given[name], source[name], origins[f"{section}.{name}"] = value, layer, layer.origin
             elif layer.strict:
                 place = f" in {layer.origin}" if layer.origin != "flag" else ""
@@ -306,27 +248,10 @@ def _section(section: str, described: str, cls: type | None, layers: list[Layer]
 
     values: Any = options.make(cls, given, described, where)
     paths = {name: getattr(values, name) for name in given if isinstance(getattr(values, name), Path)}
-    absolute = {name: _absolute(path, where(name)) for name, path in paths.items()}
-    return attrs.evolve(values, **absolute) if paths else values
-
-
-def _absolute(path: Path, where: str) -> Path:
-    """Return an absolute path, because config.toml has to work from any folder; shells keep the ~ of ``--out=~/x``."""
-    try:
-        return path.expanduser().absolute()
-    except RuntimeError as error:
-        raise InvalidInput(f"{where} {path}: {error}") from error
-
-
-DATA_VARIABLE = "MPCC_DATA"
+    values = attrs.evolve(values, **{name: absolute(path, where(name)) for name, path in paths.items()})
+    return values
 
 
 def used(registry: Registry, config: RunConfig) -> list[Entry]:
     """Return the entries of all plugins that a run may call."""
     return [*config.entries(), *(claims[0] for claims in registry.entries["metric"].values())]
-
-
-def environment_layer() -> Layer:
-    """Return the values of environment variables: the data root."""
-    root = os.environ.get(DATA_VARIABLE)
-    return Layer(f"${DATA_VARIABLE}", {"run": {"data_root": root}} if root else {})

@@ -8,18 +8,20 @@ from __future__ import annotations
 
 import functools
 import math
+import os
 import types
 import typing
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin
+from urllib.parse import unquote_to_bytes
 
 import attrs
 import cattrs
 
 from mpcc.core.errors import InvalidInput, PluginError, unknown_name
 
-__all__ = ["BARE", "convert", "describe", "fields", "make", "option", "plain"]
+__all__ = ["BARE", "convert", "describe", "fields", "make", "option", "path_of", "path_text", "plain"]
 
 T = TypeVar("T")
 
@@ -138,9 +140,38 @@ def _text(value: Any, _: type) -> str:
 
 def _path(value: Any, _: type) -> Path:
     # Path("") is the current folder, but an empty text usually comes from an unset variable in a script.
-    if not _text(str(value) if isinstance(value, Path) else value, str):
+    if not isinstance(value, str | Path) or not str(value) or "\0" in str(value):
         raise ValueError(value)
-    return Path(value)
+    return value if isinstance(value, Path) else path_of(value)
+
+
+URI = "file://"
+
+
+def path_text(path: Path) -> str:
+    r"""Return a path as text for TOML and JSON; one with bytes that are not UTF-8 becomes a ``file:`` address.
+
+    Example:
+        >>> path_text(Path("/tmp/caf\udce9"))
+        'file:///tmp/caf%E9'
+    """
+    text = str(path)
+    return path.absolute().as_uri() if any("\ud800" <= letter <= "\udfff" for letter in text) else text
+
+
+def path_of(text: str) -> Path:
+    """Return the path that a text stands for; the inverse of `path_text`.
+
+    Raises:
+        ValueError: If an address has a null character.
+    """
+    if not text.startswith(f"{URI}/"):
+        return Path(text)
+    name = os.fsdecode(unquote_to_bytes(text.removeprefix(URI)))
+    if "\0" in name:
+        raise ValueError(text)
+    # On Windows the address of C:\\x is file:///C:/x.
+    return Path(name.removeprefix("/") if os.name == "nt" else name)
 
 
 def _choice(value: Any, kind: Any) -> Any:
@@ -176,7 +207,7 @@ def _converter() -> cattrs.Converter:
         converter.register_structure_hook(kind, hook)
     converter.register_structure_hook_func(lambda kind: _origin(kind) is Literal, _choice)
     converter.register_structure_hook_func(lambda kind: _origin(kind) in (Union, types.UnionType), _union)
-    converter.register_unstructure_hook_func(lambda kind: isinstance(kind, type) and issubclass(kind, Path), str)
+    converter.register_unstructure_hook(Path, path_text)
     return converter
 
 

@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 import attrs
 
+from mpcc.core.choice_fields import check_choices
 from mpcc.core.config.options import option
 
 __all__ = ["RESUMABLE", "Interval", "RunSettings"]
@@ -71,7 +72,7 @@ def _interval(instance: Any, attribute: attrs.Attribute[Any], value: int | str) 
     Interval.parse(value)
 
 
-@attrs.frozen
+@attrs.frozen(field_transformer=check_choices)
 class RunSettings:
     """Settings of a run that do not depend on its plugins; the section ``run`` of a configuration."""
 

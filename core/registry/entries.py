@@ -10,6 +10,7 @@ from typing import Any
 import attrs
 
 from mpcc.core.errors import PluginError
+from mpcc.core.system.stripped_docstrings import prepare_pyro
 
 __all__ = ["KINDS", "Entry", "reason"]
 
@@ -21,6 +22,8 @@ KINDS = {
     "metric": "Metric",
     "objective": "Objective",
 }
+# What stands for the distribution of a plugin that has none.
+LOCAL_FILE, REGISTRY_FILE, UNKNOWN = NO_DISTRIBUTION = ("local file", "registry file", "?")
 
 
 @attrs.frozen
@@ -57,6 +60,7 @@ class Entry:
         Raises:
             PluginError: If the import fails or the class does not fulfil the contract.
         """
+        prepare_pyro()
         contract = getattr(importlib.import_module("mpcc.core.contracts"), KINDS[self.kind])
         plugin_class = self._resolve(self.target)
         if not (inspect.isclass(plugin_class) and issubclass(plugin_class, contract)):
@@ -78,6 +82,16 @@ class Entry:
         if not inspect.isclass(options_class):
             raise PluginError(f"{self.described()}: {self.options} is not a class")
         return options_class
+
+    @property
+    def installed(self) -> bool:
+        """Whether it came with a distribution of a third party, which ``pip install`` brings."""
+        return self.origin != "built-in" and self.distribution not in NO_DISTRIBUTION
+
+    @property
+    def release(self) -> str:
+        """The distribution and its version."""
+        return f"{self.distribution} {self.version}"
 
     def described(self) -> str:
         """Return kind, name, distribution and version for messages."""

@@ -21,7 +21,7 @@ from typing import Any
 import attrs
 
 from mpcc.core.errors import InvalidInput, PluginError, unknown_name
-from mpcc.core.registry.entries import KINDS, Entry, reason
+from mpcc.core.registry.entries import KINDS, LOCAL_FILE, REGISTRY_FILE, UNKNOWN, Entry, reason
 from mpcc.core.registry.local_plugins import import_file, read_source
 from mpcc.core.registry.plugin import Observer, Plugin
 from mpcc.core.registry.registry_file import RegistryFile, environment_registries
@@ -97,6 +97,25 @@ class Registry:
         failed = "; ".join(broken.described() for broken in self.broken)
         return InvalidInput(f"{error}; not loaded: {failed}") if failed else error
 
+    def uninstalled(self, kind: str, name: str, release: str) -> InvalidInput:
+        """Return the error for a plugin that a configuration names and that is not there.
+
+        Arguments:
+            kind: One of `KINDS`.
+            name: Its name.
+            release: The distribution that it came with, and its version.
+        """
+        distribution, _, version = release.rpartition(" ")
+        came = f"{kind} {name!r} came with {release}"
+        try:
+            installed = metadata.version(distribution)
+        except metadata.PackageNotFoundError:
+            return InvalidInput(f"{came}, which is not installed: pip install {distribution}")
+        if any(broken.distribution == distribution for broken in self.broken):
+            return self.unknown(kind, name, self.names(kind))
+        there = "which does not register it here" if installed == version else f"and {installed} does not have it"
+        return InvalidInput(f"{came}, {there}: pip install {distribution}=={version}")
+
     def all_entries(self) -> Iterable[Entry]:
         """Yield every entry, also those whose name is claimed twice."""
         for by_name in self.entries.values():
@@ -135,7 +154,7 @@ def load_registry(
     with contextlib.redirect_stdout(sys.stderr):
         for path in registries:
             file = RegistryFile.read(path)
-            loaded.append(Plugin.of(file, str(path), "registry file", file.version))
+            loaded.append(Plugin.of(file, str(path), REGISTRY_FILE, file.version))
             for name, preset in file.presets.items():
                 if name in owners:
                     both = f"{owners[name]} and in {path}"
@@ -178,17 +197,17 @@ def plugin_of_file(path: Path) -> Plugin:
     """
     version = read_source(path)
     try:
-        return Plugin.of(import_file(path), str(path), "local file", version)
+        return Plugin.of(import_file(path), str(path), LOCAL_FILE, version)
     except (Exception, SystemExit) as error:
         sys.modules.pop(path.stem, None)
         place = failing_file(path.stem, error) or str(path)
-        raise PluginError(Broken(path.stem, "local file", version, place, reason(error)).described()) from error
+        raise PluginError(Broken(path.stem, LOCAL_FILE, version, place, reason(error)).described()) from error
 
 
 def plugin_of_entry_point(point: metadata.EntryPoint) -> Plugin | Broken:
     """Load an installed plugin; return a record of the failure if it cannot be loaded."""
-    distribution = point.dist.name if point.dist else "?"
-    version = point.dist.version if point.dist else "?"
+    distribution = point.dist.name if point.dist else UNKNOWN
+    version = point.dist.version if point.dist else UNKNOWN
     try:
         return Plugin.of(point.load(), point.name, distribution, version)
     except (Exception, SystemExit) as error:

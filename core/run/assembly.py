@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 from typing import Any
 
@@ -30,8 +31,10 @@ EXAMPLES = 4
 
 __all__ = [
     *("augmentation", "build_model", "build_trainer", "check_images", "choose_device", "choose_metrics", "differences"),
-    *("known_metrics", "load_data", "make_prior", "schedule_of", "settle", "try_metrics"),
+    *("fitted", "known_metrics", "load_data", "make_prior", "schedule_of", "settle", "try_metrics"),
 ]
+
+logger = logging.getLogger(__name__)
 
 
 def make_prior(config: RunConfig) -> tuple[Prior, EntropyPolicy]:
@@ -236,6 +239,22 @@ def settle(config: RunConfig, data: ImageSet) -> RunConfig:
     return attrs.evolve(config, data=attrs.evolve(config.data, options=found))
 
 
+def fitted(config: RunConfig, count: int) -> RunConfig:
+    """Return a configuration whose batch is not larger than the data set, unless the user asked for that batch.
+
+    A batch of the defaults or of a preset is lowered, which is logged. The stream of images refuses any other.
+
+    Arguments:
+        config: Names, options and their origins.
+        count: N, the number of images.
+    """
+    batch, origin = config.run.batch, config.origins.get("run.batch", "")
+    if batch <= count or count < 2 or not (origin == "default" or origin.startswith("preset ")):
+        return config
+    logger.info("batch %d (%s) is larger than the data set: lowered to its %d images", batch, origin, count)
+    return attrs.evolve(config, run=attrs.evolve(config.run, batch=count))
+
+
 def check_images(data: ImageSet, architecture: Architecture, described: str, config: RunConfig) -> None:
     """Check that a data set fits the architecture and has enough images for the run.
 
@@ -244,6 +263,8 @@ def check_images(data: ImageSet, architecture: Architecture, described: str, con
         InvalidInput: If there are too few images or the channels don't fit.
     """
     check_fit(data, architecture, described, config)
+    if len(data) < 2:
+        raise InvalidInput(f"{described} gave {len(data)} image: expected at least 2 to be clustered")
     if config.run.clusters > len(data):
         raise InvalidInput(
             f"--clusters {config.run.clusters} is more than the {len(data)} images of the data set "

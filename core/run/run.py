@@ -27,6 +27,7 @@ from mpcc.core.run.assembly import (
     build_trainer,
     choose_device,
     choose_metrics,
+    fitted,
     load_data,
     settle,
     try_metrics,
@@ -93,6 +94,7 @@ class Run:
         request = feature_request(settings)
         metrics = choose_metrics(registry, settings.metrics, request)
         data = load_data(config)
+        config = fitted(config, len(data))
         seed_everything(settings.seed)
         model = build_model(config, data.images.shape[1], device)
         trainer = build_trainer(config, model, data.images)
@@ -106,7 +108,7 @@ class Run:
         # The record holds the values that "auto" stood for.
         resolved = attrs.evolve(
             settle(config, data),
-            run=attrs.evolve(settings, entropy=model.entropy.kind, precision=trainer.engine.precision_name),
+            run=attrs.evolve(config.run, entropy=model.entropy.kind, precision=trainer.engine.precision_name),
         )
         best = score_to_watch(settings.best_by, metrics, registry.names("metric"), request, settings.clusters)
         return cls(resolved, data, trainer, metrics, indices, plugins, registry.observers, best=best)

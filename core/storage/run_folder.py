@@ -30,6 +30,7 @@ from mpcc.core.evaluation.findings import Findings
 from mpcc.core.evaluation.inference import Prediction
 from mpcc.core.evaluation.sheets import reconstruction_sheet, sample_sheet
 from mpcc.core.storage.prediction_files import AssignmentTable, write_rows
+from mpcc.core.system.file_names import check_length
 from mpcc.core.system.resources import disk_errors
 from mpcc.core.system.whole_files import taken, whole_file, write_whole
 
@@ -64,6 +65,8 @@ class RunFolder:
         if path is None:
             now = datetime.datetime.now(tz=datetime.UTC).astimezone()
             path = Path("runs") / f"{config.data.name}-{config.prior.name}-{now:%Y%m%d-%H%M%S}"
+        if out is not None:
+            check_length(out, "--out")
         with disk_errors(f"run folder {path} cannot be made"):
             if out is not None and taken(path):
                 is_run = (path / "config.toml").is_file()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import tomllib
 from pathlib import Path
 from typing import Any
@@ -41,7 +42,7 @@ def read_toml(path: Path, where: str) -> tuple[dict[str, Any], bytes]:
 
 
 def parse_toml(content: bytes, where: str) -> dict[str, Any]:
-    """Parse TOML.
+    """Parse TOML in UTF-8; the mark that some editors write at the start of a file is ignored.
 
     Raises:
         InvalidInput: If the content is not TOML, is nested too deeply, or has a number with too many digits.
@@ -50,8 +51,10 @@ def parse_toml(content: bytes, where: str) -> dict[str, Any]:
         >>> parse_toml(b"[run]\\nclusters = 3\\n", "run.toml")
         {'run': {'clusters': 3}}
     """
+    if content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+        raise InvalidInput(f"{where}: expected a text in UTF-8, got one in UTF-16: save it as UTF-8")
     try:
-        return tomllib.loads(content.decode("utf-8"))
+        return tomllib.loads(content.decode("utf-8-sig"))
     except RecursionError as error:
         raise InvalidInput(f"{where}: not valid TOML: nested too deeply") from error
     except ValueError as error:  # TOMLDecodeError, UnicodeDecodeError, and Python's own limit on the digits of a number

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import IO
 
 from mpcc.core.errors import InvalidInput
+from mpcc.core.system.file_names import check_length, part_name
 
 __all__ = ["check_new", "duplicate", "flush_folder", "new_file", "taken", "whole_file", "write_whole"]
 
@@ -29,8 +30,9 @@ def check_new(path: Path, flag: str, kind: str = "folder") -> None:
         kind: What will be made, a ``folder`` or a ``file``.
 
     Raises:
-        InvalidInput: If the name is taken, or the system cannot tell.
+        InvalidInput: If the name is taken or too long, or the system cannot tell.
     """
+    check_length(path, flag, kind)
     try:
         if taken(path):
             raise InvalidInput(f"{flag} {path} already exists: expected a new {kind}")
@@ -110,8 +112,7 @@ def new_file(path: Path) -> Iterator[IO[bytes]]:
     Raises:
         InvalidInput: If it cannot be written.
     """
-    # Two processes that write the same file each use their own temporary file.
-    part = path.with_name(f"{path.name}.{os.getpid()}.part")
+    part = path.with_name(part_name(path.name))
     try:
         with whole_file(path, part) as file:
             yield file

@@ -6,6 +6,7 @@ from typing import Any, Literal
 
 import attrs
 
+from mpcc.core.choice_fields import check_choices
 from mpcc.core.errors import InvalidInput
 
 __all__ = ["BigGANOptions"]
@@ -22,7 +23,7 @@ def _unsupervised(instance: Any, attribute: attrs.Attribute[Any], value: str) ->
         )
 
 
-@attrs.frozen
+@attrs.frozen(field_transformer=check_choices)
 class BigGANOptions:
     """Options of the architectures ``biggan8``, ``biggan16``, ``biggan32`` and ``biggan64``."""
 

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from mpcc.core.contracts import Dataset, ImageSet
 from mpcc.core.errors import InvalidInput
+from mpcc.core.system.file_names import printable
 from mpcc.plugins.datasets.array_reading.files import EXTENSIONS, Array, ArrayFile, open_arrays
 from mpcc.plugins.datasets.array_reading.labels import Labels, find_classes
 from mpcc.plugins.datasets.array_reading.sets import JoinedArrays, Part, image_parts, label_names, listed_arrays
@@ -20,7 +21,6 @@ from mpcc.plugins.datasets.array_reading.tables import TABLES, read_label_table
 from mpcc.plugins.datasets.array_reading.values import Layout, find_layout, find_values, settled_range, to_bytes
 from mpcc.plugins.datasets.memory import read_all, streams
 from mpcc.plugins.datasets.options import ArraysOptions
-from mpcc.plugins.datasets.reading.image_listing import printable
 from mpcc.plugins.datasets.reading.value_range import RangeSpec, ValueRange
 from mpcc.plugins.datasets.resizing import resize_images
 

@@ -11,9 +11,10 @@ from torch import Tensor
 
 from mpcc.core.contracts import Dataset, ImageSet
 from mpcc.core.errors import InvalidInput
+from mpcc.core.system.file_names import printable
 from mpcc.plugins.datasets.options import FolderOptions
 from mpcc.plugins.datasets.reading.image_layout import Layout, find_layout, listed, split_of
-from mpcc.plugins.datasets.reading.image_listing import ImageFile, Listing, list_images, printable
+from mpcc.plugins.datasets.reading.image_listing import ImageFile, Listing, list_images
 from mpcc.plugins.datasets.reading.image_notes import notes, warnings_of
 from mpcc.plugins.datasets.reading.image_opening import readable_endings
 from mpcc.plugins.datasets.reading.image_reading import FolderReader

@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 import attrs
 
+from mpcc.core.choice_fields import check_choices
 from mpcc.plugins.datasets.reading.value_range import RangeSpec
 
 __all__ = [
@@ -50,7 +51,7 @@ class DigitsOptions:
     """Options of the data set ``digits``: none."""
 
 
-@attrs.frozen
+@attrs.frozen(field_transformer=check_choices)
 class SplitOptions:
     """Options of the published sets that have a train and a test part."""
 
@@ -80,7 +81,7 @@ class CIFAR20Options(SplitOptions):
     """Options of the data set ``cifar20``."""
 
 
-@attrs.frozen
+@attrs.frozen(field_transformer=check_choices)
 class OmniglotOptions:
     """Options of the data set ``omniglot``."""
 
@@ -105,7 +106,7 @@ class OmniglotOptions:
     )
 
 
-@attrs.frozen
+@attrs.frozen(field_transformer=check_choices)
 class MemoryOptions:
     """Options of the sets of a user's own files, which may be larger than memory."""
 
@@ -119,7 +120,7 @@ class MemoryOptions:
     )
 
 
-@attrs.frozen
+@attrs.frozen(field_transformer=check_choices)
 class FolderOptions(MemoryOptions):
     """Options of the data set ``folder``."""
 
@@ -182,7 +183,7 @@ class FolderOptions(MemoryOptions):
     )
 
 
-@attrs.frozen
+@attrs.frozen(field_transformer=check_choices)
 class ArraysOptions(MemoryOptions):
     """Options of the data set ``arrays``."""
 

@@ -6,6 +6,7 @@ from typing import Any, Literal
 
 import attrs
 
+from mpcc.core.choice_fields import check_choices
 from mpcc.core.mixture_options import MixtureOptions
 
 __all__ = [
@@ -36,7 +37,7 @@ def _input_map(default: str) -> Any:
     return attrs.field(default=default, metadata=attrs.fields(MixtureOptions).input_map.metadata)
 
 
-@attrs.frozen
+@attrs.frozen(field_transformer=check_choices)
 class GaussianMixtureOptions(MixtureOptions):
     """Options of the prior ``gmm``."""
 
@@ -48,7 +49,7 @@ class GaussianMixtureOptions(MixtureOptions):
     )
 
 
-@attrs.frozen
+@attrs.frozen(field_transformer=check_choices)
 class StudentTOptions(MixtureOptions):
     """Options of the prior ``student_t``."""
 
@@ -68,7 +69,7 @@ class StudentTOptions(MixtureOptions):
             raise ValueError(f"df must be above df_floor to be learned, got {self.df} and {self.df_floor}")
 
 
-@attrs.frozen
+@attrs.frozen(field_transformer=check_choices)
 class CauchyOptions(MixtureOptions):
     """Options of the prior ``cauchy``."""
 
@@ -85,7 +86,7 @@ class LogisticOptions(MixtureOptions):
     """Options of the prior ``logistic``."""
 
 
-@attrs.frozen
+@attrs.frozen(field_transformer=check_choices)
 class GumbelOptions(MixtureOptions):
     """Options of the prior ``gumbel``."""
 

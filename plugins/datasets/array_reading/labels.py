@@ -13,8 +13,8 @@ import torch
 from torch import Tensor
 
 from mpcc.core.errors import InvalidInput
+from mpcc.core.system.file_names import printable
 from mpcc.plugins.datasets.array_reading.files import Array
-from mpcc.plugins.datasets.reading.image_listing import printable
 
 __all__ = ["Labels", "find_classes"]
 

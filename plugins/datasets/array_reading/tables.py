@@ -11,9 +11,9 @@ from pathlib import Path
 import numpy as np
 
 from mpcc.core.errors import InvalidInput, unknown_name
+from mpcc.core.system.file_names import printable
 from mpcc.plugins.datasets.array_reading.files import Array
 from mpcc.plugins.datasets.array_reading.sets import LABELS_KEY
-from mpcc.plugins.datasets.reading.image_listing import printable
 from mpcc.plugins.datasets.sources import similar_file
 
 __all__ = ["TABLES", "read_label_table"]

@@ -12,9 +12,9 @@ import numpy as np
 from PIL import Image
 
 from mpcc.core.errors import InvalidInput
+from mpcc.core.system.file_names import printable
 from mpcc.plugins.datasets.array_reading.files import Array
 from mpcc.plugins.datasets.array_reading.sets import JoinedArrays
-from mpcc.plugins.datasets.reading.image_listing import printable
 from mpcc.plugins.datasets.reading.value_range import (
     Extremes,
     RangeSpec,

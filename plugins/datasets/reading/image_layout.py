@@ -8,7 +8,8 @@ from pathlib import Path
 import attrs
 
 from mpcc.core.errors import InvalidInput
-from mpcc.plugins.datasets.reading.image_listing import ImageFile, printable
+from mpcc.core.system.file_names import printable
+from mpcc.plugins.datasets.reading.image_listing import ImageFile
 
 __all__ = ["SPLITS", "Layout", "find_layout", "listed", "split_of"]
 

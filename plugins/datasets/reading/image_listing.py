@@ -12,8 +12,9 @@ from typing import TypeAlias
 import attrs
 
 from mpcc.core.errors import InvalidInput
+from mpcc.core.system.file_names import printable
 
-__all__ = ["ImageFile", "Listing", "list_images", "printable"]
+__all__ = ["ImageFile", "Listing", "list_images"]
 
 _SHOWN_ENDINGS = 6
 
@@ -155,16 +156,3 @@ def list_images(
     walk = _Walk(endings, separate, enter)
     walk.through(folder)
     return Listing(sorted(walk.files, key=lambda file: file.parts), walk.skipped, walk.left_out)
-
-
-def printable(name: str) -> str:
-    """Escape bytes that are not UTF-8 and control characters, so that a name fits on one line of a text file.
-
-    Example:
-        >>> print(printable("two\\nlines"))
-        two\\nlines
-    """
-    text = name.encode("utf-8", "backslashreplace").decode("utf-8")
-    breaks = {code: f"\\x{code:02x}" for code in (*range(32), *range(127, 160))}
-    breaks |= {0x0A: "\\n", 0x0D: "\\r", 0x09: "\\t", 0x2028: "\\u2028", 0x2029: "\\u2029"}
-    return text.translate(breaks)

@@ -16,7 +16,7 @@ from typing import IO, TypeVar
 from PIL import Image, UnidentifiedImageError
 
 from mpcc.core.errors import InvalidInput
-from mpcc.plugins.datasets.reading.image_listing import printable
+from mpcc.core.system.file_names import printable
 from mpcc.plugins.datasets.reading.image_metadata import has_metadata, without_metadata
 
 __all__ = ["LARGEST_PIXELS", "UnreadableImage", "each_frame", "frames_in", "readable_endings"]

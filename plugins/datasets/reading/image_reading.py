@@ -16,6 +16,7 @@ from torch import Tensor
 
 from mpcc.core.contracts import ImageSource
 from mpcc.core.errors import InvalidInput
+from mpcc.core.system.file_names import printable
 from mpcc.plugins.datasets.memory import streams
 from mpcc.plugins.datasets.options import FolderOptions
 from mpcc.plugins.datasets.reading.image_decoding import (
@@ -26,7 +27,7 @@ from mpcc.plugins.datasets.reading.image_decoding import (
     storage_type,
     values_of,
 )
-from mpcc.plugins.datasets.reading.image_listing import ImageFile, printable
+from mpcc.plugins.datasets.reading.image_listing import ImageFile
 from mpcc.plugins.datasets.reading.image_opening import UnreadableImage, each_frame, frames_in
 from mpcc.plugins.datasets.reading.value_range import (
     Extremes,

@@ -28,8 +28,9 @@ from mpcc.core.config import (
     used,
 )
 from mpcc.core.config.options import option
-from mpcc.core.errors import EXIT_INTERRUPTED, InvalidInput, OutOfResources, PluginError, TrainingDiverged
+from mpcc.core.errors import EXIT_INTERRUPTED, InvalidInput, OutOfResources, PluginError
 from mpcc.core.registry import Registry
+from mpcc.core.system.output_streams import quoted
 
 __all__ = ["RunFlags", "run_command"]
 
@@ -194,12 +195,12 @@ def train(registry: Registry, config: RunConfig, out: Path | None, resume: Path 
         with memory_errors("loading and building", lower), attributed(plugins):
             run = Run.assemble(registry, config)
         checkpoints = KeptCheckpoints(folder.checkpoints, config.run.keep_checkpoints)
+        description = run.data.description or f"{config.data.name}: {len(run.data)} images"
         if resume:
             with memory_errors("loading the checkpoint", lower):
                 take_up(run, folder, checkpoints)
         else:
             folder.create()
-        description = run.data.description or f"{config.data.name}: {len(run.data)} images"
         try:
             if not resume:
                 held.enter_context(folder.locked())
@@ -209,16 +210,16 @@ def train(registry: Registry, config: RunConfig, out: Path | None, resume: Path 
         except Stopped as stop:
             print(f"mpcc-run: {stop}", file=sys.stderr)
             return EXIT_INTERRUPTED
-        except TrainingDiverged:
-            # The folder is kept even without a checkpoint: its events show the cause.
-            raise
         except BaseException as error:
-            if checkpoints.kept is None:
-                # A folder with results is kept, and so is one that existed before.
-                if not resume and not folder.results.exists():
-                    folder.discard()
-            elif isinstance(error, (PluginError, OutOfResources)) and checkpoints.kept not in str(error):
-                raise type(error)(f"{error}; {checkpoints.kept}") from error
+            if not folder.kept:
+                folder.discard()
+                raise
+            kept = checkpoints.kept or f"run folder {folder.path} is kept, without a checkpoint"
+            if isinstance(error, KeyboardInterrupt):
+                print(f"mpcc-run: {kept}; continue with: mpcc-run --resume {quoted(folder.path)}", file=sys.stderr)
+            for kind in (PluginError, InvalidInput, OutOfResources):
+                if isinstance(error, kind) and kept not in str(error):
+                    raise kind(f"{error}; {kept}") from error
             raise
     scores = " ".join(f"{name} {value:.3f}" for name, value in results["metrics"].items())
     print(f"{folder.path}: {results['iterations']} iterations in {results['seconds']:.0f} s {scores}".rstrip())

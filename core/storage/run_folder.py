@@ -48,6 +48,7 @@ class RunFolder:
         self.path = path
         self._named = named
         self._made: list[Path] = []
+        self._kept = False
 
     @classmethod
     def plan(cls, out: Path | None, config: RunConfig) -> RunFolder:
@@ -90,7 +91,9 @@ class RunFolder:
         """
         if not os.access(path, os.W_OK | os.X_OK):
             raise InvalidInput(f"--resume {path}: expected a folder that can be written")
-        return cls(path)
+        folder = cls(path)
+        folder.keep()
+        return folder
 
     def create(self) -> None:
         """Make the folder.
@@ -132,10 +135,20 @@ class RunFolder:
             self.discard()
             raise
 
+    def keep(self) -> None:
+        """Keep the folder from now on, whatever happens: training begins, or has begun in an earlier process."""
+        self._kept = True
+
+    @property
+    def kept(self) -> bool:
+        """Whether training has begun in the folder; only the user may then delete it."""
+        return self._kept
+
     def discard(self) -> None:
-        """Remove the folder and everything in it, for a run that failed before it saved anything."""
-        shutil.rmtree(self.path, ignore_errors=True)
-        self._remove_parents()
+        """Remove the folder and everything in it, for a command that failed before there was anything to keep."""
+        if not self._kept:
+            shutil.rmtree(self.path, ignore_errors=True)
+            self._remove_parents()
 
     def _remove_parents(self) -> None:
         """Remove the parents that were made for this run, unless others use them by now."""

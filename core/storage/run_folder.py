@@ -19,7 +19,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from filelock import FileLock, Timeout
 from PIL import Image
 from torch import Tensor
 
@@ -29,6 +28,7 @@ from mpcc.core.evaluation.confusion import confusion_sheet
 from mpcc.core.evaluation.findings import Findings
 from mpcc.core.evaluation.inference import Prediction
 from mpcc.core.evaluation.sheets import reconstruction_sheet, sample_sheet
+from mpcc.core.storage.folder_lock import locked
 from mpcc.core.storage.prediction_files import AssignmentTable, write_rows
 from mpcc.core.system.resources import disk_errors
 from mpcc.core.system.whole_files import taken, whole_file, write_whole
@@ -170,24 +170,14 @@ class RunFolder:
     def locked(self) -> Iterator[None]:
         """Keep other processes from writing into the folder, for the length of a ``with`` block.
 
-        The system frees the lock of a process that ends, however it ends; the empty file ``.lock`` stays.
-
         Raises:
             InvalidInput: If another run uses the folder.
             OutOfResources: If there is no room for the file.
         """
-        lock = FileLock(self.path / ".lock", timeout=0)
-        with disk_errors(f"{self.path} could not be written"):
-            try:
-                lock.acquire()
-            except Timeout as error:
-                raise InvalidInput(
-                    f"run folder {self.path} is in use by another run: wait until it has ended, or choose another --out"
-                ) from error
-        try:
+        with contextlib.ExitStack() as held:
+            with disk_errors(f"{self.path} could not be written"):
+                held.enter_context(locked(self.path))
             yield
-        finally:
-            lock.release()
 
     @property
     def results(self) -> Path:

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from mpcc.core.config import RESUMABLE, RunConfig, RunSettings, options
+from mpcc.core.config.locations import Places
 from mpcc.core.contracts import Architecture, Dataset, FeatureRequest, ImageSet, ImageSource, Metric, Prior
 from mpcc.core.engines.choice import choose_engine
 from mpcc.core.errors import InvalidInput, PluginError, unknown_name
@@ -288,12 +289,13 @@ def check_fit(data: ImageSet, architecture: Architecture, described: str, config
             )
 
 
-def differences(saved: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
+def differences(saved: Mapping[str, Any], now: Mapping[str, Any], movable: Places = ()) -> list[str]:
     """Return which settings differ that may not change on resume, each as a text such as ``run.lr was 0.1, is 1``.
 
     Arguments:
         saved: Tables of the checkpoint's configuration.
         now: Tables of the present one.
+        movable: The options of plugins that only say where files are.
     """
     changed = []
     for section in now:
@@ -306,7 +308,7 @@ def differences(saved: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
         # An earlier version may have had other options of data. The fingerprint guards the images themselves.
         names = {*before} & {*after} if section == "data" else {*before, *after}
         for name in sorted(names):
-            if section == "run" and name in RESUMABLE:
+            if (section == "run" and name in RESUMABLE) or (section, name) in movable:
                 continue
             if before.get(name) != after.get(name):
                 changed.append(f"{section}.{name} was {before.get(name)}, is {after.get(name)}")

@@ -35,7 +35,7 @@ DATA_HELP = "data set to use instead of the run's, with options --data.OPTION VA
 class PredictFlags(PluginFiles, RunFiles):
     """The command's own flags."""
 
-    data_path: str | None = option(
+    data_path: Path | None = option(
         None, "a folder of images, or a file of arrays: .npy, .npz, .pt; by default the run's data"
     )
     out: Path | None = option(None, "new file for the table; by default predictions.csv in the run folder")
@@ -110,7 +110,7 @@ def check_new_file(path: Path, flag: str) -> None:
         raise InvalidInput(f"{flag} {path} cannot be written: {path.absolute().parent} is not a folder")
 
 
-def data_asked_for(registry: Registry, given: Mapping[str, Any], path: str | None) -> dict[str, Any]:
+def data_asked_for(registry: Registry, given: Mapping[str, Any], path: Path | None) -> dict[str, Any]:
     """Return the data set that the flags ask for, as ``name`` and options.
 
     Arguments:
@@ -126,12 +126,13 @@ def data_asked_for(registry: Registry, given: Mapping[str, Any], path: str | Non
     if "path" in given:
         raise InvalidInput("--data-path and --data.path mean the same: expected one of them")
     try:
-        place = Path(path).expanduser()
-        exists, folder = bool(path) and place.exists(), place.is_dir()
-    except (OSError, RuntimeError, ValueError) as error:
-        raise InvalidInput(f"--data-path {path!r}: cannot be read: {error}") from error
+        exists, folder = path.exists(), path.is_dir()
+    except (OSError, ValueError) as error:
+        raise InvalidInput(f"--data-path {str(path)!r}: cannot be read: {error}") from error
     if not exists:
-        raise InvalidInput(f"--data-path {path!r}: expected a folder of images or a file of arrays, but there is none")
+        raise InvalidInput(
+            f"--data-path {str(path)!r}: expected a folder of images or a file of arrays, but there is none"
+        )
     reader = registry.defaults["data_folder" if folder else "data_file"]
     return {"name": reader, **given, "path": path}
 

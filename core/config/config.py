@@ -23,6 +23,7 @@ from mpcc.core.config import options
 from mpcc.core.config.settings import RESUMABLE, RunSettings
 from mpcc.core.errors import InvalidInput, unknown_name
 from mpcc.core.registry import Entry, Registry
+from mpcc.core.system.file_addresses import address_of, path_of
 from mpcc.core.system.toml_file import read_toml
 
 __all__ = [
@@ -117,7 +118,7 @@ class RunConfig:
             origins: Whether a comment on each line names the layer of the value.
         """
         # The file is complete, and a missing value is None: no preset may add to it when it is read again.
-        files = {key: [str(path) for path in getattr(self, key)] for key in FILE_LISTS if getattr(self, key)}
+        files = {key: [address_of(path) for path in getattr(self, key)] for key in FILE_LISTS if getattr(self, key)}
         tables = self.to_tables()
         # A file never allows downloads; only the user who runs it can.
         tables["run"]["download"] = False
@@ -203,7 +204,7 @@ def file_list(value: Any, where: str) -> tuple[Path, ...]:
     """
     if not isinstance(value, list) or not all(isinstance(path, str) and path and "\0" not in path for path in value):
         raise InvalidInput(f"{where}: expected a list of files, got {value!r}")
-    return tuple(_absolute(Path(path), where) for path in value)
+    return tuple(_absolute(path_of(path), where) for path in value)
 
 
 def check_sections(tables: Mapping[str, Any], origin: str) -> None:

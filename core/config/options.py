@@ -18,6 +18,7 @@ import attrs
 import cattrs
 
 from mpcc.core.errors import InvalidInput, PluginError, unknown_name
+from mpcc.core.system.file_addresses import address_of, path_of
 
 __all__ = ["BARE", "convert", "describe", "fields", "make", "option", "plain"]
 
@@ -129,18 +130,17 @@ def _truth(value: Any, _: type) -> bool:
 
 
 def _text(value: Any, _: type) -> str:
-    # For the system, a null character ends a text. Bytes that are not UTF-8 arrive as surrogates, which config.toml
-    # cannot hold.
+    # For the system, a null character ends a text. Bytes that are not UTF-8 arrive as surrogates, which are no text.
     if not isinstance(value, str) or "\0" in value or any("\ud800" <= letter <= "\udfff" for letter in value):
         raise ValueError(value)
     return value
 
 
 def _path(value: Any, _: type) -> Path:
-    # Path("") is the current folder, but an empty text usually comes from an unset variable in a script.
-    if not _text(str(value) if isinstance(value, Path) else value, str):
+    if not isinstance(value, str | Path):
         raise ValueError(value)
-    return Path(value)
+    # Path("") is the current folder, but an empty text usually comes from an unset variable in a script.
+    return path_of(str(value))
 
 
 def _choice(value: Any, kind: Any) -> Any:
@@ -176,7 +176,7 @@ def _converter() -> cattrs.Converter:
         converter.register_structure_hook(kind, hook)
     converter.register_structure_hook_func(lambda kind: _origin(kind) is Literal, _choice)
     converter.register_structure_hook_func(lambda kind: _origin(kind) in (Union, types.UnionType), _union)
-    converter.register_unstructure_hook_func(lambda kind: isinstance(kind, type) and issubclass(kind, Path), str)
+    converter.register_unstructure_hook(Path, address_of)
     return converter
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import attrs
@@ -275,6 +275,11 @@ def check_fit(data: ImageSet, architecture: Architecture, described: str, config
             f"{described} gave images with {channels} channels; architecture {config.arch.name!r} takes "
             f"{' or '.join(map(str, architecture.channels))}"
         )
+    texts: dict[str, object] = {"description": data.description}
+    texts |= {f"{name}[0]": value[0] for name, value in named_texts(data).items() if len(value)}
+    for name, text in texts.items():
+        if not isinstance(text, str):
+            raise PluginError(f"{described}: {name}: expected a text, got a {type(text).__qualname__}")
     for name, values in (("labels", data.labels), ("paths", data.paths or None)):
         if values is not None and len(values) != count:
             raise PluginError(f"{described}: expected {count} {name}, one for each image, got {len(values)}")
@@ -287,6 +292,11 @@ def check_fit(data: ImageSet, architecture: Architecture, described: str, config
                 f"{described}: expected int64 labels {expected}, got {data.labels.dtype} in {low}..{high} "
                 "(-1 is for an image without a label)"
             )
+
+
+def named_texts(data: ImageSet) -> dict[str, Sequence[str]]:
+    """Return the lists of texts of an image set by name."""
+    return {"class_names": data.class_names, "paths": data.paths, "skipped": data.skipped}
 
 
 def differences(saved: Mapping[str, Any], now: Mapping[str, Any], movable: Places = ()) -> list[str]:

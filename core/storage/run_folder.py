@@ -23,13 +23,14 @@ from PIL import Image
 from torch import Tensor
 
 from mpcc.core.config import RunConfig
-from mpcc.core.errors import InvalidInput
+from mpcc.core.errors import InvalidInput, PluginError
 from mpcc.core.evaluation.confusion import confusion_sheet
 from mpcc.core.evaluation.findings import Findings
 from mpcc.core.evaluation.inference import Prediction
 from mpcc.core.evaluation.sheets import reconstruction_sheet, sample_sheet
 from mpcc.core.storage.folder_lock import locked
 from mpcc.core.storage.prediction_files import AssignmentTable, write_rows
+from mpcc.core.system.plain_values import plain_value
 from mpcc.core.system.resources import disk_errors
 from mpcc.core.system.whole_files import taken, whole_file, write_whole
 
@@ -205,8 +206,16 @@ class RunFolder:
         )
 
     def write_results(self, results: Mapping[str, Any]) -> None:
-        """Write ``results.json``."""
-        write_whole(self.results, (json.dumps(results, indent=2, allow_nan=False) + "\n").encode())
+        """Write ``results.json``.
+
+        Raises:
+            PluginError: If JSON cannot hold a value; each value that is not plain comes from a plugin.
+        """
+        try:
+            plain = plain_value(results, self.results.name)
+        except ValueError as error:
+            raise PluginError(str(error)) from error
+        write_whole(self.results, (json.dumps(plain, indent=2, allow_nan=False) + "\n").encode())
 
     def append_metrics(self, line: Mapping[str, Any]) -> None:
         """Add a line to ``metrics.jsonl``.

@@ -199,7 +199,7 @@ def test_new_arrays_are_converted_with_the_range_that_the_training_set_had(tmp_p
         (["--device", "gpu"], "unknown value for --device: 'gpu'"),
         (["--checkpoint", "gone.pt"], "checkpoint gone.pt: no such file"),
         (["--data-path", "gone"], "--data-path 'gone': expected a folder of images or a file of arrays"),
-        (["--data-path", ""], "--data-path '': expected a folder of images"),
+        (["--data-path", ""], "--data-path: expected a path, got ''"),
         (["--data-path", ".", "--data.path", "."], "--data-path and --data.path mean the same"),
         (["--data", "foldr"], "unknown dataset 'foldr': expected one of"),
         (["--data", "folder", "--data.chanels", "1"], "did you mean '--data.channels'?"),

@@ -41,7 +41,7 @@ flags:
 def run_main(arguments: Sequence[str] | None = None) -> None:
     """Run the command ``mpcc-run`` and exit with its status."""
     words = list(sys.argv[1:] if arguments is None else arguments)
-    sys.exit(guarded("mpcc-run", words, run_command))
+    sys.exit(guarded("mpcc-run", words, run_command, prints=not PRINTING.isdisjoint(words)))
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -49,13 +49,20 @@ def main(arguments: Sequence[str] | None = None) -> None:
     words = list(sys.argv[1:] if arguments is None else arguments)
     if words[:1] == ["run"]:
         run_main(words[1:])
-    sys.exit(guarded("mpcc", words, mpcc_command))
+    lists = not words or (words[0] == "plugins" and words[1:2] != ["new"])
+    sys.exit(guarded("mpcc", words, mpcc_command, prints=lists or not PRINTING.isdisjoint(words)))
 
 
-def guarded(command: str, words: Sequence[str], action: Callable[[list[str]], int]) -> int:
+def guarded(command: str, words: Sequence[str], action: Callable[[list[str]], int], *, prints: bool = False) -> int:
     """Execute a command and turn an error into one line on standard error and an exit status.
 
     Nothing that is printed can fail: what the reader of the output does not take, or has no room for, is dropped.
+
+    Arguments:
+        command: The command that the user types.
+        words: Its arguments.
+        action: Executes it and returns the exit status.
+        prints: Whether it only prints. Without room for that, it has failed.
 
     Returns:
         0, 2 for invalid input, 3 for diverged training, 4 if memory or disk space ran out, 130 after an interruption.
@@ -69,7 +76,7 @@ def guarded(command: str, words: Sequence[str], action: Callable[[list[str]], in
                 if not isinstance(end.code, int | None):
                     raise  # a plugin's own end, with its text
                 status = end.code or 0  # the end of --help
-            return unshown(command, words, output) or status
+            return unshown(command, output, prints=prints) or status
         except (InvalidInput, OutOfResources, TrainingDiverged) as error:
             if "--traceback" in words:
                 traceback.print_exc()
@@ -80,7 +87,7 @@ def guarded(command: str, words: Sequence[str], action: Callable[[list[str]], in
             return EXIT_INTERRUPTED
 
 
-def unshown(command: str, words: Sequence[str], output: SafeStream) -> int:
+def unshown(command: str, output: SafeStream, *, prints: bool) -> int:
     """Say that standard output had no room for what was printed; return the exit status for that.
 
     It is 0 for a command that has written files. It is 0, too, if the reader has closed a pipe or a terminal, as
@@ -89,8 +96,6 @@ def unshown(command: str, words: Sequence[str], output: SafeStream) -> int:
     output.flush()
     if output.full is None:
         return 0
-    lists = command == "mpcc" and (not words or (words[0] == "plugins" and words[1:2] != ["new"]))
-    prints = lists or not PRINTING.isdisjoint(words)
     kind = "error" if prints else "warning"
     print(f"{command}: {kind}: standard output could not be written: {output.full}", file=sys.stderr)
     return OutOfResources.status if prints else 0

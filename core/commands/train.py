@@ -217,10 +217,11 @@ def train(registry: Registry, config: RunConfig, out: Path | None, resume: Path 
                 folder.discard()
                 raise
             kept = checkpoints.kept or f"run folder {folder.path} is kept, without a checkpoint"
+            said = checkpoints.kept or str(folder.path)
             if isinstance(error, KeyboardInterrupt):
                 print(f"mpcc-run: {kept}; continue with: mpcc-run --resume {quoted(folder.path)}", file=sys.stderr)
             for kind in (PluginError, InvalidInput, OutOfResources):
-                if isinstance(error, kind) and kept not in str(error):
+                if isinstance(error, kind) and said not in str(error):
                     raise kind(f"{error}; {kept}") from error
             raise
     scores = " ".join(f"{name} {value:.3f}" for name, value in results["metrics"].items())

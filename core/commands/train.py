@@ -217,7 +217,7 @@ def train(registry: Registry, config: RunConfig, out: Path | None, resume: Path 
                 folder.discard()
                 raise
             kept = checkpoints.kept or f"run folder {folder.path} is kept, without a checkpoint"
-            said = checkpoints.kept or str(folder.path)
+            said = checkpoints.kept or f"the results are in {quoted(folder.path)}"
             if isinstance(error, KeyboardInterrupt):
                 print(f"mpcc-run: {kept}; continue with: mpcc-run --resume {quoted(folder.path)}", file=sys.stderr)
             for kind in (PluginError, InvalidInput, OutOfResources):

@@ -183,8 +183,8 @@ def core_imports(path: Path) -> Iterator[str]:
 
 # `mpcc bench` has a room of its own, which prints its tables.
 PRINTING = {"commands", "bench"}
-# Each sets signals for the length of a command or a run, or in a process of its own.
-SIGNALS = {"commands/start.py", "run/stop_requests.py", "images/read_ahead.py"}
+# Each sets signals for the length of a command or of a block, or in a process of its own.
+SIGNALS = {"commands/start.py", "system/signals.py", "images/read_ahead.py"}
 # Torch tells by a warning that the host waits for a device. The module listens to warnings for one iteration.
 LISTENING = "system/device_waits.py"
 HOOKS = {"excepthook", "unraisablehook", "displayhook", "showwarning"}

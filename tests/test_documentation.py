@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import re
 import shlex
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -103,6 +104,7 @@ def test_every_command_on_the_other_pages_runs_for_one_step(page: str, workplace
     np.savez(workplace / "scans.npz", images=digits)
     np.save(workplace / "scans.npy", digits.astype(np.uint16) * 16)
     (workplace / "kinds.csv").write_text("file,kind\n" + "a,cat\nb,dog\n" * 30, encoding="utf-8")
+    shutil.copytree(workplace / "my-images", workplace / "moved-images")
     lines = [line for block in blocks(page) for line in block.text.splitlines()]
     assert lines
     for line in lines:

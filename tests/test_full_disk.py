@@ -200,11 +200,14 @@ def test_a_disk_that_never_had_room_for_a_checkpoint_leaves_the_results_if_it_ha
         f"but the results are in {place / 'run'}"
     )
     assert json.loads((place / "run" / "results.json").read_text())["iterations"] == 8
-    # Without results nothing is worth keeping.
+    # Without results, too, a folder in which training has begun is kept: its events and scores are there.
     monkeypatch.setattr(RunFolder, "write_results", refuse)
-    assert run(*tiny(best_by="none"), "--out", place / "new" / "run") == 4
-    assert "there is no other checkpoint: free space and start anew" in lines(capsys.readouterr().err)[-1]
-    assert not (place / "new").exists()
+    folder = place / "new" / "run"
+    assert run(*tiny(best_by="none"), "--out", folder) == 4
+    assert lines(capsys.readouterr().err)[-1].endswith(
+        f"there is no other checkpoint: free space and start anew; run folder {folder} is kept, without a checkpoint"
+    )
+    assert (folder / "metrics.jsonl").exists()
 
 
 @pytest.mark.parametrize(("options", "room"), [("size=64k", False), *((f"nr_inodes={n}", True) for n in (1, 2, 3, 4))])

@@ -243,6 +243,8 @@ def test_odd_names_of_files_are_refused(command: Callable[..., Said]) -> None:
         # config.toml holds paths with bytes that are no text, but no other values.
         (["--data-root", "a\0b"], "--data-root: expected a path, got 'a\\x00b'"),
         (["--data-root", "file:///a%00b"], "--data-root: expected a path, got 'file:///a%00b'"),
+        # Bytes of a name that are no text are a name all the same; half of a letter is none.
+        (["--data-root", "\ud800"], "--data-root: expected a path, got '\\ud800'"),
         (["--features", "\udcff"], "--features: expected text, got '\\udcff'"),
         (["--plugin", '{"a": 1}'], "--plugin "),
     ):

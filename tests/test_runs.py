@@ -35,6 +35,8 @@ TINY = {
     **{"eval-every": 3, "eval-images": 60, "standing-passes": 2, "log-every": 2, "checkpoint-every": 2, "seed": 0},
     **{"device": "cpu", "lr": 0.001, "prior-lr": 0.0016, "lr-decay": 0, "prior.scale-floor": 0.2},
 }
+# Windows has no signal for a terminal that closes.
+HANGUP = [signal.SIGHUP] if hasattr(signal, "SIGHUP") else []
 BLIND = {"kept_information", "silhouette", "reconstruction", "occupancy_used", "occupancy_entropy"}
 SCORES = {"acc", "purity", "nmi", "ari", *BLIND}
 TERMS = {"data_discriminator", "data_generator", "latent", "membership", "entropy", "label"}
@@ -184,7 +186,7 @@ def test_another_seed_trains_otherwise_and_other_evaluations_do_not(finished: Pa
 
 
 @pytest.mark.parametrize("stops", [(3,), (1, 4)])
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, *HANGUP])
 def test_a_stopped_run_resumes_to_the_same_bits(
     finished: Path,
     tmp_path: Path,
@@ -239,16 +241,22 @@ def test_a_run_that_died_is_cut_back_to_its_checkpoint(
 
 
 def test_a_second_interruption_ends_at_once(
-    tmp_path: Path, stop_at: Callable[..., None], capsys: pytest.CaptureFixture[str]
+    finished: Path, tmp_path: Path, stop_at: Callable[..., None], capsys: pytest.CaptureFixture[str]
 ) -> None:
     before = signal.getsignal(signal.SIGINT)
     stop_at(3, times=2)
     assert run(*tiny(), "--out", str(tmp_path / "kept")) == 130
     assert capsys.readouterr().err.splitlines()[-1] == "mpcc-run: interrupted"
     assert state(tmp_path / "kept")["iteration"] == 2
-    # Without a checkpoint nothing could be continued.
-    assert run(*tiny(checkpoint_every=5), "--out", str(tmp_path / "new" / "gone")) == 130
-    assert not (tmp_path / "new").exists()
+    # Without a checkpoint, too, a folder in which training has begun is kept.
+    fresh = tmp_path / "new" / "fresh"
+    assert run(*tiny(checkpoint_every=5), "--out", str(fresh)) == 130
+    *_, kept, last = capsys.readouterr().err.splitlines()
+    folder = f"run folder {fresh} is kept, without a checkpoint"
+    assert (kept, last) == (f"mpcc-run: {folder}; continue with: mpcc-run --resume {fresh}", "mpcc-run: interrupted")
+    stop_at()
+    assert run("--resume", str(fresh), "--checkpoint-every=2") == 0
+    assert same_training(finished, fresh)
     assert signal.getsignal(signal.SIGINT) is before
 
 
@@ -264,7 +272,7 @@ def test_a_finished_run_goes_on_with_more_iterations(copy: Path, tmp_path: Path)
     [
         ("", "the run has done 6 iterations: expected more with --iterations, got 6"),
         ("--iterations 4", "the run has done 6 iterations: expected more with --iterations, got 4"),
-        ("--lr 0.1", "--lr cannot change when a run is resumed: expected one of --checkpoint-every"),
+        ("--lr 0.1", "--lr cannot change when a run is resumed: expected one of --best-by, --checkpoint-every"),
         ("--arch biggan16", "--arch cannot change"),
         ("--prior.scale-floor 0.3", "--prior.scale-floor cannot change"),
         ("--out x", "leave out --out"),
@@ -389,7 +397,7 @@ def test_every_term_metric_rate_picture_and_histogram_is_in_the_events(finished:
 
 
 @pytest.mark.check
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, *HANGUP])
 def test_ctrl_c_and_sigterm_stop_a_process_with_a_checkpoint_and_one_line(tmp_path: Path, number: int) -> None:
     command = "from mpcc.core.commands.entry import run_main; run_main()"
     arguments = [*tiny(iterations=100_000, eval_every=100_000, checkpoint_every=1), "--out", "run"]

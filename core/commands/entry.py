@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import importlib
-import io
-import os
 import sys
 import traceback
 from collections.abc import Callable, Sequence
@@ -12,6 +10,8 @@ from collections.abc import Callable, Sequence
 from mpcc.core.commands.messages import messages_shown
 from mpcc.core.commands.train import run_command
 from mpcc.core.errors import EXIT_INTERRUPTED, InvalidInput, OutOfResources, TrainingDiverged, unknown_name
+from mpcc.core.system.output_streams import SafeStream, safe_streams
+from mpcc.core.system.signals import ends_interrupt
 
 __all__ = ["COMMANDS", "main", "run_main"]
 
@@ -25,6 +25,8 @@ COMMANDS = {
     "export": ("export:export_run", "write the weights of a checkpoint as safetensors"),
     "bench": ("bench:bench", "measure the speed of training, loading and prediction"),
 }
+# Flags with which a command only prints.
+PRINTING = {"--help", "-h", "--version", "--dry-run"}
 HELP = f"""usage: mpcc COMMAND [flags]
 
 Train runs, evaluate, use and export them; list, check and write plugins.
@@ -39,7 +41,7 @@ flags:
 def run_main(arguments: Sequence[str] | None = None) -> None:
     """Run the command ``mpcc-run`` and exit with its status."""
     words = list(sys.argv[1:] if arguments is None else arguments)
-    sys.exit(guarded("mpcc-run", words, run_command))
+    sys.exit(guarded("mpcc-run", words, run_command, prints=not PRINTING.isdisjoint(words)))
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -47,41 +49,56 @@ def main(arguments: Sequence[str] | None = None) -> None:
     words = list(sys.argv[1:] if arguments is None else arguments)
     if words[:1] == ["run"]:
         run_main(words[1:])
-    sys.exit(guarded("mpcc", words, mpcc_command))
+    lists = not words or (words[0] == "plugins" and words[1:2] != ["new"])
+    sys.exit(guarded("mpcc", words, mpcc_command, prints=lists or not PRINTING.isdisjoint(words)))
 
 
-def guarded(command: str, words: Sequence[str], action: Callable[[list[str]], int]) -> int:
+def guarded(command: str, words: Sequence[str], action: Callable[[list[str]], int], *, prints: bool = False) -> int:
     """Execute a command and turn an error into one line on standard error and an exit status.
+
+    Nothing that is printed can fail: what the reader of the output does not take, or has no room for, is dropped.
+
+    Arguments:
+        command: The command that the user types.
+        words: Its arguments.
+        action: Executes it and returns the exit status.
+        prints: Whether it only prints. Without room for that, it has failed.
 
     Returns:
         0, 2 for invalid input, 3 for diverged training, 4 if memory or disk space ran out, 130 after an interruption.
     """
-    if isinstance(sys.stdout, io.TextIOWrapper):
-        # File names that are not valid text are written as their bytes.
-        sys.stdout.reconfigure(errors="surrogateescape")
-    try:
+    with safe_streams() as output:
         try:
-            with messages_shown():
-                status = action([word for word in words if word != "--traceback"])
-        except SystemExit as end:
-            if not isinstance(end.code, int | None):
-                raise  # a plugin's own end, with its text
-            status = end.code or 0  # the end of --help
-        # At the end of the interpreter, flushing to a closed pipe would be an error.
-        sys.stdout.flush()
-        return status
-    except (InvalidInput, OutOfResources, TrainingDiverged) as error:
-        if "--traceback" in words:
-            traceback.print_exc()
-        print(f"{command}: error: {' '.join(str(error).split())}", file=sys.stderr)
-        return error.status
-    except KeyboardInterrupt:
-        print(f"{command}: interrupted", file=sys.stderr)
-        return EXIT_INTERRUPTED
-    except BrokenPipeError:
-        # The reader of the output, such as a pager or head, has closed the pipe.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            try:
+                with messages_shown(), ends_interrupt():
+                    status = action([word for word in words if word != "--traceback"])
+            except SystemExit as end:
+                if not isinstance(end.code, int | None):
+                    raise  # a plugin's own end, with its text
+                status = end.code or 0  # the end of --help
+            return unshown(command, output, prints=prints) or status
+        except (InvalidInput, OutOfResources, TrainingDiverged) as error:
+            if "--traceback" in words:
+                traceback.print_exc()
+            print(f"{command}: error: {' '.join(str(error).split())}", file=sys.stderr)
+            return error.status
+        except KeyboardInterrupt:
+            print(f"{command}: interrupted", file=sys.stderr)
+            return EXIT_INTERRUPTED
+
+
+def unshown(command: str, output: SafeStream, *, prints: bool) -> int:
+    """Say that standard output had no room for what was printed; return the exit status for that.
+
+    It is 0 for a command that has written files. It is 0, too, if the reader has closed a pipe or a terminal, as
+    ``head`` does.
+    """
+    output.flush()
+    if output.full is None:
         return 0
+    kind = "error" if prints else "warning"
+    print(f"{command}: {kind}: standard output could not be written: {output.full}", file=sys.stderr)
+    return OutOfResources.status if prints else 0
 
 
 def mpcc_command(words: list[str]) -> int:

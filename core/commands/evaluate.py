@@ -8,14 +8,18 @@ from pathlib import Path
 import attrs
 
 from mpcc.core.commands.flags import Parser, PluginFiles, RunFiles
-from mpcc.core.config import Layer, RunSettings, environment_layer, resolve, used
+from mpcc.core.config import SECTIONS, Layer, RunSettings, environment_layer, resolve, used
+from mpcc.core.config.locations import check_only_places, entries_of, hint_if_moved, places
 from mpcc.core.config.options import option
 from mpcc.core.run.saved_run import check_checkpoint, run_layer
 from mpcc.core.system.whole_files import check_new
 
 __all__ = ["EvaluateFlags", "evaluate_run"]
 
-PURPOSE = "Evaluate a checkpoint anew: scores, pictures and tables in a new folder; the run's own files stay."
+PURPOSE = (
+    "Evaluate a checkpoint anew: scores, pictures and tables in a new folder; the run's own files stay. If the images "
+    "have been moved, an option such as --data.path names their new place."
+)
 SETTINGS = (
     *("metrics", "eval_images", "features", "feature_weights", "generated_images"),
     *("data_root", "download", "device", "threads"),
@@ -34,11 +38,13 @@ def evaluate_run(words: list[str]) -> int:
     parser = Parser("mpcc evaluate", PURPOSE, "RUN [flags]")
     parser.declare("Command", EvaluateFlags)
     parser.declare("Settings, by default those of the run", RunSettings, "run", only=SETTINGS)
-    typed = parser.read_all(words)
+    typed = parser.read_all(words, dotted=SECTIONS)
     flags = typed.make(EvaluateFlags)
     run, out, source = flags.run, flags.out, flags.source
     layer = run_layer(run)
     registry = flags.load(layer)
+    movable = places(entries_of(registry, layer.tables))
+    check_only_places(typed.tables, layer.tables, movable, SETTINGS, "a run is evaluated")
     config = resolve(registry, [environment_layer(), layer, Layer("flag", typed.tables)], "none")
     if out is not None:
         check_new(out, "--out")
@@ -51,10 +57,10 @@ def evaluate_run(words: list[str]) -> int:
     from mpcc.core.system.resources import memory_errors
 
     state = load_checkpoint(source)
-    check_checkpoint(state, source, layer.tables)
+    check_checkpoint(state, source, layer.tables, movable)
     started = time.monotonic()
     remedies = f"lower --eval-images {config.run.eval_images}, or choose --device cpu"
-    with memory_errors("evaluating", remedies), attributed(used(registry, config)):
+    with memory_errors("evaluating", remedies), attributed(used(registry, config)), hint_if_moved(config):
         # An evaluation keeps no best.pt, and computes in float32, whatever the precision of the training and device.
         exact = attrs.evolve(config, run=attrs.evolve(config.run, precision="float32", best_by="none"))
         assembled = Run.assemble(registry, exact)

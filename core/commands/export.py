@@ -53,7 +53,8 @@ def export_run(words: list[str]) -> int:
     from mpcc.core.storage.run_folder import RunFolder
 
     state = load_checkpoint(source)
-    check_checkpoint(state, source, layer.tables)
+    # Where the images are, and what they are, does not matter here.
+    check_checkpoint(state, source, {section: table for section, table in layer.tables.items() if section != "data"})
     weights = {part: separate(part, state["parts"], source) for part in SECTION_OF}
     descriptions = {part: metadata(part, state, source) for part in SECTION_OF}
     folder = RunFolder(out or run / f"export-{state['iteration']}", named=out is not None)

@@ -7,12 +7,13 @@ import sys
 import time
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, get_args
+from typing import TYPE_CHECKING, Any
 
 import attrs
 
 from mpcc.core.commands.flags import Parser, PluginFiles, RunFiles
 from mpcc.core.config import Layer, RunSettings, environment_layer, options, reader_of, resolve, used, with_readers
+from mpcc.core.config.locations import entries_of, hint_if_moved, locations, places
 from mpcc.core.config.options import option
 from mpcc.core.errors import InvalidInput, TrainingDiverged
 from mpcc.core.registry import Registry
@@ -76,10 +77,10 @@ def predict_run(words: list[str]) -> int:
     if config.run.threads is not None:
         torch.set_num_threads(config.run.threads)
     state = load_checkpoint(source)
-    check_checkpoint(state, source, layer.tables)
+    check_checkpoint(state, source, layer.tables, places(entries_of(registry, layer.tables)))
     device = choose_device(config.run.device)
     remedies = f"lower --batch {flags.batch}, choose --data.memory stream, if the data set has it, or --device cpu"
-    with memory_errors("predicting", remedies), attributed(used(registry, config)):
+    with memory_errors("predicting", remedies), attributed(used(registry, config)), hint_if_moved(config):
         model = trained_model(config, state, source, device)
         entry = registry.entry("dataset", config.data.name)
         images = load_data(config, training=False)
@@ -131,8 +132,8 @@ def data_asked_for(registry: Registry, run: Layer, given: Mapping[str, Any], pat
         raise InvalidInput("--data-path and --data.path mean the same: expected one of them")
     try:
         exists = path.exists()
-    except OSError as error:
-        raise InvalidInput(f"--data-path {str(path)!r}: cannot be read: {error.strerror}") from error
+    except (OSError, ValueError) as error:
+        raise InvalidInput(f"--data-path {str(path)!r}: cannot be read: {error}") from error
     if not exists:
         raise InvalidInput(
             f"--data-path {str(path)!r}: expected a folder of images or a file of arrays, but there is none"
@@ -158,12 +159,9 @@ def inherited(registry: Registry, layer: Layer, asked: Mapping[str, Any], *, fro
     if from_defaults or name != own.get("name") or name is None:
         kept = {}
     else:
-        known = options.fields(registry.entry("dataset", name).options_class()) if "path" in asked else {}
-        files = {
-            option
-            for option, field in known.items()
-            if Path in (field.type, *get_args(field.type)) or field.metadata.get("of_place")
-        }
+        cls = registry.entry("dataset", name).options_class() if "path" in asked else None
+        files = {*locations("data", cls)}
+        files |= {option for option, field in options.fields(cls).items() if field.metadata.get("of_place")}
         kept = {option: value for option, value in own.items() if option not in files}
     return attrs.evolve(layer, tables={**layer.tables, "data": kept})
 

@@ -22,14 +22,15 @@ from mpcc.core.config import (
     RunSettings,
     compat_layer,
     environment_layer,
-    flag,
     read_config,
     resolve,
     used,
 )
+from mpcc.core.config.locations import check_only_places, entries_of, hint_if_moved, places
 from mpcc.core.config.options import option
-from mpcc.core.errors import EXIT_INTERRUPTED, InvalidInput, OutOfResources, PluginError, TrainingDiverged
+from mpcc.core.errors import EXIT_INTERRUPTED, InvalidInput, OutOfResources, PluginError
 from mpcc.core.registry import Registry
+from mpcc.core.system.output_streams import quoted
 
 __all__ = ["RunFlags", "run_command"]
 
@@ -111,7 +112,8 @@ def run_command(arguments: list[str]) -> int:
         print_plugins(registry)
         return 0
     if flags.resume is not None:
-        check_resumable(typed.tables)
+        movable = places(entries_of(registry, saved.tables if saved else {}))
+        check_only_places(typed.tables, saved.tables if saved else {}, movable, RESUMABLE, "a run is resumed")
     config = resolve(registry, [*lower, Layer("flag", typed.tables)], preset)
     if flags.dry_run:
         print(config.to_toml(origins=True), end="")
@@ -208,15 +210,16 @@ def train(registry: Registry, config: RunConfig, out: Path | None, resume: Path 
     with contextlib.ExitStack() as held:
         if resume:
             held.enter_context(folder.locked())
-        with memory_errors("loading and building", lower), attributed(plugins):
+        moved = hint_if_moved(config) if resume else contextlib.nullcontext()
+        with memory_errors("loading and building", lower), attributed(plugins), moved:
             run = Run.assemble(registry, config)
         checkpoints = KeptCheckpoints(folder.checkpoints, config.run.keep_checkpoints)
+        description = run.data.description or f"{config.data.name}: {len(run.data)} images"
         if resume:
             with memory_errors("loading the checkpoint", lower):
                 take_up(run, folder, checkpoints)
         else:
             folder.create()
-        description = run.data.description or f"{config.data.name}: {len(run.data)} images"
         try:
             if not resume:
                 held.enter_context(folder.locked())
@@ -226,16 +229,17 @@ def train(registry: Registry, config: RunConfig, out: Path | None, resume: Path 
         except Stopped as stop:
             print(f"mpcc-run: {stop}", file=sys.stderr)
             return EXIT_INTERRUPTED
-        except TrainingDiverged:
-            # The folder is kept even without a checkpoint: its events show the cause.
-            raise
         except BaseException as error:
-            if checkpoints.kept is None:
-                # A folder with results is kept, and so is one that existed before.
-                if not resume and not folder.results.exists():
-                    folder.discard()
-            elif isinstance(error, (PluginError, OutOfResources)) and checkpoints.kept not in str(error):
-                raise type(error)(f"{error}; {checkpoints.kept}") from error
+            if not folder.kept:
+                folder.discard()
+                raise
+            kept = checkpoints.kept or f"run folder {folder.path} is kept, without a checkpoint"
+            said = checkpoints.kept or f"the results are in {quoted(folder.path)}"
+            if isinstance(error, KeyboardInterrupt):
+                print(f"mpcc-run: {kept}; continue with: mpcc-run --resume {quoted(folder.path)}", file=sys.stderr)
+            for kind in (PluginError, InvalidInput, OutOfResources):
+                if isinstance(error, kind) and said not in str(error):
+                    raise kind(f"{error}; {kept}") from error
             raise
     scores = " ".join(f"{name} {value:.3f}" for name, value in results["metrics"].items())
     print(f"{folder.path}: {results['iterations']} iterations in {results['seconds']:.0f} s {scores}".rstrip())
@@ -247,18 +251,3 @@ def remedies(config: RunConfig) -> str:
     values = [f"--batch {config.run.batch}", f"--eval-images {config.run.eval_images}"]
     values += [f"--arch.width {config.arch.options.width}"] if hasattr(config.arch.options, "width") else []
     return f"lower {', '.join(values)} or the number of images in memory (--data.memory stream, if the data set has it)"
-
-
-def check_resumable(tables: dict[str, dict[str, Any]]) -> None:
-    """Refuse flags that would change the result of a resumed run.
-
-    Raises:
-        InvalidInput: With the flag and the flags that may be given.
-    """
-    for section, values in tables.items():
-        for name in values:
-            if section != "run" or name not in RESUMABLE:
-                allowed = ", ".join(flag("run", setting) for setting in sorted(RESUMABLE))
-                raise InvalidInput(
-                    f"{flag(section, name)} cannot change when a run is resumed: expected one of {allowed}"
-                )

@@ -26,6 +26,7 @@ from mpcc.core.config.own_files import check_path_wanted, check_reader, with_rea
 from mpcc.core.config.settings import RunSettings
 from mpcc.core.errors import InvalidInput, unknown_name
 from mpcc.core.registry import Entry, Registry
+from mpcc.core.system.file_addresses import address_of
 from mpcc.core.system.file_names import printable
 
 __all__ = ["PluginChoice", "RunConfig", "resolve", "used"]
@@ -105,9 +106,7 @@ class RunConfig:
             origins: Whether a comment on each line names the layer of the value.
         """
         # The file is complete, and a missing value is None: no preset may add to it when it is read again.
-        files = {
-            key: [options.path_text(path) for path in getattr(self, key)] for key in FILE_LISTS if getattr(self, key)
-        }
+        files = {key: [address_of(path) for path in getattr(self, key)] for key in FILE_LISTS if getattr(self, key)}
         tables = self.to_tables()
         # A file never allows downloads; only the user who runs it can.
         tables["run"]["download"] = False

@@ -10,9 +10,9 @@ from typing import Any
 
 import attrs
 
-from mpcc.core.config.options import path_of
 from mpcc.core.errors import InvalidInput, unknown_name
 from mpcc.core.registry import Registry
+from mpcc.core.system.file_addresses import path_of
 from mpcc.core.system.toml_file import read_toml
 
 __all__ = [

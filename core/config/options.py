@@ -8,20 +8,19 @@ from __future__ import annotations
 
 import functools
 import math
-import os
 import types
 import typing
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin
-from urllib.parse import unquote_to_bytes
 
 import attrs
 import cattrs
 
 from mpcc.core.errors import InvalidInput, PluginError, unknown_name
+from mpcc.core.system.file_addresses import address_of, path_of
 
-__all__ = ["BARE", "convert", "describe", "fields", "make", "option", "path_of", "path_text", "plain"]
+__all__ = ["BARE", "convert", "describe", "fields", "make", "option", "plain"]
 
 T = TypeVar("T")
 
@@ -131,47 +130,17 @@ def _truth(value: Any, _: type) -> bool:
 
 
 def _text(value: Any, _: type) -> str:
-    # For the system, a null character ends a text. Bytes that are not UTF-8 arrive as surrogates, which config.toml
-    # cannot hold.
+    # For the system, a null character ends a text. Bytes that are not UTF-8 arrive as surrogates, which are no text.
     if not isinstance(value, str) or "\0" in value or any("\ud800" <= letter <= "\udfff" for letter in value):
         raise ValueError(value)
     return value
 
 
 def _path(value: Any, _: type) -> Path:
-    # Path("") is the current folder, but an empty text usually comes from an unset variable in a script.
-    if not isinstance(value, str | Path) or not str(value) or "\0" in str(value):
+    if not isinstance(value, str | Path):
         raise ValueError(value)
-    return value if isinstance(value, Path) else path_of(value)
-
-
-URI = "file://"
-
-
-def path_text(path: Path) -> str:
-    r"""Return a path as text for TOML and JSON; one with bytes that are not UTF-8 becomes a ``file:`` address.
-
-    Example:
-        >>> path_text(Path("/tmp/caf\udce9"))
-        'file:///tmp/caf%E9'
-    """
-    text = str(path)
-    return path.absolute().as_uri() if any("\ud800" <= letter <= "\udfff" for letter in text) else text
-
-
-def path_of(text: str) -> Path:
-    """Return the path that a text stands for; the inverse of `path_text`.
-
-    Raises:
-        ValueError: If an address has a null character.
-    """
-    if not text.startswith(f"{URI}/"):
-        return Path(text)
-    name = os.fsdecode(unquote_to_bytes(text.removeprefix(URI)))
-    if "\0" in name:
-        raise ValueError(text)
-    # On Windows the address of C:\\x is file:///C:/x.
-    return Path(name.removeprefix("/") if os.name == "nt" else name)
+    # Path("") is the current folder, but an empty text usually comes from an unset variable in a script.
+    return path_of(str(value))
 
 
 def _choice(value: Any, kind: Any) -> Any:
@@ -207,7 +176,7 @@ def _converter() -> cattrs.Converter:
         converter.register_structure_hook(kind, hook)
     converter.register_structure_hook_func(lambda kind: _origin(kind) is Literal, _choice)
     converter.register_structure_hook_func(lambda kind: _origin(kind) in (Union, types.UnionType), _union)
-    converter.register_unstructure_hook(Path, path_text)
+    converter.register_unstructure_hook(Path, address_of)
     return converter
 
 

@@ -17,6 +17,7 @@ from mpcc.core.errors import PluginError
 from mpcc.core.evaluation.evaluated_images import ModelImages
 from mpcc.core.evaluation.inference import EVALUATION_BATCH, predictions
 from mpcc.core.method.model import Model, to_pixels
+from mpcc.core.system.plain_values import plain_value
 
 __all__ = ["Pictures", "choose_images", "draw_pictures", "evaluate", "left_out", "score"]
 
@@ -101,6 +102,8 @@ def score(metrics: Mapping[str, Metric], evaluation: Evaluation) -> dict[str, fl
                 f"metric {name!r} needs images: expected an evaluation with images, got one with latents only"
             )
         computed = metric.compute((evaluation.labelled() or evaluation) if metric.needs_labels else evaluation)
+        if evaluation.images is not None:
+            make_plain(evaluation.images.record, name)
         for key, value in computed.items() if isinstance(computed, Mapping) else [(name, computed)]:
             if not isinstance(key, str) or not key:
                 raise PluginError(f"metric {name!r} named a score {key!r}: expected a text")
@@ -117,6 +120,24 @@ def score(metrics: Mapping[str, Metric], evaluation: Evaluation) -> dict[str, fl
                 raise PluginError(f"{what}: expected a finite number")
             scores[key] = number
     return scores
+
+
+def make_plain(record: dict[str, object], name: str) -> None:
+    """Turn what metrics have recorded into plain values for ``results.json``.
+
+    Arguments:
+        record: Of the evaluated images; it is changed.
+        name: The metric that was computed last.
+
+    Raises:
+        PluginError: If JSON cannot hold a value.
+    """
+    try:
+        plain = plain_value(record, "record")
+    except ValueError as error:
+        raise PluginError(f"metric {name!r}: {error}") from error
+    record.clear()
+    record.update(plain)
 
 
 class Pictures:

@@ -11,12 +11,13 @@ from torch import Tensor
 
 from mpcc.core.config import RunSettings
 from mpcc.core.contracts import Evaluation, FeatureRequest, ImageSet, Metric, Prior
-from mpcc.core.errors import TrainingDiverged
+from mpcc.core.errors import PluginError, TrainingDiverged
 from mpcc.core.evaluation.confusion import Confusion
 from mpcc.core.evaluation.evaluated_images import ModelImages
 from mpcc.core.evaluation.evaluation import Pictures, draw_pictures, evaluate, left_out, score
 from mpcc.core.method.model import Model
 from mpcc.core.system.kernel_settings import full_precision
+from mpcc.core.system.plain_values import plain_value
 from mpcc.core.system.randomness import own_randomness
 
 __all__ = ["Findings", "feature_request", "find"]
@@ -129,6 +130,15 @@ def find(
 
 @torch.no_grad()
 def prior_record(prior: Prior) -> dict[str, Any]:
-    """Return the weights of the clusters and the scalar quantities of a prior as plain numbers."""
+    """Return the weights of the clusters and the scalar quantities of a prior as plain numbers.
+
+    Raises:
+        PluginError: If JSON cannot hold a quantity.
+    """
     scalars = {name: value.item() for name, value in prior.quantities().items() if value.numel() == 1}
-    return {"weights": [round(weight, 6) for weight in prior.weights().tolist()], **scalars}
+    weights = [round(weight, 6) for weight in prior.weights().tolist()]
+    try:
+        record: dict[str, Any] = plain_value({"weights": weights, **scalars}, "quantities")
+    except ValueError as error:
+        raise PluginError(f"prior {type(prior).__module__}.{type(prior).__qualname__}: {error}") from error
+    return record

@@ -13,6 +13,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 from mpcc.core.contracts import ImageSource
 from mpcc.core.errors import InvalidInput
 from mpcc.core.system.allocator import give_back
+from mpcc.core.system.signals import END_SIGNALS
 
 __all__ = ["in_order", "read_ahead"]
 
@@ -112,6 +113,6 @@ class Ranges(Sampler[range]):
 
 def leave_signals_to_the_run(worker: int) -> None:
     """Ignore signals that a terminal or a scheduler sends to all processes: the run decides when workers end."""
-    for number in (signal.SIGINT, signal.SIGTERM):
+    for number in END_SIGNALS:
         signal.signal(number, signal.SIG_IGN)
     give_back()

@@ -131,12 +131,16 @@ class EventLog:
         for name, value in (named | {"weights": prior.weights()} | dict(prior.quantities())).items():
             if value.numel() == 1:
                 self._scalar(f"prior/{name}", value.item(), step)
-            else:
-                self._add(step, summary.histogram(f"prior/{name}", value.cpu(), BINS))  # type: ignore[no-untyped-call]
+                continue
+            finite = value[torch.isfinite(value)].cpu()
+            if finite.numel():
+                self._add(step, summary.histogram(f"prior/{name}", finite, BINS))  # type: ignore[no-untyped-call]
 
     def note(self, name: str, text: str, step: int = 0) -> None:
         """Write a line of text for the readers of the curves."""
-        self._add(step, summary.text(name, text))  # type: ignore[no-untyped-call]
+        # File names need not be valid text, which events cannot hold.
+        valid = text.encode("utf-8", "backslashreplace").decode("utf-8")
+        self._add(step, summary.text(name, valid))  # type: ignore[no-untyped-call]
 
     def restarted(self, step: int, reason: str) -> None:
         """Hide the events from a step on, after training has gone back."""

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import logging
+import sys
 from collections.abc import Iterable, Mapping
 from types import TracebackType
-from typing import Self
+from typing import Self, TextIO, cast
 
 from rich.console import Console, RenderableType
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, Task, TextColumn, TimeRemainingColumn
 from rich.text import Text
+
+from mpcc.core.system.output_streams import SafeStream
 
 __all__ = ["ProgressDisplay"]
 
@@ -47,7 +50,8 @@ class ProgressDisplay:
     """
 
     def __init__(self, total: int, done: int = 0, *, bar: bool = False) -> None:
-        console = Console(stderr=True, highlight=False)
+        # A terminal may close while the bar is shown. The stream's encoding decides how the bar is drawn.
+        console = Console(file=cast("TextIO", SafeStream(sys.stderr)), highlight=False)
         self._total = total
         self._bar = _BarAndScores(
             TextColumn("training"),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import attrs
@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from mpcc.core.config import RESUMABLE, RunConfig, RunSettings, options
+from mpcc.core.config.locations import Places
 from mpcc.core.contracts import Architecture, Dataset, FeatureRequest, ImageSet, ImageSource, Metric, Prior
 from mpcc.core.engines.choice import choose_engine
 from mpcc.core.errors import InvalidInput, PluginError, unknown_name
@@ -295,6 +296,11 @@ def check_fit(data: ImageSet, architecture: Architecture, described: str, config
             f"{described} gave images with {channels} channels; architecture {config.arch.name!r} takes "
             f"{' or '.join(map(str, architecture.channels))}"
         )
+    texts: dict[str, object] = {"description": data.description}
+    texts |= {f"{name}[0]": value[0] for name, value in named_texts(data).items() if len(value)}
+    for name, text in texts.items():
+        if not isinstance(text, str):
+            raise PluginError(f"{described}: {name}: expected a text, got a {type(text).__qualname__}")
     for name, values in (("labels", data.labels), ("paths", data.paths or None)):
         if values is not None and len(values) != count:
             raise PluginError(f"{described}: expected {count} {name}, one for each image, got {len(values)}")
@@ -309,12 +315,18 @@ def check_fit(data: ImageSet, architecture: Architecture, described: str, config
             )
 
 
-def differences(saved: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
+def named_texts(data: ImageSet) -> dict[str, Sequence[str]]:
+    """Return the lists of texts of an image set by name."""
+    return {"class_names": data.class_names, "paths": data.paths, "skipped": data.skipped}
+
+
+def differences(saved: Mapping[str, Any], now: Mapping[str, Any], movable: Places = ()) -> list[str]:
     """Return which settings differ that may not change on resume, each as a text such as ``run.lr was 0.1, is 1``.
 
     Arguments:
         saved: Tables of the checkpoint's configuration.
         now: Tables of the present one.
+        movable: The options of plugins that only say where files are.
     """
     changed = []
     for section in now:
@@ -327,7 +339,7 @@ def differences(saved: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
         # An earlier version may have had other options of data. The fingerprint guards the images themselves.
         names = {*before} & {*after} if section == "data" else {*before, *after}
         for name in sorted(names):
-            if section == "run" and name in RESUMABLE:
+            if (section == "run" and name in RESUMABLE) or (section, name) in movable:
                 continue
             if before.get(name) != after.get(name):
                 changed.append(f"{section}.{name} was {before.get(name)}, is {after.get(name)}")

@@ -106,6 +106,7 @@ class Execution:
                 ProgressDisplay(self.settings.iterations, self.trainer.iteration, bar=bar) as display,
             ):
                 self.display = display
+                self.folder.keep()
                 while self.trainer.iteration < self.settings.iterations:
                     try:
                         self._iterate(stop)

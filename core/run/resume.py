@@ -11,6 +11,8 @@ from typing import Any
 import attrs
 import torch
 
+from mpcc.core.config import SECTIONS
+from mpcc.core.config.locations import places
 from mpcc.core.config.settings import MOST_ITERATIONS
 from mpcc.core.errors import InvalidInput
 from mpcc.core.run.assembly import differences
@@ -119,7 +121,8 @@ def check(run: Run, state: Mapping[str, Any], source: Path, folder: RunFolder) -
             f"--resume {folder.path}: plugins have changed: {', '.join(changed)}; install the earlier versions, "
             f"or start anew with: mpcc-run --config {folder.config}"
         )
-    changed = differences(saved_config(state, source), run.config.to_tables())
+    entries = {section: getattr(run.config, section).entry for section in SECTIONS}
+    changed = differences(saved_config(state, source), run.config.to_tables(), places(entries))
     if changed:
         raise InvalidInput(
             f"--resume {folder.path}: config.toml differs from that of the checkpoint: {'; '.join(changed)}; "

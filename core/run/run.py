@@ -128,6 +128,11 @@ class Run:
                 f"checkpoint {source}: the data set has changed: expected images of shape {state['images']}, "
                 f"got {list(self.data.images.shape)}"
             )
+        if state["fingerprint"] != self.state_of_data()["fingerprint"]:
+            raise InvalidInput(
+                f"checkpoint {source}: the data set has changed: it has as many images as before, but different ones "
+                "or another order; mpcc predict assigns clusters to other images"
+            )
         warn_of_changes(state["plugins"], self.plugins)
         take_weights(self.trainer.model, state, source)
         self.trainer.iteration = state["iteration"]

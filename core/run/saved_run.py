@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mpcc.core.config import Layer, RunConfig, read_config
+from mpcc.core.config.locations import Places
 from mpcc.core.errors import InvalidInput
 from mpcc.core.storage.checkpoint_contents import check_contents, saved_config
 
@@ -55,8 +56,16 @@ def run_layer(run: Path) -> Layer:
         raise InvalidInput(f"run folder {run}: {str(error).removeprefix('--config ')}") from error
 
 
-def check_checkpoint(state: dict[str, Any], source: Path, tables: Mapping[str, Mapping[str, Any]]) -> None:
+def check_checkpoint(
+    state: dict[str, Any], source: Path, tables: Mapping[str, Mapping[str, Any]], movable: Places = ()
+) -> None:
     """Check that a checkpoint belongs to the run.
+
+    Arguments:
+        state: The checkpoint.
+        source: Its file, for errors.
+        tables: The sections of the run's configuration that count.
+        movable: The options that only say where files are.
 
     Raises:
         InvalidInput: If something is missing, or the checkpoint was saved with options that differ from config.toml.
@@ -64,7 +73,7 @@ def check_checkpoint(state: dict[str, Any], source: Path, tables: Mapping[str, M
     from mpcc.core.run.assembly import differences
 
     check_contents(state, source)
-    changed = differences(saved_config(state, source), tables)
+    changed = differences(saved_config(state, source), tables, movable)
     if changed:
         raise InvalidInput(f"checkpoint {source} does not belong to the run's config.toml: {'; '.join(changed)}")
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import shlex
 import time
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -14,6 +13,7 @@ from mpcc.core.reporting.health import check_parameters
 from mpcc.core.run.run import Run
 from mpcc.core.storage.kept_checkpoints import KeptCheckpoints
 from mpcc.core.storage.run_folder import RunFolder
+from mpcc.core.system.output_streams import quoted
 
 __all__ = ["Saving"]
 
@@ -121,7 +121,7 @@ class Saving:
 
     @property
     def _quoted(self) -> str:
-        return shlex.quote(str(self.folder.path))
+        return quoted(self.folder.path)
 
     def _check_saved(self, failure: str) -> None:
         """Raise an error if the last checkpoint is not on the disk, with the reason and how to go on."""

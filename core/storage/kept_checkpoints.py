@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,8 @@ from mpcc.core.storage.checkpoint import BrokenCheckpoint, load_checkpoint, save
 from mpcc.core.system.whole_files import duplicate, flush_folder
 
 __all__ = ["KeptCheckpoints"]
+
+logger = logging.getLogger(__name__)
 
 OLDER = re.compile(r"iteration-(\d{1,18})\.pt")
 
@@ -82,8 +85,7 @@ class KeptCheckpoints:
         self.newest_iteration = state["iteration"]
         self._whole = self.newest, state["iteration"]
         flush_folder(self.folder)
-        for path in self.older()[self.keep :]:
-            path.unlink(missing_ok=True)
+        remove(self.older()[self.keep :])
 
     def save_best(self, state: dict[str, Any]) -> None:
         """Save a state as the best one only.
@@ -138,6 +140,13 @@ class KeptCheckpoints:
 
     def forget_after(self, iteration: int) -> None:
         """Remove older checkpoints after an iteration: a run that went back to it takes another course."""
-        for number, path in self._numbered().items():
-            if number > iteration:
-                path.unlink(missing_ok=True)
+        remove([path for number, path in self._numbered().items() if number > iteration])
+
+
+def remove(checkpoints: Iterable[Path]) -> None:
+    """Remove checkpoints; a warning names one that the system does not let go, such as one that is being copied."""
+    for path in checkpoints:
+        try:
+            path.unlink(missing_ok=True)
+        except OSError as error:
+            logger.warning("checkpoint %s could not be removed: %s", path, error.strerror or error)

@@ -19,18 +19,19 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from filelock import FileLock, Timeout
 from PIL import Image
 from torch import Tensor
 
 from mpcc.core.config import RunConfig
-from mpcc.core.errors import InvalidInput
+from mpcc.core.errors import InvalidInput, PluginError
 from mpcc.core.evaluation.confusion import confusion_sheet
 from mpcc.core.evaluation.findings import Findings
 from mpcc.core.evaluation.inference import Prediction
 from mpcc.core.evaluation.sheets import reconstruction_sheet, sample_sheet
+from mpcc.core.storage.folder_lock import locked
 from mpcc.core.storage.prediction_files import AssignmentTable, write_rows
 from mpcc.core.system.file_names import check_length
+from mpcc.core.system.plain_values import plain_value
 from mpcc.core.system.resources import disk_errors
 from mpcc.core.system.whole_files import taken, whole_file, write_whole
 
@@ -49,6 +50,7 @@ class RunFolder:
         self.path = path
         self._named = named
         self._made: list[Path] = []
+        self._kept = False
 
     @classmethod
     def plan(cls, out: Path | None, config: RunConfig) -> RunFolder:
@@ -93,7 +95,9 @@ class RunFolder:
         """
         if not os.access(path, os.W_OK | os.X_OK):
             raise InvalidInput(f"--resume {path}: expected a folder that can be written")
-        return cls(path)
+        folder = cls(path)
+        folder.keep()
+        return folder
 
     def create(self) -> None:
         """Make the folder.
@@ -135,10 +139,20 @@ class RunFolder:
             self.discard()
             raise
 
+    def keep(self) -> None:
+        """Keep the folder from now on, whatever happens: training begins, or has begun in an earlier process."""
+        self._kept = True
+
+    @property
+    def kept(self) -> bool:
+        """Whether training has begun in the folder; only the user may then delete it."""
+        return self._kept
+
     def discard(self) -> None:
-        """Remove the folder and everything in it, for a run that failed before it saved anything."""
-        shutil.rmtree(self.path, ignore_errors=True)
-        self._remove_parents()
+        """Remove the folder and everything in it, for a command that failed before there was anything to keep."""
+        if not self._kept:
+            shutil.rmtree(self.path, ignore_errors=True)
+            self._remove_parents()
 
     def _remove_parents(self) -> None:
         """Remove the parents that were made for this run, unless others use them by now."""
@@ -160,24 +174,14 @@ class RunFolder:
     def locked(self) -> Iterator[None]:
         """Keep other processes from writing into the folder, for the length of a ``with`` block.
 
-        The system frees the lock of a process that ends, however it ends; the empty file ``.lock`` stays.
-
         Raises:
             InvalidInput: If another run uses the folder.
             OutOfResources: If there is no room for the file.
         """
-        lock = FileLock(self.path / ".lock", timeout=0)
-        with disk_errors(f"{self.path} could not be written"):
-            try:
-                lock.acquire()
-            except Timeout as error:
-                raise InvalidInput(
-                    f"run folder {self.path} is in use by another run: wait until it has ended, or choose another --out"
-                ) from error
-        try:
+        with contextlib.ExitStack() as held:
+            with disk_errors(f"{self.path} could not be written"):
+                held.enter_context(locked(self.path))
             yield
-        finally:
-            lock.release()
 
     @property
     def results(self) -> Path:
@@ -205,8 +209,16 @@ class RunFolder:
         )
 
     def write_results(self, results: Mapping[str, Any]) -> None:
-        """Write ``results.json``."""
-        write_whole(self.results, (json.dumps(results, indent=2, allow_nan=False) + "\n").encode())
+        """Write ``results.json``.
+
+        Raises:
+            PluginError: If JSON cannot hold a value; each value that is not plain comes from a plugin.
+        """
+        try:
+            plain = plain_value(results, self.results.name)
+        except ValueError as error:
+            raise PluginError(str(error)) from error
+        write_whole(self.results, (json.dumps(plain, indent=2, allow_nan=False) + "\n").encode())
 
     def append_metrics(self, line: Mapping[str, Any]) -> None:
         """Add a line to ``metrics.jsonl``.

@@ -41,14 +41,36 @@ def check_new(path: Path, flag: str, kind: str = "folder") -> None:
 
 
 def flush_folder(folder: Path) -> None:
-    """Wait until the names in a folder are on the disk, if the system supports that."""
+    """Wait until the names in a folder are on the disk, if system and file system support that.
+
+    Raises:
+        OSError: If the disk fails or is full. Any other refusal only means that the file system keeps names by itself.
+    """
     if os.name != "posix":
         return
-    handle = os.open(folder, os.O_RDONLY)
     try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
+        handle = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
+    except OSError as error:
+        if error.errno in (errno.EIO, errno.ENOSPC):
+            raise
+
+
+def flush_file(file: IO[bytes]) -> None:
+    """Wait until the content of a file is on the disk, if the file system supports that.
+
+    Raises:
+        OSError: If the content could not be written.
+    """
+    file.flush()
+    try:
+        os.fsync(file.fileno())
+    except OSError as error:
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS):
+            raise
 
 
 @contextlib.contextmanager
@@ -68,8 +90,7 @@ def whole_file(path: Path, part: Path | None = None) -> Iterator[IO[bytes]]:
     try:
         with part.open("w+b") as file:
             yield file
-            file.flush()
-            os.fsync(file.fileno())
+            flush_file(file)
         part.replace(path)
     finally:
         part.unlink(missing_ok=True)

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from mpcc.core.contracts import Direction, EvaluatedImages, Evaluation, FeatureRequest, Metric
 from mpcc.core.errors import InvalidInput
+from mpcc.core.system.plain_values import plain_value
 from mpcc.core.testing.cases import Case
 from mpcc.core.testing.comparison import require_instance, require_plugin
 from mpcc.core.testing.report import Laws, broken, require
@@ -294,6 +295,19 @@ def without_labels(case: MetricCase) -> str:
     except Exception as error:  # how it refuses is its own choice
         return f"without labels it refuses: {' '.join(str(error).split())}"
     broken(f"needs_labels is True, but without labels it gives {score}")
+
+
+@METRIC_LAWS.add("JSON can hold what it records")
+def record(case: MetricCase) -> str:
+    given = case.clusterings()["a typical clustering"]
+    if given.images is None:
+        return "does not apply: it needs no images"
+    case.prepared().compute(given)
+    try:
+        plain = plain_value(given.images.record, "record")
+    except ValueError as error:
+        broken(str(error))
+    return ", ".join(plain) or "nothing"
 
 
 @METRIC_LAWS.add("it leaves its input alone and gives the same score again")

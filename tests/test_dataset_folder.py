@@ -481,8 +481,10 @@ def test_a_header_tells_whether_an_image_is_grey_as_reading_it_does(mode: str, e
     path = tmp_path / f"a.{extension}"
     try:
         Image.new(mode, (4, 4)).save(path)
+        with Image.open(path) as image:
+            image.load()
     except (OSError, ValueError):
-        return  # there are no such files
+        return  # there are no such files, or this version of Pillow does not read its own
     for channels in ("auto", "1", "3"):
         loaded, streamed = (load(tmp_path, channels=channels, memory=memory).images for memory in ("load", "stream"))
         assert tuple(streamed.shape) == tuple(loaded.shape)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.metadata
 import os
+import re
 import subprocess
 import sys
 import tarfile
@@ -187,3 +188,17 @@ def test_the_package_runs_as_its_commands_do(tmp_path: Path) -> None:
     ):
         done = subprocess.run([scripts / command[0], *command[1:]], cwd=tmp_path, capture_output=True, text=True)
         assert run_python("-m", "mpcc", *module, folder=tmp_path) == done.stdout
+
+
+def test_each_lower_bound_has_been_tried(repository: Path) -> None:
+    project = tomllib.loads((repository / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    bounds = {
+        *project["dependencies"],
+        *(line for extra in project["optional-dependencies"].values() for line in extra),
+    }
+    text = (repository / "CONTRIBUTING.md").read_text(encoding="utf-8").partition("### The lowest versions")[2]
+    tried = dict(re.findall(r"^\| ([\w-]+) \| ([\d.]+) \|$", text.partition("\n## ")[0], re.MULTILINE))
+    assert {bound.partition(">=")[0] for bound in bounds} | {"Python"} == set(tried)
+    for bound in bounds:
+        name, _, lowest = bound.partition(">=")
+        assert f"{tried[name]}.".startswith(f"{lowest}."), f"{bound}, but {tried[name]} was tried: make floors"

@@ -56,7 +56,7 @@ def pytest_runtest_makereport(
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, object, object]:
-    """Hide GPUs from a test without the mark gpu, from its fixtures and from the commands that it starts.
+    """Hide the terminal, and GPUs without the mark gpu, from a test, its fixtures and the commands that it starts.
 
     What such a test compares, often bit by bit, then means the same on every machine.
     """
@@ -67,6 +67,8 @@ def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, object, object
                 torch.cuda.is_available()
                 patch.setattr(torch.cuda, "is_available", lambda: False)
             patch.setenv("CUDA_VISIBLE_DEVICES", "")
+        # The width of the terminal that the tests run on.
+        patch.delenv("COLUMNS", raising=False)
         return (yield)
 
 

@@ -92,7 +92,7 @@ def test_the_best_is_chosen_by_a_score_or_by_a_metric_that_has_one(wanted: str, 
         ("elsewhere", "--best-by elsewhere: --metrics leaves it out; expected plain"),
         (
             "distanse",
-            "unknown score for --best-by: 'distanse': expected one of auto, distance, .*did you mean 'distance'",
+            "unknown score for --best-by: 'distanse': did you mean 'distance'. .expected one of auto, distance, ",
         ),
     ],
 )

@@ -15,8 +15,10 @@ import pytest
 import torch
 from PIL import Image
 
+from mpcc.core.config import read_config, resolve
 from mpcc.core.contracts import ImageSet
 from mpcc.core.errors import InvalidInput
+from mpcc.core.registry import load_registry
 from mpcc.plugins.datasets import memory as memory_module
 from mpcc.plugins.datasets.arrays import Arrays
 from mpcc.plugins.datasets.folder import Folder
@@ -630,3 +632,13 @@ def test_the_ends_of_every_type_are_read_or_refused_and_settled_for_the_next_rea
     again = load(path, range=settled)
     assert torch.equal(again.images, loaded.images)
     assert again.settled == loaded.settled
+
+
+@pytest.mark.parametrize(
+    ("former", "now"), [("auto", "type"), ("unit", "0,1"), ("symmetric", "-1,1"), ("bytes", "0,255")]
+)
+def test_a_configuration_of_an_earlier_version_is_read(former: str, now: str, tmp_path: Path) -> None:
+    file = tmp_path / "config.toml"
+    file.write_text(f'[data]\nname = "arrays"\npath = "x.npy"\nvalue_range = "{former}"\n')
+    config = resolve(load_registry(), [read_config(file)], "none")
+    assert config.data.options.range == now

@@ -7,15 +7,8 @@ from collections.abc import Iterator
 import numpy as np
 import pytest
 
-from mpcc.plugins.datasets.reading.value_range import (
-    Extremes,
-    RangeSpec,
-    ValueRange,
-    find_range,
-    measure,
-    narrow_use,
-    to_levels,
-)
+from mpcc.plugins.datasets.reading.range_option import RangeSpec, ValueRange
+from mpcc.plugins.datasets.reading.value_range import Extremes, find_range, measure, narrow_use, to_levels
 
 FULL = {"bool": (0, 1), "uint8": (0, 255), "uint16": (0, 65535)}
 

@@ -21,7 +21,7 @@ from mpcc.plugins.datasets.array_reading.tables import TABLES, read_label_table
 from mpcc.plugins.datasets.array_reading.values import Layout, find_layout, find_values, settled_range, to_bytes
 from mpcc.plugins.datasets.memory import read_all, streams
 from mpcc.plugins.datasets.options import ArraysOptions
-from mpcc.plugins.datasets.reading.value_range import RangeSpec, ValueRange
+from mpcc.plugins.datasets.reading.range_option import RangeSpec, ValueRange
 from mpcc.plugins.datasets.resizing import resize_images
 
 __all__ = ["ArrayImages", "Arrays"]

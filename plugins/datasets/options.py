@@ -9,7 +9,7 @@ from typing import Any, Literal
 import attrs
 
 from mpcc.core.choice_fields import check_choices
-from mpcc.plugins.datasets.reading.value_range import RangeSpec
+from mpcc.plugins.datasets.reading.range_option import RangeSpec
 
 __all__ = [
     "ArraysOptions",
@@ -26,6 +26,7 @@ __all__ = [
 
 # Marks an option that tells how one folder is laid out, so that it does not hold for images elsewhere.
 OF_PLACE = "of_place"
+FORMER_RANGES = {"auto": "type", "unit": "0,1", "symmetric": "-1,1", "bytes": "0,255"}
 
 _LARGEST_SEED = 2**63 - 1
 
@@ -237,10 +238,13 @@ class ArraysOptions(MemoryOptions):
     )
     range: str = attrs.field(
         default="type",
+        # The words of the option that earlier versions had in its place.
+        converter=lambda text: FORMER_RANGES.get(text, text),
         validator=_range,
         metadata={
+            "formerly": "value_range",
             "help": "values of black and white: of the type (0 and 255, 0 and 65535; for 32 bits and floating point "
             "0 and 1, -1 and 1, 0 and 255 or those of the set), of the set, its percentiles (0.1 and 99.9, or "
-            "percentiles:LOW,HIGH), two numbers LOW,HIGH, or one for white"
+            "percentiles:LOW,HIGH), two numbers LOW,HIGH, or one for white",
         },
     )

@@ -15,15 +15,8 @@ from mpcc.core.errors import InvalidInput
 from mpcc.core.system.file_names import printable
 from mpcc.plugins.datasets.array_reading.files import Array
 from mpcc.plugins.datasets.array_reading.sets import JoinedArrays
-from mpcc.plugins.datasets.reading.value_range import (
-    Extremes,
-    RangeSpec,
-    ValueRange,
-    find_range,
-    measure,
-    narrow_use,
-    to_levels,
-)
+from mpcc.plugins.datasets.reading.range_option import RangeSpec, ValueRange
+from mpcc.plugins.datasets.reading.value_range import Extremes, find_range, measure, narrow_use, to_levels
 
 __all__ = ["Layout", "find_layout", "find_values", "settled_range", "to_bytes"]
 

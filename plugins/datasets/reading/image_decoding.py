@@ -14,7 +14,8 @@ from torch import Tensor
 
 from mpcc.plugins.datasets.reading.image_metadata import turn_upright
 from mpcc.plugins.datasets.reading.image_opening import LARGEST_PIXELS, UnreadableImage, each_frame
-from mpcc.plugins.datasets.reading.value_range import ValueRange, to_levels
+from mpcc.plugins.datasets.reading.range_option import ValueRange
+from mpcc.plugins.datasets.reading.value_range import to_levels
 from mpcc.plugins.datasets.resizing import fit_square
 
 __all__ = ["Decoding", "FileImages", "kind_of", "reduced_by_pillow", "storage_type", "values_of"]

@@ -29,14 +29,8 @@ from mpcc.plugins.datasets.reading.image_decoding import (
 )
 from mpcc.plugins.datasets.reading.image_listing import ImageFile
 from mpcc.plugins.datasets.reading.image_opening import UnreadableImage, each_frame, frames_in
-from mpcc.plugins.datasets.reading.value_range import (
-    Extremes,
-    RangeSpec,
-    ValueRange,
-    find_range,
-    known_range,
-    measure,
-)
+from mpcc.plugins.datasets.reading.range_option import RangeSpec, ValueRange
+from mpcc.plugins.datasets.reading.value_range import Extremes, find_range, known_range, measure
 
 __all__ = ["FolderReader", "Look"]
 

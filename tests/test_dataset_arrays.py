@@ -137,7 +137,7 @@ def test_16_bits_keep_the_range_of_their_type_and_a_dark_set_is_told(
     full = np.linspace(0, 65535, 256).round().astype(np.uint16).reshape(1, 16, 16)
     assert np.array_equal(load(save(tmp_path / "x.npy", only=full), 16).images[0], LEVELS)
     assert not caplog.messages
-    path = save(tmp_path / "x.npy", only=(LEVELS * np.uint16(16)).astype(np.uint16))  # a camera of 12 bits
+    path = save(tmp_path / "x.npy", only=LEVELS.astype(np.uint16) * np.uint16(16))  # a camera of 12 bits
     assert len(torch.unique(load(path, 16).images)) == 17
     assert caplog.messages == [
         f"{path}: values 0..4080 use 6.2% of the range 0..65535, about 17 of 256 grey levels; --data.range set, "

@@ -43,6 +43,11 @@ def _between(low: int, high: int | None = None) -> Callable[[Any, attrs.Attribut
     return check
 
 
+def _present_range(text: str) -> str:
+    """Return a range; earlier versions had other words for some."""
+    return FORMER_RANGES.get(text, text)
+
+
 def _range(instance: Any, attribute: attrs.Attribute[str], value: str) -> None:
     RangeSpec.parse(value)
 
@@ -239,7 +244,7 @@ class ArraysOptions(MemoryOptions):
     range: str = attrs.field(
         default="type",
         # The words of the option that earlier versions had in its place.
-        converter=lambda text: FORMER_RANGES.get(text, text),
+        converter=_present_range,
         validator=_range,
         metadata={
             "formerly": "value_range",

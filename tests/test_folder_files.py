@@ -278,6 +278,20 @@ def test_no_tag_of_metadata_costs_a_tiff(tag: int, tmp_path: Path, recwarn: pyte
     assert [str(warning.message) for warning in recwarn] == []
 
 
+@pytest.mark.parametrize("kind", ["PNG", "JPEG", "TIFF"])
+def test_a_file_that_ends_anywhere_is_told_by_its_name(kind: str, tmp_path: Path) -> None:
+    whole = io.BytesIO()
+    GREY.save(whole, kind)
+    GREY.save(tmp_path / "whole.png")
+    content = whole.getvalue()
+    for size in {*range(12), len(content) // 2}:
+        (tmp_path / f"{size:03}.{kind.lower()}").write_bytes(content[:size])
+    loaded = load(tmp_path, unreadable="skip")
+    assert "whole.png" in loaded.paths
+    assert len(loaded.paths) + len(loaded.skipped) == 14
+    assert {f"{size:03}.{kind.lower()}" for size in range(12)} <= {line.partition(":")[0] for line in loaded.skipped}
+
+
 def test_lab_colours_are_read(tmp_path: Path) -> None:
     lab = Image.merge("LAB", [Image.new("L", (6, 6), level) for level in (255, 128, 128)])
     lab.save(tmp_path / "a.tif")

@@ -12,6 +12,8 @@ __all__ = ["has_metadata", "turn_upright", "without_metadata"]
 
 _PNG, _JPEG = b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff"
 _TIFF = {b"II*\0": "<", b"MM\0*": ">"}
+# The bytes before the first directory of a TIFF file; the last four say where it is.
+_TIFF_HEADER = 8
 
 # Chunks of PNG that have pixels in them, and those of its animations.
 _PNG_PIXELS = {b"IHDR", b"PLTE", b"tRNS", b"IDAT", b"IEND"}
@@ -72,7 +74,7 @@ def without_metadata(content: bytes) -> Iterator[bytes]:
     elif content.startswith(_JPEG):
         yield _jpeg(content, keep_exif=True)
         yield _jpeg(content, keep_exif=False)
-    elif content[:4] in _TIFF:
+    elif content[:4] in _TIFF and len(content) >= _TIFF_HEADER:
         yield _tiff(content, _TIFF[content[:4]], _TIFF_PIXELS | {274})
         yield _tiff(content, _TIFF[content[:4]], _TIFF_PIXELS)
 

@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from mpcc.core.config import resolve
+from mpcc.core.config import Layer, resolve
 from mpcc.core.contracts import Architecture, Evaluation, ImageSet, Metric, Networks
 from mpcc.core.errors import InvalidInput, PluginError, TrainingDiverged
 from mpcc.core.images.stream import ImageStream
@@ -101,6 +101,10 @@ class Eight(Architecture):
         return networks()
 
 
+# A number that the user has chosen; one of the defaults is lowered to the number of images.
+TEN_CLUSTERS = Layer("flag", {"run": {"clusters": 10}})
+
+
 def image_set(shape: tuple[int, ...] = (20, 1, 8, 8), **changes: object) -> ImageSet:
     images = torch.zeros(shape, dtype=torch.uint8)
     return attrs.evolve(ImageSet(images), **changes)
@@ -123,7 +127,7 @@ def image_set(shape: tuple[int, ...] = (20, 1, 8, 8), **changes: object) -> Imag
 )
 def test_images_that_do_not_fit_are_refused(data: Callable[[], ImageSet], error: type[Exception], message: str) -> None:
     with pytest.raises(error, match=message):
-        assembly.check_images(data(), Eight(), "dataset 'x'", resolve(load_registry(()), []))
+        assembly.check_images(data(), Eight(), "dataset 'x'", resolve(load_registry(()), [TEN_CLUSTERS]))
 
 
 @attrs.frozen

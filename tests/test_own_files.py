@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -80,7 +81,9 @@ def test_a_path_chooses_the_data_set_that_reads_it(
             ["--data", "./plian"],
             ["'./plian': no such folder or file: did you mean 'plain'?", "or one of arrays, cifar10"],
         ),
-        (["--data", "plian"], ["unknown dataset 'plian'"]),
+        (["--data", "plian"], ["--data 'plian': no such folder or file: did you mean 'plain'?", "arrays, cifar10"]),
+        (["--data", "DIR"], ["--data 'DIR': no such folder or file (expected the path of your own images, or one of"]),
+        (["--data", "mnits"], ["unknown dataset 'mnits': did you mean 'mnist'?"]),
         (["--data.path", "plian"], ["plian does not exist", "did you mean"]),
         (["--data.path", "plian.npy"], ["plian.npy"]),
         (["--data", "mnist", "--data.path", "plain"], ["mnist", "--data folder --data.path plain"]),
@@ -123,6 +126,14 @@ def test_a_default_batch_is_lowered_to_a_small_set_and_the_run_records_it(capsys
     assert call(*words, *longer, "--batch", str(COUNT), "--out", "given") == 0
     for name in ("assignments.csv", "posterior.npy"):
         assert Path("run", name).read_bytes() == Path("given", name).read_bytes()
+
+
+def test_default_clusters_are_lowered_to_a_small_set(capsys: pytest.CaptureFixture[str]) -> None:
+    np.save("four.npy", np.load("scans.npy")[:4])
+    assert call("--data", "four.npy", *TINY[:-6], "--threads", "1", "--device", "cpu", "--out", "run") == 0
+    told = capsys.readouterr().err
+    assert re.search(r"^clusters \d+ \(.*\) are more than the data set has: lowered to its 4 images$", told, re.M)
+    assert (config("run")["run"]["clusters"], config("run")["run"]["batch"]) == (4, 4)
 
 
 def test_one_image_is_too_few(capsys: pytest.CaptureFixture[str]) -> None:

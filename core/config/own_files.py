@@ -129,26 +129,30 @@ def stands_for_files(registry: Registry, layer: Layer, name: Any) -> bool:
     """Return whether the name of a data set, which does not exist, is the path of a folder or a file.
 
     Raises:
-        InvalidInput: If it looks like a path and there is nothing.
+        InvalidInput: If it looks like a path or like no data set, and there is nothing.
     """
     if not is_path(name) or registry.entries["dataset"].get(str(name)):
         return False
     path, spelled_as_path = Path(name), os.sep in str(name) or str(name).startswith(("~", "."))
     if is_folder(path) is not None and (spelled_as_path or layer.origin == "flag"):
         return True
-    if not spelled_as_path:
-        # In a file it is the name of a data set that is missing, even beside a folder of that name.
+    sets = registry.names("dataset")
+    if not spelled_as_path and (
+        layer.origin != "flag" or registry.broken or difflib.get_close_matches(str(name), sets, n=1, cutoff=0.5)
+    ):
+        # In a file it is the name of a data set that is missing, even beside a folder of that name. So it is where a
+        # plugin has failed, or the name of a data set is near.
         return False
     try:
         beside = [entry.name for entry in path.expanduser().parent.iterdir()]
     except (OSError, RuntimeError):
         beside = []
     close = difflib.get_close_matches(path.name, beside, n=1, cutoff=0.6)
-    hint = f"did you mean {str(path.with_name(close[0]))!r}? " if close else ""
-    known = ", ".join(sorted(registry.names("dataset")))
+    near = f": did you mean {str(path.with_name(close[0]))!r}? (" if close else " ("
+    known = ", ".join(sorted(sets))
     raise InvalidInput(
-        f"{layer.spelled('data', 'name')} {str(name)!r}: no such folder or file: {hint}"
-        f"(expected the path of your own images, or one of {known})"
+        f"{layer.spelled('data', 'name')} {str(name)!r}: no such folder or file{near}"
+        f"expected the path of your own images, or one of {known})"
     )
 
 

@@ -241,19 +241,30 @@ def settle(config: RunConfig, data: ImageSet) -> RunConfig:
 
 
 def fitted(config: RunConfig, count: int) -> RunConfig:
-    """Return a configuration whose batch is not larger than the data set, unless the user asked for that batch.
+    """Return a configuration whose batch and clusters are not more than the images, unless the user asked for them.
 
-    A batch of the defaults or of a preset is lowered, which is logged. The stream of images refuses any other.
+    Those of the defaults or of a preset are lowered, which is logged. Any others are refused, the batch by the stream
+    of images, the clusters by `check_images`.
 
     Arguments:
         config: Names, options and their origins.
         count: N, the number of images.
     """
-    batch, origin = config.run.batch, config.origins.get("run.batch", "")
-    if batch <= count or count < 2 or not (origin == "default" or origin.startswith("preset ")):
-        return config
-    logger.info("batch %d (%s) is larger than the data set: lowered to its %d images", batch, origin, count)
-    return attrs.evolve(config, run=attrs.evolve(config.run, batch=count))
+    lowered = {}
+    for name, more in {"batch": "is larger than the data set", "clusters": "are more than the data set has"}.items():
+        value = getattr(config.run, name)
+        if value > count >= 2 and of_no_user(config, name):
+            logger.info(
+                "%s %d (%s) %s: lowered to its %d images", name, value, config.origins[f"run.{name}"], more, count
+            )
+            lowered[name] = count
+    return attrs.evolve(config, run=attrs.evolve(config.run, **lowered)) if lowered else config
+
+
+def of_no_user(config: RunConfig, name: str) -> bool:
+    """Return whether a setting has the value of the defaults or of a preset."""
+    origin = config.origins.get(f"run.{name}", "")
+    return origin == "default" or origin.startswith("preset ")
 
 
 def check_images(data: ImageSet, architecture: Architecture, described: str, config: RunConfig) -> None:
@@ -266,7 +277,7 @@ def check_images(data: ImageSet, architecture: Architecture, described: str, con
     check_fit(data, architecture, described, config)
     if len(data) < 2:
         raise InvalidInput(f"{described} gave {len(data)} image: expected at least 2 to be clustered")
-    if config.run.clusters > len(data):
+    if config.run.clusters > len(data) and not of_no_user(config, "clusters"):
         raise InvalidInput(
             f"--clusters {config.run.clusters} is more than the {len(data)} images of the data set "
             f"(nearest valid choice: --clusters {len(data)})"

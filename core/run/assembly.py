@@ -250,7 +250,7 @@ def fitted(config: RunConfig, count: int) -> RunConfig:
         config: Names, options and their origins.
         count: N, the number of images.
     """
-    lowered = {}
+    lowered: dict[str, Any] = {}
     for name, more in {"batch": "is larger than the data set", "clusters": "are more than the data set has"}.items():
         value = getattr(config.run, name)
         if value > count >= 2 and of_no_user(config, name):

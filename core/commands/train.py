@@ -175,7 +175,10 @@ def describe(registry: Registry, config: RunConfig, out: Path | None, resume: Pa
         make_prior(config)
         channels = config.data.make().channels
         try:
-            channels = Run.assemble(registry, offline).data.images.shape[1]
+            assembled = Run.assemble(registry, offline)
+            channels = assembled.data.images.shape[1]
+            lowered = {name: getattr(assembled.config.run, name) for name in ("batch", "clusters")}
+            config = attrs.evolve(config, run=attrs.evolve(settings, **lowered))
         except InvalidInput as error:
             failure = error
         if channels is None:

@@ -164,7 +164,7 @@ class FolderOptions(MemoryOptions):
         validator=_range,
         metadata={
             "help": "values of black and white: of the type (0 and 255, 0 and 65535; for 32 bits and floating point "
-            "0 and 1, 0 and 255 or those of the set), of the set, its percentiles (0.1 and 99.9, or "
+            "0 and 1, -1 and 1, 0 and 255 or those of the set), of the set, its percentiles (0.1 and 99.9, or "
             "percentiles:LOW,HIGH), two numbers LOW,HIGH, or one for white"
         },
     )

@@ -290,7 +290,8 @@ def count(
             generated = None
             if phase.draws is not Draws.NOTHING:
                 generated = draw(model, size, train_prior=phase.draws is Draws.WITH_PRIOR)
-            loss_of(phase, model, Batch(size, real, generated), weights).total.backward()  # type: ignore[no-untyped-call]
+            batch = Batch(size, real, generated, real if phase.real_terms else None)
+            loss_of(phase, model, batch, weights).total.backward()  # type: ignore[no-untyped-call]
         costs.append(PhaseCost(phase.name, phase.updates(schedule), flops.get_total_flops()))
     return tuple(costs)
 

@@ -217,7 +217,8 @@ def real_image_terms(model: Model, batch: Batch, weights: TermWeights) -> Loss:
     Gradients reach the encoder and, in the phase that trains it, the prior.
     """
     prior, real = model.prior, needed(batch.real)
-    loc, _ = model.networks.encoder(torch.cat([real, needed(batch.transformed)]))
+    images = torch.cat([real, needed(batch.transformed)]).to(needed(batch.generated).images.dtype)
+    loc, _ = model.networks.encoder(images)
     with prior.full_precision():
         log_r = prior.log_responsibilities(loc.to(prior.weights().dtype))
         balance = terms.balance(log_r, prior.log_weights(), weights.balance_direction, weights.balance_tolerance)

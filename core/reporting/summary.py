@@ -24,7 +24,7 @@ from mpcc.core.contracts import Architecture, Networks, Prior
 from mpcc.core.method.entropy import EntropyPolicy
 from mpcc.core.method.losses import Batch, draw
 from mpcc.core.method.model import Model, trainable
-from mpcc.core.method.phases import MPCC, Draws, EndOfIteration, Phase, loss_of
+from mpcc.core.method.phases import MPCC, Draws, EndOfIteration, Phase, active, loss_of
 from mpcc.core.method.schedule import Schedule
 from mpcc.core.method.terms import TermWeights
 
@@ -302,7 +302,7 @@ def summarise(
     *,
     channels: int,
     schedule: Schedule,
-    phases: Sequence[Phase | EndOfIteration] = MPCC,
+    phases: Sequence[Phase | EndOfIteration] = active(MPCC, TermWeights()),
     entropy: EntropyPolicy | None = None,
 ) -> Summary:
     """Describe the networks that an architecture builds for a prior, and count the operations of an iteration.

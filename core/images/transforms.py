@@ -31,7 +31,7 @@ def transformed(images: Tensor, invariances: Invariances, generator: torch.Gener
     Example:
         >>> image = torch.full((1, 1, 2, 2), 100, dtype=torch.uint8)
         >>> transformed(image, Invariances.parse("brightness=0.5"), torch.Generator().manual_seed(0)).flatten().tolist()
-        [72, 72, 72, 72]
+        [61, 61, 61, 61]
     """
     count, channels = images.shape[:2]
     draws = torch.rand(ROWS, count, generator=generator).mul_(2).sub_(1)

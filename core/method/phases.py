@@ -25,7 +25,17 @@ from mpcc.core.method.model import Model
 from mpcc.core.method.schedule import Schedule
 from mpcc.core.method.terms import TermWeights
 
-__all__ = ["MPCC", "Draws", "EndOfIteration", "Phase", "active", "check_phases", "loss_of", "phases_of", "real_batches"]
+__all__ = [
+    "MPCC",
+    "Draws",
+    "EndOfIteration",
+    "Phase",
+    "check_phases",
+    "loss_of",
+    "phases_of",
+    "real_batches",
+    "takes_real",
+]
 
 # The parts that a phase can train; the first three are the networks.
 NETWORKS = ("discriminator", "generator", "encoder")
@@ -93,14 +103,10 @@ def average_generator(model: Model, schedule: Schedule, done: int) -> None:
 REAL_TERMS = ("balance", "consistency")
 
 
-def active(rows: Sequence[Phase | EndOfIteration], weights: TermWeights) -> tuple[Phase | EndOfIteration, ...]:
-    """Return the rows; those whose terms on real images have no weight do not take real images."""
-    return tuple(
-        attrs.evolve(row, real=None, real_terms=())
-        if isinstance(row, Phase) and row.real_terms and not any(getattr(weights, name) for name in row.real_terms)
-        else row
-        for row in rows
-    )
+def takes_real(phase: Phase, weights: TermWeights) -> bool:
+    """Return whether a phase takes real images if the terms have these weights."""
+    wanted = not phase.real_terms or any(getattr(weights, name, 0) for name in phase.real_terms)
+    return phase.real is not None and wanted
 
 
 # The prior steps twice in an iteration: with the generator and with the first encoder update. The encoder's other

@@ -158,8 +158,8 @@ def balance(
             are exactly balanced.
 
     Example:
-        >>> balance(torch.tensor([[0.9, 0.1], [0.1, 0.9]]).log(), torch.tensor([0.5, 0.5]).log())
-        tensor(0.)
+        >>> balance(torch.tensor([[0.9, 0.1], [0.5, 0.5]]).log(), torch.tensor([0.5, 0.5]).log())
+        tensor(0.0823)
     """
     log_mean = log_responsibilities.logsumexp(0) - math.log(len(log_responsibilities))
     sign, log_of = (1, log_mean) if direction == "images" else (-1, log_weights)
@@ -214,7 +214,8 @@ class TermWeights:
         """Return the weights of the authors' code for D channels, R pixels and J latent dimensions.
 
         Example:
-            >>> TermWeights.published(channels=1, image_size=32, latent_dim=10)
-            TermWeights(data=1.0, latent=0.0009765625, membership=1.0, entropy=0.001, label=1.0)
+            >>> weights = TermWeights.published(channels=1, image_size=32, latent_dim=10)
+            >>> weights.data, weights.latent, weights.membership, weights.entropy, weights.label
+            (1.0, 0.0009765625, 1.0, 0.001, 1.0)
         """
         return cls(latent=1 / (channels * image_size**2), entropy=0.01 / latent_dim)

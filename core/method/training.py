@@ -19,7 +19,7 @@ from mpcc.core.method.engine import Engine, PlainEngine
 from mpcc.core.method.finite_guard import FiniteGuard
 from mpcc.core.method.losses import Batch, Generated, Loss
 from mpcc.core.method.model import Model, thawed, to_unit_range
-from mpcc.core.method.phases import MPCC, Draws, EndOfIteration, Phase, active, loss_of, real_batches
+from mpcc.core.method.phases import MPCC, Draws, EndOfIteration, Phase, loss_of, real_batches, takes_real
 from mpcc.core.method.schedule import Schedule
 from mpcc.core.method.terms import TermWeights
 
@@ -90,12 +90,12 @@ class Trainer:
         self.weights = weights
         self.engine = engine or PlainEngine()
         self.engine.prepare(model)
-        self.phases = active(phases, weights)
+        self.phases = tuple(phases)
         self.iteration = 0
         self.term_weights: dict[str, float] = {}
         self.section: Callable[[str], contextlib.AbstractContextManager[Any]] = no_clock
         self._real_batches = real_batches(self.phases, schedule)
-        with_terms = any(isinstance(phase, Phase) and phase.real_terms for phase in self.phases)
+        with_terms = any(isinstance(row, Phase) and row.real_terms and takes_real(row, weights) for row in self.phases)
         # On the device, because it changes after an iteration has been recorded.
         self._rise = torch.zeros((), device=model.device) if with_terms else None
         trained = {part for phase in self.phases if isinstance(phase, Phase) for part in phase.trains}
@@ -169,7 +169,7 @@ class Trainer:
             if isinstance(phase, Phase):
                 for update, generated in enumerate(self._drawn(phase)):
                     images, transformed = None, None
-                    if phase.real is not None:
+                    if phase.real is not None and takes_real(phase, self.weights):
                         index = (phase.real + update) % self._real_batches
                         images = real[index]
                         transformed = real[self._real_batches + index] if phase.real_terms else None

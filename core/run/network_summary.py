@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from mpcc.core.config import RunConfig
-from mpcc.core.method.phases import active, phases_of
+from mpcc.core.method.phases import phases_of
 from mpcc.core.reporting.summary import Summary, summarise
 from mpcc.core.run.assembly import make_prior, schedule_of, term_weights
 
@@ -24,6 +24,7 @@ def network_summary(config: RunConfig, channels: int) -> Summary:
         prior,
         channels=channels,
         schedule=schedule_of(config.run),
-        phases=active(phases_of(config.objective.make()), weights),
+        phases=phases_of(config.objective.make()),
+        weights=weights,
         entropy=entropy,
     )

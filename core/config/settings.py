@@ -10,6 +10,7 @@ import attrs
 
 from mpcc.core.choice_fields import check_choices
 from mpcc.core.config.options import option
+from mpcc.core.images.invariances import Invariances
 
 __all__ = ["RESUMABLE", "Interval", "RunSettings"]
 
@@ -68,6 +69,10 @@ def _one_or_all(instance: Any, attribute: attrs.Attribute[Any], value: int | str
         raise ValueError(f"must be at least 1 or all, got {value}")
 
 
+def _changes(instance: Any, attribute: attrs.Attribute[Any], value: str) -> None:
+    Invariances.parse(value)
+
+
 def _interval(instance: Any, attribute: attrs.Attribute[Any], value: int | str) -> None:
     Interval.parse(value)
 
@@ -95,6 +100,23 @@ class RunSettings:
     latent_weight: float | None = option(None, "weight of the latent term, 1/(D R^2) if not given", least=0)
     membership_weight: float = option(1.0, "weight of the membership term", least=0)
     entropy_weight: float | None = option(None, "weight of the entropy term, 0.01/J if not given", least=0)
+    balance_weight: float = option(
+        0.0, "weight of the clusters' balance on real images, in units of the latent term's; 0 for none", least=0
+    )
+    balance_direction: Literal["images", "prior"] = option(
+        "images", "direction of the balance: images for KL(q(y) || p(y)), prior for KL(p(y) || q(y))"
+    )
+    balance_tolerance: float = option(0.0, "imbalance without a loss, in nats", least=0)
+    consistency_weight: float = option(
+        0.0, "weight of the consistency under --invariant-to, in units of the latent term's; 0 for none", least=0
+    )
+    invariant_to: str = option(
+        "none",
+        "what leaves the group of an image unchanged, such as shift,rotation=10,brightness; a name without a range "
+        f"takes its default: {Invariances.usual()}",
+        validator=_changes,
+    )
+    real_terms_rise: int = option(200, "iterations over which balance and consistency rise to their weights", least=0)
     entropy: Literal["auto", "closed-form", "lower-bound", "monte-carlo"] = option(
         "auto", "entropies of the prior's components; auto takes what the prior declares, never an estimate"
     )
@@ -143,6 +165,14 @@ class RunSettings:
     threads: int | None = option(None, "threads on the CPU, torch's own choice if not given", least=1, most=1024)
     data_root: Path | None = option(None, "folder of the data sets, $MPCC_DATA if not given")
     download: bool = option(False, "fetch a missing data set into the data root")
+
+    def __attrs_post_init__(self) -> None:
+        """Check what depends on more than one setting."""
+        if self.consistency_weight and not Invariances.parse(self.invariant_to):
+            raise ValueError(
+                f"consistency_weight {self.consistency_weight:g} needs changes that leave a group as it "
+                "is; nearest valid choice: --invariant-to shift"
+            )
 
 
 # Settings that may change when a run is resumed; the result of the training does not depend on their values.

@@ -10,7 +10,9 @@ from torch.utils.data import Sampler
 
 from mpcc.core.contracts import ImageSource
 from mpcc.core.errors import InvalidInput
+from mpcc.core.images import transforms
 from mpcc.core.images.augmentation import Augmentation
+from mpcc.core.images.invariances import Invariances
 from mpcc.core.images.read_ahead import read_ahead
 
 __all__ = ["ImageStream"]
@@ -27,6 +29,7 @@ class ImageStream:
         batch: Images in a batch, at most N.
         seed: Any integer.
         augmentation: Applied to every batch; none by default.
+        invariances: What changes in the transformed copies that `take` makes on request; nothing by default.
         workers: Processes that read ahead if the images are an `ImageSource`. With 0, a batch is read when it is asked
             for. A tensor needs no workers.
         device: Where batches are used. Images that fit into a quarter of a GPU's free memory are kept there.
@@ -47,6 +50,7 @@ class ImageStream:
         seed: int,
         *,
         augmentation: Augmentation | None = None,
+        invariances: Invariances | None = None,
         workers: int = 0,
         device: torch.device | None = None,
     ) -> None:
@@ -58,6 +62,7 @@ class ImageStream:
             )
         self._augmentation = augmentation or Augmentation()
         self._augmentation.check(images.shape[-1])
+        self._invariances = invariances or Invariances()
         self._images = images
         self._seed = seed
         self._order = BatchOrder(count, batch, seed)
@@ -83,13 +88,23 @@ class ImageStream:
             batch = self._augmentation(batch, seeded(self._seed, epoch, end))
         return batch
 
-    def take(self, count: int) -> Tensor:
+    def take(self, count: int, *, transformed: bool = False) -> Tensor:
         """Return the next batches in one tensor, (count, batch, D, R, R), in page-locked memory for a GPU.
+
+        Arguments:
+            count: Number of batches.
+            transformed: Whether randomly transformed copies of all batches follow: (2 count, batch, D, R, R). The
+                changes depend only on (seed, epoch, position).
 
         Raises:
             InvalidInput: If an image cannot be read.
         """
         batches = torch.stack([self.next() for _ in range(count)])
+        if transformed:
+            # The batches of a position and their copies differ in the seed from the augmentation of the position.
+            generator = seeded(self._seed + 1, self._order.epoch, self._order.position)
+            copies = transforms.transformed(batches.flatten(0, 1), self._invariances, generator)
+            batches = torch.cat([batches, copies.view_as(batches)])
         # The device copies from page-locked memory while the host goes on.
         return batches.pin_memory() if self._pinned and batches.device.type == "cpu" else batches
 

@@ -80,11 +80,15 @@ class Batch:
         size: N, the number of samples.
         real: Real images in [-1, 1], shape (N, D, R, R), or None if the phase takes none.
         generated: N generated images with their latents, or None if the phase draws none.
+        transformed: The real images after random changes that leave their clusters as they are, same shape, or None.
+        rise: Factor on the terms on real images, from 0 to 1 in the first iterations; a scalar on the device.
     """
 
     size: int
     real: Tensor | None = None
     generated: Generated | None = None
+    transformed: Tensor | None = None
+    rise: Tensor | float = 1.0
 
 
 @attrs.frozen(eq=False)
@@ -175,32 +179,54 @@ def generator_loss(model: Model, batch: Batch, weights: TermWeights) -> Loss:
 
 
 def encoder_loss(model: Model, batch: Batch, weights: TermWeights) -> Loss:
-    """Return the latent term. Generator and prior are held fixed.
+    """Return the latent term and the terms on real images. Generator and prior are held fixed.
 
     Arguments:
         model: Prior and networks.
-        batch: Generated images.
+        batch: Generated images; real images and their transformed copies, if these have terms with weight.
         weights: Weights of the terms.
     """
-    return Loss.of(latent=(weights.latent, latent_term(model, needed(batch.generated))))
+    loss = Loss.of(latent=(weights.latent, latent_term(model, needed(batch.generated))))
+    return loss if batch.transformed is None else loss + real_image_terms(model, batch, weights)
 
 
 def encoder_and_prior_loss(model: Model, batch: Batch, weights: TermWeights) -> Loss:
-    """Return the latent, membership, entropy and label terms. The generator is held fixed.
+    """Return the latent, membership, entropy and label terms, and those on real images. The generator is held fixed.
 
     Arguments:
         model: Prior and networks.
-        batch: Generated images; their z carries gradients, through which the latent term trains the prior.
+        batch: Generated images; their z carries gradients, through which the latent term trains the prior. Real images
+            and their transformed copies, if these have terms with weight.
         weights: Weights of the terms.
     """
     prior, generated = model.prior, needed(batch.generated)
     z, y = generated.z, generated.y
     latent, phi = latent_term(model, generated), prior.weights()
-    return Loss.of(
+    loss = Loss.of(
         latent=(weights.latent, latent),
         membership=(weights.membership, terms.membership(prior.log_responsibilities(z), y, prior.label_ratio(y))),
         entropy=(weights.entropy, terms.entropy(phi, model.entropy.entropies(prior))),
         label=(weights.label, terms.label(phi)),
+    )
+    return loss if batch.transformed is None else loss + real_image_terms(model, batch, weights)
+
+
+def real_image_terms(model: Model, batch: Batch, weights: TermWeights) -> Loss:
+    """Return balance and consistency of r(x) = q(y|z) at the encoder's location of z, on real images.
+
+    Gradients reach the encoder and, in the phase that trains it, the prior.
+    """
+    prior, real = model.prior, needed(batch.real)
+    images = torch.cat([real, needed(batch.transformed)]).to(needed(batch.generated).images.dtype)
+    loc, _ = model.networks.encoder(images)
+    with prior.full_precision():
+        log_r = prior.log_responsibilities(loc.to(prior.weights().dtype))
+        balance = terms.balance(log_r, prior.log_weights(), weights.balance_direction, weights.balance_tolerance)
+        consistency = terms.consistency(*log_r.split(len(real)))
+    return Loss(
+        batch.rise * (weights.balance * balance + weights.consistency * consistency),
+        {"balance": balance.detach(), "consistency": consistency.detach()},
+        {"balance": weights.balance, "consistency": weights.consistency},
     )
 
 

@@ -25,7 +25,17 @@ from mpcc.core.method.model import Model
 from mpcc.core.method.schedule import Schedule
 from mpcc.core.method.terms import TermWeights
 
-__all__ = ["MPCC", "Draws", "EndOfIteration", "Phase", "check_phases", "loss_of", "phases_of", "real_batches"]
+__all__ = [
+    "MPCC",
+    "Draws",
+    "EndOfIteration",
+    "Phase",
+    "check_phases",
+    "loss_of",
+    "phases_of",
+    "real_batches",
+    "takes_real",
+]
 
 # The parts that a phase can train; the first three are the networks.
 NETWORKS = ("discriminator", "generator", "encoder")
@@ -54,6 +64,8 @@ class Phase:
         real: Index of the batch of real images for the first update. Each further update takes the next batch; after
             the last batch comes the first. None means that the phase takes no real images.
         advances: The network whose spectral norms take a power iteration after each update.
+        real_terms: The terms that need the real images. If none of them has a weight, the phase takes no real images;
+            otherwise it takes transformed copies of them, too. Empty if the phase always needs its real images.
     """
 
     name: str = attrs.field(validator=attrs.validators.instance_of(str))
@@ -66,6 +78,7 @@ class Phase:
         validator=attrs.validators.optional([attrs.validators.instance_of(int), attrs.validators.ge(0)]),
     )
     advances: str | None = None
+    real_terms: tuple[str, ...] = ()
 
 
 @attrs.frozen
@@ -84,6 +97,16 @@ class EndOfIteration:
 def average_generator(model: Model, schedule: Schedule, done: int) -> None:
     """Move the average towards the generator, or copy the generator before ``ema_start``."""
     model.average(schedule.ema_decay if done >= schedule.ema_start else 0.0)
+
+
+# The terms of MPCC on real images (ours; method, section 8).
+REAL_TERMS = ("balance", "consistency")
+
+
+def takes_real(phase: Phase, weights: TermWeights) -> bool:
+    """Return whether a phase takes real images if the terms have these weights."""
+    wanted = not phase.real_terms or any(getattr(weights, name, 0) for name in phase.real_terms)
+    return phase.real is not None and wanted
 
 
 # The prior steps twice in an iteration: with the generator and with the first encoder update. The encoder's other
@@ -112,6 +135,8 @@ MPCC: tuple[Phase | EndOfIteration, ...] = (
         loss=encoder_and_prior_loss,
         draws=Draws.WITH_PRIOR,
         advances="encoder",
+        real=0,
+        real_terms=REAL_TERMS,
     ),
     Phase(
         name="encoder",
@@ -120,6 +145,8 @@ MPCC: tuple[Phase | EndOfIteration, ...] = (
         loss=encoder_loss,
         draws=Draws.FIXED,
         advances="encoder",
+        real=1,
+        real_terms=REAL_TERMS,
     ),
     EndOfIteration("average", average_generator),
 )
@@ -128,13 +155,15 @@ MPCC: tuple[Phase | EndOfIteration, ...] = (
 def real_batches(phases: Sequence[Phase | EndOfIteration], schedule: Schedule) -> int:
     """Return how many batches of real images an iteration takes, the number for the phase that needs the most.
 
+    A phase whose real images are for `Phase.real_terms` takes those that are there, in turn.
+
     Example:
         >>> real_batches(MPCC, Schedule(50, d_steps=4, e_steps=9, lr=1, prior_lr=1, ema_decay=0, ema_start=0))
         4
     """
-    with_real = (phase for phase in phases if isinstance(phase, Phase) and phase.real is not None)
-    counts = [(phase.real or 0, phase.updates(schedule)) for phase in with_real]
-    return max((first + updates for first, updates in counts if updates), default=0)
+    with_real = [row for row in phases if isinstance(row, Phase) and row.real is not None and row.updates(schedule)]
+    counts = [1 if row.real_terms else (row.real or 0) + row.updates(schedule) for row in with_real]
+    return max(counts, default=0)
 
 
 def phases_of(objective: Objective) -> tuple[Phase | EndOfIteration, ...]:

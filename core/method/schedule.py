@@ -22,6 +22,7 @@ class Schedule:
         iterations: Length of the run; only a decay of the step sizes needs it.
         lr_decay: Share of the iterations, at the end, in which all step sizes fall linearly to 0. The paper's step
             sizes are constant, 0 here (supplement, C); the decay is ours.
+        real_terms_rise: Iterations over which the terms on real images rise to their weights.
 
     Raises:
         ValueError: If step sizes are to fall but the number of iterations is not known.
@@ -36,11 +37,21 @@ class Schedule:
     ema_start: int
     iterations: int | None = None
     lr_decay: float = 0.0
+    real_terms_rise: int = 200
 
     def __attrs_post_init__(self) -> None:
         """Check that a decay knows the number of iterations."""
         if self.lr_decay > 0 and self.iterations is None:
             raise ValueError(f"lr_decay {self.lr_decay}: expected the number of iterations, too")
+
+    def real_terms_factor(self, done: int) -> float:
+        """Return the factor on the terms on real images after ``done`` iterations.
+
+        Example:
+            >>> Schedule(50, 4, 4, 2e-4, 1e-3, 0.99, 0, real_terms_rise=200).real_terms_factor(50)
+            0.25
+        """
+        return min(done / self.real_terms_rise, 1.0) if self.real_terms_rise else 1.0
 
     def lr_factor(self, done: int) -> float:
         """Return the factor on all step sizes after ``done`` iterations; it never reaches 0.

@@ -28,12 +28,25 @@ Letters: N samples, K clusters, J latent dimensions, D image channels, R image s
 
 from __future__ import annotations
 
+import math
+from typing import Literal
+
 import attrs
 import torch
 from torch import Tensor
 from torch.distributions import Distribution
 
-__all__ = ["TermWeights", "data_discriminator", "data_generator", "entropy", "label", "latent", "membership"]
+__all__ = [
+    "TermWeights",
+    "balance",
+    "consistency",
+    "data_discriminator",
+    "data_generator",
+    "entropy",
+    "label",
+    "latent",
+    "membership",
+]
 
 
 def data_discriminator(real_scores: Tensor, fake_scores: Tensor) -> Tensor:
@@ -122,6 +135,54 @@ def label(weights: Tensor) -> Tensor:
     return negative_entropy
 
 
+def balance(
+    log_responsibilities: Tensor,
+    log_weights: Tensor,
+    direction: Literal["images", "prior"] = "images",
+    tolerance: float = 0.0,
+) -> Tensor:
+    r"""Return the divergence of phi and the mean responsibilities r(x) of real images, in nats.
+
+    The second form of the joint divergence contains KL(p(y) || q(y)) with q(y) = E_x r(x), the marginals over real
+    images (supplement, A.2, eq. 2). That direction, ``prior``, pulls an empty cluster k with the force phi_k towards
+    the image whose r_k is the largest. The other one, KL(q(y) || p(y)), is bounded by -log min phi, and its pull on a
+    cluster is proportional to r_k.
+
+    If phi is trained, it receives gradients, too, and moves towards the mean; both are exact in phi.
+
+    Arguments:
+        log_responsibilities: log r_k(x), shape (N, K).
+        log_weights: log phi, shape (K,).
+        direction: ``images`` for KL(q(y) || p(y)), ``prior`` for KL(p(y) || q(y)).
+        tolerance: Nats without a loss. The mean over N images is off by about (K - 1) / (2 N) nats even if the clusters
+            are exactly balanced.
+
+    Example:
+        >>> balance(torch.tensor([[0.9, 0.1], [0.5, 0.5]]).log(), torch.tensor([0.5, 0.5]).log())
+        tensor(0.0823)
+    """
+    log_mean = log_responsibilities.logsumexp(0) - math.log(len(log_responsibilities))
+    sign, log_of = (1, log_mean) if direction == "images" else (-1, log_weights)
+    divergence = sign * (log_of.exp() * (log_mean - log_weights)).sum()
+    return torch.relu(divergence - tolerance) if tolerance else divergence
+
+
+def consistency(log_responsibilities: Tensor, log_transformed: Tensor) -> Tensor:
+    r"""Return E KL(stopgrad r(x) || r(Tx)) in nats, for a transform T that leaves the cluster of x as it is.
+
+    Arguments:
+        log_responsibilities: log r_k(x), shape (N, K); it receives no gradient.
+        log_transformed: log r_k(Tx), shape (N, K).
+
+    Example:
+        >>> log_r = torch.tensor([[0.5, 0.5]]).log()
+        >>> consistency(log_r, torch.tensor([[0.25, 0.75]]).log())
+        tensor(0.1438)
+    """
+    target = log_responsibilities.detach()
+    return (target.exp() * (target - log_transformed)).sum(1).mean()
+
+
 @attrs.frozen
 class TermWeights:
     """Weights of the terms; with all weights 1 and an exact data term, the weighted sum would be the KL divergence.
@@ -132,6 +193,10 @@ class TermWeights:
         membership: Weight of the membership term, 1.
         entropy: Weight of the entropy term, 0.01 / J in the authors' code.
         label: Weight of the label term, 1.
+        balance: Weight of the balance of the clusters on real images; 0, none, in the paper.
+        consistency: Weight of the consistency of the clusters on real images; 0, none, in the paper.
+        balance_direction: The direction of the divergence in `balance`.
+        balance_tolerance: Its tolerance, in nats.
     """
 
     data: float = 1.0
@@ -139,13 +204,18 @@ class TermWeights:
     membership: float = 1.0
     entropy: float = 1.0
     label: float = 1.0
+    balance: float = 0.0
+    consistency: float = 0.0
+    balance_direction: Literal["images", "prior"] = "images"
+    balance_tolerance: float = 0.0
 
     @classmethod
     def published(cls, channels: int, image_size: int, latent_dim: int) -> TermWeights:
         """Return the weights of the authors' code for D channels, R pixels and J latent dimensions.
 
         Example:
-            >>> TermWeights.published(channels=1, image_size=32, latent_dim=10)
-            TermWeights(data=1.0, latent=0.0009765625, membership=1.0, entropy=0.001, label=1.0)
+            >>> weights = TermWeights.published(channels=1, image_size=32, latent_dim=10)
+            >>> weights.data, weights.latent, weights.membership, weights.entropy, weights.label
+            (1.0, 0.0009765625, 1.0, 0.001, 1.0)
         """
         return cls(latent=1 / (channels * image_size**2), entropy=0.01 / latent_dim)

@@ -19,7 +19,7 @@ from mpcc.core.method.engine import Engine, PlainEngine
 from mpcc.core.method.finite_guard import FiniteGuard
 from mpcc.core.method.losses import Batch, Generated, Loss
 from mpcc.core.method.model import Model, thawed, to_unit_range
-from mpcc.core.method.phases import MPCC, Draws, EndOfIteration, Phase, loss_of, real_batches
+from mpcc.core.method.phases import MPCC, Draws, EndOfIteration, Phase, loss_of, real_batches, takes_real
 from mpcc.core.method.schedule import Schedule
 from mpcc.core.method.terms import TermWeights
 
@@ -95,6 +95,9 @@ class Trainer:
         self.term_weights: dict[str, float] = {}
         self.section: Callable[[str], contextlib.AbstractContextManager[Any]] = no_clock
         self._real_batches = real_batches(self.phases, schedule)
+        with_terms = any(isinstance(row, Phase) and row.real_terms and takes_real(row, weights) for row in self.phases)
+        # On the device, because it changes after an iteration has been recorded.
+        self._rise = torch.zeros((), device=model.device) if with_terms else None
         trained = {part for phase in self.phases if isinstance(phase, Phase) for part in phase.trains}
         # Two optimizers hold the shared trunk, each with its own moments. A fixed prior has no parameters, and Adam
         # refuses an empty list.
@@ -140,8 +143,11 @@ class Trainer:
             The raw terms by name, each from the last update that computed it, detached scalars on the device.
         """
         self._set_step_sizes()
+        if self._rise is not None:
+            self._rise.fill_(self.schedule.real_terms_factor(self.iteration))
         with self.section("real images"):
-            real = self.stream.take(self._real_batches) if self._real_batches else torch.empty(0)
+            count, transformed = self._real_batches, self._rise is not None
+            real = self.stream.take(count, transformed=transformed) if count else torch.empty(0)
         terms = self.engine.run(self.updates, real) if recorded else self.updates(real)
         self.iteration += 1
         for row in self.phases:
@@ -154,16 +160,21 @@ class Trainer:
         """Carry out the updates of all phases in their order.
 
         Arguments:
-            real: Real images, uint8, shape (batches, N, D, R, R).
+            real: Real images, uint8, shape (batches, N, D, R, R). If a phase has terms on real images, the transformed
+                copies of all batches follow.
         """
         self.guard.begin()
         terms: dict[str, Tensor] = {}
         for phase in self.phases:
             if isinstance(phase, Phase):
                 for update, generated in enumerate(self._drawn(phase)):
-                    images = None if phase.real is None else real[(phase.real + update) % len(real)]
+                    images, transformed = None, None
+                    if phase.real is not None and takes_real(phase, self.weights):
+                        index = (phase.real + update) % self._real_batches
+                        images = real[index]
+                        transformed = real[self._real_batches + index] if phase.real_terms else None
                     with self.section(phase.name):
-                        terms |= self._update(phase, images, generated)
+                        terms |= self._update(phase, images, transformed, generated)
         return terms
 
     def _drawn(self, phase: Phase) -> Iterator[Generated | None]:
@@ -184,13 +195,19 @@ class Trainer:
         with self.section("generated images"), self._trained(*(["prior"] if with_prior else [])):
             return next(batches, None)
 
-    def _update(self, phase: Phase, images: Tensor | None, generated: Generated | None) -> dict[str, Tensor]:
+    def _update(
+        self, phase: Phase, images: Tensor | None, transformed: Tensor | None, generated: Generated | None
+    ) -> dict[str, Tensor]:
         """Carry out one update: loss, gradients, steps of the optimizers, power iteration."""
         model = self.model
         with self._trained(*phase.trains):
             with self.engine.precision():
-                real = None if images is None else to_unit_range(images, model.device)
-                loss = loss_of(phase, model, Batch(self.schedule.batch, real, generated), self.weights)
+                real, moved = (
+                    None if pixels is None else to_unit_range(pixels, model.device) for pixels in (images, transformed)
+                )
+                rise = 1.0 if self._rise is None else self._rise
+                batch = Batch(self.schedule.batch, real, generated, moved, rise)
+                loss = loss_of(phase, model, batch, self.weights)
             self._step(phase, loss, loss.latents if generated is None else generated.z)
         if phase.advances is not None:
             self.engine.advance(getattr(model.networks, phase.advances))

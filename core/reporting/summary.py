@@ -24,7 +24,7 @@ from mpcc.core.contracts import Architecture, Networks, Prior
 from mpcc.core.method.entropy import EntropyPolicy
 from mpcc.core.method.losses import Batch, draw
 from mpcc.core.method.model import Model, trainable
-from mpcc.core.method.phases import MPCC, Draws, EndOfIteration, Phase, loss_of
+from mpcc.core.method.phases import MPCC, Draws, EndOfIteration, Phase, loss_of, takes_real
 from mpcc.core.method.schedule import Schedule
 from mpcc.core.method.terms import TermWeights
 
@@ -268,7 +268,11 @@ def operation_counter() -> FlopCounterMode:
 
 
 def count(
-    model: Model, shape: tuple[int, int, int], schedule: Schedule, phases: Sequence[Phase | EndOfIteration]
+    model: Model,
+    shape: tuple[int, int, int],
+    schedule: Schedule,
+    phases: Sequence[Phase | EndOfIteration],
+    weights: TermWeights,
 ) -> tuple[PhaseCost, ...]:
     """Count the operations of an update of each phase, with the gradients that the training loop takes.
 
@@ -279,18 +283,20 @@ def count(
         shape: (D, R, R).
         schedule: Batch size and numbers of updates.
         phases: The phases of an objective.
+        weights: Weights of the terms; without weight, terms on real images cost nothing.
     """
-    weights, size = TermWeights(), schedule.batch
+    size = schedule.batch
     costs = []
     for phase in phases:
         if not isinstance(phase, Phase):
             continue
-        real = None if phase.real is None else torch.zeros(size, *shape)
+        real = torch.zeros(size, *shape) if takes_real(phase, weights) else None
         with trainable(*(model.trained_parts()[part] for part in phase.trains)), operation_counter() as flops:
             generated = None
             if phase.draws is not Draws.NOTHING:
                 generated = draw(model, size, train_prior=phase.draws is Draws.WITH_PRIOR)
-            loss_of(phase, model, Batch(size, real, generated), weights).total.backward()  # type: ignore[no-untyped-call]
+            batch = Batch(size, real, generated, real if phase.real_terms else None)
+            loss_of(phase, model, batch, weights).total.backward()  # type: ignore[no-untyped-call]
         costs.append(PhaseCost(phase.name, phase.updates(schedule), flops.get_total_flops()))
     return tuple(costs)
 
@@ -302,6 +308,7 @@ def summarise(
     channels: int,
     schedule: Schedule,
     phases: Sequence[Phase | EndOfIteration] = MPCC,
+    weights: TermWeights = TermWeights(),  # noqa: B008 - it is frozen
     entropy: EntropyPolicy | None = None,
 ) -> Summary:
     """Describe the networks that an architecture builds for a prior, and count the operations of an iteration.
@@ -314,6 +321,7 @@ def summarise(
         channels: D.
         schedule: Batch size and numbers of updates.
         phases: The updates of an iteration.
+        weights: Weights of the terms, for those that take images only if they have one.
         entropy: How the entropies of the components are computed; None for the prior's own declaration.
 
     Raises:
@@ -349,12 +357,14 @@ def summarise(
         try:
             parts: dict[str, Any] = {name: ShapesOnly(part) for name, part in model.networks.by_name().items()}
             on_meta = attrs.evolve(model, networks=attrs.evolve(model.networks, **parts))
-            costs, counted = count(on_meta, shape, schedule, phases), FROM_SHAPES
+            costs, counted = count(on_meta, shape, schedule, phases, weights), FROM_SHAPES
         except Exception:
             # A plugin may read values, which the meta device does not have. A broken plugin fails again below.
             model = build()
             summaries = describe(model.networks)
-            small, large = (count(model, shape, attrs.evolve(schedule, batch=batch), phases) for batch in SMALL_BATCHES)
+            small, large = (
+                count(model, shape, attrs.evolve(schedule, batch=batch), phases, weights) for batch in SMALL_BATCHES
+            )
             steps = (schedule.batch - SMALL_BATCHES[0]) / (SMALL_BATCHES[1] - SMALL_BATCHES[0])
             costs = tuple(
                 attrs.evolve(low, operations=round(low.operations + steps * (high.operations - low.operations)))

@@ -17,6 +17,7 @@ from mpcc.core.engines.choice import choose_engine
 from mpcc.core.errors import InvalidInput, PluginError, unknown_name
 from mpcc.core.evaluation.findings import feature_request
 from mpcc.core.images.augmentation import Augmentation
+from mpcc.core.images.invariances import Invariances
 from mpcc.core.images.stream import ImageStream
 from mpcc.core.method.entropy import EntropyPolicy
 from mpcc.core.method.model import Model
@@ -84,6 +85,7 @@ def build_trainer(config: RunConfig, model: Model, images: Tensor | ImageSource)
         settings.batch,
         settings.seed,
         augmentation=augmentation(settings),
+        invariances=Invariances.parse(settings.invariant_to),
         workers=settings.workers,
         device=model.device,
     )
@@ -102,7 +104,15 @@ def term_weights(settings: RunSettings, shape: tuple[int, ...]) -> TermWeights:
     """
     published = TermWeights.published(shape[1], shape[2], settings.latent_dim)
     of_settings = {name: getattr(settings, f"{name}_weight", None) for name in attrs.asdict(published)}
-    return attrs.evolve(published, **{name: weight for name, weight in of_settings.items() if weight is not None})
+    weights = attrs.evolve(published, **{name: weight for name, weight in of_settings.items() if weight is not None})
+    # The encoder's other loss is the latent term, whose weight depends on the size of the images.
+    return attrs.evolve(
+        weights,
+        balance=settings.balance_weight * weights.latent,
+        consistency=settings.consistency_weight * weights.latent,
+        balance_direction=settings.balance_direction,
+        balance_tolerance=settings.balance_tolerance,
+    )
 
 
 def choose_device(name: str) -> torch.device:

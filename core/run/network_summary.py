@@ -5,7 +5,7 @@ from __future__ import annotations
 from mpcc.core.config import RunConfig
 from mpcc.core.method.phases import phases_of
 from mpcc.core.reporting.summary import Summary, summarise
-from mpcc.core.run.assembly import make_prior, schedule_of
+from mpcc.core.run.assembly import make_prior, schedule_of, term_weights
 
 __all__ = ["network_summary"]
 
@@ -17,11 +17,14 @@ def network_summary(config: RunConfig, channels: int) -> Summary:
         InvalidInput: If the plugins cannot be built for these numbers.
     """
     prior, entropy = make_prior(config)
+    architecture = config.arch.make()
+    weights = term_weights(config.run, (1, channels, architecture.image_size, architecture.image_size))
     return summarise(
-        config.arch.make(),
+        architecture,
         prior,
         channels=channels,
         schedule=schedule_of(config.run),
         phases=phases_of(config.objective.make()),
+        weights=weights,
         entropy=entropy,
     )

@@ -40,6 +40,8 @@ FLAGS = {
         "--eval-images",
         "--checkpoint-every",
     ),
+    *("--balance-weight", "--balance-direction", "--balance-tolerance", "--consistency-weight", "--invariant-to"),
+    "--real-terms-rise",
     *("--keep-checkpoints", "--best-by", "--on-nonfinite", "--max-restarts"),
     *(
         "--log-every",

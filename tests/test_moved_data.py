@@ -180,7 +180,7 @@ def test_options_that_say_more_than_a_place_stay_refused(
     for flags in (["--data.channels=3"], ["--data.path", images, "--prior.scale-floor=1"], ["--data.labels=none"]):
         assert status_of(function, *words, folder, *flags) == 2
         said = line(capsys)
-        assert f"cannot change when a run is {when}: expected one of " in said
+        assert f"cannot change when a run is {when}: leave it out (may change: " in said
         assert "--data.path" in said
 
 
@@ -227,3 +227,31 @@ def test_paths_of_data_sets_are_places_unless_they_are_declared_otherwise() -> N
     assert locations("data", FolderOptions) == ["path"]
     assert set(locations("data", ArraysOptions)) == {"path", "labels"}
     assert locations("data", None) == []
+
+
+def test_a_flag_with_the_value_of_the_run_changes_nothing(
+    moved: tuple[Path, Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder, images = moved
+    clusters = str(tomllib.loads((folder / "config.toml").read_text())["run"]["clusters"])
+    assert (
+        status_of(entry.run_main, "--resume", folder, "--iterations=3", "--data.path", images, "--clusters", clusters)
+        == 0
+    )
+    assert status_of(entry.run_main, "--resume", folder, "--clusters", clusters + "1") == 2
+    assert "--clusters cannot change when a run is resumed: leave it out" in capsys.readouterr().err
+
+
+def test_mistakes_beside_moved_images_lead_to_the_right_flag(
+    moved: tuple[Path, Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder, images = moved
+    assert status_of(entry.run_main, "--resume", folder, "--data", images) == 2
+    assert f"nearest valid choice: --data.path {images}" in line(capsys)
+    assert status_of(entry.main, "evaluate", folder, "--data-path", images) == 2
+    assert "did you mean '--data.path'?" in line(capsys)
+    # An error with another cause has no hint of moved images.
+    assert status_of(entry.main, "evaluate", folder, "--metrics", "silhouete") == 2
+    said = line(capsys)
+    assert "silhouette" in said
+    assert "has been moved" not in said

@@ -164,6 +164,7 @@ class Parser(argparse.ArgumentParser):
             formatter_class=Help,
         )
         self.kinds: dict[str, Any] = {}
+        self.dotted: Collection[str] = ()
         # argparse's own pattern for negative numbers, which are not flags, does not match -1e-5 and -inf.
         self._negative_number_matcher = re.compile(r"-(\d|\.\d|inf|nan)")
 
@@ -218,6 +219,7 @@ class Parser(argparse.ArgumentParser):
         Raises:
             InvalidInput: If a value is missing or given twice.
         """
+        self.dotted = dotted
         for word in {word.partition("=")[0] for word in words if word.startswith("--")}:
             section, dot, name = word[2:].partition(".")
             if dot and section in dotted and name not in ("", "name"):
@@ -267,8 +269,9 @@ class Parser(argparse.ArgumentParser):
         if wrong is None:
             raise InvalidInput(f"unexpected {' '.join(rest)!r}: expected flags, each with its value")
         section, _, option = wrong.removeprefix("--").partition("-")
-        if option and f"--{section}" in self.kinds:
-            chosen = f"options of the chosen plugin have a dot; choose the plugin with --{section}"
+        if option and (f"--{section}" in self.kinds or section in self.dotted):
+            chosen = "options of the chosen plugin have a dot"
+            chosen += f"; choose the plugin with --{section}" if f"--{section}" in self.kinds else ""
             raise InvalidInput(f"unknown option {wrong!r}: did you mean '--{section}.{option}'? ({chosen})")
         # A list of all flags, about forty, would hide the nearest one.
         close = difflib.get_close_matches(wrong, self.kinds, n=1, cutoff=0.5)

@@ -228,7 +228,7 @@ def _section(section: str, described: str, cls: type | None, layers: list[Layer]
         for name, value in layer.tables.get(section, {}).items():
             if name == "name" and section in SECTIONS:
                 continue
-            if name not in known:
+            if name not in known and layer.origin != "flag":
                 name = formerly.get(name, name)
             if name in known:
                 if name in given and source[name].strict:

@@ -62,7 +62,7 @@ def check_only_places(
 
     Arguments:
         tables: Values of flags by section and name.
-        saved: The run's configuration. A flag with its name of a plugin changes nothing.
+        saved: The run's configuration. A flag with the value that it has there changes nothing.
         movable: The options that only say where files are.
         settings: Names of the settings that may change.
         when: The occasion, for the error.
@@ -73,10 +73,15 @@ def check_only_places(
     allowed = {*(("run", name) for name in settings), *movable}
     for section, values in tables.items():
         for name, value in values.items():
-            same = name == "name" and section in SECTIONS and value == saved.get(section, {}).get(name)
-            if not same and (section, name) not in allowed:
-                choices = ", ".join(sorted(flag(*place) for place in allowed))
-                raise InvalidInput(f"{flag(section, name)} cannot change when {when}: expected one of {choices}")
+            # Flags are text, and a file has true and 1.
+            same = str(value).lower() == str(saved.get(section, {}).get(name, "")).lower()
+            if same or (section, name) in allowed:
+                continue
+            remedy = "leave it out"
+            if (section, name) == ("data", "name") and ("data", "path") in allowed and there(Path(str(value))):
+                remedy = f"nearest valid choice: {flag('data', 'path')} {value}"
+            choices = ", ".join(sorted(flag(*place) for place in allowed))
+            raise InvalidInput(f"{flag(section, name)} cannot change when {when}: {remedy} (may change: {choices})")
 
 
 @contextlib.contextmanager
@@ -91,10 +96,11 @@ def hint_if_moved(config: RunConfig) -> Iterator[None]:
     except InvalidInput as error:
         entries = {section: getattr(config, section).entry for section in SECTIONS}
         values = {place: getattr(getattr(config, place[0]).options, place[1]) for place in places(entries)}
-        gone = sorted(flag(*place) for place, value in values.items() if isinstance(value, Path) and not there(value))
-        if not gone or type(error) is not InvalidInput:
+        gone = {flag(*place): value for place, value in values.items() if isinstance(value, Path) and not there(value)}
+        # An error that does not name a missing file has another cause.
+        if type(error) is not InvalidInput or not any(str(path) in str(error) for path in gone.values()):
             raise
-        flags = " ".join(f"{name} PATH" for name in gone)
+        flags = " ".join(f"{name} PATH" for name in sorted(gone))
         raise InvalidInput(f"{error}; if it has been moved, name its new place with {flags}") from error
 
 

@@ -108,7 +108,9 @@ class RunSettings:
     )
     balance_tolerance: float = option(0.0, "imbalance without a loss, in nats", least=0)
     consistency_weight: float = option(
-        0.0, "weight of the consistency under --invariant-to, in units of the latent term's; 0 for none", least=0
+        0.0,
+        "weight of the consistency of images and their changed copies, in units of the latent term's; 0 for none",
+        least=0,
     )
     invariant_to: str = option(
         "none",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import copy
 import random
 import time
@@ -562,6 +563,42 @@ def test_an_exception_is_reported_with_the_line_of_the_plugin_and_the_other_laws
     assert found[ENTROPY].startswith("raised ZeroDivisionError: no entropy today at ")
     assert "test_contract_kit.py:" in found[ENTROPY]
     assert not {WEIGHTS, SAMPLES, BAYES, TAILS, EXPECTATION} & set(found)
+
+
+class UnsaidError(Exception):
+    """Its text cannot be made."""
+
+    def __str__(self) -> str:
+        raise ValueError("cannot be said")
+
+
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        (UnsaidError(), "raised UnsaidError at "),
+        (asyncio.CancelledError("cancelled"), "raised CancelledError: cancelled at "),
+        (SystemExit("over"), "raised SystemExit: over at "),
+    ],
+)
+def test_whatever_a_plugin_raises_is_a_finding(
+    monkeypatch: pytest.MonkeyPatch, error: BaseException, said: str
+) -> None:
+    def entropies(self: Raising) -> Tensor:
+        raise error
+
+    monkeypatch.setattr(Raising, "entropies", entropies)
+    found = failures(check_prior, Raising, GAUSSIAN)
+    assert found[ENTROPY].startswith(said)
+    assert "test_contract_kit.py:" in found[ENTROPY]
+
+
+def test_an_interruption_ends_the_check(monkeypatch: pytest.MonkeyPatch) -> None:
+    def entropies(self: Raising) -> Tensor:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Raising, "entropies", entropies)
+    with pytest.raises(KeyboardInterrupt):
+        failures(check_prior, Raising, GAUSSIAN)
 
 
 class Unbuildable(GaussianMixture):

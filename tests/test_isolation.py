@@ -13,6 +13,7 @@ from mpcc.core.commands import entry
 TINY = ["--iterations", "4", "--eval-images", "40", "--eval-every", "2", "--checkpoint-every", "2", "--threads", "1"]
 # One file with a plugin for every way to fail; the word in a name says where it raises.
 PLUGIN = """
+import asyncio
 import attrs
 import torch
 from torch.distributions import Normal
@@ -36,6 +37,21 @@ class Building(Normals):
 class Forward(Normals):
     def family(self, loc, scale):
         return Normal(loc, scale[:-1].expand(3, 3), validate_args=False)
+
+
+class UnsaidError(Exception):
+    def __str__(self):
+        raise ValueError("cannot be said")
+
+
+class Unsaid(Normals):
+    def family(self, loc, scale):
+        raise UnsaidError
+
+
+class Cancelled(Normals):
+    def family(self, loc, scale):
+        raise asyncio.CancelledError("over")
 
 
 class Shapeless(Normals):
@@ -102,7 +118,7 @@ class BadDefault(MixtureOptions):
 @hookimpl
 def register_priors(register):
     shared = "mpcc.core.mixture_options:MixtureOptions"
-    for name in ("Normals", "Building", "Forward", "Shapeless", "Late"):
+    for name in ("Normals", "Building", "Forward", "Unsaid", "Cancelled", "Shapeless", "Late"):
         register(name.lower(), f"fake_all:{name}", summary="s", options=shared)
     for name in ("NoClass", "OddOptions", "BadDefault", "Missing"):
         register(name.lower(), "fake_all:Normals", summary="s", options=f"fake_all:{name}")
@@ -147,6 +163,8 @@ def run(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str, 
     [
         (["--prior", "building"], "prior 'building'", "KeyError: 'no such thing'"),
         (["--prior", "forward"], "prior 'forward'", "RuntimeError: "),
+        (["--prior", "unsaid"], "prior 'unsaid'", ": UnsaidError; run folder"),
+        (["--prior", "cancelled"], "prior 'cancelled'", "CancelledError: over; run folder"),
         # The exception comes from our own file, in a method that the plugin's class inherits.
         (["--prior", "shapeless"], "prior 'shapeless'", "AttributeError: "),
         (["--arch", "network"], "architecture 'network'", "RuntimeError: "),

@@ -142,6 +142,7 @@ def test_a_name_in_two_sources_is_refused_with_both(tmp_path: Path, capsys: pyte
         ("torch.py", "", "a module 'torch' exists already"),
         ("fake_x.py", "import nothing_of_this_name", "fake_x.py:1): ModuleNotFoundError: No module named"),
         ("fake_x.py", "raise SystemExit(5)", "SystemExit: 5"),
+        ("fake_x.py", "import asyncio\nraise asyncio.CancelledError('over')", "fake_x.py:2): CancelledError: over"),
         ("fake_x.py", "def broken(:", "SyntaxError"),
         (
             "fake_x.py",

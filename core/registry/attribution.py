@@ -25,16 +25,17 @@ def attributed(entries: Sequence[Entry]) -> Iterator[None]:
     """Turn exceptions from the code of these plugins into errors that name them.
 
     The innermost frame that belongs to one of the plugins decides. Other exceptions pass unchanged: errors that
-    already say what is wrong, interruptions, exceptions from elsewhere, and a lack of memory.
+    already say what is wrong, interruptions, exceptions from elsewhere, and a lack of memory. An exception that is no
+    `Exception`, such as ``asyncio.CancelledError``, is a plugin's fault like any other.
 
     Raises:
         PluginError: Naming the plugin, its distribution, version, file, line and reason.
     """
     try:
         yield
-    except (InvalidInput, TrainingDiverged):
+    except (InvalidInput, TrainingDiverged, KeyboardInterrupt, SystemExit, GeneratorExit):
         raise
-    except Exception as error:
+    except BaseException as error:
         if short_of_memory(error):
             raise
         frames = inspect.getinnerframes(error.__traceback__) if error.__traceback__ else []

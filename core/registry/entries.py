@@ -101,7 +101,9 @@ class Entry:
         module_name, _, attribute = path.partition(":")
         try:
             module = importlib.import_module(module_name)
-        except (Exception, SystemExit) as error:
+        except KeyboardInterrupt:
+            raise
+        except BaseException as error:
             raise PluginError(f"{self.described()}: cannot import {module_name}: {reason(error)}") from error
         try:
             return getattr(module, attribute)
@@ -110,6 +112,9 @@ class Entry:
 
 
 def reason(error: BaseException) -> str:
-    """Return the kind and the message of an exception in one line."""
-    text = " ".join(str(error).split())
+    """Return the kind and the message of an exception in one line; one whose ``__str__`` fails has its kind only."""
+    try:
+        text = " ".join(str(error).split())
+    except Exception:  # a message of a plugin's own making may fail in any way
+        text = ""
     return f"{type(error).__name__}: {text}" if text else type(error).__name__

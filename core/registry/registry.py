@@ -198,7 +198,9 @@ def plugin_of_file(path: Path) -> Plugin:
     version = read_source(path)
     try:
         return Plugin.of(import_file(path), str(path), LOCAL_FILE, version)
-    except (Exception, SystemExit) as error:
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:
         sys.modules.pop(path.stem, None)
         place = failing_file(path.stem, error) or str(path)
         raise PluginError(Broken(path.stem, LOCAL_FILE, version, place, reason(error)).described()) from error
@@ -210,7 +212,9 @@ def plugin_of_entry_point(point: metadata.EntryPoint) -> Plugin | Broken:
     version = point.dist.version if point.dist else UNKNOWN
     try:
         return Plugin.of(point.load(), point.name, distribution, version)
-    except (Exception, SystemExit) as error:
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:
         place = failing_file(point.module, error) or point.value
         return Broken(point.name, distribution, version, place, reason(error))
 

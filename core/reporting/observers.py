@@ -58,7 +58,9 @@ class Observers:
                 continue
             try:
                 caller(**arguments)
-            except (Exception, SystemExit) as error:
+            except KeyboardInterrupt:
+                raise
+            except BaseException as error:
                 where = failing_file(observer.package, error) or observer.package
                 text = (
                     f"observer {observer.origin!r} of {observer.distribution} {observer.version} ({where}): "

@@ -14,6 +14,7 @@ from typing import Generic, NoReturn, TypeVar
 import attrs
 import torch
 
+from mpcc.core.registry import reason
 from mpcc.core.system.randomness import own_randomness
 
 __all__ = ["ContractViolation", "Finding", "Law", "LawBroken", "Laws", "Report", "broken", "examine_laws", "require"]
@@ -188,17 +189,18 @@ def examine_law(law: Law[S], subject: S, cls: type) -> Finding:
         return Finding(law.name, True, law.check(subject))
     except LawBroken as error:
         return Finding(law.name, False, str(error))
-    except (Exception, SystemExit) as error:
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:  # SystemExit and asyncio.CancelledError, too, are no end of the report
         return Finding(law.name, False, raised(error, cls))
 
 
 def raised(error: BaseException, cls: type) -> str:
     """Return an exception in one line: type, message, and the innermost line of the plugin that it came through."""
-    text = " ".join(str(error).split())
     frames = list(traceback.walk_tb(error.__traceback__))
     of_plugin = [frame for frame in frames if belongs(str(frame[0].f_globals.get("__name__", "")), cls)]
     where = "".join(f" at {frame.f_code.co_filename}:{line}" for frame, line in (of_plugin or frames)[-1:])
-    return f"raised {type(error).__name__}{f': {text}' if text else ''}{where}"
+    return f"raised {reason(error)}{where}"
 
 
 def belongs(module: str, cls: type) -> bool:

@@ -103,7 +103,9 @@ class DeviceWatch(TorchDispatchMode):  # type: ignore[no-untyped-call]
         """Leave out errors after the first finding, because a made-up value may have caused them."""
         try:
             yield
-        except Exception:
+        except KeyboardInterrupt:
+            raise
+        except BaseException:
             if not self.found:
                 raise
 
@@ -184,8 +186,12 @@ def place_of(frame: FrameType | None, cls: type) -> str:
 def no_loops(case: PriorCase) -> str:
     # With other parameters, the laws below could wait for its end forever.
     watched = DeviceWatch(type(None))
-    with contextlib.suppress(Exception):  # The next law reports it.
+    try:
         watched = watch(case)
+    except KeyboardInterrupt:
+        raise
+    except BaseException:  # the next law reports it
+        pass
     lines = [line for line, times in watched.found.items() if len(times) >= MOST]
     require(not lines, f"{', '.join(lines)}, again and again: the loop may never end")
     return "on the meta device"

@@ -222,7 +222,7 @@ def real_image_terms(model: Model, batch: Batch, weights: TermWeights) -> Loss:
     with prior.full_precision():
         log_r = prior.log_responsibilities(loc.to(prior.weights().dtype))
         balance = terms.balance(log_r, prior.log_weights(), weights.balance_direction, weights.balance_tolerance)
-        consistency = terms.consistency(*log_r.split(len(real)))
+        consistency = terms.consistency(*torch.split(log_r, len(real)))
     return Loss(
         batch.rise * (weights.balance * balance + weights.consistency * consistency),
         {"balance": balance.detach(), "consistency": consistency.detach()},

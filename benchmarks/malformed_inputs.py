@@ -86,12 +86,19 @@ class Outcome:
     details: str = ""
 
 
-class TimeLimit(BaseException):
-    """A case takes too long."""
+class TimeLimit(KeyboardInterrupt):
+    """A case takes too long. It ends as by Ctrl-C, which no command takes for a fault of a plugin.
+
+    Attributes:
+        reached: Whether the alarm of the present case has gone off.
+    """
+
+    reached = False
 
 
 def out_of_time(*_: object) -> None:
     """End a case by its alarm."""
+    TimeLimit.reached = True
     raise TimeLimit
 
 
@@ -153,6 +160,7 @@ def run_case(case: Case, root: Path) -> tuple[int | None, list[str], str]:
     # Encoded as a terminal's are.
     out = io.TextIOWrapper(io.BytesIO(), encoding="utf-8", write_through=True)
     err = io.TextIOWrapper(io.BytesIO(), encoding="utf-8", errors="backslashreplace", write_through=True)
+    TimeLimit.reached = False
     signal.alarm(LIMIT_SECONDS)
     variables = mock.patch.dict(os.environ, case.environment)
     with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err), warnings.catch_warnings(), variables:
@@ -161,10 +169,13 @@ def run_case(case: Case, root: Path) -> tuple[int | None, list[str], str]:
         except SystemExit as ended:
             status = ended.code if isinstance(ended.code, int) else 1
         except BaseException as error:
-            bad.append("hangs" if isinstance(error, TimeLimit) else "tracebacks")
+            bad += [] if isinstance(error, TimeLimit) else ["tracebacks"]
             details = traceback.format_exc()[-3000:]
         finally:
             signal.alarm(0)
+    if TimeLimit.reached:
+        status = None
+        bad.append("hangs")
     err.seek(0)
     errors = err.read()
     last = errors.rstrip("\n").rpartition("\n")[2]

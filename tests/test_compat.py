@@ -93,7 +93,10 @@ def dry_run(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, s
     return caught.value.code, *capsys.readouterr()
 
 
-def test_it_sets_what_the_registry_lists_and_says_so(registry: Registry, capsys: pytest.CaptureFixture[str]) -> None:
+def test_it_sets_what_the_registry_lists_and_says_so(
+    registry: Registry, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("MPCC_DATA", raising=False)
     status, out, err = dry_run(capsys, "--data", "mnist", "--compat", "reference")
     # There are no images here, but the configuration is shown.
     assert (status, err) == (

@@ -1,4 +1,4 @@
-"""Each of the five terms against a closed form, scipy and finite differences."""
+"""Each term against a closed form, scipy and finite differences."""
 
 from __future__ import annotations
 
@@ -204,6 +204,9 @@ def arguments(name: str, dtype: torch.dtype) -> tuple[Tensor, ...]:
         "membership": (torch.randn(6, 3, dtype=dtype),),
         "entropy": (torch.tensor([0.2, 0.8], dtype=dtype), torch.tensor([-0.4, 1.3], dtype=dtype)),
         "label": (torch.tensor([0.2, 0.3, 0.5], dtype=dtype),),
+        "balance": (torch.randn(6, 3, dtype=dtype), torch.randn(3, dtype=dtype)),
+        # The first argument of consistency receives no gradient.
+        "consistency": (torch.randn(6, 3, dtype=dtype),),
     }[name]
     return tuple(value.detach().requires_grad_() for value in made)
 
@@ -215,6 +218,10 @@ def term(name: str, *values: Tensor) -> Tensor:
         return terms.latent(normal(loc, raw_scale), z)
     if name == "membership":
         return terms.membership(values[0].log_softmax(1), torch.tensor([0, 1, 2, 2, 1, 0]))
+    if name == "balance":
+        return terms.balance(values[0].log_softmax(1), values[1].log_softmax(0))
+    if name == "consistency":
+        return terms.consistency(torch.zeros_like(values[0]).log_softmax(1), values[0].log_softmax(1))
     result: Tensor = getattr(terms, name)(*values)
     return result
 

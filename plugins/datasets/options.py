@@ -52,6 +52,29 @@ def _range(instance: Any, attribute: attrs.Attribute[str], value: str) -> None:
     RangeSpec.parse(value)
 
 
+def _range_field(**metadata: str) -> Any:
+    """Declare the option that names the values of black and white."""
+    return attrs.field(
+        default="type",
+        converter=_present_range,
+        validator=_range,
+        metadata={
+            "help": "values of black and white: of the type (0 and 255, 0 and 65535; for 32 bits and floating point "
+            "0 and 1, -1 and 1, 0 and 255 or those of the set), of the set, its percentiles (0.1 and 99.9, or "
+            "percentiles:LOW,HIGH), two numbers LOW,HIGH, or one for white",
+            **metadata,
+        },
+    )
+
+
+def _fit_field() -> Any:
+    """Declare the option for images that are not square."""
+    return attrs.field(
+        default="crop",
+        metadata={"help": "images that are not square: cut out the centre, pad with the background, or stretch"},
+    )
+
+
 @attrs.frozen
 class DigitsOptions:
     """Options of the data set ``digits``: none."""
@@ -159,21 +182,8 @@ class FolderOptions(MemoryOptions):
             OF_PLACE: True,
         },
     )
-    range: str = attrs.field(
-        default="type",
-        validator=_range,
-        metadata={
-            "help": "values of black and white: of the type (0 and 255, 0 and 65535; for 32 bits and floating point "
-            "0 and 1, -1 and 1, 0 and 255 or those of the set), of the set, its percentiles (0.1 and 99.9, or "
-            "percentiles:LOW,HIGH), two numbers LOW,HIGH, or one for white"
-        },
-    )
-    fit: Literal["crop", "pad", "stretch"] = attrs.field(
-        default="crop",
-        metadata={
-            "help": "images that are not square: cut out the centre, pad with the background, or stretch",
-        },
-    )
+    range: str = _range_field()
+    fit: Literal["crop", "pad", "stretch"] = _fit_field()
     frames: Literal["first", "all"] = attrs.field(
         default="first",
         metadata={"help": "which images to read from files with several, such as TIFF stacks and animations"},
@@ -231,25 +241,9 @@ class ArraysOptions(MemoryOptions):
         validator=attrs.validators.optional(_between(1)),
         metadata={"help": "height of images that are stored as rows of values (default: that of a square)"},
     )
-    fit: Literal["crop", "pad", "stretch"] = attrs.field(
-        default="crop",
-        metadata={
-            "help": "images that are not square: cut out the centre, pad with the background, or stretch",
-        },
-    )
+    fit: Literal["crop", "pad", "stretch"] = _fit_field()
     background: Literal["white", "black"] = attrs.field(
         default="white",
         metadata={"help": "the colour behind an image where it is transparent, and beside one that is padded"},
     )
-    range: str = attrs.field(
-        default="type",
-        # The words of the option that earlier versions had in its place.
-        converter=_present_range,
-        validator=_range,
-        metadata={
-            "formerly": "value_range",
-            "help": "values of black and white: of the type (0 and 255, 0 and 65535; for 32 bits and floating point "
-            "0 and 1, -1 and 1, 0 and 255 or those of the set), of the set, its percentiles (0.1 and 99.9, or "
-            "percentiles:LOW,HIGH), two numbers LOW,HIGH, or one for white",
-        },
-    )
+    range: str = _range_field(formerly="value_range")

@@ -28,7 +28,7 @@ from baseline_methods import METHODS
 from measured_run import collapsed, evaluated, measure, replaced, scores_of
 from proof_settings import SETTINGS, AccuracySetting, Settings, filled, read_settings
 from result_files import RESULTS, read_results, seeds_of, write_result
-from result_tables import race_tables, rank_correlations, replace_block
+from result_tables import COLUMNS, SHORT_COLUMNS, race_tables, rank_correlations, replace_block
 from surroundings import activity, machine, now, source_state, versions
 
 from mpcc.core.errors import EXIT_INTERRUPTED, InvalidInput
@@ -189,7 +189,21 @@ def tables(settings: Settings, flags: argparse.Namespace, *, short: bool) -> str
     order = {
         setting.name: (setting.title, setting.data) for setting in settings.accuracy if setting.readme or not short
     }
-    return race_tables(order, read_results(flags.results), read_results(flags.baselines))
+    columns = SHORT_COLUMNS if short else COLUMNS
+    return race_tables(order, read_results(flags.results), read_results(flags.baselines), columns)
+
+
+def whole_page(settings: Settings, flags: argparse.Namespace) -> str:
+    """Return all tables, the rank correlations, and what is left: the block of docs/results.md."""
+    parts = [tables(settings, flags, short=False)]
+    results = read_results(flags.results)
+    if results:
+        parts += [
+            "## Scores without labels against acc",
+            "Spearman's rank correlation across seeds.",
+            rank_correlations(results),
+        ]
+    return "\n\n".join([part for part in [*parts, "## Not measured yet", left(settings, flags)] if part])
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -232,9 +246,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         elif flags.command == "ranks":
             print(rank_correlations(read_results(flags.results)))
         elif flags.write:
-            replace_block(flags.pages / "README.md", "short", tables(settings, flags, short=True))
-            full = f"{tables(settings, flags, short=False)}\n\nNot measured yet:\n\n{left(settings, flags)}"
-            replace_block(flags.pages / "docs" / "results.md", "all", full)
+            short = tables(settings, flags, short=True)
+            if short:
+                replace_block(flags.pages / "README.md", "short", short)
+            replace_block(flags.pages / "docs" / "results.md", "all", whole_page(settings, flags))
         else:
             print(tables(settings, flags, short=flags.short))
     except InvalidInput as error:

@@ -31,6 +31,8 @@ Clusters = NDArray[np.int64]
 
 # The share of the time that is left which trained methods plan with: rates vary, and the last epoch must end in time.
 PLANNED = 0.8
+# The part of the images, and the epochs, that tell how long an epoch takes.
+REHEARSED_IMAGES, REHEARSED_EPOCHS = 5_000, (1, 5)
 
 
 @attrs.frozen
@@ -165,14 +167,21 @@ def dec(pixels: Pixels, clusters: int, seed: int, left: float) -> tuple[Clusters
 def trained(algorithm: type, pixels: Pixels, clusters: int, seed: int, left: float) -> tuple[Clusters, dict[str, Any]]:
     """Train a network of ClustPy: the library's numbers of epochs, or as many as the time suffices for."""
     start = time.monotonic()
-    # One epoch of each kind, on at most 10,000 images: what an epoch on all of them will take.
-    some = pixels[: min(len(pixels), 10_000)]
-    algorithm(clusters, pretrain_epochs=1, clustering_epochs=1, random_state=seed).fit(some)
-    rehearsal = time.monotonic() - start
-    an_epoch = rehearsal / 2 * len(pixels) / len(some)
+    # What more epochs add on a part of the images is the time of an epoch; the rest is spent once.
+    some = pixels[: min(len(pixels), REHEARSED_IMAGES)]
+    times = []
+    for epochs in REHEARSED_EPOCHS:
+        begin = time.monotonic()
+        algorithm(clusters, pretrain_epochs=epochs, clustering_epochs=epochs, random_state=seed).fit(some)
+        times.append(time.monotonic() - begin)
+    more, share = REHEARSED_EPOCHS[1] - REHEARSED_EPOCHS[0], len(pixels) / len(some)
+    # A machine that is busy during the first rehearsal alone may show no difference.
+    an_epoch = share * max((times[1] - times[0]) / (2 * more), times[1] / (10 * REHEARSED_EPOCHS[1]))
+    once = max(0.0, share * times[0] - 2 * REHEARSED_EPOCHS[0] * an_epoch)
     usual = algorithm(clusters)
+    remaining = left - (time.monotonic() - start) - once
     pretraining, clustering = shortened_epochs(
-        usual.pretrain_epochs, usual.clustering_epochs, an_epoch, left - rehearsal
+        usual.pretrain_epochs, usual.clustering_epochs, an_epoch, max(0.0, remaining)
     )
     model = algorithm(clusters, pretrain_epochs=pretraining, clustering_epochs=clustering, random_state=seed)
     found = model.fit(pixels).labels_

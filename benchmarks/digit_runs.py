@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import argparse
-import statistics
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+
+from result_tables import markdown, spread
 
 __all__ = ["parser", "print_table", "train", "train_all"]
 
@@ -51,11 +52,5 @@ def print_table(rows: Mapping[str, Sequence[Mapping[str, float]]]) -> None:
         rows: The scores of each seed by the name of their column, for each name of a row.
     """
     names = list(next(iter(rows.values()))[0])
-    print(f"| prior | {' | '.join(names)} |\n| --- |{' --- |' * len(names)}")
-    for label, seeds in rows.items():
-        cells = []
-        for name in names:
-            values = [seed[name] for seed in seeds]
-            spread = f" ± {statistics.stdev(values):.3f}" if len(values) > 1 else ""
-            cells.append(f"{statistics.mean(values):.3f}{spread}")
-        print(f"| {label} | {' | '.join(cells)} |")
+    cells = [[label, *(spread([seed[name] for seed in seeds]) for name in names)] for label, seeds in rows.items()]
+    print(markdown(["prior", *names], cells))

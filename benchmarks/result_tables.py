@@ -8,16 +8,28 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from baseline_methods import METHODS
 from result_files import AGAINST_LABELS
 from scipy.stats import spearmanr
 
 from mpcc.core.errors import InvalidInput
 from mpcc.core.system.whole_files import write_whole
 
-__all__ = ["baseline_tables", "label_free", "markdown", "race_tables", "rank_correlations", "replace_block", "spread"]
+__all__ = [
+    "COLUMNS",
+    "SHORT_COLUMNS",
+    "baseline_tables",
+    "label_free",
+    "markdown",
+    "race_tables",
+    "rank_correlations",
+    "replace_block",
+    "spread",
+]
 
 Result = Mapping[str, Any]
 NOTHING = "–"
+SHORT_COLUMNS = ("method", "seeds", "acc", "acc on images not chosen on", "purity", "nmi", "seconds", "remarks")
 COLUMNS = (
     *("method", "seeds", "acc", "lowest acc", "acc on images not chosen on", "purity", "nmi", "ari"),
     *("clusters used", "iterations", "seconds", "GFLOP/s", "remarks"),
@@ -129,7 +141,8 @@ def remarks(results: Sequence[Result]) -> list[str]:
         lines.append(f"first result after {spread([seconds / 60 for seconds in firsts], 1)} min")
     starts = [result["collapsed"] for result in results if result.get("collapsed")]
     if starts:
-        lines.append(f"{whole([start['clusters_used'] for start in starts])} of the clusters in use at the start")
+        used, acc = ([start[name] for start in starts] for name in ("clusters_used", "acc"))
+        lines.append(f"at the start {whole(used)} clusters in use, acc {spread(acc)}")
     chosen = {result["chosen"] for result in results if result.get("chosen")}
     lines += [f"settings chosen on {text}" for text in sorted(chosen)]
     return lines
@@ -145,8 +158,6 @@ def groups(results: Iterable[Result], key: str) -> dict[str, list[Result]]:
 
 def baseline_rows(results: Sequence[Result]) -> list[list[str]]:
     """Return a row for each method of one set, in the order of the list of methods."""
-    from baseline_methods import METHODS
-
     by_method = groups(results, "method")
     ordered = [name for name in METHODS if name in by_method]
     return [row(by_method[name][0]["title"], by_method[name]) for name in ordered]
@@ -159,14 +170,24 @@ def baseline_tables(results: Sequence[Result]) -> str:
     return "\n\n".join([*parts, *measured_on(results)])
 
 
-def race_tables(order: Mapping[str, tuple[str, str]], results: Sequence[Result], baselines: Sequence[Result]) -> str:
+def race_tables(
+    order: Mapping[str, tuple[str, str]],
+    results: Sequence[Result],
+    baselines: Sequence[Result],
+    columns: Sequence[str] = COLUMNS,
+) -> str:
     """Return a table for each set: our settings, then the baselines on the same images.
 
     Arguments:
         order: Title and data of each setting by its name, in the order of the rows; others are left out.
         results: Of `accuracy.py`.
         baselines: Of `baselines.py`.
+        columns: The columns to show, of `COLUMNS`.
+
+    Returns:
+        Nothing without a result.
     """
+    shown_cells = [COLUMNS.index(name) for name in columns]
     by_setting, by_data, parts, shown = groups(results, "setting"), groups(baselines, "data"), [], []
     for data in dict.fromkeys(data for _, data in order.values()):
         rows = []
@@ -178,7 +199,8 @@ def race_tables(order: Mapping[str, tuple[str, str]], results: Sequence[Result],
         rows += baseline_rows(by_data.get(data, []))
         shown += by_data.get(data, [])
         if rows:
-            parts.append(f"**{data}**\n\n{markdown(COLUMNS, rows)}")
+            table = markdown(columns, [[cells[i] for i in shown_cells] for cells in rows])
+            parts.append(f"**{data}**\n\n{table}")
     return "\n\n".join([*parts, *measured_on(shown)])
 
 

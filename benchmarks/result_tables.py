@@ -16,15 +16,8 @@ from mpcc.core.errors import InvalidInput
 from mpcc.core.system.whole_files import write_whole
 
 __all__ = [
-    "COLUMNS",
-    "SHORT_COLUMNS",
-    "baseline_tables",
-    "label_free",
-    "markdown",
-    "race_tables",
-    "rank_correlations",
-    "replace_block",
-    "spread",
+    *("COLUMNS", "SHORT_COLUMNS", "baseline_tables", "label_free", "markdown", "race_tables", "rank_correlations"),
+    *("replace_block", "spread"),
 ]
 
 Result = Mapping[str, Any]
@@ -270,8 +263,10 @@ def replace_block(page: Path, name: str, text: str) -> None:
     """Replace the block of a page between ``<!-- results: NAME -->`` and ``<!-- end of results -->``.
 
     Raises:
-        InvalidInput: If the page has no such block.
+        InvalidInput: If there is no such page, or it has no such block.
     """
+    if not page.is_file():
+        raise InvalidInput(f"{page}: no such page: expected one with a line <!-- results: {name} -->")
     before, begin, rest = page.read_text(encoding="utf-8").partition(f"<!-- results: {name} -->\n")
     _, end, after = rest.partition("<!-- end of results -->")
     if not begin or not end:

@@ -152,13 +152,13 @@ def left(settings: Settings, flags: argparse.Namespace) -> str:
         lines += [f"- {setting.name}: seeds {listed(absent)}"] if absent else []
         lines += [f"- {setting.name}: times of seeds {listed(untimed)}"] if untimed else []
     for baseline in settings.baselines:
+        by_seeds: dict[str, list[str]] = {}
         for method in METHODS:
-            absent = [
-                seed
-                for seed in baseline.seeds
-                if not (flags.baselines / f"{baseline.name}-{method}-{seed}.json").exists()
-            ]
-            lines += [f"- baseline {method} on {baseline.name}: seeds {listed(absent)}"] if absent else []
+            paths = {seed: flags.baselines / f"{baseline.name}-{method}-{seed}.json" for seed in baseline.seeds}
+            absent = [seed for seed, path in paths.items() if not path.exists()]
+            if absent:
+                by_seeds.setdefault(listed(absent), []).append(method)
+        lines += [f"- baselines on {baseline.name}: {', '.join(names)}: seeds {s}" for s, names in by_seeds.items()]
     return "\n".join(lines) or "Nothing is left."
 
 

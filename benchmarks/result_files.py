@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -76,8 +77,9 @@ def seeds_of(words: Sequence[str]) -> list[int]:
     """
     seeds: list[int] = []
     for word in ",".join(words).split(","):
-        first, _, last = word.partition("-")
-        if not first.isdecimal() or not (last or first).isdecimal() or int(last or first) < int(first):
-            raise InvalidInput(f"--seeds: expected numbers or ranges such as 3 or 20-29, got {word!r}")
-        seeds += range(int(first), int(last or first) + 1)
+        match = re.fullmatch(r"(\d{1,9})(?:-(\d{1,9}))?", word, re.ASCII)
+        first, last = (int(match[1]), int(match[2] or match[1])) if match else (1, 0)
+        if last < first:
+            raise InvalidInput(f"seeds: expected numbers or ranges such as 3 or 20-29, got {word!r}")
+        seeds += range(first, last + 1)
     return list(dict.fromkeys(seeds))

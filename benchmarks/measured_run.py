@@ -89,7 +89,7 @@ def measure(arguments: Sequence[str], run: Path, log: Path, stop: float | None =
     evaluations += timed(lines_of(metrics)[len(known) + len(evaluations) :], seconds)
     if process.returncode == 0:
         ended = "finished"
-    elif interrupted and process.returncode == EXIT_INTERRUPTED:
+    elif interrupted and process.returncode in (EXIT_INTERRUPTED, -signal.SIGINT):
         ended = f"interrupted after {stop:g} s"
     elif process.returncode == TrainingDiverged.status:
         ended = "diverged"

@@ -24,7 +24,6 @@ from mpcc.core.errors import InvalidInput
 
 BENCHMARKS = Path(__file__).resolve().parents[1] / "benchmarks"
 NAMES = ("k-means", "ward", "t-sne", "isomap", "umap", "vade", "dec")
-SLOW = pytest.mark.check
 
 
 @pytest.fixture
@@ -52,7 +51,7 @@ def blobs(count: int = 90, dimensions: int = 16) -> tuple[np.ndarray[Any, Any], 
     return ((points - low) / (high - low)).astype(np.float32), groups
 
 
-@pytest.mark.parametrize("name", [*NAMES[:4], *(pytest.param(name, marks=SLOW) for name in NAMES[4:])])
+@pytest.mark.parametrize("name", [*NAMES[:4], pytest.param("umap", marks=pytest.mark.check)])
 def test_every_method_finds_three_groups_that_lie_far_apart(methods: ModuleType, name: str) -> None:
     method = methods.METHODS[name]
     if method.package is not None:
@@ -61,11 +60,21 @@ def test_every_method_finds_three_groups_that_lie_far_apart(methods: ModuleType,
     found = methods.cluster(method, points, 3, 0, 120.0, None)
     assert found.clusters.shape == (90,)
     assert found.fitted_on == 90
-    # DEC trains an autoencoder on 90 points for as long as it is told to, and need not be perfect.
-    assert adjusted_rand_score(groups, found.clusters) > (0.99 if name not in ("dec", "vade") else 0.3)
-    again = methods.cluster(method, points, 3, 0, 120.0, None)
-    if "epochs" not in found.details or found.details == again.details:
-        assert np.array_equal(found.clusters, again.clusters)
+    assert adjusted_rand_score(groups, found.clusters) == 1
+    assert np.array_equal(found.clusters, methods.cluster(method, points, 3, 0, 120.0, None).clusters)
+
+
+@pytest.mark.check
+@pytest.mark.parametrize("name", NAMES[5:])
+def test_trained_methods_take_as_many_epochs_as_there_is_time_for(methods: ModuleType, name: str) -> None:
+    pytest.importorskip("clustpy")
+    points, _ = blobs(40)
+    found = methods.cluster(methods.METHODS[name], points, 3, 0, 2.0, None)
+    assert found.clusters.shape == (40,)
+    assert set(found.clusters) <= {0, 1, 2}
+    assert found.details["usual_epochs"] == [100, 150]
+    assert all(1 <= epochs <= usual for epochs, usual in zip(*found.details.values(), strict=True))
+    assert sum(found.details["epochs"]) < 250
 
 
 def test_methods_of_scikit_learn_give_what_scikit_learn_gives(methods: ModuleType) -> None:

@@ -471,7 +471,11 @@ def test_a_collapsed_run_goes_on_with_the_other_settings(
 def test_made_sets_are_the_same_at_every_call(tools: dict[str, ModuleType], tmp_path: Path, data_root: Path) -> None:
     make = tools["made_sets"].make
     paths = [make("unbalanced-mnist", tmp_path / name) for name in ("a", "b")]
-    first, second = (np.load(path) for path in paths)
+    loaded = []
+    for path in paths:
+        with np.load(path) as file:
+            loaded.append(dict(file))
+    first, second = loaded
     assert np.array_equal(first["images"], second["images"])
     counts = np.bincount(first["labels"])
     assert sorted({int(count) for count in counts}) == [270, 2700, 5400]
@@ -482,7 +486,10 @@ def test_made_sets_are_the_same_at_every_call(tools: dict[str, ModuleType], tmp_
     assert {path.suffix for path in files} == {".png", ".jpg"}
     assert len({path.parent for path in files}) == 10
     assert all((folders[0] / path).read_bytes() == (folders[1] / path).read_bytes() for path in files)
-    sides = [Image.open(folders[0] / path).size[0] for path in files]
+    sides = []
+    for path in files:
+        with Image.open(folders[0] / path) as picture:
+            sides.append(picture.size[0])
     assert (min(sides), max(sides)) == (24, 52)
     assert make("garments-and-digits", tmp_path / "a") == folders[0]
     with pytest.raises(InvalidInput, match="did you mean 'unbalanced-mnist'"):

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 
 from mpcc.core.bench.memory import memory_of
-from mpcc.core.bench.subject import SYNTHETIC_IMAGES, ImagesOnDemand, Subject, predict, random_images, synchroniser
+from mpcc.core.bench.subject import SYNTHETIC_IMAGES, ImagesOnDemand, Subject, predict, random_images
 from mpcc.core.bench.timing import Measured, Spread, flattened, interleaved
 from mpcc.core.contracts import ImageSource, Prior
 from mpcc.core.errors import InvalidInput
@@ -23,6 +23,7 @@ from mpcc.core.images.stream import ImageStream
 from mpcc.core.method.model import to_unit_range
 from mpcc.core.run.assembly import augmentation
 from mpcc.core.run.run import Run
+from mpcc.core.run.timed_steps import synchroniser
 from mpcc.core.system.randomness import own_randomness
 
 __all__ = [

@@ -68,7 +68,8 @@ def measure(request: dict[str, Any]) -> dict[str, Any]:
     # Loading torch takes seconds; the checks above do not need it.
     import torch
 
-    from mpcc.core.bench.subject import ImagesOnDemand, Subject, predict, settling_iterations
+    from mpcc.core.bench.subject import ImagesOnDemand, Subject, predict
+    from mpcc.core.run.timed_steps import settling_iterations
 
     subject = Subject(config.data.name, registry, config, request["channels"])
     trainer = subject.assemble(request["engine"]).trainer

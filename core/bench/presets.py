@@ -16,7 +16,7 @@ import torch
 from mpcc.core.bench import inference
 from mpcc.core.bench.memory import RULE, memory_of
 from mpcc.core.bench.reference import references
-from mpcc.core.bench.subject import Subject, settling_iterations, synchroniser
+from mpcc.core.bench.subject import Subject
 from mpcc.core.bench.timing import FORMULAS, Measured, interleaved, section_seconds, training_figures
 from mpcc.core.config import RunConfig, options, used
 from mpcc.core.method.phases import real_batches
@@ -24,6 +24,7 @@ from mpcc.core.method.training import Trainer
 from mpcc.core.registry import Registry
 from mpcc.core.registry.attribution import attributed
 from mpcc.core.run.run import Run, versions
+from mpcc.core.run.timed_steps import settling_iterations, synchroniser
 
 if TYPE_CHECKING:
     from mpcc.core.bench.settings import BenchSettings

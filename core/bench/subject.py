@@ -6,7 +6,6 @@ of the preset's shape, without any data set. Letters in shapes: N images, D imag
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -32,12 +31,9 @@ __all__ = [
     "SyntheticOptions",
     "predict",
     "random_images",
-    "settling_iterations",
-    "synchroniser",
 ]
 
 SYNTHETIC_IMAGES = 2000
-SETTLING_ON_CUDA = 6
 SYNTHETIC = "synthetic"
 
 
@@ -91,16 +87,6 @@ class ImagesOnDemand:
     def __getitem__(self, indices: Tensor) -> Tensor:
         """Return images, uint8, shape (n, D, R, R), for indices of shape (n,)."""
         return (indices.view(-1, 1, 1, 1) + self._offsets).remainder(256).to(torch.uint8)
-
-
-def synchroniser(device: torch.device) -> Callable[[], None]:
-    """Return a function that waits until a device has finished all its work; on the CPU, it does nothing."""
-    return torch.cuda.synchronize if device.type == "cuda" else lambda: None
-
-
-def settling_iterations(device: torch.device) -> int:
-    """Return the number of iterations before any measurement: on CUDA, engines first choose and record kernels."""
-    return SETTLING_ON_CUDA if device.type == "cuda" else 0
 
 
 @attrs.frozen(eq=False)

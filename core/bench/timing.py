@@ -15,6 +15,7 @@ import attrs
 import numpy as np
 
 from mpcc.core.method.training import Trainer
+from mpcc.core.run.timed_steps import timed
 
 __all__ = ["FORMULAS", "Measured", "Spread", "flattened", "interleaved", "section_seconds", "training_figures"]
 
@@ -117,20 +118,14 @@ def interleaved(
             with subject.active():
                 subject.step()
                 wait()
-                timed = []
-                for _ in range(iterations):
-                    begin = time.perf_counter()
-                    subject.step()
-                    wait()
-                    timed.append(time.perf_counter() - begin)
-                seconds[subject.name].append(timed)
+                seconds[subject.name].append([timed(subject.step, wait) for _ in range(iterations)])
                 subject.afterwards()
     return seconds
 
 
 def flattened(rounds: Seconds) -> list[float]:
     """Return the seconds of all rounds in one list."""
-    return [seconds for timed in rounds for seconds in timed]
+    return [seconds for steps in rounds for seconds in steps]
 
 
 def section_seconds(trainer: Trainer, wait: Callable[[], None] = lambda: None) -> dict[str, float]:
@@ -186,15 +181,15 @@ def training_figures(
         second, fractions of the reference rates, and shares of the sections.
     """
     figures = {}
-    for name, timed in seconds.items():
-        spread = Spread.of(flattened(timed))
+    for name, rounds in seconds.items():
+        spread = Spread.of(flattened(rounds))
         precision = name.partition("-")[2] or "float32"
         rate = operations / spread.median
         total = {phase: sum(sections[phase] for sections in phases[name]) for phase in phases[name][0]}
         figures[name] = {
-            "seconds": timed,
+            "seconds": rounds,
             **spread.plain(),
-            "speedup": speedup(seconds["plain"], timed) if "plain" in seconds else None,
+            "speedup": speedup(seconds["plain"], rounds) if "plain" in seconds else None,
             "images_per_second": images / spread.median,
             "rate": rate,
             "of_matmul": rate / rates[precision]["matmul"],

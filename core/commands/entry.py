@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 import importlib
 import sys
+import time
 import traceback
 from collections.abc import Callable, Sequence
 
@@ -38,17 +40,23 @@ flags:
   --traceback show the traceback of an error"""
 
 
-def run_main(arguments: Sequence[str] | None = None) -> None:
-    """Run the command ``mpcc-run`` and exit with its status."""
+def run_main(arguments: Sequence[str] | None = None, began: float | None = None) -> None:
+    """Run the command ``mpcc-run`` and exit with its status.
+
+    Arguments:
+        arguments: The command line; by default that of the process.
+        began: The monotonic clock's time at which the command began; by default now.
+    """
     words = list(sys.argv[1:] if arguments is None else arguments)
-    sys.exit(guarded("mpcc-run", words, run_command, prints=not PRINTING.isdisjoint(words)))
+    action = functools.partial(run_command, began=time.monotonic() if began is None else began)
+    sys.exit(guarded("mpcc-run", words, action, prints=not PRINTING.isdisjoint(words)))
 
 
-def main(arguments: Sequence[str] | None = None) -> None:
+def main(arguments: Sequence[str] | None = None, began: float | None = None) -> None:
     """Run the command ``mpcc`` and exit with its status; ``mpcc run`` is ``mpcc-run``."""
     words = list(sys.argv[1:] if arguments is None else arguments)
     if words[:1] == ["run"]:
-        run_main(words[1:])
+        run_main(words[1:], began)
     lists = not words or (words[0] == "plugins" and words[1:2] != ["new"])
     sys.exit(guarded("mpcc", words, mpcc_command, prints=lists or not PRINTING.isdisjoint(words)))
 

@@ -10,6 +10,7 @@ import os
 import signal
 import sys
 import threading
+import time
 from collections.abc import Iterator, Sequence
 from types import FrameType
 
@@ -20,18 +21,20 @@ EXIT_INTERRUPTED = 130  # as in `mpcc.core.errors`, which is not imported here
 
 def run_main(arguments: Sequence[str] | None = None) -> None:
     """Run the command ``mpcc-run`` and exit with its status."""
+    began = time.monotonic()
     with interrupted_at_any_time("mpcc-run"):
         from mpcc.core.commands import entry
 
-        entry.run_main(arguments)
+        entry.run_main(arguments, began)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command ``mpcc`` and exit with its status; ``mpcc run`` is ``mpcc-run``."""
+    began = time.monotonic()
     with interrupted_at_any_time("mpcc"):
         from mpcc.core.commands import entry
 
-        entry.main(arguments)
+        entry.main(arguments, began)
 
 
 @contextlib.contextmanager

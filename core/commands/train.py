@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,7 @@ from mpcc.core.config import (
 )
 from mpcc.core.config.locations import check_only_places, entries_of, hint_if_moved, places
 from mpcc.core.config.options import option
+from mpcc.core.config.time_budget import SET_BY_MINUTES
 from mpcc.core.errors import EXIT_INTERRUPTED, InvalidInput, OutOfResources, PluginError
 from mpcc.core.registry import Registry
 from mpcc.core.system.output_streams import quoted
@@ -85,8 +87,14 @@ class RunFlags(PluginFiles):
         return read_config(config_file(self.resume, f"--resume {self.resume}"))
 
 
-def run_command(arguments: list[str]) -> int:
-    """Execute ``mpcc-run`` and return the exit status."""
+def run_command(arguments: list[str], began: float | None = None) -> int:
+    """Execute ``mpcc-run`` and return the exit status.
+
+    Arguments:
+        arguments: The command line.
+        began: The monotonic clock's time at which the command began, for ``--minutes``; by default now.
+    """
+    began = time.monotonic() if began is None else began
     if "--version" in arguments:
         from importlib import metadata
 
@@ -116,10 +124,9 @@ def run_command(arguments: list[str]) -> int:
         check_only_places(typed.tables, saved.tables if saved else {}, movable, RESUMABLE, "a run is resumed")
     config = resolve(registry, [*lower, Layer("flag", typed.tables)], preset)
     if flags.dry_run:
-        print(config.to_toml(origins=True), end="")
-        describe(registry, config, flags.out, flags.resume)
+        describe(registry, config, flags.out, flags.resume, began)
         return 0
-    return train(registry, config, flags.out, flags.resume)
+    return train(registry, config, flags.out, flags.resume, began)
 
 
 def run_parser(registry: Registry | None = None, config: RunConfig | None = None) -> Parser:
@@ -146,10 +153,20 @@ def run_parser(registry: Registry | None = None, config: RunConfig | None = None
     return parser
 
 
-def describe(registry: Registry, config: RunConfig, out: Path | None, resume: Path | None) -> None:
-    """Print the networks layer by layer as TOML comments, and do all that a run does before it writes anything.
+def describe(
+    registry: Registry, config: RunConfig, out: Path | None, resume: Path | None, began: float | None = None
+) -> None:
+    """Print the configuration, and the networks layer by layer as comments; do what a run does before it writes.
 
-    A dry run downloads nothing. It does not fail because of files that the run would fetch.
+    A dry run downloads nothing. It does not fail because of files that the run would fetch. With minutes, it measures
+    the speed, as the run would, and prints what they come to.
+
+    Arguments:
+        registry: The plugins.
+        config: The configuration.
+        out: The run folder that the user named, if any.
+        resume: The run folder that would be resumed, or None.
+        began: The monotonic clock's time at which the command began; by default now.
 
     Raises:
         InvalidInput: If the run could not begin; what can be described has been printed.
@@ -158,16 +175,22 @@ def describe(registry: Registry, config: RunConfig, out: Path | None, resume: Pa
     from mpcc.core.registry.attribution import attributed
     from mpcc.core.run.assembly import augmentation, known_metrics, load_data, make_prior
     from mpcc.core.run.network_summary import network_summary
+    from mpcc.core.run.resume import iterations_done
     from mpcc.core.run.run import Run
+    from mpcc.core.run.time_budget import comment_of
+    from mpcc.core.storage.kept_checkpoints import KeptCheckpoints
     from mpcc.core.storage.run_folder import RunFolder
     from mpcc.core.system.resources import memory_errors
 
-    settings, failure = config.run, None
+    settings, failure, done = config.run, None, None
+    if settings.minutes is None:
+        print(config.to_toml(origins=True), end="")
     offline = attrs.evolve(config, run=attrs.evolve(settings, download=False))
     if resume is None:
         RunFolder.plan(out, config)
     else:
-        RunFolder.existing(resume)
+        folder = RunFolder.existing(resume)
+        done = iterations_done(KeptCheckpoints(folder.checkpoints)) if settings.minutes else None
     with memory_errors("loading and building", remedies(config)), attributed(used(registry, config)):
         # These checks are quick.
         known_metrics(registry, settings.metrics)
@@ -175,12 +198,19 @@ def describe(registry: Registry, config: RunConfig, out: Path | None, resume: Pa
         make_prior(config)
         channels = config.data.make().channels
         try:
-            assembled = Run.assemble(registry, offline)
+            assembled = Run.assemble(registry, offline, began=began, done=done)
             channels = assembled.data.images.shape[1]
             lowered = {name: getattr(assembled.config.run, name) for name in ("batch", "clusters")}
+            if assembled.budget:
+                settled = {name: getattr(assembled.config.run, name) for name in SET_BY_MINUTES}
+                settings = attrs.evolve(settings, minutes=None, **settled)
+                config = attrs.evolve(config, origins=assembled.config.origins)
+                print(f"# {comment_of(assembled.budget)}")
             config = attrs.evolve(config, run=attrs.evolve(settings, **lowered))
         except InvalidInput as error:
             failure = error
+        if offline.run.minutes is not None:
+            print(config.to_toml(origins=True), end="")
         if channels is None:
             print(f"\n# networks not described: {failure}")
         else:
@@ -195,13 +225,22 @@ def describe(registry: Registry, config: RunConfig, out: Path | None, resume: Pa
         raise failure
 
 
-def train(registry: Registry, config: RunConfig, out: Path | None, resume: Path | None) -> int:
-    """Assemble and execute a run; return the exit status."""
+def train(registry: Registry, config: RunConfig, out: Path | None, resume: Path | None, began: float) -> int:
+    """Assemble and execute a run; return the exit status.
+
+    Arguments:
+        registry: The plugins.
+        config: The configuration.
+        out: The run folder that the user named, if any.
+        resume: The run folder to be resumed, or None.
+        began: The monotonic clock's time at which the command began.
+    """
     if resume is not None and out is not None:
         raise InvalidInput("--resume writes into the run's own folder: leave out --out")
     # The checks above do not need torch; the imports below load it.
     from mpcc.core.registry.attribution import attributed
     from mpcc.core.run.execution import Stopped, execute
+    from mpcc.core.run.resume import iterations_done
     from mpcc.core.run.resume import resume as take_up
     from mpcc.core.run.run import Run
     from mpcc.core.storage.kept_checkpoints import KeptCheckpoints
@@ -210,13 +249,14 @@ def train(registry: Registry, config: RunConfig, out: Path | None, resume: Path 
 
     plugins, lower = used(registry, config), remedies(config)
     folder = RunFolder.existing(resume) if resume else RunFolder.plan(out, config)
+    checkpoints = KeptCheckpoints(folder.checkpoints, config.run.keep_checkpoints)
     with contextlib.ExitStack() as held:
         if resume:
             held.enter_context(folder.locked())
         moved = hint_if_moved(config) if resume else contextlib.nullcontext()
         with memory_errors("loading and building", lower), attributed(plugins), moved:
-            run = Run.assemble(registry, config)
-        checkpoints = KeptCheckpoints(folder.checkpoints, config.run.keep_checkpoints)
+            done = iterations_done(checkpoints) if resume and config.run.minutes else None
+            run = Run.assemble(registry, config, began=began, done=done)
         description = run.data.description or f"{config.data.name}: {len(run.data)} images"
         if resume:
             with memory_errors("loading the checkpoint", lower):

@@ -24,6 +24,7 @@ from mpcc.core.config import options
 from mpcc.core.config.layers import DISTRIBUTIONS, FILE_LISTS, NO_PRESET, SECTIONS, Layer, absolute, flag
 from mpcc.core.config.own_files import check_path_wanted, check_reader, with_readers
 from mpcc.core.config.settings import RunSettings
+from mpcc.core.config.time_budget import one_length
 from mpcc.core.errors import InvalidInput, unknown_name
 from mpcc.core.registry import Entry, Registry
 from mpcc.core.system.file_addresses import address_of
@@ -179,7 +180,7 @@ def resolve(registry: Registry, layers: list[Layer], preset: str | None = None) 
         source = origins["data.path"]
         where = flag("data", "path") if source == "flag" else f"{source}: data.path"
         check_reader(registry, choices["data"].name, choices["data"].options.path, where)
-    run = _section("run", "mpcc-run", RunSettings, layers, origins)
+    run = one_length(_section("run", "mpcc-run", RunSettings, layers, origins), origins)
     metrics = [name.strip() for name in run.metrics.split(",")]
     named = [
         *entries.values(),

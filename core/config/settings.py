@@ -17,6 +17,8 @@ __all__ = ["RESUMABLE", "Interval", "RunSettings"]
 # Upper bounds are far above any useful value; they keep a typing error from filling memory. This one is a thousand
 # years of the fastest preset.
 MOST_ITERATIONS = 10**12
+# A hundred years.
+MOST_MINUTES = 60 * 24 * 36525
 SECONDS = {"s": 1, "min": 60, "h": 3600}
 
 
@@ -84,6 +86,12 @@ class RunSettings:
     clusters: int = option(10, "K, the number of clusters", least=1)
     latent_dim: int = option(24, "J, the dimensions of z", least=1, most=2**16)
     iterations: int = option(20_000, "how long to train", least=1, most=MOST_ITERATIONS)
+    minutes: float | None = option(
+        None,
+        "how long the whole command may take: sets --iterations, averages and evaluations to fit, by the speed here",
+        above=0,
+        most=MOST_MINUTES,
+    )
     batch: int = option(50, "images in each update", least=2, most=2**16)
     lr: float = option(2e-4, "Adam step size of the three networks", above=0)
     prior_lr: float = option(1.6e-3, "Adam step size of the prior (eta_p)", above=0)
@@ -128,6 +136,9 @@ class RunSettings:
     standing_passes: int = option(16, "batches, of --batch samples, for standing statistics", least=1)
     metrics: str = option("all", "metrics to compute, separated by commas, or all")
     eval_every: int = option(5000, "iterations between evaluations", least=1)
+    first_eval: int | None = option(
+        None, "iterations before the first evaluation, those of --eval-every if not given", least=1
+    )
     eval_images: int | Literal["all"] = option(
         "all", "how many images to evaluate, a fixed random choice: a number or all", validator=_one_or_all
     )
@@ -180,7 +191,8 @@ class RunSettings:
 # Settings that may change when a run is resumed; the result of the training does not depend on their values.
 RESUMABLE = frozenset(
     (
-        *("iterations", "eval_every", "eval_images", "checkpoint_every", "keep_checkpoints", "log_every"),
+        *("iterations", "minutes", "eval_every", "first_eval", "eval_images"),
+        *("checkpoint_every", "keep_checkpoints", "log_every"),
         *("on_nonfinite", "max_restarts", "device", "data_root", "download", "workers", "engine", "precision"),
         *("features", "feature_weights", "generated_images", "best_by"),
     )

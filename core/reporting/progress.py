@@ -82,10 +82,12 @@ class ProgressDisplay:
         """Go back to a number of iterations."""
         self._bar.reset(self._task, completed=done)
 
-    def scores(self, iteration: int, scores: Mapping[str, float], clusters_used: int, clusters: int) -> None:
-        """Show the scores of an evaluation."""
+    def scores(
+        self, iteration: int, scores: Mapping[str, float], clusters_used: int, clusters: int, late: str = ""
+    ) -> None:
+        """Show the scores of an evaluation, and that the run will be late, if it will."""
         parts = [f"{name} {value:.3f}" for name, value in scores.items()]
-        text = " ".join([*parts, f"clusters {clusters_used}/{clusters}"])
+        text = " ".join([*parts, f"clusters {clusters_used}/{clusters}"]) + (f"; {late}" if late else "")
         self._bar.latest = text
         if self._bar.disable:
             logger.info("iteration %d/%d: %s", iteration, self._total, text)

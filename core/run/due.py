@@ -7,7 +7,7 @@ import attrs
 from mpcc.core.config import RunSettings
 from mpcc.core.config.settings import Interval
 
-__all__ = ["Due", "due_after"]
+__all__ = ["Due", "due_after", "evaluations_left", "next_evaluation"]
 
 
 @attrs.frozen
@@ -45,7 +45,32 @@ def due_after(done: int, settings: RunSettings, since_saved: float, *, asked_to_
     stop = asked_to_stop and not last
     return Due(
         log=last or done % settings.log_every == 0,
-        evaluate=last or done % settings.eval_every == 0,
+        evaluate=last or done % settings.eval_every == 0 or done == settings.first_eval,
         save=last or stop or Interval.parse(settings.checkpoint_every).due(done, since_saved),
         stop=stop,
     )
+
+
+def next_evaluation(done: int, settings: RunSettings) -> int:
+    """Return the iteration of the next evaluation.
+
+    Example:
+        >>> settings = RunSettings(iterations=9, eval_every=4, first_eval=1)
+        >>> [next_evaluation(done, settings) for done in range(9)]
+        [1, 4, 4, 4, 8, 8, 8, 8, 9]
+    """
+    regular = min((done // settings.eval_every + 1) * settings.eval_every, settings.iterations)
+    return regular if settings.first_eval is None or settings.first_eval <= done else min(regular, settings.first_eval)
+
+
+def evaluations_left(done: int, settings: RunSettings) -> int:
+    """Return how many evaluations follow.
+
+    Example:
+        >>> settings = RunSettings(iterations=9, eval_every=4, first_eval=1)
+        >>> [evaluations_left(done, settings) for done in range(10)]
+        [4, 3, 3, 3, 2, 2, 2, 2, 1, 0]
+    """
+    every, end, first = settings.eval_every, settings.iterations, settings.first_eval
+    count = end // every - done // every + (end % every != 0 and done < end)
+    return count + (first is not None and done < first < end and first % every != 0)

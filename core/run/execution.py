@@ -16,13 +16,15 @@ from mpcc.core.registry import reason
 from mpcc.core.reporting.event_log import EventLog
 from mpcc.core.reporting.health import check_parameters, finite
 from mpcc.core.reporting.observers import Observers
+from mpcc.core.reporting.pace import Pace
 from mpcc.core.reporting.progress import ProgressDisplay
 from mpcc.core.reporting.symptoms import symptoms, vitals
-from mpcc.core.run.due import due_after
+from mpcc.core.run.due import due_after, evaluations_left, next_evaluation
 from mpcc.core.run.resume import go_back
 from mpcc.core.run.run import Run
 from mpcc.core.run.saving import Saving
 from mpcc.core.run.stop_requests import stop_requests
+from mpcc.core.run.time_budget import comment_of
 from mpcc.core.storage.kept_checkpoints import KeptCheckpoints
 from mpcc.core.storage.run_folder import RunFolder
 from mpcc.core.system.randomness import seed_everything
@@ -79,11 +81,12 @@ class Execution:
         start = self.trainer.iteration
         with disk_errors(f"{folder.path} could not be written"):
             folder.cut_metrics(start)
-            folder.write_config(run.config)
+            folder.write_config(run.config, comment_of(run.budget))
             if run.data.skipped:
                 folder.write_skipped(run.data.skipped)
         self.events = EventLog(folder.path, purge_step=start + 1 if resumed else None)
         self.observers = Observers.of(run.observers, self.trainer.model.device)
+        self.pace = Pace(run.minutes, run.began)
         self.results: dict[str, Any] = {}
         # How many notes of the engine have been passed on.
         self._notes = 0
@@ -136,6 +139,7 @@ class Execution:
         terms = self._train()
         self._pass_on_notes()
         self.display.advance()
+        self.pace.iterated()
         self.observers.step_ended(trainer.iteration, terms)
         # A stop that is asked for later in this iteration waits for the next one and its checkpoint.
         due = due_after(trainer.iteration, self.settings, self.saving.since_saved, asked_to_stop=bool(stop))
@@ -147,6 +151,11 @@ class Execution:
         if due.log:
             self._log(values)
         scores = self._evaluate() if due.evaluate else None
+        done, settings = trainer.iteration, self.settings
+        left = evaluations_left(done, settings)
+        estimate = self.pace.estimate(done, settings.iterations, left, next_evaluation(done, settings))
+        if estimate:
+            logger.info(estimate)
         self.saving.save(scores, due=due.save)
         if due.stop:
             raise Stopped(self.saving.stopped())
@@ -195,7 +204,9 @@ class Execution:
         run.hinges = []
         warnings = symptoms(measured)
         scores = dict(findings.scores)
-        self.display.scores(done, scores, findings.used, findings.evaluation.clusters)
+        self.pace.evaluated()
+        late = self.pace.late(done, settings.iterations, evaluations_left(done, settings))
+        self.display.scores(done, scores, findings.used, findings.evaluation.clusters, late)
         for symptom in warnings:
             if symptom.name not in run.told:
                 logger.warning("%s", symptom.message)

@@ -22,7 +22,7 @@ from mpcc.core.storage.kept_checkpoints import KeptCheckpoints
 from mpcc.core.storage.run_folder import RunFolder
 from mpcc.core.system.randomness import restore_random_states
 
-__all__ = ["go_back", "restore", "resume"]
+__all__ = ["go_back", "iterations_done", "restore", "resume"]
 
 logger = logging.getLogger(__name__)
 
@@ -65,6 +65,16 @@ def resume(run: Run, folder: RunFolder, checkpoints: KeptCheckpoints) -> None:
         raise InvalidInput(f"--resume {folder.path}: the checkpoint does not fit config.toml: {text}") from error
 
 
+def iterations_done(checkpoints: KeptCheckpoints) -> int:
+    """Return the iterations of the newest whole checkpoint; 0 without one, and `resume` says what is wrong."""
+    try:
+        state, _, _ = checkpoints.load()
+    except InvalidInput:
+        return 0
+    done = 0 if state is None else state.get("iteration")
+    return done if isinstance(done, int) else 0
+
+
 def restore(run: Run, state: dict[str, Any]) -> None:
     """Put a run into the state of a checkpoint that fits it."""
     run.trainer.restore(state)
@@ -73,6 +83,8 @@ def restore(run: Run, state: dict[str, Any]) -> None:
     run.evaluation_seconds = state["evaluation_seconds"]
     run.restarts = list(state["restarts"])
     run.hinges, run.told = list(state["hinges"]), list(state["told"])
+    # Minutes that a resumed run is given count from its own start.
+    run.budget = run.budget or dict(state.get("budget", {}))
     if run.best is not None:
         run.best.restore(state["best"])
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+import io
 import logging
 import platform
 import time
@@ -15,13 +17,15 @@ import torch
 
 from mpcc.core.config import RunConfig
 from mpcc.core.contracts import ImageSet, Metric
-from mpcc.core.errors import InvalidInput
+from mpcc.core.errors import InvalidInput, TrainingDiverged
 from mpcc.core.evaluation.best_score import BestScore, score_to_watch
 from mpcc.core.evaluation.evaluation import choose_images, left_out
-from mpcc.core.evaluation.findings import feature_request
+from mpcc.core.evaluation.findings import feature_request, find
 from mpcc.core.images.fingerprint import fingerprint
 from mpcc.core.method.training import Trainer
 from mpcc.core.registry import Observer, Registry
+from mpcc.core.reporting.health import check_parameters
+from mpcc.core.reporting.symptoms import vitals
 from mpcc.core.run.assembly import (
     build_model,
     build_trainer,
@@ -32,7 +36,10 @@ from mpcc.core.run.assembly import (
     settle,
     try_metrics,
 )
+from mpcc.core.run.costs import Copy, Costs, measure
 from mpcc.core.run.saved_run import take_weights, warn_of_changes
+from mpcc.core.run.time_budget import budgeted, measuring_seconds
+from mpcc.core.run.timed_steps import settling_iterations, synchroniser
 from mpcc.core.system.randomness import random_states, seed_everything
 
 __all__ = ["Run", "versions"]
@@ -58,6 +65,9 @@ class Run:
         restarts: Each restart after a breakdown: its iteration, its reason, the iteration that the run went back to.
         hinges: Logged losses of the discriminator since the last evaluation.
         told: Names of the warnings that have been shown.
+        budget: What the time budget came to, in numbers; empty without one.
+        minutes: The time budget of this process, or None.
+        began: The monotonic clock's time at the start of the command.
     """
 
     config: RunConfig
@@ -73,6 +83,9 @@ class Run:
     restarts: list[dict[str, Any]] = attrs.field(factory=list)
     hinges: list[float] = attrs.field(factory=list)
     told: list[str] = attrs.field(factory=list)
+    budget: dict[str, float] = attrs.field(factory=dict)
+    minutes: float | None = None
+    began: float = attrs.field(factory=time.monotonic)
     _fingerprint: str | None = attrs.field(default=None, init=False)
 
     @property
@@ -81,12 +94,22 @@ class Run:
         return time.monotonic() - self.started
 
     @classmethod
-    def assemble(cls, registry: Registry, config: RunConfig) -> Run:
+    def assemble(
+        cls, registry: Registry, config: RunConfig, *, began: float | None = None, done: int | None = None
+    ) -> Run:
         """Load the plugins and the data and build everything, writing nothing.
 
+        Arguments:
+            registry: The plugins.
+            config: What to build. With ``minutes``, a copy of the run is measured first and thrown away; the run has
+                the number of iterations and the settings that the minutes come to.
+            began: The monotonic clock's time from which the minutes count; by default now.
+            done: Iterations that a resumed run has done, if minutes are to be added to them.
+
         Raises:
-            InvalidInput: If parts don't fit each other, or the data can't be read.
+            InvalidInput: If parts don't fit each other, the data can't be read, or the minutes are too few.
         """
+        began = time.monotonic() if began is None else began
         settings = config.run
         device = choose_device(settings.device)
         if settings.threads is not None:
@@ -94,15 +117,77 @@ class Run:
         request = feature_request(settings)
         metrics = choose_metrics(registry, settings.metrics, request)
         data = load_data(config)
-        config = fitted(config, len(data))
+        config, budget = fitted(config, len(data)), None
+        if settings.minutes is not None:
+            costs = cls._measured(registry, config, data, device)
+            # The copy makes room for the run.
+            gc.collect()
+            if device.type == "cuda":
+                torch.cuda.empty_cache()
+            seconds = time.monotonic() - began
+            config, budget = budgeted(config, costs, before=seconds, images=len(data), done=done)
+            logger.info(budget.line)
+        run = cls._built(registry, config, data, metrics, device)
+        run.minutes, run.began = settings.minutes, began
+        run.budget = {} if budget is None else budget.record()
+        missing = left_out(metrics, None if data.labels is None else data.labels[run.indices])
+        if missing:
+            logger.info("left out: %s: %s", ", ".join(missing), next(iter(missing.values())))
+        return run
+
+    @classmethod
+    def _measured(cls, registry: Registry, config: RunConfig, data: ImageSet, device: torch.device) -> Costs:
+        """Build a copy of the run, measure it and throw it away.
+
+        Metrics are made anew for it, as they may keep what they have computed. The run is seeded when it is built.
+        """
+        settings = attrs.evolve(config.run, minutes=None, best_by="none")
+        built = time.perf_counter()
+        metrics = choose_metrics(registry, settings.metrics, feature_request(settings))
+        run = cls._built(registry, attrs.evolve(config, run=settings), data, metrics, device)
+        trainer = run.trainer
+
+        def evaluate(images: int, passes: int) -> None:
+            check_parameters(trainer.model, trainer.iteration)
+            some = choose_images(len(data), images, settings.seed)
+            findings = find(trainer.model, data, some, metrics, attrs.evolve(settings, standing_passes=passes))
+            vitals(trainer.model, findings.evaluation, findings.pictures, [])
+
+        copy = Copy(
+            iterate=trainer.iterate,
+            evaluate=evaluate,
+            serialise=lambda: torch.save(run.state(), io.BytesIO()),
+            wait=synchroniser(device),
+            settling=settling_iterations(device),
+            images=len(run.indices),
+            passes=settings.standing_passes,
+            built_in=time.perf_counter() - built,
+        )
+        try:
+            with trainer.engine.active():
+                return measure(copy, measuring_seconds(config.run.minutes or 0))
+        except torch.linalg.LinAlgError as error:  # type: ignore[attr-defined]
+            raise TrainingDiverged(f"{error} while the speed was measured: training has diverged") from error
+        finally:
+            trainer.stream.close()
+
+    @classmethod
+    def _built(
+        cls,
+        registry: Registry,
+        config: RunConfig,
+        data: ImageSet,
+        metrics: Mapping[str, Metric],
+        device: torch.device,
+    ) -> Run:
+        """Seed the random states and build everything on images that have been read."""
+        settings = config.run
+        request = feature_request(settings)
         seed_everything(settings.seed)
         model = build_model(config, data.images.shape[1], device)
         trainer = build_trainer(config, model, data.images)
         indices = choose_images(len(data), settings.eval_images, settings.seed)
         try_metrics(metrics, data, indices, settings, device)
-        missing = left_out(metrics, None if data.labels is None else data.labels[indices])
-        if missing:
-            logger.info("left out: %s: %s", ", ".join(missing), next(iter(missing.values())))
         entries = [*config.entries(), *(registry.entry("metric", name) for name in metrics)]
         plugins = {f"{entry.kind} {entry.name}": f"{entry.distribution} {entry.version}" for entry in entries}
         # The record holds the values that "auto" stood for.
@@ -157,6 +242,7 @@ class Run:
             "engine": self.trainer.engine.record(),
             "plugins": self.plugins,
             "versions": versions(),
+            **({"budget": self.budget} if self.budget else {}),
         }
 
     def state(self) -> dict[str, Any]:
@@ -176,6 +262,7 @@ class Run:
             "restarts": self.restarts,
             "hinges": self.hinges,
             "told": self.told,
+            "budget": self.budget,
         }
 
 

@@ -60,9 +60,9 @@ class Restart:
     reason: str
 
 
-def holds(expected: str) -> Any:
+def holds(expected: str, default: Any = attrs.NOTHING) -> Any:
     """Make a field of `Contents`, with the words for its type in an error."""
-    return attrs.field(metadata={"expected": expected})
+    return attrs.field(default=default, metadata={"expected": expected})
 
 
 @attrs.frozen
@@ -87,6 +87,8 @@ class Contents:
     restarts: list[Restart] = holds("a list of restarts")
     hinges: list[Number] = holds("a list of numbers")
     told: list[str] = holds("a list of texts")
+    # Earlier versions had no time budgets.
+    budget: dict[str, Number] = holds("a table of numbers", attrs.Factory(dict))
 
 
 @functools.cache

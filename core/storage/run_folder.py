@@ -193,9 +193,9 @@ class RunFolder:
         """One line of JSON for every evaluation."""
         return self.path / "metrics.jsonl"
 
-    def write_config(self, config: RunConfig) -> None:
-        """Write ``config.toml``."""
-        write_whole(self.config, config.to_toml().encode())
+    def write_config(self, config: RunConfig, comment: str = "") -> None:
+        """Write ``config.toml``, below a comment of one line, if there is one."""
+        write_whole(self.config, (f"# {comment}\n" * bool(comment) + config.to_toml()).encode())
 
     def copy_config(self, source: Path) -> None:
         """Write a copy of another run's ``config.toml``."""

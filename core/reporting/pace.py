@@ -5,12 +5,23 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 
-__all__ = ["Pace", "spoken"]
+__all__ = ["Pace", "counted", "spoken"]
 
 # The first estimate comes after so many seconds of iterations, and so many of them.
 ESTIMATED_AFTER, ESTIMATED_FROM = 10, 2
 # What a budget may be exceeded by before that is said: a share of it, and seconds.
 LATE_SHARE, LATE_SECONDS = 0.05, 5
+
+
+def counted(number: float, noun: str) -> str:
+    """Return a number with a noun in the singular or plural.
+
+    Example:
+        >>> counted(1.0, "minute"), counted(1200, "iteration"), counted(0.5, "minute")
+        ('1 minute', '1,200 iterations', '0.5 minutes')
+    """
+    spelled = f"{number:,}" if isinstance(number, int) else f"{number:g}"
+    return f"{spelled} {noun}" if number == 1 else f"{spelled} {noun}s"
 
 
 def spoken(seconds: float) -> str:
@@ -100,6 +111,5 @@ class Pace:
         excess = self._clock() + left - (self._began + self._budget)
         if excess <= max(LATE_SHARE * self._budget, LATE_SECONDS):
             return ""
-        return (
-            f"about {spoken(excess)} over the {self._budget / 60:g} minutes: the machine is slower than when measured"
-        )
+        over = f"about {spoken(excess)} over the {counted(self._budget / 60, 'minute')}"
+        return f"{over}: the machine is slower than when measured"

@@ -141,6 +141,7 @@ class Run:
 
         Metrics are made anew for it, as they may keep what they have computed. The run is seeded when it is built.
         """
+        logger.info("--minutes %g: measuring the speed of this machine", config.run.minutes)
         settings = attrs.evolve(config.run, minutes=None, best_by="none")
         built = time.perf_counter()
         metrics = choose_metrics(registry, settings.metrics, feature_request(settings))

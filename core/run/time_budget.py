@@ -16,7 +16,7 @@ from mpcc.core.config import RunConfig, RunSettings
 from mpcc.core.config.settings import Interval
 from mpcc.core.config.time_budget import free_settings
 from mpcc.core.errors import InvalidInput
-from mpcc.core.reporting.pace import spoken
+from mpcc.core.reporting.pace import counted, spoken
 from mpcc.core.run.costs import Costs
 from mpcc.core.run.due import evaluations_left
 
@@ -26,8 +26,9 @@ __all__ = ["Budget", "budgeted", "comment_of", "measuring_seconds"]
 FIRST_SECONDS, FIRST_ITERATIONS = 120, 3
 # A longer run is evaluated ten times, but at least every half hour.
 EVALUATIONS, LONGEST_INTERVAL = 10, 1800
-# Evaluations may take this share of the first ten minutes, and this share of the time after them.
-EARLY_SECONDS, EARLY_SHARE, LATER_SHARE = 600, 0.2, 0.1
+# Evaluations may take this share of the first ten minutes, and this share of the time after them. Images and passes
+# are cut to take less.
+EARLY_SECONDS, EARLY_SHARE, LATER_SHARE, AIM = 600, 0.2, 0.1, 0.09
 # An evaluation has at least so many images, in all and for a cluster, and so many passes; passes take this share of it.
 FEWEST_IMAGES, FEWEST_OF_A_CLUSTER, FEWEST_PASSES, PASSES_SHARE = 200, 10, 2, 0.25
 # The generator's average remembers this share of the iterations, at most the paper's 10,000; it starts after a tenth.
@@ -73,11 +74,10 @@ class Budget:
     @property
     def line(self) -> str:
         """What the budget came to, in one line."""
-        more = " more" if self.done else ""
-        evaluations = f"{self.evaluations:,} evaluation{'s' if self.evaluations != 1 else ''}"
+        more = "more " if self.done else ""
         text = (
-            f"{self.minutes:g}{more} minutes: {self.iterations:,}{more} iterations at {self.costs.iteration:.2g} s, "
-            f"{evaluations} of {self.images:,} images"
+            f"{counted(self.minutes, f'{more}minute')}: {counted(self.iterations, f'{more}iteration')} at "
+            f"{self.costs.iteration:.2g} s, {counted(self.evaluations, 'evaluation')} of {self.images:,} images"
         )
         if self.done:
             return f"{text}, to iteration {self.done + self.iterations:,}"
@@ -179,23 +179,27 @@ def plan(run: RunSettings, costs: Costs, left: float, free: Set[str], images: in
     if "checkpoint_every" not in free:
         typed = Interval.parse(run.checkpoint_every)
         between = typed.seconds or (typed.iterations or 1) * costs.iteration
-    left /= 1 + costs.checkpoint / between
+    # The last iteration is saved, whatever the interval.
+    left = (left - costs.checkpoint) / (1 + costs.checkpoint / between)
     if "eval_every" not in free:
         number = max(1, math.ceil(left / (costs.iteration * run.eval_every)))
-        made, evaluation = cut(run, costs, allowed / number, free, images)
+        made, evaluation = cut(run, costs, AIM * left / number, free, images)
         iterations = filled(left, costs.iteration, evaluation + costs.checkpoint, run.eval_every)
         if iterations < 1:
             return None
         made = attrs.evolve(made, iterations=iterations)
         return scheduled(made, costs, free, between), evaluation
-    interval = left / 2 if left < 2 * FIRST_SECONDS else max(FIRST_SECONDS, min(left / EVALUATIONS, LONGEST_INTERVAL))
-    for count in range(max(1, round(left / interval)), 0, -1):
+    # Evaluations are so many seconds of training apart; those of a run of a few minutes are nearer.
+    apart = min(FIRST_SECONDS, 0.4 * left)
+    interval = max(apart, min(left / EVALUATIONS, LONGEST_INTERVAL))
+    for count in range(max(1, int(left / interval)), 0, -1):
         early = "first_eval" in free and left / count > 1.5 * FIRST_SECONDS
         number = count + (early or ("first_eval" not in free and run.first_eval is not None))
-        made, evaluation = cut(run, costs, allowed / number, free, images)
+        made, evaluation = cut(run, costs, AIM * left / number, free, images)
         # The best evaluation so far is saved, too.
         iterations = int((left - number * (evaluation + costs.checkpoint)) / costs.iteration)
-        if count == 1 or (number * smallest <= allowed and iterations >= FIRST_ITERATIONS * count):
+        enough = iterations >= count * max(FIRST_ITERATIONS, apart / costs.iteration)
+        if count == 1 or (number * smallest <= allowed and enough):
             break
     if iterations < 1:
         return None
@@ -240,7 +244,8 @@ def cut(run: RunSettings, costs: Costs, seconds: float, free: Set[str], images: 
     room = seconds - costs.evaluation
 
     def affordable(share: float, cost: float, lowest: int, highest: int) -> int:
-        return highest if cost <= 0 else min(max(int(share / cost), lowest), highest)
+        share = max(share, 0.0)
+        return highest if highest * cost <= share else max(int(share / cost), lowest)
 
     some = affordable(PASSES_SHARE * room, costs.standing_pass, least_passes, passes)
     chosen = affordable(room - some * costs.standing_pass, costs.image, least, most)
@@ -262,7 +267,7 @@ def rounded(number: int) -> int:
         >>> rounded(2345), rounded(99)
         (2300, 99)
     """
-    unit = 10 ** max(0, len(str(number)) - 2)
+    unit: int = 10 ** max(0, len(str(number)) - 2)
     return number // unit * unit
 
 
@@ -280,7 +285,7 @@ def scheduled(run: RunSettings, costs: Costs, free: Set[str], between: float) ->
     suitable: dict[str, Any] = {
         "ema_decay": round(1 - 1 / memory, 6),
         "ema_start": min(run.ema_start, int(AVERAGE_START * iterations)),
-        "checkpoint_every": min(max(1, round(between / costs.iteration)), iterations),
+        "checkpoint_every": min(math.ceil(between / costs.iteration), iterations),
         "log_every": min(run.log_every, max(1, iterations // LOG_ENTRIES)),
     }
     if run.balance_weight or run.consistency_weight:

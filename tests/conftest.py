@@ -156,6 +156,21 @@ def installed(distributions: dict[str, Path], once: Callable[[str, Callable[[Pat
 
 
 @pytest.fixture
+def few_iterations(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let ``--minutes`` come to one iteration or a few, however quick the machine is."""
+    from mpcc.core.run import run
+    from mpcc.core.run.costs import Copy, Costs, measure
+    from mpcc.core.run.time_budget import measuring_seconds
+
+    def measured(copy: Copy, limit: float) -> Costs:
+        measure(copy, 0.0)
+        # At least half of the time for which the iterations of ten minutes are timed.
+        return Costs(iteration=360 * limit / measuring_seconds(10))
+
+    monkeypatch.setattr(run, "measure", measured)
+
+
+@pytest.fixture
 def before(monkeypatch: pytest.MonkeyPatch) -> Callable[[int, Callable[[], None]], None]:
     """Lets something happen once, before an iteration."""
     from mpcc.core.method.training import Trainer

@@ -41,7 +41,7 @@ def blocks(page: str) -> list[Block]:
 
 
 @pytest.fixture
-def workplace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+def workplace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, few_iterations: None) -> Iterator[Path]:
     """An empty folder; modules and search paths that are added here go away again."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "path", list(sys.path))
@@ -60,6 +60,8 @@ def run(line: str) -> None:
         resumed = "--resume" in arguments
         for name, value in zip(TINY[::2], TINY[1::2], strict=True):
             if resumed and name in ("--threads", "--standing-passes"):
+                continue
+            if name == "--iterations" and "--minutes" in arguments:
                 continue
             wanted = "2" if resumed and name == "--iterations" else value
             if name in arguments:
@@ -90,7 +92,7 @@ def test_every_block_on_writing_a_prior_runs_in_order(workplace: Path) -> None:
 
 
 OTHER_PAGES = [
-    *("architectures.md", "compatibility.md", "real-images.md", "reliability.md", "scores.md"),
+    *("architectures.md", "compatibility.md", "real-images.md", "reliability.md", "scores.md", "time-budgets.md"),
     *(pytest.param(page, marks=pytest.mark.check) for page in ("data.md", "performance.md")),
 ]
 

@@ -88,7 +88,8 @@ class RunSettings:
     iterations: int = option(20_000, "how long to train", least=1, most=MOST_ITERATIONS)
     minutes: float | None = option(
         None,
-        "how long the whole command may take: sets --iterations, averages and evaluations to fit, by the speed here",
+        "minutes that the whole command may take: the speed is measured, and iterations, averages and evaluations "
+        "are set to fit",
         above=0,
         most=MOST_MINUTES,
     )
@@ -137,7 +138,7 @@ class RunSettings:
     metrics: str = option("all", "metrics to compute, separated by commas, or all")
     eval_every: int = option(5000, "iterations between evaluations", least=1)
     first_eval: int | None = option(
-        None, "iterations before the first evaluation, those of --eval-every if not given", least=1
+        None, "iterations before the first evaluation; if not given, those between evaluations", least=1
     )
     eval_images: int | Literal["all"] = option(
         "all", "how many images to evaluate, a fixed random choice: a number or all", validator=_one_or_all

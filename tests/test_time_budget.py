@@ -164,6 +164,11 @@ def test_the_first_evaluation_waits_for_three_iterations() -> None:
     assert budget.evaluations == 2
 
 
+def test_costly_evaluations_are_fewer() -> None:
+    counts = [came_to(attrs.evolve(MNIST, evaluation=seconds))[1].evaluations for seconds in (1, 35, 50, 100, 400)]
+    assert counts == [4, 3, 2, 1, 1]
+
+
 def test_a_small_set_is_evaluated_whole() -> None:
     run, budget = came_to(MNIST, images=1500)
     assert (run.eval_images, run.standing_passes, budget.images) == ("all", 16, 1500)

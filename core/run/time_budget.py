@@ -136,8 +136,6 @@ def budgeted(
     if planned is None:
         raise too_short(run, costs, before, fewest(run, free, images))
     made, evaluation = planned
-    changed = {name: getattr(made, name) for name in free}
-    origin = f"{run.minutes:g} minutes"
     iterations = made.iterations
     if done:
         made = attrs.evolve(made, iterations=iterations + done)
@@ -154,7 +152,7 @@ def budgeted(
         scheduled=run.iterations,
         preset=config.origins.get("run.iterations", "") if scheduled_by_preset(config) else "",
     )
-    origins = {**config.origins, **{f"run.{name}": origin for name in changed}}
+    origins = {**config.origins, **{f"run.{name}": f"{run.minutes:g} minutes" for name in free}}
     return attrs.evolve(config, run=attrs.evolve(made, minutes=None), origins=origins), budget
 
 
@@ -181,6 +179,8 @@ def plan(run: RunSettings, costs: Costs, left: float, free: Set[str], images: in
         between = typed.seconds or (typed.iterations or 1) * costs.iteration
     # The last iteration is saved, whatever the interval.
     left = (left - costs.checkpoint) / (1 + costs.checkpoint / between)
+    if left <= 0:
+        return None
     if "eval_every" not in free:
         number = max(1, math.ceil(left / (costs.iteration * run.eval_every)))
         made, evaluation = cut(run, costs, AIM * left / number, free, images)
@@ -192,14 +192,15 @@ def plan(run: RunSettings, costs: Costs, left: float, free: Set[str], images: in
     # Evaluations are so many seconds of training apart; those of a run of a few minutes are nearer.
     apart = min(FIRST_SECONDS, 0.4 * left)
     interval = max(apart, min(left / EVALUATIONS, LONGEST_INTERVAL))
-    for count in range(max(1, int(left / interval)), 0, -1):
-        early = "first_eval" in free and left / count > 1.5 * FIRST_SECONDS
-        number = count + (early or ("first_eval" not in free and run.first_eval is not None))
+    # Numbers of regular evaluations, and whether an early one comes before them; the last choice is taken in any case.
+    choices = [(count, left / count > 1.5 * FIRST_SECONDS) for count in range(max(1, int(left / interval)), 0, -1)]
+    for count, early in [*choices, (1, False)]:
+        number = count + (early if "first_eval" in free else run.first_eval is not None)
         made, evaluation = cut(run, costs, AIM * left / number, free, images)
         # The best evaluation so far is saved, too.
         iterations = int((left - number * (evaluation + costs.checkpoint)) / costs.iteration)
         enough = iterations >= count * max(FIRST_ITERATIONS, apart / costs.iteration)
-        if count == 1 or (number * smallest <= allowed and enough):
+        if number * smallest <= allowed and enough:
             break
     if iterations < 1:
         return None

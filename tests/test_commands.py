@@ -41,7 +41,7 @@ FLAGS = {
         "--checkpoint-every",
     ),
     *("--balance-weight", "--balance-direction", "--balance-tolerance", "--consistency-weight", "--invariant-to"),
-    *("--real-terms-rise", "--minutes", "--first-eval"),
+    *("--real-terms-rise", "--minutes", "--first-eval", "--generator-latent-weight", "--generator-membership-weight"),
     *("--keep-checkpoints", "--best-by", "--on-nonfinite", "--max-restarts"),
     *(
         "--log-every",

@@ -121,6 +121,14 @@ class RunSettings:
         "weight of the consistency of images and their changed copies, in units of the latent term's; 0 for none",
         least=0,
     )
+    generator_latent_weight: float = option(
+        0.0, "weight of the latent term in the generator's update, in units of the latent term's; 0 for none", least=0
+    )
+    generator_membership_weight: float = option(
+        0.0,
+        "weight of the information about y in generated images, in units of the latent term's; 0 for none",
+        least=0,
+    )
     invariant_to: str = option(
         "none",
         "what leaves the group of an image unchanged, such as shift,rotation=10,brightness; a name without a range "

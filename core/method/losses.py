@@ -166,6 +166,8 @@ def discriminator_loss(model: Model, batch: Batch, weights: TermWeights) -> Loss
 def generator_loss(model: Model, batch: Batch, weights: TermWeights) -> Loss:
     """Return the loss of the generator and, through z, of the prior for the data term. The discriminator is held fixed.
 
+    With weights for them, the terms of `inference_terms` are added.
+
     Arguments:
         model: Prior and networks.
         batch: Only its size is used, the number of (z, y) to draw.
@@ -173,9 +175,39 @@ def generator_loss(model: Model, batch: Batch, weights: TermWeights) -> Loss:
     """
     z, y = model.prior.sample(batch.size)
     networks = model.networks
-    scores = single(networks.discriminator(model.generate(z, y), *((y,) if networks.conditional else ())))
+    images = model.generate(z, y)
+    scores = single(networks.discriminator(images, *((y,) if networks.conditional else ())))
     loss = Loss.of(data_generator=(weights.data, terms.data_generator(scores, model.prior.label_ratio(y))))
+    if weights.generator_latent or weights.generator_membership:
+        loss = loss + inference_terms(model, images, z, y, weights)
     return attrs.evolve(loss, latents=z)
+
+
+def inference_terms(model: Model, images: Tensor, z: Tensor, y: Tensor, weights: TermWeights) -> Loss:
+    """Return how far z and y are from being inferred from generated images. Encoder and posterior are held fixed.
+
+    The latent term contains x~ = G(z, y), so its gradient also reaches the generator. The published system leaves that
+    gradient out; ``generator_latent`` is its weight. ``generator_membership`` weighs -log q(y|z') at the encoder's
+    location z' of x~, the variational bound of the information between y and x~ (Chen et al., InfoGAN, 2016).
+
+    Arguments:
+        model: Prior and networks.
+        images: x~ with gradients, shape (N, D, R, R).
+        z: Latents that generated them, shape (N, J); as the target they receive no gradient.
+        y: Labels that generated them, shape (N,).
+        weights: Weights of the terms.
+    """
+    prior = model.prior
+    loc, raw_scale = model.networks.encoder(images)
+    with prior.full_precision():
+        loc, raw_scale, ratio = loc.to(z.dtype), raw_scale.to(z.dtype), prior.label_ratio(y)
+        q = prior.encoder_distribution(loc, raw_scale)
+        latent = terms.latent(q, z.detach(), ratio)
+        membership = terms.membership(prior.log_responsibilities(loc), y, ratio)
+    return Loss.of(
+        generator_latent=(weights.generator_latent, latent),
+        generator_membership=(weights.generator_membership, membership),
+    )
 
 
 def encoder_loss(model: Model, batch: Batch, weights: TermWeights) -> Loss:

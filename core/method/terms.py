@@ -195,6 +195,9 @@ class TermWeights:
         label: Weight of the label term, 1.
         balance: Weight of the balance of the clusters on real images; 0, none, in the paper.
         consistency: Weight of the consistency of the clusters on real images; 0, none, in the paper.
+        generator_latent: Weight of the latent term in the generator's update; 0, none, in the paper.
+        generator_membership: Weight of the membership term at the encoder's location in the generator's update; 0,
+            none, in the paper.
         balance_direction: The direction of the divergence in `balance`.
         balance_tolerance: Its tolerance, in nats.
     """
@@ -206,6 +209,8 @@ class TermWeights:
     label: float = 1.0
     balance: float = 0.0
     consistency: float = 0.0
+    generator_latent: float = 0.0
+    generator_membership: float = 0.0
     balance_direction: Literal["images", "prior"] = "images"
     balance_tolerance: float = 0.0
 

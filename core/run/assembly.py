@@ -105,11 +105,13 @@ def term_weights(settings: RunSettings, shape: tuple[int, ...]) -> TermWeights:
     published = TermWeights.published(shape[1], shape[2], settings.latent_dim)
     of_settings = {name: getattr(settings, f"{name}_weight", None) for name in attrs.asdict(published)}
     weights = attrs.evolve(published, **{name: weight for name, weight in of_settings.items() if weight is not None})
-    # The encoder's other loss is the latent term, whose weight depends on the size of the images.
+    # All these stand beside the latent term, whose weight depends on the size of the images.
     return attrs.evolve(
         weights,
         balance=settings.balance_weight * weights.latent,
         consistency=settings.consistency_weight * weights.latent,
+        generator_latent=settings.generator_latent_weight * weights.latent,
+        generator_membership=settings.generator_membership_weight * weights.latent,
         balance_direction=settings.balance_direction,
         balance_tolerance=settings.balance_tolerance,
     )

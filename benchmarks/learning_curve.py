@@ -1,6 +1,7 @@
 """Draw the scores of a run over iterations and over minutes of training, from its TensorBoard events.
 
-    mpcc-run --data mnist --data-root DATA --precision bf16 --eval-every 200 --eval-images 10000 --out runs/mnist
+    mpcc-run --preset mnist-paper --data-root DATA --precision bf16 --eval-every 200 --eval-images 10000 \\
+        --out runs/mnist
     python benchmarks/learning_curve.py runs/mnist --out docs/results/mnist-cpu.png
 
 Minutes are wall-clock time since the log began, evaluations included. This needs matplotlib (extra ``plots``).

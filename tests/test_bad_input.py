@@ -49,8 +49,8 @@ def fails(capsys: pytest.CaptureFixture[str]) -> Fail:
         assert caught.value.code == 2, err
         assert out == ""
         if started:
-            # The line that names data set and run folder has been printed by then.
-            err = err.partition("\n")[2]
+            # The line that names data set and run folder has been printed by then, and that about the preset.
+            err = "".join(line for line in err.splitlines(keepends=True)[1:] if "no preset was made for" not in line)
         assert err.startswith("mpcc-run: error: ")
         assert err.count("\n") == 1, err
         assert err.endswith("\n")

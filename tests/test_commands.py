@@ -124,13 +124,14 @@ def test_help_shows_a_default_of_zero(capsys: pytest.CaptureFixture[str]) -> Non
 def test_help_shows_the_options_of_the_chosen_plugins(capsys: pytest.CaptureFixture[str]) -> None:
     _, out, _ = run(capsys, "--help", "--data", "omniglot")
     assert "--data.classes" in out
-    assert "Options of --arch biggan32" in out
+    assert "Options of --arch biggan16" in out
 
 
 @pytest.mark.parametrize(
     "command",
     [
         "entry.run_main(['--help'])",
+        "entry.run_main(['--help', '--data', 'mnist'])",
         "entry.run_main(['--iterations', 'x'])",
         "entry.main(['plugins', '--json'])",
     ],

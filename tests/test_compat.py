@@ -105,7 +105,7 @@ def test_it_sets_what_the_registry_lists_and_says_so(
     )
     tables = tomllib.loads(out)
     for section, values in registry.compat["reference"].items():
-        if section != "source":
+        if section not in ("source", "preset"):
             for name, value in values.items():
                 assert tables[section][name] == value
                 assert any(

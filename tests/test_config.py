@@ -142,7 +142,7 @@ def test_a_file_may_name_the_preset_that_it_starts_from_and_a_flag_overrides_it(
     registry: Registry, tmp_path: Path
 ) -> None:
     file = tmp_path / "mine.toml"
-    file.write_text('preset = "mnist"\n[data]\nname = "folder"\n', encoding="utf-8")
+    file.write_text('preset = "mnist-paper"\n[data]\nname = "folder"\n', encoding="utf-8")
     assert resolve(registry, [read_config(file)]).run.iterations == 210_000
     assert resolve(registry, [read_config(file)], "omniglot").run.clusters == 100
     file.write_text("preset = 3\n", encoding="utf-8")

@@ -119,10 +119,9 @@ def chosen(flag: str, given: str, known: Any) -> list[str]:
 def preset(registry: Registry, name: str, tables: Mapping[str, Mapping[str, Any]]) -> RunConfig:
     """Return the configuration of a preset, with the given flags on top.
 
-    A preset with the name of a data set takes that data set. Any other preset names its data set itself.
+    Its data set is the one that it was made for, or the one that it names.
     """
-    named = {"data": {"name": name}} if name in registry.names("dataset") else {}
-    return resolve(registry, [environment_layer(), Layer("flag", {**tables, **named})], name)
+    return resolve(registry, [environment_layer(), Layer("flag", tables)], name)
 
 
 def planned(out: Path | None) -> Path:

@@ -7,6 +7,7 @@ the plugins are known, `resolve` checks these options with all layers. torch is 
 from __future__ import annotations
 
 import contextlib
+import logging
 import sys
 import time
 from pathlib import Path
@@ -44,6 +45,10 @@ SECTION_HELP = {
     "objective": "updates of an iteration",
 }
 HELP = {"--help", "-h"}
+# Colours of images whose number is not known before they are read; it hardly matters for the cost.
+CHANNELS = 3
+
+logger = logging.getLogger(__name__)
 
 
 def _name(instance: Any, attribute: attrs.Attribute[Any], value: str | None) -> None:
@@ -57,10 +62,16 @@ class RunFlags(PluginFiles):
 
     config: Path | None = option(None, "configuration file, such as the config.toml of a run folder; flags override it")
     preset: str | None = option(
-        None, "preset to start from, or none; by default the preset of --config or of the data set", validator=_name
+        None,
+        "preset to start from, or none; by default that of the configuration file, or the one made for data set, "
+        "architecture and device",
+        validator=_name,
     )
     compat: str | None = option(
-        None, "repeat the choices of another implementation: reference for the authors' published code", validator=_name
+        None,
+        "start from the preset DATA-paper, without terms on real images: paper for the paper's settings, reference "
+        "for those of the authors' published code",
+        validator=_name,
     )
     out: Path | None = option(None, "new run folder; by default a unique name below runs/")
     resume: Path | None = option(None, "continue the run in this folder from its newest checkpoint")
@@ -191,6 +202,8 @@ def describe(
     else:
         folder = RunFolder.existing(resume)
         done = iterations_done(KeptCheckpoints(folder.checkpoints)) if settings.minutes else None
+    if line := about_preset(registry, config):
+        print(f"\n# {line}")
     with memory_errors("loading and building", remedies(config)), attributed(used(registry, config)):
         # These checks are quick.
         known_metrics(registry, settings.metrics)
@@ -223,6 +236,35 @@ def describe(
                 return
     if failure is not None:
         raise failure
+
+
+def about_preset(registry: Registry, config: RunConfig) -> str:
+    """Return which preset was taken, and what another architecture than its own costs; empty if nothing was chosen."""
+    choice = config.preset
+    return choice.line if choice.made_for is None else f"{choice.line}; {relative_cost(registry, config)}"
+
+
+def relative_cost(registry: Registry, config: RunConfig) -> str:
+    """Return in words what an iteration costs beside one of the networks that the preset was made for."""
+    import torch
+
+    from mpcc.core.run.network_summary import network_summary
+    from mpcc.core.system.randomness import own_randomness
+
+    made_for = config.preset.made_for
+    try:
+        own = resolve(registry, [Layer("flag", {"data": {"name": config.data.name}})], config.preset.name)
+        channels = config.data.make().channels or CHANNELS
+        with own_randomness(config.run.seed, torch.device("cpu")):
+            here, there = (
+                network_summary(attrs.evolve(config, arch=arch), channels).operations_per_iteration
+                for arch in (config.arch, own.arch)
+            )
+    except Exception:  # What is wrong is told where the run builds its networks; here it is a remark.
+        return f"an iteration may cost many times as much as with {made_for}"
+    ratio = here / there
+    times = f"{ratio:.0f}" if ratio >= 10 else f"{ratio:.2g}"
+    return f"an iteration costs about {times} times as much as with {made_for}"
 
 
 def train(registry: Registry, config: RunConfig, out: Path | None, resume: Path | None, began: float) -> int:
@@ -267,6 +309,8 @@ def train(registry: Registry, config: RunConfig, out: Path | None, resume: Path 
             if not resume:
                 held.enter_context(folder.locked())
             print(f"{description}; run folder {folder.path}", file=sys.stderr)
+            if line := about_preset(registry, config):
+                logger.info(line)
             with memory_errors("training", lower), attributed(plugins):
                 results = execute(run, folder, checkpoints, resumed=resume is not None, bar=True)
         except Stopped as stop:

@@ -1,8 +1,8 @@
 """The configuration of one run: frozen, resolved in layers, written to and read from TOML.
 
 A later layer overrides an earlier one. The layers are: defaults of the option classes, defaults of the registry, the
-preset of the data set, a configuration file, a set of choices for compatibility (``--compat``), flags. The
-configuration records the layer of every value.
+preset (`mpcc.core.config.preset_choice`), a configuration file, a set of choices for compatibility (``--compat``),
+flags. The configuration records the layer of every value.
 
 Above its tables, a configuration file may name another preset, or ``none``, in a line ``preset = "NAME"``. It lists
 the plugin files that it needs there, too: ``plugins = ["my_prior.py"]``, ``registries = ["my.toml"]``. The file that a
@@ -23,6 +23,7 @@ import tomli_w
 from mpcc.core.config import options
 from mpcc.core.config.layers import DISTRIBUTIONS, FILE_LISTS, NO_PRESET, SECTIONS, Layer, absolute, flag
 from mpcc.core.config.own_files import check_path_wanted, check_reader, with_readers
+from mpcc.core.config.preset_choice import PresetChoice, choose_preset
 from mpcc.core.config.settings import RunSettings
 from mpcc.core.config.time_budget import one_length
 from mpcc.core.errors import InvalidInput, unknown_name
@@ -75,6 +76,7 @@ class RunConfig:
         plugins: One-file plugins to be loaded, absolute paths.
         registries: Registry files to be loaded, absolute paths.
         distributions: The distribution and version of each plugin of a third party that the configuration names.
+        preset: The preset that it starts from, and why.
     """
 
     run: RunSettings
@@ -86,6 +88,7 @@ class RunConfig:
     plugins: tuple[Path, ...] = ()
     registries: tuple[Path, ...] = ()
     distributions: Mapping[str, str] = attrs.field(factory=dict, eq=False)
+    preset: PresetChoice = attrs.field(default=PresetChoice(None), eq=False)
 
     def entries(self) -> list[Entry]:
         """Return the registry entries of the chosen plugins."""
@@ -145,21 +148,18 @@ def resolve(registry: Registry, layers: list[Layer], preset: str | None = None) 
     Arguments:
         registry: Plugins and presets.
         layers: Configuration file, `compat_layer` and flags; a later one overrides an earlier one.
-        preset: Name of the preset, or ``none`` for no preset. If it is None, a layer's preset is taken, or else the
-            data set's.
+        preset: Name of the preset, or ``none`` for no preset. If it is None, a layer's preset is taken, or else one
+            that was made for the data set.
 
     Raises:
         InvalidInput: If a name or a value is not valid; the message gives it and the valid ones.
     """
-    data = chosen_names(registry, with_readers(registry, layers)[0])["data"][0]
-    for layer in reversed(layers):
-        preset = layer.preset if preset is None else preset
-    name = preset or data
-    if preset != NO_PRESET and name in registry.presets:
+    typed = with_readers(registry, layers)[0]
+    chosen_names(registry, typed)  # checks them
+    choice = choose_preset(registry, typed, preset)
+    if choice.name is not None:
         # The preset comes first, so that --preset mnist with the user's own folder keeps that folder.
-        layers = [Layer(f"preset {name}", registry.presets[name], strict=False), *layers]
-    elif preset not in (None, NO_PRESET):
-        raise unknown_name("preset", name, registry.presets)
+        layers = [choice.layer(registry), *layers]
     layers, told = with_readers(registry, layers)
     for line in told:
         logger.info(line)
@@ -196,6 +196,7 @@ def resolve(registry: Registry, layers: list[Layer], preset: str | None = None) 
         origins=origins,
         plugins=registry.plugin_files,
         registries=registry.registry_files,
+        preset=choice,
         distributions={f"{entry.kind} {entry.name}": entry.release for entry in named if entry.installed},
     )
 

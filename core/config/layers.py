@@ -44,6 +44,8 @@ class Layer:
         plugins: One-file plugins that the source needs.
         registries: Registry files that the source needs.
         distributions: The installed distribution and version of plugins, such as ``{"prior x": "mpcc-x 1.0"}``.
+        preset_of_data: The preset that choices for compatibility start from; ``DATA`` in it stands for the data set.
+        preset_required: Whether there must be that preset.
     """
 
     origin: str
@@ -53,6 +55,8 @@ class Layer:
     plugins: tuple[Path, ...] = ()
     registries: tuple[Path, ...] = ()
     distributions: Mapping[str, str] = attrs.field(factory=dict)
+    preset_of_data: str | None = None
+    preset_required: bool = False
 
     def key(self, section: str, name: str) -> str:
         """Return the name of an option in this source."""
@@ -149,7 +153,9 @@ def compat_layer(registry: Registry, name: str) -> Layer:
     """
     if name not in registry.compat:
         raise unknown_name("--compat", name, registry.compat)
-    return Layer(f"compat {name}", registry.compat[name])
+    tables = registry.compat[name]
+    required = tables.get("preset_required", False)
+    return Layer(f"compat {name}", tables, preset_of_data=tables.get("preset"), preset_required=required)
 
 
 def absolute(path: Path, where: str) -> Path:

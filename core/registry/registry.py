@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import inspect
+import logging
 import os
 import sys
 import tomllib
@@ -24,9 +25,12 @@ from mpcc.core.errors import InvalidInput, PluginError, unknown_name
 from mpcc.core.registry.entries import KINDS, LOCAL_FILE, REGISTRY_FILE, UNKNOWN, Entry, reason
 from mpcc.core.registry.local_plugins import import_file, read_source
 from mpcc.core.registry.plugin import Observer, Plugin
+from mpcc.core.registry.presets import check_purposes_differ
 from mpcc.core.registry.registry_file import RegistryFile, environment_registries
 
 __all__ = ["Broken", "Registry", "failing_file", "load_registry", "strict_plugins"]
+
+logger = logging.getLogger(__name__)
 
 ENTRY_POINT_GROUP = "mpcc"
 STRICT_VARIABLE = "MPCC_STRICT_PLUGINS"
@@ -54,8 +58,8 @@ class Registry:
 
     Attributes:
         entries: By kind, then by name. A name that several plugins claim has several entries.
-        presets: By name: tables ``run``, ``prior``, ``arch``, ``data`` and a ``source``.
-        compat: Choices of other implementations by name, in the same tables.
+        presets: By name: tables ``run``, ``prior``, ``arch``, ``data``, a ``source``, and what it was made for.
+        compat: Choices of other implementations by name, in the same tables, with the preset that they start from.
         defaults: The ``prior``, ``arch`` and ``data`` of a run that names no other.
         broken: Plugins that could not be loaded.
         observers: Plugins with hooks that watch a run.
@@ -176,6 +180,12 @@ def load_registry(
     for entry in (entry for plugin in loaded for entry in plugin.entries):
         of_kind = entries[entry.kind]
         of_kind[entry.name] = (*of_kind.get(entry.name, ()), entry)
+    check_purposes_differ(presets, owners, entries["dataset"])
+    for name, preset in presets.items():
+        data = preset.get("for", {}).get("data")
+        if data is not None and data not in entries["dataset"]:
+            error = unknown_name("dataset", data, entries["dataset"])
+            logger.warning("preset %s of %s was made for a data set that is not here: %s", name, owners[name], error)
     return Registry(
         entries=entries,
         presets=presets,

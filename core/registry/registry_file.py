@@ -11,6 +11,7 @@ as in ``$PATH``::
 
     [presets.mine]
     source = "where the values come from"
+    for = { data = "my_data", device = "cpu" }
     prior = { name = "my_prior" }
     run = { clusters = 12 }
 
@@ -31,6 +32,7 @@ import attrs
 
 from mpcc.core.errors import InvalidInput, unknown_name
 from mpcc.core.hookspecs import Register, hookimpl
+from mpcc.core.registry.presets import check_purpose
 from mpcc.core.system.toml_file import read_toml
 
 __all__ = ["RegistryFile", "digest", "environment_registries"]
@@ -124,12 +126,14 @@ def check_entry(where: str, section: str, name: str, entry: Any) -> None:
     spelled = f"[{section}.{name}] in {where}:"
     if not isinstance(entry, dict):
         raise InvalidInput(f"{spelled} expected a table, got {entry!r}")
-    known = ("source", *PRESET_TABLES) if section == "presets" else FIELDS
+    known = ("source", "for", *PRESET_TABLES) if section == "presets" else FIELDS
     for field, value in entry.items():
         if field not in known:
             raise unknown_name(f"field of {spelled}", field, known)
-        if field in (*PRESET_TABLES, "defaults") and not isinstance(value, dict):
+        if field in ("for", *PRESET_TABLES, "defaults") and not isinstance(value, dict):
             raise InvalidInput(f"{spelled} expected a table {field} = {{ ... }}, got {value!r}")
+        if field == "for":
+            check_purpose(value, spelled)
     missing = [] if section == "presets" else [field for field in ("target", "summary") if field not in entry]
     if missing:
         raise InvalidInput(f"{spelled} expected a field {missing[0]!r}, but it has none")

@@ -29,6 +29,7 @@ FLOORS = (
     ("engines", "evaluation"),
     ("testing", "storage", "reporting"),
     ("run",),
+    ("studies",),
     ("bench",),
     ("commands",),
 )

@@ -41,6 +41,7 @@ FLAGS = {
         "--checkpoint-every",
     ),
     *("--balance-weight", "--balance-direction", "--balance-tolerance", "--consistency-weight", "--invariant-to"),
+    *("--seeds", "--all", "--part"),
     *("--real-terms-rise", "--minutes", "--first-eval", "--generator-latent-weight", "--generator-membership-weight"),
     *("--keep-checkpoints", "--best-by", "--on-nonfinite", "--max-restarts"),
     *(

@@ -40,7 +40,7 @@ def evaluate_run(words: list[str]) -> int:
     parser.declare("Settings, by default those of the run", RunSettings, "run", only=SETTINGS)
     typed = parser.read_all(words, dotted=SECTIONS)
     flags = typed.make(EvaluateFlags)
-    run, out, source = flags.run, flags.out, flags.source
+    run, out, source = flags.folder, flags.out, flags.source
     layer = run_layer(run)
     registry = flags.load(layer)
     movable = places(entries_of(registry, layer.tables))

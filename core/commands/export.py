@@ -38,7 +38,7 @@ class ExportFlags(RunFiles):
 def export_run(words: list[str]) -> int:
     """Execute ``mpcc export`` and return the exit status."""
     flags = Parser("mpcc export", PURPOSE, "RUN [flags]").read_own(words, ExportFlags)
-    run, out, source = flags.run, flags.out, flags.source
+    run, out, source = flags.folder, flags.out, flags.source
     layer = run_layer(run)
     if out is not None:
         check_new(out, "--out")

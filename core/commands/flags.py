@@ -21,6 +21,7 @@ from mpcc.core.config import Layer, flag, options
 from mpcc.core.config.options import BARE, option
 from mpcc.core.errors import InvalidInput
 from mpcc.core.registry import Registry, load_registry
+from mpcc.core.studies.seed_record import chosen_run
 
 __all__ = ["CommandFlags", "Parser", "PluginFiles", "RunFiles", "Typed", "argument", "expanded"]
 
@@ -63,13 +64,22 @@ class PluginFiles(CommandFlags):
 class RunFiles(CommandFlags):
     """A run folder and one of its checkpoints."""
 
-    run: Path = argument("run folder that mpcc-run has written")
+    run: Path = argument("run folder that mpcc-run has written; of a folder of seeds, the chosen run is taken")
     checkpoint: Path | None = option(None, "checkpoint of the run; by default its newest, checkpoints/last.pt")
+
+    @property
+    def folder(self) -> Path:
+        """The run folder; of a folder in which seeds are compared, that of the chosen run.
+
+        Raises:
+            InvalidInput: If no run has been chosen yet.
+        """
+        return chosen_run(self.run)
 
     @property
     def source(self) -> Path:
         """The file of the checkpoint."""
-        return self.checkpoint or self.run / "checkpoints" / "last.pt"
+        return self.checkpoint or self.folder / "checkpoints" / "last.pt"
 
 
 @attrs.frozen

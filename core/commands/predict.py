@@ -51,7 +51,7 @@ def predict_run(words: list[str]) -> int:
     parser.declare("Settings, by default those of the run", RunSettings, "run", only=SETTINGS)
     typed = parser.read_all(words, dotted=["data"])
     flags = typed.make(PredictFlags)
-    run, out, posterior, source = flags.run, flags.out, flags.posterior, flags.source
+    run, out, posterior, source = flags.folder, flags.out, flags.posterior, flags.source
     layer = run_layer(run)
     registry = flags.load(layer)
     data_flags = typed.tables.get("data", {})

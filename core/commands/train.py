@@ -6,16 +6,18 @@ the plugins are known, `resolve` checks these options with all layers. torch is 
 
 from __future__ import annotations
 
-import contextlib
 import logging
+import re
 import sys
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import attrs
 
 from mpcc.core.commands.flags import Parser, PluginFiles
+from mpcc.core.commands.seeds import go_on_with_seeds, plan_of_seeds, train_seeds
 from mpcc.core.config import (
     RESUMABLE,
     SECTIONS,
@@ -28,12 +30,13 @@ from mpcc.core.config import (
     resolve,
     used,
 )
-from mpcc.core.config.locations import check_only_places, entries_of, hint_if_moved, places
+from mpcc.core.config.locations import check_only_places, entries_of, places
 from mpcc.core.config.options import option
 from mpcc.core.config.time_budget import SET_BY_MINUTES
-from mpcc.core.errors import EXIT_INTERRUPTED, InvalidInput, OutOfResources, PluginError
+from mpcc.core.errors import EXIT_INTERRUPTED, InvalidInput
 from mpcc.core.registry import Registry
-from mpcc.core.system.output_streams import quoted
+from mpcc.core.studies.seed_list import PART, parse_seeds, work_in_runs
+from mpcc.core.studies.seed_record import compares_seeds
 
 __all__ = ["RunFlags", "run_command"]
 
@@ -49,6 +52,8 @@ HELP = {"--help", "-h"}
 CHANNELS = 3
 
 logger = logging.getLogger(__name__)
+# Settings that may change when a comparison of seeds goes on: not those that would change its scores.
+SEEDS_RESUMABLE = RESUMABLE - {"best_by", "eval_images", "features", "feature_weights", "generated_images", "minutes"}
 
 
 def _name(instance: Any, attribute: attrs.Attribute[Any], value: str | None) -> None:
@@ -75,6 +80,18 @@ class RunFlags(PluginFiles):
     )
     out: Path | None = option(None, "new run folder; by default a unique name below runs/")
     resume: Path | None = option(None, "continue the run in this folder from its newest checkpoint")
+    seeds: str | None = option(
+        None,
+        "compare seeds, such as 5 for 0 to 4, or 0-4, or 3,7,9: each is trained for a part, then the best by a score "
+        "without labels to the end",
+    )
+    all: bool = option(False, "with --seeds train every seed to the end, for mean and spread of all scores")
+    part: float | None = option(
+        None,
+        f"with --seeds the share of the iterations after which seeds are compared; {PART} if not given",
+        above=0,
+        most=1,
+    )
     dry_run: bool = option(
         False, "print the configuration with the origin of each value, the layers and their cost; write nothing"
     )
@@ -97,6 +114,32 @@ class RunFlags(PluginFiles):
 
         return read_config(config_file(self.resume, f"--resume {self.resume}"))
 
+    def seed_list(self, tables: Mapping[str, Mapping[str, Any]]) -> tuple[int, ...]:
+        """Return the seeds to compare, or nothing.
+
+        Arguments:
+            tables: The typed values of the configuration.
+
+        Raises:
+            InvalidInput: If flags contradict each other.
+        """
+        if self.resume is not None and (self.seeds is not None or self.part is not None):
+            name = "--seeds" if self.seeds is not None else "--part"
+            raise InvalidInput(f"--resume goes on with the seeds of its folder: leave out {name}")
+        seed = tables.get("run", {}).get("seed")
+        if self.seeds is None:
+            if self.part is not None or (self.all and not (self.resume and compares_seeds(self.resume))):
+                given = f"--part {self.part:g}" if self.part is not None else "--all"
+                raise InvalidInput(f"{given} belongs to --seeds: expected both, such as --seeds 5 {given}")
+            if seed is not None and re.fullmatch(r"[0-9]+(?:[-,][0-9]+)+", seed):
+                raise InvalidInput(f"--seed {seed}: expected a whole number; to compare several seeds: --seeds {seed}")
+            return ()
+        if seed is not None:
+            raise InvalidInput(f"--seeds {self.seeds} and --seed {seed} contradict each other: leave one of them out")
+        if self.all and self.part is not None:
+            raise InvalidInput("--all trains every seed to the end: leave out --part")
+        return parse_seeds(self.seeds)
+
 
 def run_command(arguments: list[str], began: float | None = None) -> int:
     """Execute ``mpcc-run`` and return the exit status.
@@ -113,6 +156,7 @@ def run_command(arguments: list[str], began: float | None = None) -> int:
         return 0
     typed = run_parser().read([word for word in arguments if word not in HELP], SECTIONS)
     flags = typed.make(RunFlags)
+    seeds, part = flags.seed_list(typed.tables), 1.0 if flags.all else flags.part or PART
     saved = flags.saved()
     lower = [environment_layer(), *([saved] if saved else [])]
     registry = flags.load(*lower)
@@ -132,11 +176,27 @@ def run_command(arguments: list[str], began: float | None = None) -> int:
         return 0
     if flags.resume is not None:
         movable = places(entries_of(registry, saved.tables if saved else {}))
-        check_only_places(typed.tables, saved.tables if saved else {}, movable, RESUMABLE, "a run is resumed")
+        may_change = SEEDS_RESUMABLE if compares_seeds(flags.resume) else RESUMABLE
+        check_only_places(typed.tables, saved.tables if saved else {}, movable, may_change, "a run is resumed")
     config = resolve(registry, [*lower, Layer("flag", typed.tables)], preset)
+    if seeds:
+        origins = {**config.origins, "run.seed": "flag"}
+        run = attrs.evolve(config.run, seed=seeds[0])
+        if run.minutes is not None:
+            # The minutes are those of the whole command.
+            run = attrs.evolve(run, minutes=run.minutes / work_in_runs(len(seeds), part))
+        config = attrs.evolve(config, run=run, origins=origins)
     if flags.dry_run:
         describe(registry, config, flags.out, flags.resume, began)
+        if seeds:
+            print(f"# {plan_of_seeds(config, seeds, part)}")
         return 0
+    if flags.resume is not None and compares_seeds(flags.resume):
+        return go_on_with_seeds(registry, config, flags.out, flags.resume, train_all=flags.all)
+    if seeds:
+        if line := about_preset(registry, config):
+            logger.info(line)
+        return train_seeds(registry, config, flags.out, seeds, part, train_all=flags.all, began=began)
     return train(registry, config, flags.out, flags.resume, began)
 
 
@@ -189,6 +249,7 @@ def describe(
     from mpcc.core.run.resume import iterations_done
     from mpcc.core.run.run import Run
     from mpcc.core.run.time_budget import comment_of
+    from mpcc.core.run.whole_run import remedies
     from mpcc.core.storage.kept_checkpoints import KeptCheckpoints
     from mpcc.core.storage.run_folder import RunFolder
     from mpcc.core.system.resources import memory_errors
@@ -280,61 +341,23 @@ def train(registry: Registry, config: RunConfig, out: Path | None, resume: Path 
     if resume is not None and out is not None:
         raise InvalidInput("--resume writes into the run's own folder: leave out --out")
     # The checks above do not need torch; the imports below load it.
-    from mpcc.core.registry.attribution import attributed
-    from mpcc.core.run.execution import Stopped, execute
-    from mpcc.core.run.resume import iterations_done
-    from mpcc.core.run.resume import resume as take_up
-    from mpcc.core.run.run import Run
-    from mpcc.core.storage.kept_checkpoints import KeptCheckpoints
+    from mpcc.core.run.execution import Stopped
+    from mpcc.core.run.whole_run import carry_out
     from mpcc.core.storage.run_folder import RunFolder
-    from mpcc.core.system.resources import memory_errors
 
-    plugins, lower = used(registry, config), remedies(config)
     folder = RunFolder.existing(resume) if resume else RunFolder.plan(out, config)
-    checkpoints = KeptCheckpoints(folder.checkpoints, config.run.keep_checkpoints)
-    with contextlib.ExitStack() as held:
-        if resume:
-            held.enter_context(folder.locked())
-        moved = hint_if_moved(config) if resume else contextlib.nullcontext()
-        with memory_errors("loading and building", lower), attributed(plugins), moved:
-            done = iterations_done(checkpoints) if resume and config.run.minutes else None
-            run = Run.assemble(registry, config, began=began, done=done)
-        description = run.data.description or f"{config.data.name}: {len(run.data)} images"
-        if resume:
-            with memory_errors("loading the checkpoint", lower):
-                take_up(run, folder, checkpoints)
-        else:
-            folder.create()
-        try:
-            if not resume:
-                held.enter_context(folder.locked())
-            print(f"{description}; run folder {folder.path}", file=sys.stderr)
-            if line := about_preset(registry, config):
-                logger.info(line)
-            with memory_errors("training", lower), attributed(plugins):
-                results = execute(run, folder, checkpoints, resumed=resume is not None, bar=True)
-        except Stopped as stop:
-            print(f"mpcc-run: {stop}", file=sys.stderr)
-            return EXIT_INTERRUPTED
-        except BaseException as error:
-            if not folder.kept:
-                folder.discard()
-                raise
-            kept = checkpoints.kept or f"run folder {folder.path} is kept, without a checkpoint"
-            said = checkpoints.kept or f"the results are in {quoted(folder.path)}"
-            if isinstance(error, KeyboardInterrupt):
-                print(f"mpcc-run: {kept}; continue with: mpcc-run --resume {quoted(folder.path)}", file=sys.stderr)
-            for kind in (PluginError, InvalidInput, OutOfResources):
-                if isinstance(error, kind) and said not in str(error):
-                    raise kind(f"{error}; {kept}") from error
-            raise
+    try:
+        results = carry_out(
+            registry,
+            config,
+            folder,
+            resumed=resume is not None,
+            began=began,
+            remark=lambda: about_preset(registry, config),
+        )
+    except Stopped as stop:
+        print(f"mpcc-run: {stop}", file=sys.stderr)
+        return EXIT_INTERRUPTED
     scores = " ".join(f"{name} {value:.3f}" for name, value in results["metrics"].items())
     print(f"{folder.path}: {results['iterations']} iterations in {results['seconds']:.0f} s {scores}".rstrip())
     return 0
-
-
-def remedies(config: RunConfig) -> str:
-    """Return advice on the settings to lower when memory runs out."""
-    values = [f"--batch {config.run.batch}", f"--eval-images {config.run.eval_images}"]
-    values += [f"--arch.width {config.arch.options.width}"] if hasattr(config.arch.options, "width") else []
-    return f"lower {', '.join(values)} or the number of images in memory (--data.memory stream, if the data set has it)"

@@ -6,6 +6,7 @@ import logging
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import attrs
 import torch
 from torch import Tensor
 
@@ -40,9 +41,15 @@ class Stopped(Exception):
 
 
 def execute(
-    run: Run, folder: RunFolder, checkpoints: KeptCheckpoints, *, resumed: bool, bar: bool = False
+    run: Run,
+    folder: RunFolder,
+    checkpoints: KeptCheckpoints,
+    *,
+    resumed: bool,
+    bar: bool = False,
+    until: int | None = None,
 ) -> dict[str, Any]:
-    """Train to the end, writing the run folder on the way.
+    """Train to the end, or to an earlier iteration, writing the run folder on the way.
 
     Arguments:
         run: From `Run.assemble`; after `mpcc.core.run.resume.resume` for a resumed run.
@@ -50,16 +57,19 @@ def execute(
         checkpoints: Those of the folder.
         resumed: Whether the folder holds an earlier part of this run.
         bar: Whether to draw a progress bar, if standard error is a terminal.
+        until: The iteration after which to evaluate, save and pause; by default that of the end. The run can be
+            resumed from there, and ends with the bits of a run that has not paused.
 
     Returns:
         The contents of ``results.json``.
 
     Raises:
-        Stopped: After Ctrl-C or SIGTERM, with a checkpoint saved.
+        Stopped: After Ctrl-C or SIGTERM, with a checkpoint saved. With ``until``, a stop that was asked for in the very
+            last iteration counts, too: others may follow.
         TrainingDiverged: If something is not finite and no restart is wanted or left; the last checkpoint is kept.
         OutOfResources: If the beginning or the end of the run could not be saved.
     """
-    return Execution(run, folder, checkpoints, resumed=resumed).run_to_the_end(bar=bar)
+    return Execution(run, folder, checkpoints, resumed=resumed, until=until).run_to_the_end(bar=bar)
 
 
 class Execution:
@@ -70,13 +80,18 @@ class Execution:
         folder: Where everything is written.
         checkpoints: Those of the folder.
         resumed: Whether the folder holds an earlier part of this run.
+        until: The iteration after which to pause; by default that of the end.
     """
 
-    def __init__(self, run: Run, folder: RunFolder, checkpoints: KeptCheckpoints, *, resumed: bool) -> None:
+    def __init__(
+        self, run: Run, folder: RunFolder, checkpoints: KeptCheckpoints, *, resumed: bool, until: int | None = None
+    ) -> None:
         self.run = run
         self.folder = folder
         self.saving = Saving(run, folder, checkpoints)
         self.settings = run.config.run
+        self._others_may_follow = until is not None
+        self.end = min(until or self.settings.iterations, self.settings.iterations)
         self.trainer = run.trainer
         start = self.trainer.iteration
         with disk_errors(f"{folder.path} could not be written"):
@@ -93,7 +108,7 @@ class Execution:
         self._pass_on_notes()
 
     def run_to_the_end(self, *, bar: bool) -> dict[str, Any]:
-        """Train until all iterations are done; see `execute`."""
+        """Train until all iterations are done, or until the pause; see `execute`."""
         ended = "interrupted"
         self._warn_of_estimates()
         try:
@@ -106,22 +121,27 @@ class Execution:
             with (
                 self.trainer.engine.active(),
                 stop_requests() as stop,
-                ProgressDisplay(self.settings.iterations, self.trainer.iteration, bar=bar) as display,
+                ProgressDisplay(self.end, self.trainer.iteration, bar=bar) as display,
             ):
                 self.display = display
                 self.folder.keep()
-                while self.trainer.iteration < self.settings.iterations:
+                if self.trainer.iteration >= self.end:
+                    # Its checkpoint is there, but its scores could not be written.
+                    self._evaluate()
+                while self.trainer.iteration < self.end:
                     try:
                         self._iterate(stop)
                     except TrainingDiverged as error:
                         self._restart(error)
             self.saving.check_end()
+            if stop and self._others_may_follow:
+                raise Stopped(self.saving.stopped())
         except Exception as error:
             known = (Stopped, TrainingDiverged, OutOfResources)
             ended = str(error) if isinstance(error, known) else reason(error)
             raise
         else:
-            ended = ""
+            ended = "" if self.end == self.settings.iterations else f"paused at iteration {self.end}"
         finally:
             self.trainer.stream.close()
             self.events.close()
@@ -143,6 +163,8 @@ class Execution:
         self.observers.step_ended(trainer.iteration, terms)
         # A stop that is asked for later in this iteration waits for the next one and its checkpoint.
         due = due_after(trainer.iteration, self.settings, self.saving.since_saved, asked_to_stop=bool(stop))
+        if trainer.iteration == self.end:
+            due = attrs.evolve(due, evaluate=True, save=True)
         values_needed = due.log or due.evaluate or due.save
         if values_needed or trainer.model.device.type == "cpu":
             # On CUDA the host waits here. A later look is as good: no update follows the one that broke down.

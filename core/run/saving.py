@@ -104,7 +104,7 @@ class Saving:
         """
         stopped = f"stopped at iteration {self.run.trainer.iteration}"
         self._check_saved(f"{stopped}, which could not be saved")
-        return f"{stopped}; continue with: mpcc-run --resume {self._quoted}"
+        return f"{stopped}; {self._how_to_continue}"
 
     def check_end(self) -> None:
         """Check that the end of the run is on the disk.
@@ -123,12 +123,16 @@ class Saving:
     def _quoted(self) -> str:
         return quoted(self.folder.path)
 
+    @property
+    def _how_to_continue(self) -> str:
+        return f"continue with: mpcc-run --resume {quoted(self.folder.resumed_by)}"
+
     def _check_saved(self, failure: str) -> None:
         """Raise an error if the last checkpoint is not on the disk, with the reason and how to go on."""
         if self._unsaved is None:
             return
         if self.checkpoints.kept is not None:
-            remedy = f"{self.kept('free space')}; continue with: mpcc-run --resume {self._quoted}"
+            remedy = f"{self.kept('free space')}; {self._how_to_continue}"
         elif self._evaluated and self._unwritten is None:
             remedy = f"there is no other checkpoint, but the results are in {self._quoted}"
         else:

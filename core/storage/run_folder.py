@@ -44,10 +44,15 @@ class RunFolder:
     Arguments:
         path: The folder.
         named: Whether the user chose the path; if not, `create` may number it.
+
+    Attributes:
+        path: The folder.
+        within: The folder of several runs that this one belongs to, or None.
     """
 
     def __init__(self, path: Path, *, named: bool = True) -> None:
         self.path = path
+        self.within: Path | None = None
         self._named = named
         self._made: list[Path] = []
         self._kept = False
@@ -159,6 +164,11 @@ class RunFolder:
         with contextlib.suppress(OSError):
             while self._made:
                 self._made.pop().rmdir()
+
+    @property
+    def resumed_by(self) -> Path:
+        """The folder that ``mpcc-run --resume`` takes to go on."""
+        return self.within or self.path
 
     @property
     def config(self) -> Path:

@@ -1,0 +1,104 @@
+"""A run from its configuration to its results: folder, lock, assembly, training, and what stays if that fails."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+from collections.abc import Callable
+from typing import Any
+
+from mpcc.core.config import RunConfig, used
+from mpcc.core.config.locations import hint_if_moved
+from mpcc.core.errors import InvalidInput, OutOfResources, PluginError
+from mpcc.core.registry import Registry
+from mpcc.core.registry.attribution import attributed
+from mpcc.core.run.execution import Stopped, execute
+from mpcc.core.run.resume import iterations_done
+from mpcc.core.run.resume import resume as take_up
+from mpcc.core.run.run import Run
+from mpcc.core.storage.kept_checkpoints import KeptCheckpoints
+from mpcc.core.storage.run_folder import RunFolder
+from mpcc.core.system.output_streams import quoted
+from mpcc.core.system.resources import memory_errors
+
+__all__ = ["carry_out", "remedies"]
+
+logger = logging.getLogger(__name__)
+
+
+def carry_out(
+    registry: Registry,
+    config: RunConfig,
+    folder: RunFolder,
+    *,
+    resumed: bool,
+    pause: Callable[[Run], int] | None = None,
+    began: float | None = None,
+    remark: Callable[[], str] | None = None,
+) -> dict[str, Any]:
+    """Assemble a run and train it, in a new folder or in that of an earlier part of it.
+
+    Arguments:
+        registry: The plugins.
+        config: The configuration.
+        folder: Planned for a new run; an existing one for a resumed run.
+        resumed: Whether the folder holds an earlier part of the run.
+        pause: Gets the assembled run, before a new folder is made, and returns the iteration after which to pause; by
+            default the run goes to its end.
+        began: The monotonic clock's time from which minutes count; by default now.
+        remark: Returns a line about the configuration, or nothing, to be shown when training begins.
+
+    Returns:
+        The contents of ``results.json``.
+
+    Raises:
+        Stopped: If the user has stopped the run, with a checkpoint saved.
+        TrainingDiverged: If something is not finite; the message names the last checkpoint.
+        InvalidInput: If the run cannot begin or go on, or a plugin fails.
+        OutOfResources: If memory or disk space ran out.
+    """
+    plugins, lower = used(registry, config), remedies(config)
+    with contextlib.ExitStack() as held:
+        if resumed:
+            held.enter_context(folder.locked())
+        moved = hint_if_moved(config) if resumed else contextlib.nullcontext()
+        checkpoints = KeptCheckpoints(folder.checkpoints, config.run.keep_checkpoints)
+        with memory_errors("loading and building", lower), attributed(plugins), moved:
+            done = iterations_done(checkpoints) if resumed and config.run.minutes else None
+            run = Run.assemble(registry, config, began=began, done=done)
+        description = run.data.description or f"{config.data.name}: {len(run.data)} images"
+        until = None if pause is None else pause(run)
+        if resumed:
+            with memory_errors("loading the checkpoint", lower):
+                take_up(run, folder, checkpoints)
+        else:
+            folder.create()
+        try:
+            if not resumed:
+                held.enter_context(folder.locked())
+            logger.info("%s; run folder %s", description, folder.path)
+            if remark is not None and (line := remark()):
+                logger.info("%s", line)
+            with memory_errors("training", lower), attributed(plugins):
+                return execute(run, folder, checkpoints, resumed=resumed, bar=True, until=until)
+        except Stopped:
+            raise
+        except BaseException as error:
+            if not folder.kept:
+                folder.discard()
+                raise
+            kept = checkpoints.kept or f"run folder {folder.path} is kept, without a checkpoint"
+            said = checkpoints.kept or f"the results are in {quoted(folder.path)}"
+            if isinstance(error, KeyboardInterrupt):
+                logger.info("mpcc-run: %s; continue with: mpcc-run --resume %s", kept, quoted(folder.resumed_by))
+            for kind in (PluginError, InvalidInput, OutOfResources):
+                if isinstance(error, kind) and said not in str(error):
+                    raise kind(f"{error}; {kept}") from error
+            raise
+
+
+def remedies(config: RunConfig) -> str:
+    """Return advice on the settings to lower when memory runs out."""
+    values = [f"--batch {config.run.batch}", f"--eval-images {config.run.eval_images}"]
+    values += [f"--arch.width {config.arch.options.width}"] if hasattr(config.arch.options, "width") else []
+    return f"lower {', '.join(values)} or the number of images in memory (--data.memory stream, if the data set has it)"

@@ -1,0 +1,93 @@
+"""The seeds that a user names, and the share of a run after which they are compared."""
+
+from __future__ import annotations
+
+import math
+import re
+
+from mpcc.core.errors import InvalidInput
+
+__all__ = ["PART", "comparison_at", "parse_seeds", "work_in_runs"]
+
+# The share of a run after which seeds are compared, if the user names none.
+PART = 0.4
+MOST_SEEDS = 1000
+LARGEST_SEED = 2**63 - 1
+EXAMPLES = "a number of seeds such as 5, a range such as 0-4, or a list such as 3,7,9"
+
+
+def parse_seeds(text: str) -> tuple[int, ...]:
+    """Read seeds: a number n for the seeds 0 to n-1, or ranges and single seeds separated by commas.
+
+    Raises:
+        InvalidInput: With the nearest valid text.
+
+    Example:
+        >>> parse_seeds("3"), parse_seeds("0-2,7"), parse_seeds("7,")
+        ((0, 1, 2), (0, 1, 2, 7), (7,))
+    """
+    where = f"--seeds {text!r}"
+    parts = [part.strip() for part in text.split(",")]
+    if len(parts) > 1 and not parts[-1]:
+        parts.pop()
+    elif len(parts) == 1 and re.fullmatch(r"[0-9]+", parts[0]):
+        parts = [f"0-{int(parts[0][:20]) - 1}"]
+        if parts == ["0--1"]:
+            raise InvalidInput(f"{where}: expected at least one seed; nearest valid choice: --seeds 1")
+    seeds: list[int] = []
+    for part in parts:
+        match = re.fullmatch(r"([0-9]{1,19})(?: ?- ?([0-9]{1,19}))?", part)
+        if match is None:
+            raise InvalidInput(f"{where}: expected {EXAMPLES}, got {part!r}{nearest_to(part)}")
+        first, last = int(match[1]), int(match[2] or match[1])
+        if last < first:
+            raise InvalidInput(f"{where}: a range rises; nearest valid choice: --seeds {last}-{first}")
+        if last > LARGEST_SEED:
+            raise InvalidInput(f"{where}: a seed is at most 2**63 - 1; nearest valid choice: --seeds {LARGEST_SEED},")
+        if len(seeds) + last - first + 1 > MOST_SEEDS:
+            raise InvalidInput(
+                f"{where}: expected at most {MOST_SEEDS} seeds; "
+                f"nearest valid choice: --seeds {first}-{min(first + MOST_SEEDS - 1, last)}"
+            )
+        seeds += range(first, last + 1)
+    distinct = list(dict.fromkeys(seeds))
+    if len(distinct) < len(seeds):
+        twice = next(seed for seed in distinct if seeds.count(seed) > 1)
+        nearest = ",".join(map(str, distinct)) + "," * (len(distinct) == 1)
+        raise InvalidInput(f"{where}: seed {twice} is named twice; nearest valid choice: --seeds {nearest}")
+    return tuple(seeds)
+
+
+def nearest_to(part: str) -> str:
+    """Return the nearest valid seeds as the end of an error, or nothing.
+
+    Example:
+        >>> nearest_to("1..4"), nearest_to("3.5.9"), nearest_to("all")
+        ('; nearest valid choice: --seeds 1-4', '; nearest valid choice: --seeds 3,5,9', '')
+    """
+    numbers = [int(number) for number in dict.fromkeys(re.findall(r"[0-9]{1,18}", part))]
+    if not numbers:
+        return ""
+    between = "-" if len(numbers) == 2 and numbers[0] < numbers[1] else ","
+    return f"; nearest valid choice: --seeds {between.join(map(str, numbers))}"
+
+
+def comparison_at(iterations: int, part: float) -> int:
+    """Return the iteration after which seeds are compared: the share ``part`` of all, rounded up.
+
+    Example:
+        >>> comparison_at(1500, 0.4), comparison_at(1, 0.4), comparison_at(10, 1.0)
+        (600, 1, 10)
+    """
+    # 0.07 * 100 is a little more than 7.
+    return min(iterations, max(1, math.ceil(round(iterations * part, 6))))
+
+
+def work_in_runs(seeds: int, part: float) -> float:
+    """Return how many whole runs a comparison costs: a part of each, and the rest of one.
+
+    Example:
+        >>> work_in_runs(5, 0.4), work_in_runs(5, 1.0)
+        (2.6, 5.0)
+    """
+    return round(seeds * part + 1 - part, 9)

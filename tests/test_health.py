@@ -302,6 +302,11 @@ def test_restarts_are_bounded(
             "empty_clusters",
             "2 of 3 clusters have none of the 150 evaluated images (clusters 0, 1)",
         ),
+        (
+            {"sizes": (20, 0, 0, 0), "diversity": (0.5,) * 4, "real_terms": True},
+            "collapsed_assignments",
+            "as over 1.0 equal ones, expected at least 1.2",
+        ),
         ({"diversity": (0.5, 0.001, 0.3)}, "collapsed_clusters", "(cluster 1; variance 0.001 of that of real images"),
         ({"saturation": 0.4}, "saturation", "40% more of the generated pixels than of real ones are black or white"),
         ({"posterior_entropy": 0.97}, "undecided_posteriors", "mean entropy 0.97 of log K"),
@@ -331,6 +336,9 @@ def test_a_few_images_say_nothing_of_empty_clusters_and_one_cluster_of_none() ->
 # Commands that provoke a symptom: on the digits, on images of noise, and on nearly grey ones.
 PROVOKED = {
     "empty_clusters": ["--clusters", "100", "--iterations", "60"],
+    "collapsed_assignments": [
+        *("--balance-weight", "0", "--consistency-weight", "1000", "--real-terms-rise", "0", "--iterations", "60"),
+    ],
     "collapsed_clusters": ["--prior-lr", "0.5", "--lr", "1e-3", "--lr-decay", "0", "--iterations", "150"],
     "saturation": [
         *("--preset", "digits", "--data", "arrays", "--data.path", "grey.npy"),

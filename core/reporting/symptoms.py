@@ -37,6 +37,8 @@ WON = 0.05
 EXPLODED = 100.0
 # Share of samples whose own cluster is the most probable one; by chance it is 1/K.
 IGNORED = 0.3
+# Effective number of clusters, exp of the entropy of their sizes, as a share of K.
+FEW = 0.3
 
 
 @attrs.frozen
@@ -64,6 +66,7 @@ class Vitals:
         agreement: Share of samples of y whose most probable cluster is y again.
         hinge: Mean of the discriminator's loss since the last evaluation, or None if none was logged.
         spectral_norms: Largest singular value of a weight in each network, and the name of that weight.
+        real_terms: Whether terms on real images train the encoder.
     """
 
     sizes: tuple[int, ...]
@@ -73,6 +76,7 @@ class Vitals:
     agreement: float
     hinge: float | None
     spectral_norms: Mapping[str, tuple[float, str]]
+    real_terms: bool = False
 
     def quantities(self) -> dict[str, float]:
         """Return the numbers for curves and ``results.json``."""
@@ -88,7 +92,9 @@ class Vitals:
 
 
 @torch.no_grad()
-def vitals(model: Model, evaluation: Evaluation, pictures: Pictures, hinges: Sequence[float]) -> Vitals:
+def vitals(
+    model: Model, evaluation: Evaluation, pictures: Pictures, hinges: Sequence[float], real_terms: bool = False
+) -> Vitals:
     """Measure a model without a change to it or to any random state.
 
     Arguments:
@@ -96,6 +102,7 @@ def vitals(model: Model, evaluation: Evaluation, pictures: Pictures, hinges: Seq
         evaluation: Posterior of the evaluated images.
         pictures: Samples of every cluster, and real images.
         hinges: Logged losses of the discriminator since the last evaluation.
+        real_terms: Whether terms on real images train the encoder.
     """
     clusters = evaluation.clusters
     # Shares are the same for images in [-1, 1] and in 0..255.
@@ -114,6 +121,7 @@ def vitals(model: Model, evaluation: Evaluation, pictures: Pictures, hinges: Seq
         agreement=float((assigned == torch.arange(clusters)[:, None]).double().mean()),
         hinge=sum(hinges) / len(hinges) if hinges else None,
         spectral_norms={name: largest_norm(part) for name, part in model.networks.by_name().items()},
+        real_terms=real_terms,
     )
 
 
@@ -156,6 +164,13 @@ def symptoms(measured: Vitals) -> list[Symptom]:
             f"{len(empty)} of {clusters} clusters have none of the {images} evaluated images ({listed(empty)}): "
             "training has only begun, there are fewer groups than --clusters, or --prior-lr is too large"
         )
+    effective = effective_clusters(measured.sizes)
+    if measured.real_terms and clusters > 1 and effective < FEW * clusters:
+        messages["collapsed_assignments"] = (
+            f"the images are spread over the clusters as over {effective:.1f} equal ones, expected at least "
+            f"{FEW * clusters:g}: training has only begun, or the terms on real images hold the images together; lower "
+            "--consistency-weight, raise --balance-weight, or take --balance-direction prior"
+        )
     collapsed = [str(cluster) for cluster, share in enumerate(measured.diversity) if share < COLLAPSED]
     if collapsed:
         messages["collapsed_clusters"] = (
@@ -193,6 +208,17 @@ def symptoms(measured: Vitals) -> list[Symptom]:
             "training is unstable; lower --lr"
         )
     return [Symptom(name, message) for name, message in messages.items()]
+
+
+def effective_clusters(sizes: Sequence[int]) -> float:
+    """Return exp of the entropy of the sizes: the number of equally large clusters with that entropy.
+
+    Example:
+        >>> round(effective_clusters((50, 50, 0)), 3), round(effective_clusters((98, 1, 1)), 2)
+        (2.0, 1.12)
+    """
+    shares = torch.tensor(sizes, dtype=torch.float64) / max(sum(sizes), 1)
+    return float(torch.special.entr(shares).sum().exp())
 
 
 def listed(names: Sequence[str], shown: int = 8) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import re
 
@@ -13,6 +14,7 @@ __all__ = ["PART", "comparison_at", "parse_seeds", "work_in_runs"]
 PART = 0.4
 MOST_SEEDS = 1000
 LARGEST_SEED = 2**63 - 1
+SEEDS = r"([0-9]{1,19})(?: ?- ?([0-9]{1,19}))?"
 EXAMPLES = "a number of seeds such as 5, a range such as 0-4, or a list such as 3,7,9"
 
 
@@ -35,41 +37,73 @@ def parse_seeds(text: str) -> tuple[int, ...]:
         if parts == ["0--1"]:
             raise InvalidInput(f"{where}: expected at least one seed; nearest valid choice: --seeds 1")
     seeds: list[int] = []
-    for part in parts:
-        match = re.fullmatch(r"([0-9]{1,19})(?: ?- ?([0-9]{1,19}))?", part)
+    for position, part in enumerate(parts):
+        match = re.fullmatch(SEEDS, part)
+        before, after = parts[:position], parts[position + 1 :]
         if match is None:
-            raise InvalidInput(f"{where}: expected {EXAMPLES}, got {part!r}{nearest_to(part)}")
+            raise InvalidInput(f"{where}: expected {EXAMPLES}, got {part!r}{nearest_to([*map(repaired, parts)])}")
         first, last = int(match[1]), int(match[2] or match[1])
         if last < first:
-            raise InvalidInput(f"{where}: a range rises; nearest valid choice: --seeds {last}-{first}")
+            raise InvalidInput(f"{where}: a range rises{nearest_to([*before, f'{last}-{first}', *after])}")
         if last > LARGEST_SEED:
-            raise InvalidInput(f"{where}: a seed is at most 2**63 - 1; nearest valid choice: --seeds {LARGEST_SEED},")
-        if len(seeds) + last - first + 1 > MOST_SEEDS:
-            raise InvalidInput(
-                f"{where}: expected at most {MOST_SEEDS} seeds; "
-                f"nearest valid choice: --seeds {first}-{min(first + MOST_SEEDS - 1, last)}"
-            )
+            nearest = [*before, str(LARGEST_SEED), *after]
+            raise InvalidInput(f"{where}: a seed is at most 2**63 - 1{nearest_to(nearest)}")
+        if (room := MOST_SEEDS - len(seeds)) < last - first + 1:
+            nearest = [*before, *([f"{first}-{first + room - 1}"] if room else [])]
+            raise InvalidInput(f"{where}: expected at most {MOST_SEEDS} seeds{nearest_to(nearest)}")
         seeds += range(first, last + 1)
     distinct = list(dict.fromkeys(seeds))
     if len(distinct) < len(seeds):
         twice = next(seed for seed in distinct if seeds.count(seed) > 1)
-        nearest = ",".join(map(str, distinct)) + "," * (len(distinct) == 1)
-        raise InvalidInput(f"{where}: seed {twice} is named twice; nearest valid choice: --seeds {nearest}")
+        # A single number would say how many.
+        nearest = as_ranges(distinct) if len(distinct) > 1 else [f"{distinct[0]},"]
+        raise InvalidInput(f"{where}: seed {twice} is named twice{nearest_to(nearest)}")
     return tuple(seeds)
 
 
-def nearest_to(part: str) -> str:
-    """Return the nearest valid seeds as the end of an error, or nothing.
+def as_ranges(seeds: list[int]) -> list[str]:
+    """Return seeds as ranges and single seeds.
 
     Example:
-        >>> nearest_to("1..4"), nearest_to("3.5.9"), nearest_to("all")
-        ('; nearest valid choice: --seeds 1-4', '; nearest valid choice: --seeds 3,5,9', '')
+        >>> as_ranges([0, 1, 2, 7, 3])
+        ['0-2', '7', '3']
     """
+    ranges: list[list[int]] = []
+    for seed in seeds:
+        if ranges and ranges[-1][1] == seed - 1:
+            ranges[-1][1] = seed
+        else:
+            ranges.append([seed, seed])
+    return [f"{first}-{last}" if first < last else f"{first}" for first, last in ranges]
+
+
+def repaired(part: str) -> str:
+    """Return a part of a list, or the numbers in it if it is not valid; nothing if there are none.
+
+    Example:
+        >>> repaired("0-4"), repaired("1..4"), repaired("3.5.9"), repaired("all")
+        ('0-4', '1-4', '3,5,9', '')
+    """
+    if re.fullmatch(SEEDS, part):
+        return part
     numbers = [int(number) for number in dict.fromkeys(re.findall(r"[0-9]{1,18}", part))]
-    if not numbers:
-        return ""
     between = "-" if len(numbers) == 2 and numbers[0] < numbers[1] else ","
-    return f"; nearest valid choice: --seeds {between.join(map(str, numbers))}"
+    return between.join(map(str, numbers))
+
+
+def nearest_to(parts: list[str]) -> str:
+    """Return seeds as the end of an error, if they are valid; else nothing.
+
+    Example:
+        >>> nearest_to(["1-4", "", "9"]), nearest_to(["0"]), nearest_to(["4-1"])
+        ('; nearest valid choice: --seeds 1-4,9', '; nearest valid choice: --seeds 0,', '')
+    """
+    text = ",".join(filter(None, parts))
+    for choice in (text, f"{text},") if text else ():
+        with contextlib.suppress(InvalidInput):
+            parse_seeds(choice)
+            return f"; nearest valid choice: --seeds {choice}"
+    return ""
 
 
 def comparison_at(iterations: int, part: float) -> int:

@@ -210,6 +210,15 @@ def test_a_named_preset_overrides_the_choice_and_brings_its_data_set(registry: R
 # What a user is told
 
 
+@pytest.mark.parametrize("name", ["mnist-paper", "omniglot-biggan32"])
+def test_a_preset_in_place_of_a_data_set_is_an_error_that_names_its_flag(
+    name: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    status, _, line = run(capsys, "--data", name, "--dry-run")
+    assert status == 2
+    assert f"unknown dataset {name!r}: it is a preset; nearest valid choice: --preset {name} (" in line
+
+
 def test_a_choice_is_told_with_the_others(capsys: pytest.CaptureFixture[str]) -> None:
     assert chosen(capsys) == ""
     assert chosen(capsys, "--preset", "mnist") == ""

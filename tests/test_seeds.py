@@ -25,6 +25,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from mpcc.core.commands import entry
 from mpcc.core.errors import InvalidInput, PluginError, TrainingDiverged
 from mpcc.core.method.training import Trainer
+from mpcc.core.reporting import pace
 from mpcc.core.studies.seed_list import parse_seeds
 from mpcc.core.studies.seed_record import SeedRecord, SeedRun
 from mpcc.core.studies.spread import agreement
@@ -545,12 +546,25 @@ def test_a_dry_run_says_what_would_be_trained(tmp_path: Path, capsys: pytest.Cap
     assert list(tmp_path.iterdir()) == []
 
 
+def test_the_time_to_go_is_that_until_seeds_are_compared(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(pace, "ESTIMATED_AFTER", 0)
+    assert run(*tiny(), "--seeds", "0,", "--part", "0.6", "--out", str(tmp_path / "out")) == 0
+    said = capsys.readouterr().err
+    assert "iteration 3/4: " in said
+    assert "iteration 3/6: " not in said
+
+
 @pytest.mark.check
 def test_minutes_are_those_of_the_whole_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     folder = tmp_path / "out"
     arguments = [each for each in tiny() if not each.startswith(("--iterations", "--eval-every"))]
     assert run(*arguments, "--seeds", "2", "--part", "0.5", "--minutes", "0.6", "--out", str(folder)) == 0
-    assert "2 seeds (0, 1): each for 0.5 of what fits into 0.4 minutes" in capsys.readouterr().err
+    assert (
+        "2 seeds (0, 1) in 0.6 minutes: each for 0.5 of its iterations, then the best one to the end"
+        in capsys.readouterr().err
+    )
     found = record(folder)
     assert found["compared_at"] == -(-found["iterations"] // 2)
     assert sorted(states(folder)) == ["compared", "finished"]

@@ -434,6 +434,31 @@ def test_too_few_minutes_are_told_with_the_nearest_choice(
     assert results(tmp_path / "run")["iterations"] == 1
 
 
+def test_too_few_minutes_for_several_seeds_are_told_with_a_choice_that_is_enough(
+    tmp_path: Path, costing: Callable[[Costs], None], capsys: pytest.CaptureFixture[str]
+) -> None:
+    costing(SIX)
+    arguments = [*TINY, "--seeds", "2", "--out", str(tmp_path / "run")]
+    # A run of one seed would fit.
+    assert run(*arguments, "--minutes", "1.3") == 2
+    line = capsys.readouterr().err.splitlines()[-1]
+    assert line.startswith("mpcc-run: error: --minutes 1.3 is too short: ")
+    nearest = line.rpartition("nearest valid choice: --minutes ")[2]
+    assert run(*arguments, "--minutes", nearest, "--dry-run") == 0
+    said = capsys.readouterr()
+    assert f"# --minutes {nearest} came to these values" in said.out
+    assert f"# 2 seeds (0, 1) in {nearest} minutes: each for 0.4 of its iterations, then the best one" in said.out
+    assert f"{nearest} minutes for the work of 1.4 runs: 1 iteration at 60 s" in said.err
+
+
+def test_several_runs_share_the_minutes() -> None:
+    costs = attrs.evolve(SIX, iteration=0.5)
+    shared, _ = budgeted(config_of(), costs, before=30.0, images=1_000, runs=2.5)
+    alone, _ = budgeted(config_of(flags={"minutes": 4.0}), costs, before=12.0, images=1_000)
+    # Imports and the measurement count once.
+    assert shared.run.iterations == pytest.approx(alone.run.iterations, abs=2)
+
+
 # The pace.
 
 

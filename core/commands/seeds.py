@@ -9,6 +9,7 @@ from pathlib import Path
 from mpcc.core.config import RunConfig
 from mpcc.core.errors import EXIT_INTERRUPTED, InvalidInput, PluginError
 from mpcc.core.registry import Registry
+from mpcc.core.reporting.pace import counted
 from mpcc.core.studies.seed_list import comparison_at, work_in_runs
 from mpcc.core.studies.seed_record import SeedRecord
 from mpcc.core.studies.seed_tables import lines, scores_in_words
@@ -21,16 +22,15 @@ def plan_of_seeds(config: RunConfig, seeds: Sequence[int], part: float) -> str:
     """Return in words what a comparison of seeds will do.
 
     Arguments:
-        config: The configuration of every run. Its minutes are those of one whole run.
+        config: The configuration of every run. Its minutes are those of the whole comparison.
         seeds: The seeds.
         part: The share of a run that each of them gets.
     """
     named = ", ".join(map(str, seeds[:10])) + (" and others" if len(seeds) > 10 else "")
     then = "" if part == 1 else ", then the best one to the end"
     if config.run.minutes is not None:
-        return (
-            f"{len(seeds)} seeds ({named}): each for {part:g} of what fits into {config.run.minutes:.3g} minutes{then}"
-        )
+        minutes = counted(config.run.minutes, "minute")
+        return f"{len(seeds)} seeds ({named}) in {minutes}: each for {part:g} of its iterations{then}"
     iterations = config.run.iterations
     at = comparison_at(iterations, part)
     cost = work_in_runs(len(seeds), at / iterations)
@@ -54,7 +54,7 @@ def train_seeds(
 
     Arguments:
         registry: The plugins.
-        config: The configuration of every run. Its minutes are those of one whole run.
+        config: The configuration of every run. Its minutes are those of the whole comparison.
         out: The folder that the user named, if any.
         seeds: The seeds.
         part: The share of a run after which they are compared.

@@ -181,13 +181,10 @@ def run_command(arguments: list[str], began: float | None = None) -> int:
     config = resolve(registry, [*lower, Layer("flag", typed.tables)], preset)
     if seeds:
         origins = {**config.origins, "run.seed": "flag"}
-        run = attrs.evolve(config.run, seed=seeds[0])
-        if run.minutes is not None:
-            # The minutes are those of the whole command.
-            run = attrs.evolve(run, minutes=run.minutes / work_in_runs(len(seeds), part))
-        config = attrs.evolve(config, run=run, origins=origins)
+        config = attrs.evolve(config, run=attrs.evolve(config.run, seed=seeds[0]), origins=origins)
     if flags.dry_run:
-        describe(registry, config, flags.out, flags.resume, began)
+        runs = work_in_runs(len(seeds), part) if seeds else 1.0
+        describe(registry, config, flags.out, flags.resume, began, runs)
         if seeds:
             print(f"# {plan_of_seeds(config, seeds, part)}")
         return 0
@@ -225,7 +222,12 @@ def run_parser(registry: Registry | None = None, config: RunConfig | None = None
 
 
 def describe(
-    registry: Registry, config: RunConfig, out: Path | None, resume: Path | None, began: float | None = None
+    registry: Registry,
+    config: RunConfig,
+    out: Path | None,
+    resume: Path | None,
+    began: float | None = None,
+    runs: float = 1.0,
 ) -> None:
     """Print the configuration, and the networks layer by layer as comments; do what a run does before it writes.
 
@@ -238,6 +240,7 @@ def describe(
         out: The run folder that the user named, if any.
         resume: The run folder that would be resumed, or None.
         began: The monotonic clock's time at which the command began; by default now.
+        runs: How many whole runs the minutes are for.
 
     Raises:
         InvalidInput: If the run could not begin; what can be described has been printed.
@@ -272,7 +275,7 @@ def describe(
         make_prior(config)
         channels = config.data.make().channels
         try:
-            assembled = Run.assemble(registry, offline, began=began, done=done)
+            assembled = Run.assemble(registry, offline, began=began, done=done, runs=runs)
             channels = assembled.data.images.shape[1]
             lowered = {name: getattr(assembled.config.run, name) for name in ("batch", "clusters")}
             if assembled.budget:

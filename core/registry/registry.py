@@ -97,7 +97,13 @@ class Registry:
 
     def unknown(self, kind: str, name: str, known: Iterable[str]) -> InvalidInput:
         """Return the error for a name that does not exist; it lists the plugins that failed to load."""
-        error = unknown_name(kind, name, known)
+        names = list(known)
+        error = unknown_name(kind, name, names)
+        if name in self.presets:
+            error = InvalidInput(
+                f"unknown {kind} {name!r}: it is a preset; nearest valid choice: --preset {name} "
+                f"({kind}s: {', '.join(names)})"
+            )
         failed = "; ".join(broken.described() for broken in self.broken)
         return InvalidInput(f"{error}; not loaded: {failed}") if failed else error
 

@@ -173,9 +173,9 @@ class Execution:
         if due.log:
             self._log(values)
         scores = self._evaluate() if due.evaluate else None
-        done, settings = trainer.iteration, self.settings
+        done, settings = trainer.iteration, attrs.evolve(self.settings, iterations=self.end)
         left = evaluations_left(done, settings)
-        estimate = self.pace.estimate(done, settings.iterations, left, next_evaluation(done, settings))
+        estimate = self.pace.estimate(done, self.end, left, next_evaluation(done, settings))
         if estimate:
             logger.info(estimate)
         self.saving.save(scores, due=due.save)

@@ -95,7 +95,13 @@ class Run:
 
     @classmethod
     def assemble(
-        cls, registry: Registry, config: RunConfig, *, began: float | None = None, done: int | None = None
+        cls,
+        registry: Registry,
+        config: RunConfig,
+        *,
+        began: float | None = None,
+        done: int | None = None,
+        runs: float = 1.0,
     ) -> Run:
         """Load the plugins and the data and build everything, writing nothing.
 
@@ -105,6 +111,7 @@ class Run:
                 the number of iterations and the settings that the minutes come to.
             began: The monotonic clock's time from which the minutes count; by default now.
             done: Iterations that a resumed run has done, if minutes are to be added to them.
+            runs: How many whole runs the minutes are for; this one gets its share.
 
         Raises:
             InvalidInput: If parts don't fit each other, the data can't be read, or the minutes are too few.
@@ -125,7 +132,7 @@ class Run:
             if device.type == "cuda":
                 torch.cuda.empty_cache()
             seconds = time.monotonic() - began
-            config, budget = budgeted(config, costs, before=seconds, images=len(data), done=done)
+            config, budget = budgeted(config, costs, before=seconds, images=len(data), done=done, runs=runs)
             logger.info(budget.line)
         run = cls._built(registry, config, data, metrics, device)
         run.minutes, run.began = settings.minutes, began

@@ -58,6 +58,7 @@ class Budget:
         evaluation_seconds: Expected seconds of each.
         scheduled: The number of iterations of the preset.
         preset: The preset, or none.
+        runs: How many whole runs the minutes are for.
     """
 
     minutes: float
@@ -70,13 +71,15 @@ class Budget:
     evaluation_seconds: float
     scheduled: int
     preset: str = ""
+    runs: float = 1.0
 
     @property
     def line(self) -> str:
         """What the budget came to, in one line."""
         more = "more " if self.done else ""
+        shared = "" if self.runs == 1 else f" for the work of {self.runs:.3g} runs"
         text = (
-            f"{counted(self.minutes, f'{more}minute')}: {counted(self.iterations, f'{more}iteration')} at "
+            f"{counted(self.minutes, f'{more}minute')}{shared}: {counted(self.iterations, f'{more}iteration')} at "
             f"{self.costs.iteration:.2g} s, {counted(self.evaluations, 'evaluation')} of {self.images:,} images"
         )
         if self.done:
@@ -114,7 +117,7 @@ def measuring_seconds(minutes: float) -> float:
 
 
 def budgeted(
-    config: RunConfig, costs: Costs, *, before: float, images: int, done: int | None = None
+    config: RunConfig, costs: Costs, *, before: float, images: int, done: int | None = None, runs: float = 1.0
 ) -> tuple[RunConfig, Budget]:
     """Return the configuration that a time budget comes to; ``minutes`` is None in it.
 
@@ -124,6 +127,7 @@ def budgeted(
         before: Seconds from the start of the command until now.
         images: How many images there are.
         done: Iterations that a resumed run has done; only the number of iterations changes then. None for a new run.
+        runs: How many whole runs the minutes are for.
 
     Raises:
         InvalidInput: If not even one iteration and one evaluation fit.
@@ -131,10 +135,10 @@ def budgeted(
     run = config.run
     assert run.minutes is not None, "there is no budget"
     free = {"iterations"} if done is not None else free_settings(config.origins)
-    left = 60 * run.minutes * (1 - RESERVE) - before - costs.start - ENDING
+    left = (60 * run.minutes * (1 - RESERVE) - before - ENDING) / runs - costs.start
     planned = plan(run, costs, left, free, images)
     if planned is None:
-        raise too_short(run, costs, before, fewest(run, free, images))
+        raise too_short(run, costs, before, fewest(run, free, images), runs)
     made, evaluation = planned
     iterations = made.iterations
     if done:
@@ -151,6 +155,7 @@ def budgeted(
         evaluation_seconds=evaluation,
         scheduled=run.iterations,
         preset=config.origins.get("run.iterations", "") if scheduled_by_preset(config) else "",
+        runs=runs,
     )
     origins = {**config.origins, **{f"run.{name}": f"{run.minutes:g} minutes" for name in free}}
     return attrs.evolve(config, run=attrs.evolve(made, minutes=None), origins=origins), budget
@@ -294,7 +299,9 @@ def scheduled(run: RunSettings, costs: Costs, free: Set[str], between: float) ->
     return attrs.evolve(run, **{name: value for name, value in suitable.items() if name in free})
 
 
-def too_short(run: RunSettings, costs: Costs, before: float, smallest: tuple[int, int]) -> InvalidInput:
+def too_short(
+    run: RunSettings, costs: Costs, before: float, smallest: tuple[int, int], runs: float = 1.0
+) -> InvalidInput:
     """Return the error for a budget in which not one iteration fits.
 
     Arguments:
@@ -302,9 +309,10 @@ def too_short(run: RunSettings, costs: Costs, before: float, smallest: tuple[int
         costs: What the parts cost.
         before: Seconds until now.
         smallest: Images and passes of the smallest evaluation.
+        runs: How many whole runs the minutes are for.
     """
     evaluation = costs.of_evaluation(*smallest)
-    needed = before + costs.start + ENDING + costs.iteration + 2 * costs.checkpoint + evaluation
+    needed = before + ENDING + runs * (costs.start + costs.iteration + 2 * costs.checkpoint + evaluation)
     minutes = needed * 1.1 / (1 - RESERVE) / 60
     unit = 10 ** (math.floor(math.log10(minutes)) - 1)
     nearest = math.ceil(minutes / unit) * unit

@@ -35,6 +35,7 @@ def carry_out(
     pause: Callable[[Run], int] | None = None,
     began: float | None = None,
     remark: Callable[[], str] | None = None,
+    runs: float = 1.0,
 ) -> dict[str, Any]:
     """Assemble a run and train it, in a new folder or in that of an earlier part of it.
 
@@ -47,6 +48,7 @@ def carry_out(
             default the run goes to its end.
         began: The monotonic clock's time from which minutes count; by default now.
         remark: Returns a line about the configuration, or nothing, to be shown when training begins.
+        runs: How many whole runs the minutes are for.
 
     Returns:
         The contents of ``results.json``.
@@ -65,7 +67,7 @@ def carry_out(
         checkpoints = KeptCheckpoints(folder.checkpoints, config.run.keep_checkpoints)
         with memory_errors("loading and building", lower), attributed(plugins), moved:
             done = iterations_done(checkpoints) if resumed and config.run.minutes else None
-            run = Run.assemble(registry, config, began=began, done=done)
+            run = Run.assemble(registry, config, began=began, done=done, runs=runs)
         description = run.data.description or f"{config.data.name}: {len(run.data)} images"
         until = None if pause is None else pause(run)
         if resumed:

@@ -27,7 +27,7 @@ from mpcc.core.run.run import Run
 from mpcc.core.run.whole_run import carry_out
 from mpcc.core.storage.kept_checkpoints import KeptCheckpoints
 from mpcc.core.storage.run_folder import RunFolder
-from mpcc.core.studies.seed_list import comparison_at
+from mpcc.core.studies.seed_list import comparison_at, work_in_runs
 from mpcc.core.studies.seed_record import SeedRecord, SeedRun
 from mpcc.core.studies.seed_tables import rows
 from mpcc.core.system.output_streams import quoted
@@ -52,8 +52,8 @@ def compare_seeds(
 
     Arguments:
         registry: The plugins.
-        config: The configuration of every run; its seed does not matter. Minutes are those of one whole run: the first
-            run measures what they come to, and all others take its number of iterations.
+        config: The configuration of every run; its seed does not matter. Minutes are those of the whole comparison: the
+            first run measures what its share comes to, and all others take its number of iterations.
         folder: Planned; each seed gets a run folder in it.
         seeds: At least one.
         part: The share of a run after which seeds are compared, unless all are trained to the end.
@@ -197,7 +197,15 @@ class _Comparison:
             return end()
 
         try:
-            results = carry_out(self.registry, config, folder, resumed=resumed, pause=assembled, began=self.began)
+            results = carry_out(
+                self.registry,
+                config,
+                folder,
+                resumed=resumed,
+                pause=assembled,
+                began=self.began,
+                runs=1.0 if self.part is None else work_in_runs(len(self.record.runs), self.part),
+            )
         except BaseException:
             if folder.kept:
                 self.folder.keep()

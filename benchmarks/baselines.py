@@ -117,7 +117,7 @@ def run_one(setting: BaselineSetting, method: str, seed: int, words: Sequence[st
         print(f"{path.name}: is there", flush=True)
         return True
     result: dict[str, Any] = {"data": setting.name, "method": method, "title": METHODS[method].title, "seed": seed}
-    result |= {"command": " ".join(["baselines.py run", *words, "--methods", method]), "date": now()}
+    result |= {"command": repeating(setting, method, seed, words), "date": now()}
     result |= {"budget_seconds": setting.budget, "machine": machine(), "before": activity(rate)}
     with tempfile.TemporaryDirectory() as temporary:
         out = Path(temporary) / "found.json"
@@ -136,6 +136,14 @@ def run_one(setting: BaselineSetting, method: str, seed: int, words: Sequence[st
     write_result(path, result)
     print(f"{path.name}: {ended}, {seconds:.0f} s, {result.get('scores', {})}", flush=True)
     return True
+
+
+def repeating(setting: BaselineSetting, method: str, seed: int, words: Sequence[str]) -> str:
+    """Return the command that makes one result anew."""
+    given = {"--budget": f"{setting.budget:g}", "--pixels": setting.pixels, "--most": setting.most}
+    given |= {"--chosen-images": setting.chosen_images, "--name": setting.name}
+    flags = [f"{name} {value}" for name, value in given.items() if value is not None]
+    return " ".join(["baselines.py run", *words, f"--methods {method} --seeds {seed}", *flags])
 
 
 def limited(command: Sequence[str], seconds: float, threads: int | None) -> tuple[str, float, str]:

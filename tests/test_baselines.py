@@ -157,7 +157,10 @@ def test_a_method_leaves_a_result_that_is_not_made_twice(
     assert found["clusters"] == {"total": 12, "used": 12}
     assert 0.6 < found["scores"]["acc"] <= found["scores"]["purity"] < 1
     assert 0 < found["fit_seconds"] < found["wall_seconds"] < found["budget_seconds"]
-    assert found["command"].startswith("baselines.py run --data digits")
+    words = found["command"].split()
+    assert words[:4] == ["baselines.py", "run", "--data", "digits"]
+    given = dict(zip(words[2::2], words[3::2], strict=True))
+    assert given.items() >= {"--methods": "ward", "--seeds": "1", "--clusters": "12", "--most": "500"}.items()
     assert call(baselines, "--methods", "k-means,ward", "--seeds", "0-1", "--clusters", "12") == 0
     assert {path: path.stat().st_mtime_ns for path in Path("results").iterdir()} == files
     capsys.readouterr()

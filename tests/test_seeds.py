@@ -677,6 +677,24 @@ def test_a_score_that_is_missing_chooses_nothing() -> None:
     assert found.chosen() is runs[2]
 
 
+@pytest.mark.parametrize("higher", [True, False])
+def test_of_seeds_with_equal_scores_the_first_is_taken(higher: bool) -> None:
+    sign = 1 if higher else -1
+    values = [0.1, 0.3, 0.3, 0.2]
+    runs = [SeedRun(seed, {3: {"judge": sign * value}}) for seed, value in enumerate(values)]
+    found = SeedRecord(runs, 6, 3, False, "judge", higher, {})
+    assert found.best() == runs[1:3]
+    assert found.chosen() is runs[1]
+
+
+def test_the_terminal_tells_that_seeds_cannot_be_told_apart(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    # With so little training, all images are in one cluster, and the score is 0.
+    flags = tiny(iterations=1, best_by="kept_information", metrics="kept_information")
+    assert run(*flags, "--seeds", "2", "--all", "--out", str(tmp_path / "out")) == 0
+    said = capsys.readouterr().out
+    assert "chosen by kept_information, without labels: seed 0\n2 seeds share the best kept_information: " in said
+
+
 def test_a_record_that_is_read_equals_the_one_that_was_written(tmp_path: Path) -> None:
     runs = [SeedRun(4, {3: {"a": 0.1}, 6: {"a": 0.2}}), SeedRun(2, {}, "broken", 3, True)]
     written = SeedRecord(runs, 6, 3, False, "a", True, {"acc": True})

@@ -142,6 +142,13 @@ def test_ten_minutes_are_filled_with_iterations_and_evaluations() -> None:
     )
 
 
+def test_the_example_of_the_readme_is_what_a_run_says(repository: Path) -> None:
+    flags = {"run": {"minutes": 10, "device": "cpu"}, "data": {"name": "folder", "path": str(repository)}}
+    costs = Costs(iteration=0.2, start=1.0, evaluation=0.5, image=2e-3, standing_pass=0.04, checkpoint=0.1)
+    _, budget = budgeted(resolve(REGISTRY, [Layer("flag", flags)]), costs, before=30.0, images=1500)
+    assert f"\n    {budget.line}\n" in (repository / "README.md").read_text(encoding="utf-8")
+
+
 def test_hours_have_an_early_evaluation_and_then_ten() -> None:
     run, _ = came_to(MNIST, flags={"minutes": 240})
     assert run.first_eval == 150

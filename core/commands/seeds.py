@@ -114,6 +114,8 @@ def told(comparison: Callable[[], SeedRecord], place: Callable[[], Path]) -> int
     if chosen is not None:
         path = folder / chosen.folder
         print(f"chosen by {record.score}, without labels: seed {chosen.seed}")
+        if len(equal := record.best()) > 1:
+            print(f"{len(equal)} seeds share the best {record.score}: it cannot tell them apart, the first is taken")
         print(f"{path}: {record.iterations} iterations {scores_in_words(chosen.scores[record.iterations])}".rstrip())
         print(f"use it: mpcc evaluate {quoted(path)}, mpcc predict {quoted(path)}")
     print(f"all scores: {folder / 'seeds.csv'}, {folder / 'seeds.json'}")

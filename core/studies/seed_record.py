@@ -89,13 +89,17 @@ class SeedRecord:
 
         Labels have no part in it.
         """
-        if self.score is None:
-            return None
-        sign = 1 if self.higher else -1
+        return next(iter(self.best()), None)
+
+    def best(self) -> list[SeedRun]:
+        """Return the runs that share the best score among those that have not failed, in their order."""
         usable = [run for run in self.compared if run.error is None and self._value(run) is not None]
-        return max(usable, key=lambda run: sign * (self._value(run) or 0.0), default=None)
+        values = [self._value(run) for run in usable]
+        top = (max if self.higher else min)((value for value in values if value is not None), default=None)
+        return [run for run, value in zip(usable, values, strict=True) if value == top]
 
     def _value(self, run: SeedRun) -> float | None:
+        """Return the score that chooses, if the run has it."""
         value = run.scores[self.counted_at].get(self.score or "")
         return value if value is not None and math.isfinite(value) else None
 

@@ -66,6 +66,8 @@ arguments = ["--data", "digits"]
 seeds = "0"
 budget = 60
 """
+# Weights of the terms that are not the paper's.
+OWN_TERMS = ("balance_weight", "consistency_weight", "generator_latent_weight", "generator_membership_weight")
 # Stands for mpcc-run and mpcc evaluate: writes at once what they write, trains nothing.
 PROGRAM = """#!{python} -S
 import signal, sys
@@ -382,6 +384,27 @@ def test_the_settings_are_commands_of_mpcc_run(tools: dict[str, ModuleType]) -> 
             typed = run_parser().read([*words, "--seed", "1"], SECTIONS)
             assert typed.rest == [], setting.name
             resolve(registry, [Layer("flag", typed.tables)])
+
+
+@pytest.mark.parametrize(
+    ("setting", "off"),
+    [
+        ("digits", set()),
+        ("digits-no-terms", {"balance_weight", "consistency_weight"}),
+        ("digits-balance-only", {"consistency_weight"}),
+        ("digits-consistency-only", {"balance_weight"}),
+        ("digits-no-generator-terms", {"generator_latent_weight", "generator_membership_weight"}),
+        ("digits-published-terms", set(OWN_TERMS)),
+        ("unbalanced-no-terms", {"balance_weight", "consistency_weight"}),
+    ],
+)
+def test_an_ablation_leaves_out_the_terms_of_its_title_and_no_other(
+    tools: dict[str, ModuleType], setting: str, off: set[str]
+) -> None:
+    settings = tools["proof_settings"].read_settings(tools["proof_settings"].SETTINGS)
+    typed = run_parser().read(list(settings.named([setting])[0].arguments), SECTIONS)
+    run = resolve(load_registry(), [Layer("flag", typed.tables)]).run
+    assert {name for name in OWN_TERMS if getattr(run, name) == 0} == off
 
 
 def test_the_pages_show_the_results_that_are_there(tools: dict[str, ModuleType], tmp_path: Path) -> None:

@@ -74,8 +74,8 @@ class RunFlags(PluginFiles):
     )
     compat: str | None = option(
         None,
-        "start from the preset DATA-paper, without terms on real images: paper for the paper's settings, reference "
-        "for those of the authors' published code",
+        "start from the preset DATA-paper, without terms of our own: paper for the paper's settings, reference for "
+        "those of the authors' published code",
         validator=_name,
     )
     out: Path | None = option(None, "new run folder; by default a unique name below runs/")

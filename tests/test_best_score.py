@@ -118,12 +118,20 @@ def test_an_evaluation_without_the_announced_score_is_warned_of(caplog: pytest.L
     assert best.improves({"distance": 1.0}, 1000)
 
 
+# Settings, none of a preset, with which 250 iterations find clusters among the digits.
+CLUSTERING = [
+    *("--preset=none", "--data=digits", "--arch.width=6", "--latent-dim=20", "--iterations=250", "--threads=1"),
+    *("--d-steps=2", "--e-steps=2", "--lr=7e-4", "--lr-decay=0.2", "--prior-lr=3e-3", "--ema-decay=0.99"),
+    *("--ema-start=200", "--prior.scale-floor=0.2", "--prior.initial-raw-scale=-2"),
+]
+
+
 @pytest.mark.check
 def test_on_digits_a_collapse_of_a_trained_clustering_scores_below_it(tmp_path: Path) -> None:
     torch.set_num_threads(1)
     registry, folder = load_registry([]), tmp_path / "run"
     with pytest.raises(SystemExit, match="0"):
-        entry.run_main(["--data", "digits", "--iterations", "250", "--device", "cpu", "--out", str(folder)])
+        entry.run_main([*CLUSTERING, "--device", "cpu", "--out", str(folder)])
     config = resolve(registry, [environment_layer(), run_layer(folder)], "none")
     data, device, source = load_data(config), torch.device("cpu"), folder / "checkpoints" / "last.pt"
     model = build_model(config, 1, device)

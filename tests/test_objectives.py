@@ -83,7 +83,7 @@ every_system = pytest.mark.parametrize("system", SYSTEMS)
 every_engine = pytest.mark.parametrize("engine", [PlainEngine, FastEngine])
 
 
-def trainer(system: str, engine: Engine) -> Trainer:
+def trainer(system: str, engine: Engine, weights: TermWeights | None = None) -> Trainer:
     torch.manual_seed(0)
     prior = GaussianMixture(K, J, GaussianMixtureOptions()).double()
     networks = BigGAN8(BigGANOptions(width=2)).build(K, J, channels=1)
@@ -91,7 +91,8 @@ def trainer(system: str, engine: Engine) -> Trainer:
         network.double()
     images = torch.randint(256, (31, 1, 8, 8), dtype=torch.uint8)
     model = Model.assemble(prior, networks, CPU)
-    return Trainer(model, ImageStream(images, BATCH, seed=1), SCHEDULE, TermWeights(), engine, SYSTEMS[system])
+    stream = ImageStream(images, BATCH, seed=1)
+    return Trainer(model, stream, SCHEDULE, weights or TermWeights(), engine, SYSTEMS[system])
 
 
 @every_system
@@ -124,6 +125,14 @@ def test_an_iteration_takes_as_many_batches_of_real_images_as_its_phases_need() 
     assert made.stream.state()["position"] == 3 * BATCH
     assert real_batches(AUTOENCODER, SCHEDULE) == 3
     assert real_batches(PENALISED, SCHEDULE) == 2
+
+
+def test_weights_of_terms_that_a_system_lacks_are_not_taken_for_terms_on_real_images() -> None:
+    for name in ("balance", "consistency"):
+        weighted = TermWeights(**{name: 1.0})
+        assert not trainer("autoencoder", PlainEngine(), weighted).real_terms
+        assert trainer("penalised", PlainEngine(), weighted).real_terms
+    assert not trainer("penalised", PlainEngine()).real_terms
 
 
 def test_the_penalty_is_differentiated_to_the_parameters_as_finite_differences_say() -> None:

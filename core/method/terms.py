@@ -214,11 +214,6 @@ class TermWeights:
     balance_direction: Literal["images", "prior"] = "images"
     balance_tolerance: float = 0.0
 
-    @property
-    def on_real_images(self) -> bool:
-        """Whether a term on real images has a weight."""
-        return bool(self.balance or self.consistency)
-
     @classmethod
     def published(cls, channels: int, image_size: int, latent_dim: int) -> TermWeights:
         """Return the weights of the authors' code for D channels, R pixels and J latent dimensions.

@@ -71,6 +71,7 @@ class Trainer:
         iteration: Number of iterations done.
         guard: Records the first update whose loss or gradient was not finite.
         term_weights: The weight of each term in its last update, by name.
+        real_terms: Whether a phase has terms on real images with a weight.
         section: Returns a context for the named section of an iteration: ``real images``, ``generated images``, or a
             row of the phases. `mpcc bench` puts a clock here.
     """
@@ -95,9 +96,10 @@ class Trainer:
         self.term_weights: dict[str, float] = {}
         self.section: Callable[[str], contextlib.AbstractContextManager[Any]] = no_clock
         self._real_batches = real_batches(self.phases, schedule)
-        with_terms = any(isinstance(row, Phase) and row.real_terms and takes_real(row, weights) for row in self.phases)
+        optional = [row for row in self.phases if isinstance(row, Phase) and row.real_terms]
+        self.real_terms = any(takes_real(row, weights) for row in optional)
         # On the device, because it changes after an iteration has been recorded.
-        self._rise = torch.zeros((), device=model.device) if with_terms else None
+        self._rise = torch.zeros((), device=model.device) if self.real_terms else None
         trained = {part for phase in self.phases if isinstance(phase, Phase) for part in phase.trains}
         # Two optimizers hold the shared trunk, each with its own moments. A fixed prior has no parameters, and Adam
         # refuses an empty list.

@@ -222,8 +222,7 @@ class Execution:
         # Otherwise an error would blame a metric for the scores of a model that has diverged.
         check_parameters(trainer.model, done)
         findings = find(trainer.model, run.data, run.indices, run.metrics, settings)
-        real_terms = trainer.weights.on_real_images
-        measured = vitals(trainer.model, findings.evaluation, findings.pictures, run.hinges, real_terms)
+        measured = vitals(trainer.model, findings.evaluation, findings.pictures, run.hinges, trainer.real_terms)
         run.hinges = []
         warnings = symptoms(measured)
         scores = dict(findings.scores)

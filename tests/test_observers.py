@@ -11,7 +11,11 @@ import pytest
 
 from mpcc.core.commands import entry
 
-TINY = ["--eval-images", "40", "--eval-every", "2", "--checkpoint-every", "2", "--threads", "1", "--metrics", "acc,nmi"]
+TINY = [
+    *("--preset", "none", "--arch.width", "2", "--latent-dim", "4", "--d-steps", "1", "--e-steps", "2"),
+    *("--eval-images", "40", "--eval-every", "2", "--standing-passes", "2", "--checkpoint-every", "2"),
+    *("--threads", "1", "--metrics", "acc,nmi"),
+]
 HEAD = "import torch\nfrom mpcc.core.hookspecs import hookimpl\nseen = []\n"
 WATCHER = (
     HEAD

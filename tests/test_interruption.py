@@ -48,7 +48,7 @@ def test_it_ends_a_command_that_is_still_importing(tmp_path: Path, imports: int)
 def test_elsewhere_it_is_an_exception_and_the_old_handler_comes_back(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    def interrupted(words: list[str]) -> None:
+    def interrupted(words: list[str], began: float) -> None:
         signal.raise_signal(signal.SIGINT)
         pytest.fail("it went on")
 

@@ -339,7 +339,10 @@ PROVOKED = {
     "collapsed_assignments": [
         *("--balance-weight", "0", "--consistency-weight", "1000", "--real-terms-rise", "0", "--iterations", "60"),
     ],
-    "collapsed_clusters": ["--prior-lr", "0.5", "--lr", "1e-3", "--lr-decay", "0", "--iterations", "150"],
+    "collapsed_clusters": [
+        *("--prior-lr", "0.5", "--lr", "1e-3", "--lr-decay", "0", "--iterations", "150"),
+        *("--generator-latent-weight", "0", "--generator-membership-weight", "0"),
+    ],
     "saturation": [
         *("--preset", "digits", "--data", "arrays", "--data.path", "grey.npy"),
         *("--d-steps", "1", "--lr", "3e-2", "--iterations", "1"),

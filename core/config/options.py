@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 import math
+import re
 import types
 import typing
 from collections.abc import Callable, Mapping
@@ -203,7 +204,31 @@ def _structured(value: Any, field: attrs.Attribute[Any], where: Callable[[str], 
         choices = [str(arg) for arg in get_args(field.type)] if get_origin(field.type) is Literal else []
         if choices and value is not BARE:
             raise unknown_name(f"value for {where(field.name)}:", str(value), choices) from error
-        raise InvalidInput(f"{where(field.name)}: expected {describe(field.type)}, got {value!r}") from error
+        nearest = number_meant(value, field)
+        hint = "" if nearest is None else f" (nearest valid choice: {nearest:g})"
+        raise InvalidInput(f"{where(field.name)}: expected {describe(field.type)}, got {value!r}{hint}") from error
+
+
+def number_meant(value: Any, field: attrs.Attribute[Any]) -> float | None:
+    """Return the number that a text with a unit stands for, or None.
+
+    Arguments:
+        value: What the user has given, such as ``40%`` or ``1h``.
+        field: A field of type float. A length of time is converted if the field's metadata has its ``seconds``, the
+            length of its own unit.
+    """
+    units = {"%": 0.01}
+    if own := field.metadata.get("seconds"):
+        units |= {"s": 1 / own, "min": 60 / own, "h": 3600 / own}
+    found = re.fullmatch(r"(\d{1,9}(?:\.\d{1,9})?) ?(%|s|min|h)", value) if isinstance(value, str) else None
+    if found is None or found[2] not in units or float not in (field.type, *get_args(field.type)):
+        return None
+    number = float(found[1]) * units[found[2]]
+    try:
+        _validate(number, field, str)
+    except InvalidInput:
+        return None
+    return number
 
 
 def _validate(value: Any, field: attrs.Attribute[Any], where: Callable[[str], str]) -> None:

@@ -92,6 +92,7 @@ class RunSettings:
         "are set to fit",
         above=0,
         most=MOST_MINUTES,
+        seconds=60,
     )
     batch: int = option(50, "images in each update", least=2, most=2**16)
     lr: float = option(2e-4, "Adam step size of the three networks", above=0)

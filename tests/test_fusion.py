@@ -1,4 +1,4 @@
-"""Fused layers, grouped batch moments and batched power iterations against what they replace, in double precision."""
+"""Fused layers and grouped batch moments against what they replace, in double precision."""
 
 from __future__ import annotations
 
@@ -21,14 +21,7 @@ from mpcc.core.layers.fusion import (
     pooled,
     pooled_convolution,
 )
-from mpcc.core.layers.spectral_norm import (
-    SpectralConv2d,
-    SpectralLinear,
-    iterate_in_forward,
-    layers_by_shape,
-    power_iteration,
-    power_iterations,
-)
+from mpcc.core.layers.spectral_norm import SpectralConv2d, SpectralLinear
 from mpcc.core.system import allocator
 
 
@@ -229,21 +222,6 @@ def test_the_groups_end_with_the_block_even_after_an_error() -> None:
     with pytest.raises(RuntimeError), batch_groups(layer, 2):
         layer(torch.zeros(4, 3, 2, 2))
     assert layer.groups == 1
-
-
-def test_batched_power_iterations_are_those_of_each_layer() -> None:
-    torch.manual_seed(0)
-    shapes = [(3, 5), (3, 5), (4, 4), (3, 5), (2, 7)]
-    plain = nn.ModuleList(SpectralLinear(inputs, outputs) for outputs, inputs in shapes).double()
-    iterate_in_forward(plain[3])
-    batched = copy.deepcopy(plain)
-    for _ in range(3):
-        power_iteration(plain)
-        power_iterations(layers_by_shape(batched))
-    for one, other in zip(plain, batched, strict=True):
-        close(other.u, one.u)
-        close(other.v, one.v)
-    assert not torch.equal(batched[0].u, batched[1].u)
 
 
 def test_every_layer_that_can_be_fused_is_switched_on_and_off() -> None:

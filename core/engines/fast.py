@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+import functools
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
@@ -12,7 +13,8 @@ from torch import Tensor, nn
 from mpcc.core.engines.cuda_graph import CannotRecord, GraphedIteration, probed, record, warmed_up
 from mpcc.core.layers.batch_norm import batch_groups
 from mpcc.core.layers.fusion import fuse
-from mpcc.core.layers.spectral_norm import SpectralLayer, layers_by_shape, power_iterations
+from mpcc.core.layers.network_weights import NetworkWeights, network_weights
+from mpcc.core.layers.spectral_norm import SpectralLayer
 from mpcc.core.method.engine import Engine, Iteration, Precision
 from mpcc.core.method.losses import Generated, draw, generate
 from mpcc.core.method.model import Model
@@ -30,8 +32,9 @@ class FastEngine(Engine):
     """Executes the same iteration as the plain engine with less work.
 
     Networks use fused layers and store channels innermost. One call generates the images of several updates if the
-    generator does not change between them; each batch keeps its own batch moments. Layers of one shape share a power
-    iteration. The C library keeps freed memory. On CUDA, the whole iteration is one graph.
+    generator does not change between them; each batch keeps its own batch moments. The spectral norms of a network are
+    computed together and kept until its weights change. The C library keeps freed memory. On CUDA, the whole iteration
+    is one graph.
 
     Arguments:
         precision: Precision of the networks' forward and backward passes: ``float32``; ``tf32``, which on CUDA rounds
@@ -47,13 +50,14 @@ class FastEngine(Engine):
         self._device = torch.device("cpu")
         self._graph: GraphedIteration | None = None
         self._warm_up = WARM_UP
-        self._layers: dict[nn.Module, list[list[SpectralLayer]]] = {}
+        self._networks: dict[str, nn.Module] = {}
+        self._weights: dict[nn.Module, list[NetworkWeights]] = {}
 
     def prepare(self, model: Model) -> None:
         """Switch fused layers on and check whether batches can be generated together."""
         self._device = model.device
         self.capturable = self._device.type == "cuda"
-        self._layers = {}
+        self._networks, self._weights = model.networks.by_name(), {}
         for part in model.parts().values():
             fuse(part)
         generator = model.networks.generator
@@ -83,18 +87,58 @@ class FastEngine(Engine):
             batches = torch.split(generate(model, z, y), batch)
         yield from (Generated(z, y, images) for (z, y), images in zip(samples, batches, strict=True))
 
-    def precision(self) -> contextlib.AbstractContextManager[Any]:
-        """Return an autocast context in bf16, or one that changes nothing."""
+    @contextlib.contextmanager
+    def precision(self) -> Iterator[None]:
+        """Normalise all weights of a network at once if it is called inside a ``with`` block; autocast in bf16."""
+        # Hooks that stay would be copied and pickled with the networks.
+        hooks = [network.register_forward_pre_hook(self._prepare_weights) for network in self._networks.values()]
+        try:
+            with self._autocast():
+                yield
+        finally:
+            for hook in hooks:
+                hook.remove()
+
+    def _autocast(self) -> contextlib.AbstractContextManager[Any]:
         if self.precision_name == "bf16":
             # Spectral norm recomputes the weights in every forward pass; a cache of casts would never be used.
             return torch.autocast(self._device.type, dtype=torch.bfloat16, cache_enabled=False)
         return contextlib.nullcontext()
 
+    def _prepare_weights(self, network: nn.Module, inputs: tuple[Any, ...]) -> None:
+        for weights in self._weights_of(network):
+            weights.refresh()
+            weights.prepare()
+
+    def _weights_of(self, network: nn.Module) -> list[NetworkWeights]:
+        if network not in self._weights or any(weights.moved for weights in self._weights[network]):
+            self._weights[network] = network_weights(network)
+        return self._weights[network]
+
     def advance(self, network: nn.Module) -> None:
-        """Advance all layers of the same shape at once."""
-        if network not in self._layers:
-            self._layers[network] = layers_by_shape(network)
-        power_iterations(self._layers[network])
+        """Advance all layers of a network at once."""
+        for weights in self._weights_of(network):
+            weights.advance()
+
+    def changed(self, parts: Sequence[str]) -> None:
+        """Forget what was computed from the weights of these parts, and of networks that share layers with them."""
+        changed = {layer for name in parts if name in self._networks for layer in self._layers_of(self._networks[name])}
+        for network in self._networks.values():
+            for weights in self._weights.get(network, ()):
+                weights.release()
+                if not changed.isdisjoint(weights.layers):
+                    weights.fresh = False
+
+    def _layers_of(self, network: nn.Module) -> list[SpectralLayer]:
+        return [layer for weights in self._weights.get(network, ()) for layer in weights.layers]
+
+    def _from_scratch(self, iteration: Iteration, real: Tensor) -> dict[str, Tensor]:
+        """Execute an iteration that relies on nothing computed before it, because weights may have been replaced."""
+        try:
+            self.changed(tuple(self._networks))
+            return iteration(real)
+        finally:
+            self.changed(())
 
     def active(self) -> contextlib.AbstractContextManager[Any]:
         """Return a context in which the C library keeps freed memory, or cuDNN tries its kernels on each shape."""
@@ -104,6 +148,7 @@ class FastEngine(Engine):
 
     def run(self, iteration: Iteration, real: Tensor) -> dict[str, Tensor]:
         """Execute an iteration; on CUDA, record one after the warm-up and replay it from then on."""
+        iteration = functools.partial(self._from_scratch, iteration)
         if not self.capturable:
             return iteration(real)
         if self._graph is None:

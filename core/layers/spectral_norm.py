@@ -10,9 +10,9 @@ training forward instead, so their results depend on how often a network is call
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterable, Sequence
 from typing import Any
 
+import attrs
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -22,19 +22,41 @@ from torch.autograd.function import once_differentiable
 from mpcc.core.layers.fusion import Fusable, convolution, pooled_convolution
 
 __all__ = [
+    "Prepared",
     "SpectralConv2d",
     "SpectralEmbedding",
     "SpectralLayer",
     "SpectralLinear",
+    "full_precision",
     "iterate_in_forward",
-    "layers_by_shape",
     "power_iteration",
-    "power_iterations",
+    "rounds_its_weight",
 ]
 
 EPS = 1e-8
 # Iterations at the start, enough for sigma to settle before the first training step.
 WARM_UP = 15
+
+
+@attrs.frozen(eq=False)
+class Prepared:
+    """A layer's W / sigma that was computed together with those of other layers (`mpcc.core.layers.network_weights`).
+
+    Attributes:
+        value: W / sigma, with its gradient, and perhaps rounded for mixed precision.
+        weight: The parameter that it was computed from.
+        version: How often the parameter had been changed, by anything but an optimizer.
+    """
+
+    value: Tensor
+    weight: Tensor
+    version: int
+
+    def holds(self, weight: Tensor) -> bool:
+        """Return whether the value is that of a weight now, gradients included."""
+        if self.weight is not weight or self.version != weight._version:
+            return False
+        return self.value.requires_grad or not (weight.requires_grad and torch.is_grad_enabled())
 
 
 class SpectralLayer(Fusable):
@@ -48,9 +70,11 @@ class SpectralLayer(Fusable):
 
     Attributes:
         in_forward: Whether u and v advance in every training forward, and then only there; see `iterate_in_forward`.
+        prepared: W / sigma that somebody else has computed for the forwards in between, or None.
     """
 
     in_forward: bool = False
+    prepared: Prepared | None = None
     weight: nn.Parameter
     bias: nn.Parameter | None
     u: Tensor
@@ -86,10 +110,13 @@ class SpectralLayer(Fusable):
 
     def normalised_weight(self) -> Tensor:
         """Return W / sigma, in the shape of the weight."""
+        weight, prepared = self.weight, self.prepared
+        if prepared is not None and prepared.value.dtype == weight.dtype and prepared.holds(weight):
+            return prepared.value
         if self.fused:
-            normalised: Tensor = NormalisedWeight.apply(self.weight, *self._vectors())
+            normalised: Tensor = NormalisedWeight.apply(weight, *self._vectors())
             return normalised
-        return self.weight / self.spectral_norm()
+        return weight / self.spectral_norm()
 
     def _vectors(self) -> tuple[Tensor, Tensor]:
         # In forward mode the graph gets copies, because another forward may change both vectors before the backward.
@@ -97,9 +124,15 @@ class SpectralLayer(Fusable):
         return (self.u.clone(), self.v.clone()) if self.in_forward else (self.u, self.v)
 
     def weight_in_forward(self) -> Tensor:
-        """Return W / sigma for a forward pass, after a power iteration if this layer advances in training forwards."""
+        """Return W / sigma for a forward pass, after a power iteration if this layer advances in training forwards.
+
+        Under mixed precision it may be rounded already.
+        """
         if self.in_forward and self.training:
             self.power_iteration()
+        prepared = self.prepared
+        if prepared is not None and prepared.holds(self.weight):
+            return prepared.value
         return self.normalised_weight()
 
 
@@ -216,37 +249,9 @@ def power_iteration(network: nn.Module, steps: int = 1) -> None:
             layer.power_iteration(steps)
 
 
-def layers_by_shape(network: nn.Module) -> list[list[SpectralLayer]]:
-    """Return the layers that advance after a step, grouped by the shape of their matrices."""
-    by_shape: dict[tuple[int, int], list[SpectralLayer]] = {}
-    for layer in network.modules():
-        if isinstance(layer, SpectralLayer) and not layer.in_forward:
-            by_shape.setdefault((len(layer.u), len(layer.v)), []).append(layer)
-    return list(by_shape.values())
-
-
-@torch.no_grad()
-def power_iterations(groups: Iterable[Sequence[SpectralLayer]]) -> None:
-    """Advance layers as `power_iteration` does, all layers of one shape at once.
-
-    Arguments:
-        groups: From `layers_by_shape`.
-    """
-    for layers in groups:
-        if len(layers) == 1:
-            layers[0].power_iteration()
-            continue
-        matrices = torch.stack([layer.weight.flatten(1) for layer in layers])
-        u = torch.stack([layer.u for layer in layers])
-        v = unit(torch.bmm(u[:, None], matrices)[:, 0])
-        u = unit(torch.bmm(matrices, v[:, :, None])[:, :, 0])
-        torch._foreach_copy_([layer.u for layer in layers], list(u.unbind()))
-        torch._foreach_copy_([layer.v for layer in layers], list(v.unbind()))
-
-
-def unit(vectors: Tensor) -> Tensor:
-    """Return vectors, (n, m), divided by their lengths, in place."""
-    return vectors.div_(torch.linalg.vector_norm(vectors, dim=1, keepdim=True).clamp_min_(EPS))
+def rounds_its_weight(layer: SpectralLayer) -> bool:
+    """Return whether a layer only multiplies by its weight, so that mixed precision rounds the weight in any case."""
+    return type(layer).forward in (SpectralConv2d.forward, SpectralLinear.forward)
 
 
 def iterate_in_forward(network: nn.Module) -> None:

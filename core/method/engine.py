@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import abc
 import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Literal
 
 import torch
@@ -66,6 +66,9 @@ class Engine(abc.ABC):
     @abc.abstractmethod
     def advance(self, network: nn.Module) -> None:
         """Advance the power iterations of a network after a step of its optimizer."""
+
+    def changed(self, parts: Sequence[str]) -> None:  # noqa: B027 - most engines keep nothing
+        """Take note that optimizers have changed the parameters of these parts, given by name."""
 
     def active(self) -> contextlib.AbstractContextManager[Any]:
         """Return a context for the whole training, evaluations included."""

@@ -211,6 +211,7 @@ class Trainer:
                 batch = Batch(self.schedule.batch, real, generated, moved, rise)
                 loss = loss_of(phase, model, batch, self.weights)
             self._step(phase, loss, loss.latents if generated is None else generated.z)
+        self.engine.changed(phase.trains)
         if phase.advances is not None:
             self.engine.advance(getattr(model.networks, phase.advances))
         self.term_weights |= loss.weights

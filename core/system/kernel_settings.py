@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 import torch
 
-__all__ = ["full_precision", "kernel_settings"]
+__all__ = ["exact_products", "full_precision", "kernel_settings"]
 
 
 @contextlib.contextmanager
@@ -33,6 +33,20 @@ def kernel_settings(*, tf32: bool, try_kernels: bool = True) -> Iterator[None]:
             yield
     finally:
         matmul.allow_tf32 = before
+
+
+@contextlib.contextmanager
+def exact_products(device: torch.device) -> Iterator[None]:
+    """Round no factor of a matrix product to TF32 for the length of a ``with`` block; autocast stays as it is."""
+    matmul = torch.backends.cuda.matmul
+    if device.type != "cuda" or not matmul.allow_tf32:
+        yield
+        return
+    matmul.allow_tf32 = False
+    try:
+        yield
+    finally:
+        matmul.allow_tf32 = True
 
 
 @contextlib.contextmanager

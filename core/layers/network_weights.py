@@ -1,0 +1,274 @@
+r"""All spectrally normalised weights of a network at once: power iterations, W / sigma, and the gradients of W.
+
+Layer by layer, these small operations are a third of all calls of an iteration. Here, layers whose matrices have one
+shape are one batch, and all batches lie one behind the other in memory. The mathematics is that of
+`mpcc.core.layers.spectral_norm`. Letters in shapes: n layers of a batch, (out, in) a matrix.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
+
+from mpcc.core.layers.spectral_norm import EPS, Prepared, SpectralLayer, full_precision, rounds_its_weight
+from mpcc.core.system.kernel_settings import exact_products
+
+__all__ = ["NetworkWeights", "network_weights"]
+
+
+class Rows:
+    """The layers of a network whose matrices have one shape, as rows of the network's buffers.
+
+    Arguments:
+        shape: The shape of their weights. Kernels, (out, in, k, k), are normalised with the channels innermost.
+        layers: At least one.
+        first: The first of their rows in `NetworkWeights.u` and `NetworkWeights.v`.
+        start: Where their weights begin in a flat buffer.
+    """
+
+    def __init__(self, shape: torch.Size, layers: Sequence[SpectralLayer], first: int, start: int) -> None:
+        self.shape = shape
+        self.layers = layers
+        self.rows = slice(first, first + len(layers))
+        self.out, self.inputs = shape[0], math.prod(shape[1:])
+        self.part = slice(start, start + len(layers) * self.out * self.inputs)
+        self.kernel = len(shape) == 4
+        # With one channel or one pixel, both orders are the same in memory.
+        self.turned = self.kernel and shape[1] > 1 and shape[2] * shape[3] > 1
+
+    def matrices(self, flat: Tensor) -> Tensor:
+        """Return this part of a flat buffer, (n, out, in)."""
+        return flat[self.part].view(len(self.layers), self.out, self.inputs)
+
+    def weights(self, flat: Tensor) -> Tensor:
+        """Return this part of a flat buffer in the order of the parameters, (n, *shape)."""
+        return flat[self.part].view(len(self.layers), *self.shape)
+
+    def normalised(self, flat: Tensor) -> Tensor:
+        """Return this part of a flat buffer in the order of the normalised weights, (n, *shape)."""
+        if not self.kernel:
+            return self.weights(flat)
+        out, channels, height, width = self.shape
+        return flat[self.part].view(len(self.layers), out, height, width, channels).permute(0, 1, 4, 2, 3)
+
+
+class NetworkWeights:
+    """The spectrally normalised layers of a network: their vectors, their weights and W / sigma, in buffers.
+
+    The buffers are written in place. They are correct from `refresh` or `advance` until a weight or a vector changes.
+
+    Arguments:
+        layers: Layers of one type of numbers on one device, which do not advance in their forwards.
+
+    Attributes:
+        u: Rows of left singular vectors, padded with zeros, (layers, largest out).
+        v: Rows of right singular vectors, padded with zeros, (layers, largest in).
+        sigma: Their sigmas, (layers, 1).
+        fresh: Whether nothing has changed since the buffers were written, as far as the caller has said.
+    """
+
+    def __init__(self, layers: Sequence[SpectralLayer]) -> None:
+        by_shape: dict[torch.Size, list[SpectralLayer]] = {}
+        for layer in layers:
+            by_shape.setdefault(layer.weight.shape, []).append(layer)
+        self.batches: list[Rows] = []
+        first = start = 0
+        for shape, of_shape in by_shape.items():
+            batch = Rows(shape, of_shape, first, start)
+            self.batches.append(batch)
+            first, start = batch.rows.stop, batch.part.stop
+        self.layers = [layer for batch in self.batches for layer in batch.layers]
+        weight = self.layers[0].weight
+        self.fresh = False
+        self._written: tuple[Any, ...] = ()
+        self._addresses = self._current_addresses()
+
+        def buffer(*size: int) -> Tensor:
+            return torch.zeros(size, dtype=weight.dtype, device=weight.device)
+
+        self.u = buffer(first, max(batch.out for batch in self.batches))
+        self.v = buffer(first, max(batch.inputs for batch in self.batches))
+        self.sigma = buffer(first, 1)
+        self.raw, self.flat = buffer(start), buffer(start)
+        self._half: Tensor | None = None
+        self._halves: dict[torch.dtype, list[bool]] = {}
+        # Views and lists that every step needs; making them takes longer than using them.
+        self._flat_weights = [layer.weight.detach().view(-1) for layer in self.layers]
+        self._vectors = [vector for layer in self.layers for vector in (layer.u, layer.v)]
+        self._rows = [
+            row
+            for layer, u, v in zip(self.layers, self.u, self.v, strict=True)
+            for row in (u[: len(layer.u)], v[: len(layer.v)])
+        ]
+        self._steps = [
+            (
+                batch.matrices(self.raw),
+                self.u[batch.rows, None, : batch.out],
+                self.v[batch.rows, None, : batch.inputs],
+                self.v[batch.rows, : batch.inputs, None],
+                self.u[batch.rows, : batch.out, None],
+            )
+            for batch in self.batches
+        ]
+        self._quotients = [
+            (
+                batch.weights(self.raw),
+                self.sigma[batch.rows].view(-1, *[1] * len(batch.shape)),
+                batch.normalised(self.flat),
+            )
+            for batch in self.batches
+        ]
+
+    def _current_addresses(self) -> tuple[Any, ...]:
+        weights, vectors = [layer.weight for layer in self.layers], [layer.u for layer in self.layers]
+        return tuple((tensor.data_ptr(), tensor.dtype) for tensor in (*weights, *vectors))
+
+    def _current_versions(self) -> tuple[int, ...]:
+        return tuple(number for layer in self.layers for number in (layer.weight._version, layer.u._version))
+
+    @property
+    def moved(self) -> bool:
+        """Whether the layers keep their weights or vectors elsewhere than when the buffers were made."""
+        return self._addresses != self._current_addresses()
+
+    @torch.no_grad()
+    def advance(self) -> None:
+        """Take one power iteration in all layers, and keep sigma = |W v|."""
+        self._gather()
+        with exact_products(self.flat.device):
+            for matrices, u, v, _, _ in self._steps:
+                torch.bmm(u, matrices, out=v)
+            self.v.div_(torch.linalg.vector_norm(self.v, dim=1, keepdim=True).clamp_min_(EPS))
+            for matrices, _, _, v, u in self._steps:
+                torch.bmm(matrices, v, out=u)
+        torch.linalg.vector_norm(self.u, dim=1, keepdim=True, out=self.sigma)
+        self.u.div_(self.sigma.clamp_min(EPS))
+        torch._foreach_copy_(self._vectors, self._rows)
+        self._normalise()
+
+    @torch.no_grad()
+    def refresh(self) -> None:
+        """Compute sigma = u^T W v and W / sigma anew if anything has changed."""
+        if self.fresh and self._written == self._current_versions():
+            return
+        self._gather()
+        products = torch.zeros_like(self.u)
+        with exact_products(self.flat.device):
+            for batch, (matrices, _, _, v, _) in zip(self.batches, self._steps, strict=True):
+                torch.bmm(matrices, v, out=products[batch.rows, : batch.out, None])
+        torch.sum(products.mul_(self.u), dim=1, keepdim=True, out=self.sigma)
+        self._normalise()
+
+    def _gather(self) -> None:
+        """Copy weights and vectors of the layers into the buffers."""
+        torch.cat(self._flat_weights, out=self.raw)
+        torch._foreach_copy_(self._rows, self._vectors)
+
+    def _normalise(self) -> None:
+        for weights, sigma, normalised in self._quotients:
+            torch.div(weights, sigma, out=normalised)
+        self._half = None
+        self.fresh, self._written = True, self._current_versions()
+
+    def prepare(self) -> None:
+        """Give every layer its W / sigma for the forwards that follow, with a gradient if it needs one now.
+
+        Under mixed precision, layers that would round it themselves get it rounded.
+        """
+        weights = [layer.weight for layer in self.layers]
+        gradients = torch.is_grad_enabled() and any(weight.requires_grad for weight in weights)
+        device = self.flat.device.type
+        low = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else self.flat.dtype
+        with full_precision(self.flat.device):
+            values = NormalisedWeights.apply(self, low, *weights) if gradients else self.values(low)
+        for layer, weight, value in zip(self.layers, weights, values, strict=True):
+            layer.prepared = Prepared(value, weight, weight._version)
+
+    def values(self, dtype: torch.dtype) -> tuple[Tensor, ...]:
+        """Return W / sigma of every layer, rounded to ``dtype`` where the layer would do so itself."""
+        half = None
+        if dtype != self.flat.dtype:
+            half = self._half = self.flat.to(dtype) if self._half is None else self._half
+        values: list[Tensor] = []
+        for batch in self.batches:
+            full_rows = batch.normalised(self.flat).unbind()
+            half_rows = full_rows if half is None else batch.normalised(half).unbind()
+            for layer, full, low in zip(batch.layers, full_rows, half_rows, strict=True):
+                values.append(low if rounds_its_weight(layer) else full)
+        return tuple(values)
+
+    def release(self) -> None:
+        """Let the layers normalise their weights themselves again."""
+        for layer in self.layers:
+            layer.prepared = None
+
+
+class NormalisedWeights(torch.autograd.Function):
+    """W / sigma of all layers, from a network's buffers, with the gradients of `spectral_norm.NormalisedWeight`."""
+
+    @staticmethod
+    def forward(ctx: Any, made: NetworkWeights, dtype: torch.dtype, *weights: Tensor) -> tuple[Tensor, ...]:
+        """Return W / sigma of every layer."""
+        ctx.set_materialize_grads(False)
+        ctx.made = made
+        ctx.save_for_backward(made.flat, made.sigma, made.u, made.v)
+        return made.values(dtype)
+
+    @staticmethod
+    @once_differentiable  # sigma is a constant here: second derivatives would be wrong
+    def backward(ctx: Any, *gradients: Tensor | None) -> tuple[Any, ...]:
+        """Return the gradient of every weight; None where none arrives. They cannot be differentiated again."""
+        flat, sigma, u, v = ctx.saved_tensors
+        made: NetworkWeights = ctx.made
+        arriving = torch.empty_like(flat)
+        for batch in made.batches:
+            together(batch, gradients[batch.rows], arriving[batch.part])
+        along, products = torch.empty_like(sigma), arriving * flat
+        for batch in made.batches:
+            torch.sum(batch.matrices(products).flatten(1), dim=1, keepdim=True, out=along[batch.rows])
+        u = u * along
+        leaving = torch.empty_like(flat)
+        for batch in made.batches:
+            v_of_batch = v[batch.rows, : batch.inputs]
+            if batch.turned:  # the inputs have the order of the normalised weights
+                channels = batch.shape[1]
+                v_of_batch = v_of_batch.view(-1, channels, batch.inputs // channels).mT.flatten(1)
+            batch.matrices(arriving).addcmul_(u[batch.rows, : batch.out, None], v_of_batch[:, None], value=-1)
+            scale = sigma[batch.rows].view(-1, *[1] * len(batch.shape))
+            torch.div(batch.normalised(arriving), scale, out=batch.weights(leaving))
+        found = [row for batch in made.batches for row in batch.weights(leaving).unbind()]
+        wanted = zip(found, gradients, ctx.needs_input_grad[2:], strict=True)
+        return None, None, *(row if needed and given is not None else None for row, given, needed in wanted)
+
+
+def together(batch: Rows, gradients: Sequence[Tensor | None], out: Tensor) -> None:
+    """Write gradients of normalised weights one behind the other, zeros where there is none."""
+    given = [gradient for gradient in gradients if gradient is not None]
+    if len(given) < len(gradients):
+        out.zero_()
+        for row, gradient in zip(out.view(len(gradients), -1), gradients, strict=True):
+            if gradient is not None:
+                row.copy_(in_order(batch, gradient))
+    elif all(gradient.dtype == out.dtype for gradient in given):
+        torch.cat([in_order(batch, gradient) for gradient in given], out=out)
+    else:
+        out.copy_(torch.cat([in_order(batch, gradient) for gradient in given]))
+
+
+def in_order(batch: Rows, gradient: Tensor) -> Tensor:
+    """Return a gradient as a vector in the order of the normalised weights; no copy if it has this order."""
+    return (gradient.permute(0, 2, 3, 1) if batch.kernel else gradient).reshape(-1)
+
+
+def network_weights(network: nn.Module) -> list[NetworkWeights]:
+    """Return the layers of a network that advance after a step, those of one type of numbers on one device together."""
+    alike: dict[tuple[torch.dtype, torch.device], list[SpectralLayer]] = {}
+    for layer in network.modules():
+        if isinstance(layer, SpectralLayer) and not layer.in_forward:
+            alike.setdefault((layer.weight.dtype, layer.weight.device), []).append(layer)
+    return [NetworkWeights(layers) for layers in alike.values()]

@@ -111,9 +111,10 @@ class FastEngine(Engine):
             weights.prepare()
 
     def _weights_of(self, network: nn.Module) -> list[NetworkWeights]:
-        if network not in self._weights or any(weights.moved for weights in self._weights[network]):
-            self._weights[network] = network_weights(network)
-        return self._weights[network]
+        known = self._weights.get(network)
+        if known is None or any(not weights.fresh and weights.moved for weights in known):
+            known = self._weights[network] = network_weights(network)
+        return known
 
     def advance(self, network: nn.Module) -> None:
         """Advance all layers of a network at once."""

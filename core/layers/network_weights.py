@@ -49,12 +49,37 @@ class Rows:
         """Return this part of a flat buffer in the order of the parameters, (n, *shape)."""
         return flat[self.part].view(len(self.layers), *self.shape)
 
+    def scalars(self, column: Tensor) -> Tensor:
+        """Return this part of a column, (layers, 1), so that it multiplies or divides weights, (n, 1, ...)."""
+        return column[self.rows].view(-1, *[1] * len(self.shape))
+
     def normalised(self, flat: Tensor) -> Tensor:
         """Return this part of a flat buffer in the order of the normalised weights, (n, *shape)."""
         if not self.kernel:
             return self.weights(flat)
         out, channels, height, width = self.shape
         return flat[self.part].view(len(self.layers), out, height, width, channels).permute(0, 1, 4, 2, 3)
+
+
+class Part:
+    """Views of the buffers that a backward uses for one batch of layers."""
+
+    def __init__(self, made: NetworkWeights, batch: Rows) -> None:
+        self.batch = batch
+        self.arriving = made.arriving[batch.part]
+        self.arriving_matrices = batch.matrices(made.arriving)
+        self.arriving_normalised = batch.normalised(made.arriving)
+        self.products = batch.matrices(made.products).flatten(1)
+        self.along = made.along[batch.rows]
+        self.u_along = made.u_along[batch.rows, : batch.out, None]
+        self.sigma = batch.scalars(made.sigma)
+        v = made.v[batch.rows, : batch.inputs]
+        # The entries of v have the order of the parameters; here they get that of the normalised weights.
+        self.v = made.v_in_order[batch.rows, None, : batch.inputs] if batch.turned else v[:, None]
+        self.turned: tuple[Tensor, Tensor] | None = None
+        if batch.turned:
+            channels = batch.shape[1]
+            self.turned = self.v[:, 0].unflatten(1, (-1, channels)), v.unflatten(1, (channels, -1)).mT
 
 
 class NetworkWeights:
@@ -96,7 +121,7 @@ class NetworkWeights:
         self.sigma = buffer(first, 1)
         self.raw, self.flat = buffer(start), buffer(start)
         self._half: Tensor | None = None
-        self._halves: dict[torch.dtype, list[bool]] = {}
+        self._is_prepared = False
         # Views and lists that every step needs; making them takes longer than using them.
         self._flat_weights = [layer.weight.detach().view(-1) for layer in self.layers]
         self._vectors = [vector for layer in self.layers for vector in (layer.u, layer.v)]
@@ -116,13 +141,13 @@ class NetworkWeights:
             for batch in self.batches
         ]
         self._quotients = [
-            (
-                batch.weights(self.raw),
-                self.sigma[batch.rows].view(-1, *[1] * len(batch.shape)),
-                batch.normalised(self.flat),
-            )
-            for batch in self.batches
+            (batch.weights(self.raw), batch.scalars(self.sigma), batch.normalised(self.flat)) for batch in self.batches
         ]
+        self._rounds = [rounds_its_weight(layer) for layer in self.layers]
+        # What a backward needs, all of it written there, and used by no other backward.
+        self.arriving, self.products = buffer(start), buffer(start)
+        self.along, self.u_along, self.v_in_order = buffer(first, 1), torch.zeros_like(self.u), torch.zeros_like(self.v)
+        self.parts = [Part(self, batch) for batch in self.batches]
 
     def _current_addresses(self) -> tuple[Any, ...]:
         weights, vectors = [layer.weight for layer in self.layers], [layer.u for layer in self.layers]
@@ -187,25 +212,30 @@ class NetworkWeights:
         with full_precision(self.flat.device):
             values = NormalisedWeights.apply(self, low, *weights) if gradients else self.values(low)
         for layer, weight, value in zip(self.layers, weights, values, strict=True):
-            layer.prepared = Prepared(value, weight, weight._version)
+            give(layer, Prepared(value, weight, weight._version))
+        self._is_prepared = True
 
     def values(self, dtype: torch.dtype) -> tuple[Tensor, ...]:
         """Return W / sigma of every layer, rounded to ``dtype`` where the layer would do so itself."""
-        half = None
-        if dtype != self.flat.dtype:
-            half = self._half = self.flat.to(dtype) if self._half is None else self._half
-        values: list[Tensor] = []
-        for batch in self.batches:
-            full_rows = batch.normalised(self.flat).unbind()
-            half_rows = full_rows if half is None else batch.normalised(half).unbind()
-            for layer, full, low in zip(batch.layers, full_rows, half_rows, strict=True):
-                values.append(low if rounds_its_weight(layer) else full)
-        return tuple(values)
+        values = [row for _, _, normalised in self._quotients for row in normalised.unbind()]
+        if dtype == self.flat.dtype:
+            return tuple(values)
+        if self._half is None:
+            self._half = self.flat.to(dtype)
+        halves = [row for batch in self.batches for row in batch.normalised(self._half).unbind()]
+        return tuple(half if rounds else full for full, half, rounds in zip(values, halves, self._rounds, strict=True))
 
     def release(self) -> None:
         """Let the layers normalise their weights themselves again."""
-        for layer in self.layers:
-            layer.prepared = None
+        if self._is_prepared:
+            for layer in self.layers:
+                give(layer, None)
+        self._is_prepared = False
+
+
+def give(layer: SpectralLayer, prepared: Prepared | None) -> None:
+    """Set what is prepared for a layer, without the search for parameters that a module makes whenever it is set."""
+    object.__setattr__(layer, "prepared", prepared)
 
 
 class NormalisedWeights(torch.autograd.Function):
@@ -216,6 +246,7 @@ class NormalisedWeights(torch.autograd.Function):
         """Return W / sigma of every layer."""
         ctx.set_materialize_grads(False)
         ctx.made = made
+        # Autograd refuses a backward after they have changed.
         ctx.save_for_backward(made.flat, made.sigma, made.u, made.v)
         return made.values(dtype)
 
@@ -223,25 +254,23 @@ class NormalisedWeights(torch.autograd.Function):
     @once_differentiable  # sigma is a constant here: second derivatives would be wrong
     def backward(ctx: Any, *gradients: Tensor | None) -> tuple[Any, ...]:
         """Return the gradient of every weight; None where none arrives. They cannot be differentiated again."""
-        flat, sigma, u, v = ctx.saved_tensors
+        flat, _, u, _ = ctx.saved_tensors
         made: NetworkWeights = ctx.made
-        arriving = torch.empty_like(flat)
-        for batch in made.batches:
-            together(batch, gradients[batch.rows], arriving[batch.part])
-        along, products = torch.empty_like(sigma), arriving * flat
-        for batch in made.batches:
-            torch.sum(batch.matrices(products).flatten(1), dim=1, keepdim=True, out=along[batch.rows])
-        u = u * along
-        leaving = torch.empty_like(flat)
-        for batch in made.batches:
-            v_of_batch = v[batch.rows, : batch.inputs]
-            if batch.turned:  # the inputs have the order of the normalised weights
-                channels = batch.shape[1]
-                v_of_batch = v_of_batch.view(-1, channels, batch.inputs // channels).mT.flatten(1)
-            batch.matrices(arriving).addcmul_(u[batch.rows, : batch.out, None], v_of_batch[:, None], value=-1)
-            scale = sigma[batch.rows].view(-1, *[1] * len(batch.shape))
-            torch.div(batch.normalised(arriving), scale, out=batch.weights(leaving))
-        found = [row for batch in made.batches for row in batch.weights(leaving).unbind()]
+        for part in made.parts:
+            together(part.batch, gradients[part.batch.rows], part.arriving)
+        torch.mul(made.arriving, flat, out=made.products)
+        for part in made.parts:
+            torch.sum(part.products, dim=1, keepdim=True, out=part.along)
+        torch.mul(u, made.along, out=made.u_along)
+        leaving, found = torch.empty_like(flat), []
+        for part in made.parts:
+            if part.turned is not None:
+                in_order, v = part.turned
+                in_order.copy_(v)
+            part.arriving_matrices.addcmul_(part.u_along, part.v, value=-1)
+            weights = part.batch.weights(leaving)
+            torch.div(part.arriving_normalised, part.sigma, out=weights)
+            found += weights.unbind()
         wanted = zip(found, gradients, ctx.needs_input_grad[2:], strict=True)
         return None, None, *(row if needed and given is not None else None for row, given, needed in wanted)
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import abc
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.distributions import Distribution, Independent
 
@@ -89,7 +90,9 @@ class LocationScaleMixture(Prior):
 
     def component(self, y: Tensor) -> Distribution:
         """Return the product of `family` over the dimensions, with the batch shape of ``y``."""
-        return Independent(self.family(self.loc[y], self.scales()[y]), 1, validate_args=False)
+        # Gradients of an embedding take one call; those of an index are sorted first.
+        loc, scale = F.embedding(y, self.loc), F.embedding(y, self.scales())
+        return Independent(self.family(loc, scale), 1, validate_args=False)
 
     def encoder_distribution(self, loc: Tensor, raw_scale: Tensor) -> Distribution:
         """Return q(z|x): `encoder_family` at the encoder's location and scale exp(raw / 2), without a floor."""

@@ -9,7 +9,9 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.optim import Optimizer
 
+from mpcc.core.engines.adam_steps import AdamSteps
 from mpcc.core.engines.cuda_graph import CannotRecord, GraphedIteration, probed, record, warmed_up
 from mpcc.core.layers.batch_norm import batch_groups
 from mpcc.core.layers.fusion import fuse
@@ -52,6 +54,7 @@ class FastEngine(Engine):
         self._warm_up = WARM_UP
         self._networks: dict[str, nn.Module] = {}
         self._weights: dict[nn.Module, list[NetworkWeights]] = {}
+        self._steps: dict[Optimizer, AdamSteps] = {}
 
     def prepare(self, model: Model) -> None:
         """Switch fused layers on and check whether batches can be generated together."""
@@ -120,6 +123,12 @@ class FastEngine(Engine):
         """Advance all layers of a network at once."""
         for weights in self._weights_of(network):
             weights.advance()
+
+    def step(self, optimizer: Optimizer) -> None:
+        """Take the step of an optimizer with as few calls as possible."""
+        if optimizer not in self._steps:
+            self._steps[optimizer] = AdamSteps(optimizer)
+        self._steps[optimizer].step()
 
     def changed(self, parts: Sequence[str]) -> None:
         """Forget what was computed from the weights of these parts, and of networks that share layers with them."""

@@ -42,45 +42,38 @@ class GroupedBatchNorm2d(nn.BatchNorm2d, Fusable):
         return torch.cat([super(GroupedBatchNorm2d, self).forward(group) for group in input.chunk(self.groups)])
 
     @torch.no_grad()
-    def scale_and_shift(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Return scale and shift, each (N, W, 1, 1), so that x * scale + shift is normalised; without gradients.
+    def moments(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Return mean and biased variance of each channel in each group, (groups, W); the running ones in evaluation.
 
-        The running statistics are updated as in `forward`. Scale and shift include an affine layer's gain and bias.
+        The running statistics are updated as in `forward`.
         """
-        if self.training or self.running_mean is None or self.running_var is None:
-            moments = [self._moments(group) for group in x.chunk(self.groups)]
+        if not (self.training or self.running_mean is None or self.running_var is None):
+            return self.running_mean[None], self.running_var[None]
+        tracked = self.num_batches_tracked
+        if self.running_mean is None or self.running_var is None or tracked is None:
+            return group_moments(x.to(torch.promote_types(x.dtype, torch.float32)), self.groups)
+        if self.momentum is None:
+            done = float(tracked)
+            factors = [1 / (done + group) for group in range(1, self.groups + 1)]
         else:
-            moments = [(self.running_mean, self.running_var)]
-        means, variances = (torch.stack(values) for values in zip(*moments, strict=True))
-        scale = torch.rsqrt(variances + self.eps)
-        if self.affine:
-            scale = scale * self.weight
-        shift = -means * scale
-        if self.affine:
-            shift = shift + self.bias
-        size = len(x) // len(moments)
-        scale, shift = scale.repeat_interleave(size, 0), shift.repeat_interleave(size, 0)
-        return scale[:, :, None, None], shift[:, :, None, None]
-
-    def _moments(self, group: Tensor) -> tuple[Tensor, Tensor]:
-        """Return mean and biased variance of each channel, (W,), after an update of the running statistics."""
-        if self.running_mean is None or self.running_var is None or self.num_batches_tracked is None:
-            variance, mean = torch.var_mean(
-                group.to(torch.promote_types(group.dtype, torch.float32)), (0, 2, 3), correction=0
-            )
-            return mean, variance
-        self.num_batches_tracked.add_(1)
-        factor = 1 / float(self.num_batches_tracked) if self.momentum is None else self.momentum
-        if group.device.type == "cpu":
+            factors = [self.momentum] * self.groups
+        tracked.add_(self.groups)
+        mean, variance = self.running_mean, self.running_var
+        if x.device.type == "cpu":
             # This takes one pass in either layout; var_mean takes ten times as long if channels are innermost.
-            mean, variance = torch.batch_norm_update_stats(group, self.running_mean, self.running_var, factor)
-            return mean, variance
-        wide = group.to(self.running_mean.dtype)
-        variance, mean = torch.var_mean(wide, (0, 2, 3), correction=0)
-        count = group.numel() // group.shape[1]
-        self.running_mean.lerp_(mean, factor)
-        self.running_var.lerp_(variance * (count / (count - 1)), factor)
-        return mean, variance
+            groups = x.chunk(self.groups)
+            found = [
+                torch.batch_norm_update_stats(group, mean, variance, factor)
+                for group, factor in zip(groups, factors, strict=True)
+            ]
+            means, variances = found[0] if len(found) == 1 else map(torch.cat, zip(*found, strict=True))
+            return means.view(self.groups, -1), variances.view(self.groups, -1)
+        means, variances = group_moments(x.to(mean.dtype), self.groups)
+        count = x.numel() // means.numel()
+        unbiased = variances * (count / (count - 1))
+        for factor, *group in zip(factors, means.unbind(), unbiased.unbind(), strict=True):
+            torch._foreach_lerp_([mean, variance], group, factor)
+        return means, variances
 
     def normalised_relu(
         self, x: Tensor, gain: Tensor | None = None, bias: Tensor | None = None, *, overwrite: bool = False
@@ -94,9 +87,7 @@ class GroupedBatchNorm2d(nn.BatchNorm2d, Fusable):
             overwrite: Whether the result may take the place of x in memory.
         """
         if self.fused and not torch.is_grad_enabled():
-            scale, shift = self.scale_and_shift(x)
-            if gain is not None and bias is not None:
-                scale, shift = scale * gain, shift * gain + bias
+            scale, shift = self._scale_and_shift(x, gain, bias)
             # Under mixed precision both are rounded to the type of the features.
             scale, shift = scale.to(x.dtype), shift.to(x.dtype)
             h = torch.addcmul(shift, x, scale, out=x) if overwrite else torch.addcmul(shift, x, scale)
@@ -106,6 +97,27 @@ class GroupedBatchNorm2d(nn.BatchNorm2d, Fusable):
             # Under mixed precision, gain and bias have a wider type than the features.
             h = torch.addcmul(bias.to(h.dtype), h, gain.to(h.dtype))
         return F.relu(h, inplace=self.fused)
+
+    def _scale_and_shift(self, x: Tensor, gain: Tensor | None, bias: Tensor | None) -> tuple[Tensor, Tensor]:
+        """Return scale and shift, each (N, W, 1, 1) or (1, W, 1, 1), so that x * scale + shift is the result."""
+        means, variances = self.moments(x)
+        scale = torch.rsqrt(variances + self.eps)
+        shift = (means * scale).neg_()
+        if self.affine:
+            scale, shift = scale * self.weight, torch.addcmul(self.bias, shift, self.weight)
+        groups = len(means)
+        if gain is not None and bias is not None:
+            gain, bias = (each.view(groups, -1, each.shape[1]) for each in (gain, bias))
+            scale, shift = scale[:, None] * gain, torch.addcmul(bias, shift[:, None], gain)
+        elif groups > 1:
+            scale, shift = (each[:, None].expand(-1, len(x) // groups, -1) for each in (scale, shift))
+        return scale.reshape(-1, x.shape[1], 1, 1), shift.reshape(-1, x.shape[1], 1, 1)
+
+
+def group_moments(x: Tensor, groups: int) -> tuple[Tensor, Tensor]:
+    """Return mean and biased variance of each channel in each group of images, (groups, W), for x, (N, W, S, S)."""
+    variances, means = torch.var_mean(x.view(groups, -1, *x.shape[1:]), (1, 3, 4), correction=0)
+    return means, variances
 
 
 @contextlib.contextmanager

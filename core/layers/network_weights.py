@@ -79,7 +79,8 @@ class Part:
         self.turned: tuple[Tensor, Tensor] | None = None
         if batch.turned:
             channels = batch.shape[1]
-            self.turned = self.v[:, 0].unflatten(1, (-1, channels)), v.unflatten(1, (channels, -1)).mT
+            of_layers = len(batch.layers)
+            self.turned = self.v.view(of_layers, -1, channels), v.view(of_layers, channels, -1).mT
 
 
 class NetworkWeights:
@@ -262,7 +263,8 @@ class NormalisedWeights(torch.autograd.Function):
         for part in made.parts:
             torch.sum(part.products, dim=1, keepdim=True, out=part.along)
         torch.mul(u, made.along, out=made.u_along)
-        leaving, found = torch.empty_like(flat), []
+        leaving = torch.empty_like(flat)
+        found: list[Tensor] = []
         for part in made.parts:
             if part.turned is not None:
                 in_order, v = part.turned

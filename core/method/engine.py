@@ -13,6 +13,7 @@ from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
+from torch.optim import Optimizer
 
 from mpcc.core.layers.fusion import fuse
 from mpcc.core.layers.spectral_norm import power_iteration
@@ -66,6 +67,10 @@ class Engine(abc.ABC):
     @abc.abstractmethod
     def advance(self, network: nn.Module) -> None:
         """Advance the power iterations of a network after a step of its optimizer."""
+
+    def step(self, optimizer: Optimizer) -> None:
+        """Take the step of an optimizer."""
+        optimizer.step()
 
     def changed(self, parts: Sequence[str]) -> None:  # noqa: B027 - most engines keep nothing
         """Take note that optimizers have changed the parameters of these parts, given by name."""

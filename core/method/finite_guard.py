@@ -2,7 +2,8 @@
 
 On CUDA the decision is made on the device, because the iteration may be one CUDA graph. The optimizers share a flag,
 the one that mixed precision uses, and skip their steps once it is set. The parameters therefore stay as they were
-before the broken update, even if the host looks much later.
+before the broken update, even if the host looks much later. What was not finite stays in a table until the next
+iteration begins, so that an update costs only a few operations.
 """
 
 from __future__ import annotations
@@ -13,7 +14,6 @@ from collections.abc import Iterable, Mapping, Sequence
 import attrs
 import torch
 from torch import Tensor
-from torch.nn.utils import get_total_norm
 from torch.optim import Optimizer
 
 __all__ = ["Breakdown", "FiniteGuard"]
@@ -21,6 +21,9 @@ __all__ = ["Breakdown", "FiniteGuard"]
 # A breakdown is encoded as one number, which needs no branch on the device: iteration, update, and a bit for each
 # quantity that was not finite: the loss, the latents, and the gradients of the trained parts.
 UPDATES, BITS = 2**16, 6
+NONE = 2**62
+# Updates of an iteration that the table has room for at first.
+ROOM = 16
 
 
 @attrs.frozen
@@ -69,6 +72,9 @@ class FiniteGuard:
         self._broken = torch.zeros((), device=device)
         self._first = torch.zeros((), dtype=torch.int64, device=device)
         self._iteration = torch.zeros((), dtype=torch.int64, device=device)
+        # A row for each update of the last iteration: its loss, its largest latent and its norms; zeros elsewhere.
+        self._quantities = torch.zeros(ROOM, BITS, device=device)
+        self._one = torch.ones((), device=device)
         # On the CPU, the check of a healthy update is free.
         self._on_host = device.type == "cpu"
         self._bits = 2 ** torch.arange(BITS, device=device)
@@ -79,8 +85,19 @@ class FiniteGuard:
     @torch.no_grad()
     def begin(self) -> None:
         """Begin the next iteration, before its updates."""
+        self._note_first()
         self._iteration.add_(1)
         self._updates = []
+
+    def _note_first(self) -> None:
+        """Write down the first broken update of the last iteration, unless there was one before."""
+        if self._on_host and not self._broken:
+            return
+        bits = self._quantities.isfinite().logical_not_().mul(self._bits).sum(1)
+        updates = torch.arange(len(bits), device=bits.device)
+        numbers = ((self._iteration * UPDATES + updates) << BITS) + bits
+        first = torch.where(bits > 0, numbers, NONE).amin()
+        self._first.copy_(torch.where((self._first == 0) & (first < NONE), first, self._first))
 
     @torch.no_grad()
     def watch(
@@ -98,20 +115,25 @@ class FiniteGuard:
         # A part may have no gradient in a phase; its optimizer then leaves it as it is.
         watched = tuple(part for part, of_part in gradients.items() if of_part)
         self._updates.append((phase, latents is not None, watched))
-        norms = {part: get_total_norm(of_part) for part, of_part in gradients.items() if of_part}
+        together = [gradient for part in watched for gradient in gradients[part]]
+        each = torch.stack(torch._foreach_norm(together)) if together else torch.empty(0)
+        of_parts = torch.split(each, [len(gradients[part]) for part in watched])
+        norms = {part: torch.linalg.vector_norm(of_part) for part, of_part in zip(watched, of_parts, strict=True)}
         self.norms |= norms
         if self._on_host and all(math.isfinite(quantity) for quantity in (loss, *norms.values())):
             return
+        if update == len(self._quantities):
+            self._quantities = torch.cat([self._quantities, torch.zeros_like(self._quantities)])
         largest = [] if latents is None else [torch.linalg.vector_norm(latents.detach(), ord=math.inf)]
         quantities = torch.stack([quantity.detach().float() for quantity in (loss, *largest, *norms.values())])
-        bits = quantities.isfinite().logical_not_().mul(self._bits[: len(quantities)]).sum()
-        number = ((self._iteration * UPDATES + update) << BITS) + bits
-        is_first = (bits > 0) & (self._broken == 0)
-        self._first.copy_(torch.where(is_first, number, self._first))
-        self._broken.copy_(torch.maximum(self._broken, is_first.to(self._broken.dtype)))
+        # One kernel, which gradient scalers use: it sets the flag if a value is not finite, and multiplies by 1.
+        torch._amp_foreach_non_finite_check_and_unscale_([quantities], self._broken, self._one)
+        self._quantities[update, : len(quantities)].copy_(quantities)
 
+    @torch.no_grad()
     def breakdown(self) -> Breakdown | None:
         """Return the first broken update, or None; on CUDA, the host waits for the device."""
+        self._note_first()
         number = int(self._first)
         if number == 0:
             return None
@@ -127,4 +149,5 @@ class FiniteGuard:
         """Forget any breakdown and set the number of iterations done."""
         self._broken.zero_()
         self._first.zero_()
+        self._quantities.zero_()
         self._iteration.fill_(iteration)

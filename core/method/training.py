@@ -233,7 +233,7 @@ class Trainer:
         }
         self.guard.watch(phase.name, loss.total, gradients, latents)
         for optimizer in optimizers.values():
-            optimizer.step()
+            self.engine.step(optimizer)
 
     def state(self) -> dict[str, Any]:
         """Return everything that the next iteration depends on, except random states."""

@@ -218,8 +218,9 @@ def encoder_loss(model: Model, batch: Batch, weights: TermWeights) -> Loss:
         batch: Generated images; real images and their transformed copies, if these have terms with weight.
         weights: Weights of the terms.
     """
-    loss = Loss.of(latent=(weights.latent, latent_term(model, needed(batch.generated))))
-    return loss if batch.transformed is None else loss + real_image_terms(model, batch, weights)
+    (loc, raw_scale), of_real = encodings(model, batch)
+    loss = Loss.of(latent=(weights.latent, latent_term(model, needed(batch.generated), loc, raw_scale)))
+    return loss if of_real is None else loss + real_image_terms(model, batch, weights, of_real)
 
 
 def encoder_and_prior_loss(model: Model, batch: Batch, weights: TermWeights) -> Loss:
@@ -233,24 +234,44 @@ def encoder_and_prior_loss(model: Model, batch: Batch, weights: TermWeights) -> 
     """
     prior, generated = model.prior, needed(batch.generated)
     z, y = generated.z, generated.y
-    latent, phi = latent_term(model, generated), prior.weights()
+    (loc, raw_scale), of_real = encodings(model, batch)
+    latent, phi = latent_term(model, generated, loc, raw_scale), prior.weights()
     loss = Loss.of(
         latent=(weights.latent, latent),
         membership=(weights.membership, terms.membership(prior.log_responsibilities(z), y, prior.label_ratio(y))),
         entropy=(weights.entropy, terms.entropy(phi, model.entropy.entropies(prior))),
         label=(weights.label, terms.label(phi)),
     )
-    return loss if batch.transformed is None else loss + real_image_terms(model, batch, weights)
+    return loss if of_real is None else loss + real_image_terms(model, batch, weights, of_real)
 
 
-def real_image_terms(model: Model, batch: Batch, weights: TermWeights) -> Loss:
+def encodings(model: Model, batch: Batch) -> tuple[tuple[Tensor, Tensor], Tensor | None]:
+    """Return location and raw scale of the generated images, and the location of the real and transformed ones, if any.
+
+    One call encodes all of them: the encoder has no batch statistics, so an encoding does not depend on the other
+    images. No gradient enters the generator through the images.
+    """
+    generated = needed(batch.generated).images
+    if batch.transformed is None:
+        return model.networks.encoder(generated), None
+    real = torch.cat([needed(batch.real), batch.transformed]).to(generated.dtype)
+    loc, raw_scale = model.networks.encoder(torch.cat([generated, real]))
+    count = len(generated)
+    return (loc[:count], raw_scale[:count]), loc[count:]
+
+
+def real_image_terms(model: Model, batch: Batch, weights: TermWeights, loc: Tensor) -> Loss:
     """Return balance and consistency of r(x) = q(y|z) at the encoder's location of z, on real images.
 
     Gradients reach the encoder and, in the phase that trains it, the prior.
+
+    Arguments:
+        model: Encoder and prior.
+        batch: Its real images and their transformed copies.
+        weights: Weights of the terms.
+        loc: The encoder's location of the real images, then of the transformed ones, shape (2N, J).
     """
     prior, real = model.prior, needed(batch.real)
-    images = torch.cat([real, needed(batch.transformed)]).to(needed(batch.generated).images.dtype)
-    loc, _ = model.networks.encoder(images)
     with prior.full_precision():
         log_r = prior.log_responsibilities(loc.to(prior.weights().dtype))
         balance = terms.balance(log_r, prior.log_weights(), weights.balance_direction, weights.balance_tolerance)
@@ -262,10 +283,9 @@ def real_image_terms(model: Model, batch: Batch, weights: TermWeights) -> Loss:
     )
 
 
-def latent_term(model: Model, generated: Generated) -> Tensor:
-    """Return E[-log q(z|x~)] on generated images; no gradient enters the generator through the images."""
+def latent_term(model: Model, generated: Generated, loc: Tensor, raw_scale: Tensor) -> Tensor:
+    """Return E[-log q(z|x~)] on generated images, for the encoder's location and raw scale of them."""
     prior, z = model.prior, generated.z
-    loc, raw_scale = model.networks.encoder(generated.images)
     with prior.full_precision():
         q = prior.encoder_distribution(loc.to(z.dtype), raw_scale.to(z.dtype))
         return terms.latent(q, z, prior.label_ratio(generated.y))

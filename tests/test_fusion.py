@@ -14,12 +14,15 @@ from torch import Tensor, nn
 from mpcc.core.layers.batch_norm import GroupedBatchNorm2d, batch_groups
 from mpcc.core.layers.fusion import (
     Fusable,
+    SharedBlocks,
     channels_last,
     convolution,
     fuse,
+    means_of_squares,
     narrow_convolution,
     pooled,
     pooled_convolution,
+    shared_calls,
 )
 from mpcc.core.layers.spectral_norm import SpectralConv2d, SpectralLinear
 from mpcc.core.system import allocator
@@ -286,3 +289,43 @@ def test_memory_is_kept_inside_of_the_outermost_block_and_given_back_after_it(mo
     monkeypatch.setattr("platform.libc_ver", lambda: ("", ""))
     with allocator.kept_memory():
         assert library.options == {**allocator.KEPT, **allocator.SETTLED}
+
+
+def test_shared_blocks_are_called_once_for_the_same_tensor_inside_a_block_and_nowhere_else() -> None:
+    blocks, x = SharedBlocks(nn.Linear(2, 2)), torch.randn(3, 2)
+    assert blocks(x) is not blocks(x)
+    with shared_calls([blocks]):
+        first = blocks(x)
+        assert blocks(x) is first
+        assert blocks(x.clone()) is not first
+        with torch.no_grad():
+            without = blocks(x)
+            assert without is not first
+            assert not without.requires_grad
+        x.mul_(2)
+        assert blocks(x) is not first
+    assert blocks(x) is not blocks(x)
+
+
+def test_gradients_of_two_networks_add_up_in_the_blocks_that_they_share() -> None:
+    torch.manual_seed(0)
+    blocks = SharedBlocks(nn.Linear(2, 4), nn.Tanh())
+    heads = [nn.Sequential(blocks, nn.Linear(4, 1)) for _ in range(2)]
+    x = torch.randn(3, 2)
+    found = []
+    for shared in ([], [blocks]):
+        with shared_calls(shared):
+            total = torch.stack([head(x).sin().sum() for head in heads]).sum()
+        found.append(torch.autograd.grad(total, list(blocks.parameters())))
+    for ours, theirs in zip(*found, strict=True):
+        torch.testing.assert_close(ours, theirs)
+
+
+@pytest.mark.parametrize("size", [2, 9, 33])
+@pytest.mark.parametrize("padding", [0, 1])
+def test_means_of_neighbours_are_those_of_a_pooling_in_single_precision(size: int, padding: int) -> None:
+    torch.manual_seed(0)
+    x = channels_last(torch.randn(3, 5, size, size))
+    found = means_of_squares(x, padding)
+    torch.testing.assert_close(found, F.avg_pool2d(x, 2, stride=1, padding=padding))
+    assert found.is_contiguous(memory_format=torch.channels_last)

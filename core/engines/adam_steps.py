@@ -51,15 +51,15 @@ class AdamSteps:
         found: Tensor | None = getattr(self.optimizer, "found_inf", None)
         values: dict[str, Any] = {"lr": options["lr"], "beta1": beta1, "beta2": beta2, "eps": options["eps"]}
         values |= {"weight_decay": 0.0, "amsgrad": False, "maximize": False, "grad_scale": None, "found_inf": found}
+        fused: Any = torch._fused_adam_
         with torch.no_grad():
             for alike in due:
                 if not alike:
                     continue
-                moments = [[state[parameter][name] for parameter in alike] for name in MOMENTS]
-                steps = moments[-1]
+                averages, squares, steps = ([state[parameter][name] for parameter in alike] for name in MOMENTS)
                 torch._foreach_add_(steps, 1)
                 gradients = [parameter.grad for parameter in alike if parameter.grad is not None]
-                torch._fused_adam_(alike, gradients, *moments[:2], [], steps, **values)
+                fused(alike, gradients, averages, squares, [], steps, **values)
                 # On the CPU the flag is at hand, and steps need no correction unless it is set.
                 if found is not None and (found.device.type != "cpu" or found):
                     torch._foreach_sub_(steps, [found] * len(steps))

@@ -14,7 +14,7 @@ from torch.optim import Optimizer
 from mpcc.core.engines.adam_steps import AdamSteps
 from mpcc.core.engines.cuda_graph import CannotRecord, GraphedIteration, probed, record, warmed_up
 from mpcc.core.layers.batch_norm import batch_groups
-from mpcc.core.layers.fusion import fuse
+from mpcc.core.layers.fusion import SharedBlocks, fuse, shared_calls
 from mpcc.core.layers.network_weights import NetworkWeights, network_weights
 from mpcc.core.layers.spectral_norm import SpectralLayer
 from mpcc.core.method.engine import Engine, Iteration, Precision
@@ -54,6 +54,7 @@ class FastEngine(Engine):
         self._warm_up = WARM_UP
         self._networks: dict[str, nn.Module] = {}
         self._weights: dict[nn.Module, list[NetworkWeights]] = {}
+        self._shared: list[SharedBlocks] = []
         self._steps: dict[Optimizer, AdamSteps] = {}
 
     def prepare(self, model: Model) -> None:
@@ -64,7 +65,11 @@ class FastEngine(Engine):
         for part in model.parts().values():
             fuse(part)
         generator = model.networks.generator
-        in_forward = any(isinstance(layer, SpectralLayer) and layer.in_forward for layer in generator.modules())
+        in_forward = advances_in_forward(generator)
+        modules = {module for network in self._networks.values() for module in network.modules()}
+        self._shared = [
+            module for module in modules if isinstance(module, SharedBlocks) and not advances_in_forward(module)
+        ]
         self._grouped = model.networks.grouped and not in_forward
         if in_forward:
             self.notes.append("images are generated batch by batch: spectral norms advance in every forward pass")
@@ -92,11 +97,11 @@ class FastEngine(Engine):
 
     @contextlib.contextmanager
     def precision(self) -> Iterator[None]:
-        """Normalise all weights of a network at once if it is called inside a ``with`` block; autocast in bf16."""
+        """In a ``with`` block, normalise a network's weights at once and call shared blocks once; autocast in bf16."""
         # Hooks that stay would be copied and pickled with the networks.
         hooks = [network.register_forward_pre_hook(self._prepare_weights) for network in self._networks.values()]
         try:
-            with self._autocast():
+            with self._autocast(), shared_calls(self._shared):
                 yield
         finally:
             for hook in hooks:
@@ -190,3 +195,8 @@ class FastEngine(Engine):
     def reset(self) -> None:
         """Forget the recorded iteration, because it works on the memory of the trainer's former state."""
         self._graph, self._warm_up = None, WARM_UP
+
+
+def advances_in_forward(network: nn.Module) -> bool:
+    """Return whether a forward pass of a network may change a spectral norm."""
+    return any(isinstance(layer, SpectralLayer) and layer.in_forward for layer in network.modules())

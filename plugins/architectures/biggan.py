@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from mpcc.core.contracts import Architecture, Networks
 from mpcc.core.errors import InvalidInput
 from mpcc.core.layers.batch_norm import GroupedBatchNorm2d
-from mpcc.core.layers.fusion import channels_last
+from mpcc.core.layers.fusion import SharedBlocks, channels_last
 from mpcc.core.layers.spectral_norm import SpectralConv2d, SpectralEmbedding, SpectralLinear, iterate_in_forward
 from mpcc.core.system.available_memory import require_memory
 from mpcc.plugins.architectures.blocks import DownBlock, PlainBlock, UpBlock
@@ -212,7 +212,7 @@ class BigGAN(Architecture):
         options, width, shared = self.options, self.width, self.shared_blocks
         conditioning = CONDITIONINGS[options.conditioning](clusters, latent_dim, self.up_blocks)
         generator = Generator(conditioning, channels, width, self.up_blocks, options.upsampling)
-        trunk = self._blocks(self.discriminator_blocks, 0, shared, channels)
+        trunk = SharedBlocks(*self._blocks(self.discriminator_blocks, 0, shared, channels))
         own = self._blocks(self.discriminator_blocks, shared, len(self.discriminator_blocks), channels)
         conditional = options.projection != "none"
         discriminator = (

@@ -235,7 +235,19 @@ def test_mixed_precision_rounds_only_what_it_would_round_in_any_case() -> None:
         full = made.linear[0].normalised_weight()
         assert full.dtype == torch.float32
         assert torch.equal(found, full.bfloat16())
+        bias = made.linear[0].bias_in_forward()
+        assert bias is not None
+        assert torch.equal(bias, made.linear[0].bias.bfloat16())
+        assert made.line.bias_in_forward() is made.line.bias
+        assert made.linear[2].bias_in_forward() is None
         made.linear[0](inputs()[1].float()).float().square().sum().backward()
-    gradient = made.linear[0].weight.grad
-    assert gradient is not None
-    assert gradient.dtype == torch.float32
+    weights.release()
+    found_gradients = [parameter.grad for parameter in made.linear[0].parameters()]
+    made.zero_grad()
+    with torch.autocast("cpu", dtype=torch.bfloat16, cache_enabled=False):
+        made.linear[0](inputs()[1].float()).float().square().sum().backward()
+    for gradient, parameter in zip(found_gradients, made.linear[0].parameters(), strict=True):
+        assert gradient is not None
+        assert gradient.dtype == torch.float32
+        torch.testing.assert_close(gradient, parameter.grad, atol=1e-4, rtol=1e-2)
+    assert made.linear[1].bias.grad is None

@@ -102,18 +102,17 @@ class GroupedBatchNorm2d(nn.BatchNorm2d, Fusable):
         """Return scale and shift, each (N, W, 1, 1) or (1, W, 1, 1), so that x * scale + shift is the result."""
         means, variances = self.moments(x)
         scale = torch.rsqrt(variances + self.eps)
-        groups, bias_of_layer = len(means), None
-        if self.affine:
-            scale, bias_of_layer = scale * self.weight, self.bias
+        groups = len(means)
+        offset: Tensor = scale.new_zeros(()) if self.bias is None else self.bias
+        if self.weight is not None:
+            scale = scale * self.weight
         if gain is not None and bias is not None:
-            if bias_of_layer is not None:
-                bias = torch.addcmul(bias, gain, bias_of_layer[:, None, None])
             gain, bias = (each.view(groups, -1, each.shape[1]) for each in (gain, bias))
-            scale, means, bias_of_layer = scale[:, None] * gain, means[:, None], bias
+            offset = bias if self.bias is None else torch.addcmul(bias, gain, self.bias)
+            scale, means = scale[:, None] * gain, means[:, None]
         elif groups > 1:
             scale, means = (each[:, None].expand(-1, len(x) // groups, -1) for each in (scale, means))
-        zero = scale.new_zeros(()) if bias_of_layer is None else bias_of_layer
-        shift = torch.addcmul(zero, means, scale, value=-1)
+        shift = torch.addcmul(offset, means, scale, value=-1)
         return scale.reshape(-1, x.shape[1], 1, 1), shift.reshape(-1, x.shape[1], 1, 1)
 
 

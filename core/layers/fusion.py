@@ -97,7 +97,8 @@ def channels_last(x: Tensor) -> Tensor:
     # With a single channel `contiguous` would leave the tensor as it is, and a convolution would take it for
     # channels-first.
     if x.shape[1] == 1:
-        return x.to(memory_format=torch.channels_last)
+        # Both orders are the same in memory; only the strides tell one from the other.
+        return x.contiguous().view(len(x), *x.shape[2:], 1).permute(0, 3, 1, 2)
     return x.contiguous(memory_format=torch.channels_last)
 
 
@@ -127,8 +128,7 @@ def pooled_convolution(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor
         blurred: Tensor = Blur.apply(x)
         return F.conv2d(blurred, weight, bias, stride=2)
     if x.shape[-1] >= MERGED_FROM:
-        shifted = [F.pad(weight, (left, 1 - left, top, 1 - top)) for left in (0, 1) for top in (0, 1)]
-        return F.conv2d(x, channels_last(torch.stack(shifted).mean(0)), bias, padding=1, stride=2)
+        return F.conv2d(x, channels_last(Blur.apply(weight)), bias, padding=1, stride=2)
     return F.avg_pool2d(F.conv2d(x, weight, bias, padding=1), 2)
 
 

@@ -212,9 +212,17 @@ class NetworkWeights:
         low = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else self.flat.dtype
         with full_precision(self.flat.device):
             values = NormalisedWeights.apply(self, low, *weights) if gradients else self.values(low)
-        for layer, weight, value in zip(self.layers, weights, values, strict=True):
-            give(layer, Prepared(value, weight, weight._version))
+            biases = self._biases(low) if low != self.flat.dtype else [None] * len(values)
+        for layer, weight, value, bias in zip(self.layers, weights, values, biases, strict=True):
+            give(layer, Prepared(value, weight, weight._version, bias))
         self._is_prepared = True
+
+    def _biases(self, dtype: torch.dtype) -> list[Tensor | None]:
+        """Return the biases of the layers that would round them themselves, rounded; None for the others."""
+        given = [layer.bias if rounds else None for layer, rounds in zip(self.layers, self._rounds, strict=True)]
+        biases = [bias for bias in given if bias is not None]
+        rounded = iter(RoundedTogether.apply(dtype, *biases) if biases else ())
+        return [None if bias is None else next(rounded) for bias in given]
 
     def values(self, dtype: torch.dtype) -> tuple[Tensor, ...]:
         """Return W / sigma of every layer, rounded to ``dtype`` where the layer would do so itself."""
@@ -275,6 +283,27 @@ class NormalisedWeights(torch.autograd.Function):
             found += weights.unbind()
         wanted = zip(found, gradients, ctx.needs_input_grad[2:], strict=True)
         return None, None, *(row if needed and given is not None else None for row, given, needed in wanted)
+
+
+class RoundedTogether(torch.autograd.Function):
+    """Vectors in another precision, all of them in one pass; so are their gradients."""
+
+    @staticmethod
+    def forward(ctx: Any, dtype: torch.dtype, *vectors: Tensor) -> tuple[Tensor, ...]:
+        """Return the vectors, rounded."""
+        ctx.set_materialize_grads(False)
+        ctx.dtype, ctx.sizes = vectors[0].dtype, [len(vector) for vector in vectors]
+        rounded: tuple[Tensor, ...] = torch.split(torch.cat(vectors).to(dtype), ctx.sizes)
+        return rounded
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor | None) -> tuple[Tensor | None, ...]:
+        """Return their gradients in the precision of the vectors."""
+        given = [gradient for gradient in gradients if gradient is not None]
+        if not given:
+            return None, *gradients
+        rows = iter(torch.split(torch.cat(given).to(ctx.dtype), [len(gradient) for gradient in given]))
+        return None, *(None if gradient is None else next(rows) for gradient in gradients)
 
 
 def together(batch: Rows, gradients: Sequence[Tensor | None], out: Tensor) -> None:

@@ -46,11 +46,13 @@ class Prepared:
         value: W / sigma, with its gradient, and perhaps rounded for mixed precision.
         weight: The parameter that it was computed from.
         version: How often the parameter had been changed, by anything but an optimizer.
+        bias: The bias, rounded for mixed precision, if the layer has one and would round it itself.
     """
 
     value: Tensor
     weight: Tensor
     version: int
+    bias: Tensor | None = None
 
     def holds(self, weight: Tensor) -> bool:
         """Return whether the value is that of a weight now, gradients included."""
@@ -117,6 +119,13 @@ class SpectralLayer(Fusable):
             normalised: Tensor = NormalisedWeight.apply(weight, *self._vectors())
             return normalised
         return weight / self.spectral_norm()
+
+    def bias_in_forward(self) -> Tensor | None:
+        """Return the bias for a forward pass; under mixed precision it may be rounded already."""
+        prepared, bias = self.prepared, self.bias
+        if bias is None or prepared is None or prepared.bias is None or not prepared.holds(self.weight):
+            return bias
+        return prepared.bias
 
     def _vectors(self) -> tuple[Tensor, Tensor]:
         # In forward mode the graph gets copies, because another forward may change both vectors before the backward.
@@ -188,16 +197,16 @@ class SpectralConv2d(SpectralLayer):
 
     def forward(self, x: Tensor) -> Tensor:
         """Map (N, in, R, R) to (N, out, R, R)."""
-        weight = self.weight_in_forward()
+        weight, bias = self.weight_in_forward(), self.bias_in_forward()
         if self.fused:
-            return convolution(x, weight, self.bias)
-        return F.conv2d(x, weight, self.bias, padding=self.padding)
+            return convolution(x, weight, bias)
+        return F.conv2d(x, weight, bias, padding=self.padding)
 
     def pooled(self, x: Tensor) -> Tensor:
         """Return the average of each 2x2 pixels of `forward`, (N, out, R/2, R/2)."""
         if not self.fused or self.padding != 1:
             return F.avg_pool2d(self(x), 2)
-        return pooled_convolution(x, self.weight_in_forward(), self.bias)
+        return pooled_convolution(x, self.weight_in_forward(), self.bias_in_forward())
 
 
 class SpectralLinear(SpectralLayer):
@@ -214,7 +223,7 @@ class SpectralLinear(SpectralLayer):
 
     def forward(self, x: Tensor) -> Tensor:
         """Map (N, in) to (N, out)."""
-        return F.linear(x, self.weight_in_forward(), self.bias)
+        return F.linear(x, self.weight_in_forward(), self.bias_in_forward())
 
 
 class SpectralEmbedding(SpectralLayer):

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from mpcc.core.layers.batch_norm import GroupedBatchNorm2d, batch_groups
 from mpcc.core.layers.fusion import (
+    Blur,
     Fusable,
     SharedBlocks,
     channels_last,
@@ -329,3 +330,19 @@ def test_means_of_neighbours_are_those_of_a_pooling_in_single_precision(size: in
     found = means_of_squares(x, padding)
     torch.testing.assert_close(found, F.avg_pool2d(x, 2, stride=1, padding=padding))
     assert found.is_contiguous(memory_format=torch.channels_last)
+
+
+def test_a_kernel_merged_with_the_pooling_gives_the_same() -> None:
+    torch.manual_seed(0)
+    x = channels_last(torch.randn(2, 3, 8, 8, dtype=torch.float64)).requires_grad_()
+    weight = torch.randn(5, 3, 3, 3, dtype=torch.float64, requires_grad=True)
+    expected = pooled_convolution(x, weight, None)
+    found = F.conv2d(x, Blur.apply(weight), padding=1, stride=2)
+    close(found, expected)
+    direction = torch.randn_like(expected)
+    for ours, theirs in zip(
+        torch.autograd.grad(found, (x, weight), direction),
+        torch.autograd.grad(expected, (x, weight), direction),
+        strict=True,
+    ):
+        close(ours, theirs)

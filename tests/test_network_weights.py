@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from mpcc.core.layers.fusion import fuse
-from mpcc.core.layers.network_weights import NetworkWeights, network_weights
+from mpcc.core.layers.network_weights import NetworkWeights, Workspace, network_weights
 from mpcc.core.layers.spectral_norm import (
     SpectralConv2d,
     SpectralEmbedding,
@@ -147,6 +147,24 @@ def test_two_forwards_of_one_preparation_add_their_gradients() -> None:
         (each(*inputs()) + 2 * each(*inputs())).backward()
     found = [{name: parameter.grad for name, parameter in each.named_parameters()} for each in (made, alone)]
     check_gradients(*found)
+
+
+def test_networks_that_share_memory_do_not_disturb_each_other() -> None:
+    workspace = Workspace()
+    networks = [network(seed) for seed in range(3)]
+    alone = copy.deepcopy(networks)
+    tables = [table for made in networks for table in network_weights(made, workspace)]
+    for table in tables:
+        table.advance()
+    for made in alone:
+        power_iteration(made)
+    for table in tables:
+        table.prepare()
+    for each in (networks, alone):
+        torch.stack([made(*inputs()) for made in each]).prod().backward()
+    for made, other in zip(networks, alone, strict=True):
+        found = [{name: parameter.grad for name, parameter in each.named_parameters()} for each in (made, other)]
+        check_gradients(*found)
 
 
 def test_frozen_layers_get_no_gradient_and_pass_it_on() -> None:

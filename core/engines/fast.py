@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import itertools
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -15,7 +16,7 @@ from mpcc.core.engines.adam_steps import AdamSteps
 from mpcc.core.engines.cuda_graph import CannotRecord, GraphedIteration, probed, record, warmed_up
 from mpcc.core.layers.batch_norm import batch_groups
 from mpcc.core.layers.fusion import SharedBlocks, fuse, shared_calls
-from mpcc.core.layers.network_weights import NetworkWeights, network_weights
+from mpcc.core.layers.network_weights import NetworkWeights, Workspace, network_weights
 from mpcc.core.layers.spectral_norm import SpectralLayer
 from mpcc.core.method.engine import Engine, Iteration, Precision
 from mpcc.core.method.losses import Generated, draw, generate
@@ -121,7 +122,13 @@ class FastEngine(Engine):
     def _weights_of(self, network: nn.Module) -> list[NetworkWeights]:
         known = self._weights.get(network)
         if known is None or any(not weights.fresh and weights.moved for weights in known):
-            known = self._weights[network] = network_weights(network)
+            for weights in itertools.chain(*self._weights.values()):
+                weights.release()
+            # The largest first, which then has room for the others.
+            workspace, networks = Workspace(), {network, *self._networks.values()}
+            for each in sorted(networks, key=lambda each: -sum(weight.numel() for weight in each.parameters())):
+                self._weights[each] = network_weights(each, workspace)
+            known = self._weights[network]
         return known
 
     def advance(self, network: nn.Module) -> None:

@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 __all__ = [
-    *("Fusable", "SharedBlocks", "channels_last", "convolution", "fuse"),
+    *("Blur", "Fusable", "SharedBlocks", "channels_last", "convolution", "fuse"),
     *("means_of_squares", "narrow_convolution", "pooled", "pooled_convolution", "shared_calls"),
 ]
 
@@ -112,7 +112,8 @@ def pooled_convolution(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor
 
     and a convolution with stride 2 follows on the blurred, padded input (9/36 of the operations). Or the kernel is
     blurred: it becomes 4x4, with stride 2 (16/36, but no pass over the input). In float32 the first way is never slower
-    (docs/performance.md). In half precision the second is faster from 32 pixels on, and below neither is.
+    on a CPU (docs/performance.md). With a matrix unit the second is faster from 32 pixels on; in half precision neither
+    is below. On an H100 in TF32, passes over maps took longer than the convolutions between them.
 
     Arguments:
         x: Shape (N, in, S, S), S even.
@@ -124,10 +125,12 @@ def pooled_convolution(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor
     """
     x, weight = channels_last(x), channels_last(weight)
     half = torch.is_autocast_enabled(x.device.type) or x.dtype in (torch.bfloat16, torch.float16)
-    if not half:
+    tf32 = x.device.type == "cuda" and torch.backends.cudnn.allow_tf32
+    merged = x.shape[-1] >= MERGED_FROM and (half or tf32)
+    if not half and not merged:
         blurred: Tensor = Blur.apply(x)
         return F.conv2d(blurred, weight, bias, stride=2)
-    if x.shape[-1] >= MERGED_FROM:
+    if merged:
         return F.conv2d(x, channels_last(Blur.apply(weight)), bias, padding=1, stride=2)
     return F.avg_pool2d(F.conv2d(x, weight, bias, padding=1), 2)
 

@@ -18,7 +18,7 @@ from torch.autograd.function import once_differentiable
 from mpcc.core.layers.spectral_norm import EPS, Prepared, SpectralLayer, full_precision, rounds_its_weight
 from mpcc.core.system.kernel_settings import exact_products
 
-__all__ = ["NetworkWeights", "network_weights"]
+__all__ = ["NetworkWeights", "Workspace", "network_weights"]
 
 
 class Rows:
@@ -83,6 +83,20 @@ class Part:
             self.turned = self.v.view(of_layers, -1, channels), v.view(of_layers, channels, -1).mT
 
 
+class Workspace:
+    """Memory for intermediate results that the networks of a run use in turn."""
+
+    def __init__(self) -> None:
+        self._rows: dict[tuple[torch.dtype, torch.device], Tensor] = {}
+
+    def rows(self, size: int, like: Tensor) -> Tensor:
+        """Return three rows of numbers of the type and on the device of a tensor, (3, size), that others use, too."""
+        key = like.dtype, like.device
+        if key not in self._rows or self._rows[key].shape[1] < size:
+            self._rows[key] = torch.zeros(3, size, dtype=like.dtype, device=like.device)
+        return self._rows[key][:, :size]
+
+
 class NetworkWeights:
     """The spectrally normalised layers of a network: their vectors, their weights and W / sigma, in buffers.
 
@@ -90,6 +104,7 @@ class NetworkWeights:
 
     Arguments:
         layers: Layers of one type of numbers on one device, which do not advance in their forwards.
+        workspace: Memory for what is not needed after a call.
 
     Attributes:
         u: Rows of left singular vectors, padded with zeros, (layers, largest out).
@@ -98,7 +113,7 @@ class NetworkWeights:
         fresh: Whether nothing has changed since the buffers were written, as far as the caller has said.
     """
 
-    def __init__(self, layers: Sequence[SpectralLayer]) -> None:
+    def __init__(self, layers: Sequence[SpectralLayer], workspace: Workspace) -> None:
         by_shape: dict[torch.Size, list[SpectralLayer]] = {}
         for layer in layers:
             by_shape.setdefault(layer.weight.shape, []).append(layer)
@@ -120,7 +135,9 @@ class NetworkWeights:
         self.u = buffer(first, max(batch.out for batch in self.batches))
         self.v = buffer(first, max(batch.inputs for batch in self.batches))
         self.sigma = buffer(first, 1)
-        self.raw, self.flat = buffer(start), buffer(start)
+        self.flat = buffer(start)
+        # The second and third are for a backward.
+        self.raw, self.arriving, self.products = workspace.rows(start, self.flat).unbind()
         self._half: Tensor | None = None
         self._is_prepared = False
         # Views and lists that every step needs; making them takes longer than using them.
@@ -145,8 +162,7 @@ class NetworkWeights:
             (batch.weights(self.raw), batch.scalars(self.sigma), batch.normalised(self.flat)) for batch in self.batches
         ]
         self._rounds = [rounds_its_weight(layer) for layer in self.layers]
-        # What a backward needs, all of it written there, and used by no other backward.
-        self.arriving, self.products = buffer(start), buffer(start)
+        # What a backward needs, all of it written there.
         self.along, self.u_along, self.v_in_order = buffer(first, 1), torch.zeros_like(self.u), torch.zeros_like(self.v)
         self.parts = [Part(self, batch) for batch in self.batches]
 
@@ -325,10 +341,16 @@ def in_order(batch: Rows, gradient: Tensor) -> Tensor:
     return (gradient.permute(0, 2, 3, 1) if batch.kernel else gradient).reshape(-1)
 
 
-def network_weights(network: nn.Module) -> list[NetworkWeights]:
-    """Return the layers of a network that advance after a step, those of one type of numbers on one device together."""
+def network_weights(network: nn.Module, workspace: Workspace | None = None) -> list[NetworkWeights]:
+    """Return the layers of a network that advance after a step, those of one type of numbers on one device together.
+
+    Arguments:
+        network: Any module; layers of other kinds are left alone.
+        workspace: Shared with other networks, of which only one computes at a time; None for one of its own.
+    """
+    workspace = workspace or Workspace()
     alike: dict[tuple[torch.dtype, torch.device], list[SpectralLayer]] = {}
     for layer in network.modules():
         if isinstance(layer, SpectralLayer) and not layer.in_forward:
             alike.setdefault((layer.weight.dtype, layer.weight.device), []).append(layer)
-    return [NetworkWeights(layers) for layers in alike.values()]
+    return [NetworkWeights(layers, workspace) for layers in alike.values()]

@@ -393,3 +393,14 @@ def test_a_test_without_the_mark_gpu_sees_no_gpu_and_no_command_of_its_does() ->
     )
     assert done.stdout == "False\n"
     assert os.environ["CUDA_VISIBLE_DEVICES"] == ""
+
+
+def test_weights_in_another_order_in_memory_train_in_the_fast_engine_as_in_the_plain_one() -> None:
+    plain, fast = trainer(PlainEngine()), trainer(FastEngine())
+    for made in (plain, fast):
+        made.model.networks.discriminator.to(memory_format=torch.channels_last)
+    assert compare(plain, fast, 3) < 1e-8
+    for one, other in zip(
+        plain.model.networks.discriminator.buffers(), fast.model.networks.discriminator.buffers(), strict=True
+    ):
+        torch.testing.assert_close(one, other)

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from mpcc.core.layers.fusion import fuse
-from mpcc.core.layers.network_weights import NetworkWeights, Workspace, network_weights
+from mpcc.core.layers.network_weights import NetworkWeights, Workspace, left_alone, network_weights
 from mpcc.core.layers.spectral_norm import (
     SpectralConv2d,
     SpectralEmbedding,
@@ -227,6 +227,21 @@ def test_what_changes_in_a_weight_or_a_vector_is_seen() -> None:
     assert not weights.moved
     made.float()
     assert weights.moved
+
+
+class Doubled(SpectralLinear):
+    """A layer of a third party with a norm of its own."""
+
+    def spectral_norm(self) -> Tensor:
+        return 2 * super().spectral_norm()
+
+
+def test_layers_with_a_way_of_their_own_are_left_alone() -> None:
+    torch.manual_seed(0)
+    other_order = SpectralConv2d(3, 4, 3).to(memory_format=torch.channels_last)
+    made = nn.ModuleList([SpectralLinear(3, 2), Doubled(3, 2), other_order])
+    assert together(made).layers == [made[0]]
+    assert left_alone(made) == [made[1], made[2]]
 
 
 def test_second_derivatives_are_refused() -> None:

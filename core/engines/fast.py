@@ -16,7 +16,7 @@ from mpcc.core.engines.adam_steps import AdamSteps
 from mpcc.core.engines.cuda_graph import CannotRecord, GraphedIteration, probed, record, warmed_up
 from mpcc.core.layers.batch_norm import batch_groups
 from mpcc.core.layers.fusion import SharedBlocks, fuse, shared_calls
-from mpcc.core.layers.network_weights import NetworkWeights, Workspace, network_weights
+from mpcc.core.layers.network_weights import NetworkWeights, Workspace, left_alone, network_weights
 from mpcc.core.layers.spectral_norm import SpectralLayer
 from mpcc.core.method.engine import Engine, Iteration, Precision
 from mpcc.core.method.losses import Generated, draw, generate
@@ -55,6 +55,7 @@ class FastEngine(Engine):
         self._warm_up = WARM_UP
         self._networks: dict[str, nn.Module] = {}
         self._weights: dict[nn.Module, list[NetworkWeights]] = {}
+        self._left_alone: dict[nn.Module, list[SpectralLayer]] = {}
         self._shared: list[SharedBlocks] = []
         self._steps: dict[Optimizer, AdamSteps] = {}
 
@@ -127,14 +128,16 @@ class FastEngine(Engine):
             # The largest first, which then has room for the others.
             workspace, networks = Workspace(), {network, *self._networks.values()}
             for each in sorted(networks, key=lambda each: -sum(weight.numel() for weight in each.parameters())):
-                self._weights[each] = network_weights(each, workspace)
+                self._weights[each], self._left_alone[each] = network_weights(each, workspace), left_alone(each)
             known = self._weights[network]
         return known
 
     def advance(self, network: nn.Module) -> None:
-        """Advance all layers of a network at once."""
+        """Advance all layers of a network at once, but for those that have a way of their own."""
         for weights in self._weights_of(network):
             weights.advance()
+        for layer in self._left_alone[network]:
+            layer.power_iteration()
 
     def step(self, optimizer: Optimizer) -> None:
         """Take the step of an optimizer with as few calls as possible."""

@@ -8,7 +8,7 @@ shape are one batch, and all batches lie one behind the other in memory. The mat
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
@@ -18,7 +18,7 @@ from torch.autograd.function import once_differentiable
 from mpcc.core.layers.spectral_norm import EPS, Prepared, SpectralLayer, full_precision, rounds_its_weight
 from mpcc.core.system.kernel_settings import exact_products
 
-__all__ = ["NetworkWeights", "Workspace", "network_weights"]
+__all__ = ["NetworkWeights", "Workspace", "left_alone", "network_weights"]
 
 
 class Rows:
@@ -344,13 +344,34 @@ def in_order(batch: Rows, gradient: Tensor) -> Tensor:
 def network_weights(network: nn.Module, workspace: Workspace | None = None) -> list[NetworkWeights]:
     """Return the layers of a network that advance after a step, those of one type of numbers on one device together.
 
+    `left_alone` returns those that cannot be computed together with others.
+
     Arguments:
         network: Any module; layers of other kinds are left alone.
         workspace: Shared with other networks, of which only one computes at a time; None for one of its own.
     """
     workspace = workspace or Workspace()
     alike: dict[tuple[torch.dtype, torch.device], list[SpectralLayer]] = {}
-    for layer in network.modules():
-        if isinstance(layer, SpectralLayer) and not layer.in_forward:
+    for layer in advancing(network):
+        if is_usual(layer):
             alike.setdefault((layer.weight.dtype, layer.weight.device), []).append(layer)
     return [NetworkWeights(layers, workspace) for layers in alike.values()]
+
+
+def left_alone(network: nn.Module) -> list[SpectralLayer]:
+    """Return the layers of a network that advance after a step, one by one."""
+    return [layer for layer in advancing(network) if not is_usual(layer)]
+
+
+def advancing(network: nn.Module) -> Iterator[SpectralLayer]:
+    """Yield the layers of a network that advance after a step."""
+    for layer in network.modules():
+        if isinstance(layer, SpectralLayer) and not layer.in_forward:
+            yield layer
+
+
+def is_usual(layer: SpectralLayer) -> bool:
+    """Return whether a layer computes its norm as `SpectralLayer` does, from a weight in torch's order in memory."""
+    own = (type(layer).power_iteration, type(layer).spectral_norm, type(layer).normalised_weight)
+    usual = (SpectralLayer.power_iteration, SpectralLayer.spectral_norm, SpectralLayer.normalised_weight)
+    return own == usual and layer.weight.is_contiguous()

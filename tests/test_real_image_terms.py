@@ -195,24 +195,6 @@ def test_the_terms_rise_to_their_weights() -> None:
             torch.testing.assert_close(value, other.state_dict()[key], atol=1e-6, rtol=1e-5)
 
 
-def test_the_terms_fall_to_a_tenth_by_a_share_of_the_iterations() -> None:
-    schedule = trainer(real_terms_rise=0, iterations=40, own_terms_fall=0.5).schedule
-    assert [schedule.real_terms_factor(done) for done in (0, 10, 15, 20, 39)] == pytest.approx([1, 1, 0.55, 0.1, 0.1])
-    with pytest.raises(ValueError, match=r"own_terms_fall 0\.5: expected the number of iterations"):
-        trainer(own_terms_fall=0.5)
-    # An iteration after the fall is one with a tenth of the weights.
-    fallen = trainer(iterations=1, own_terms_fall=1e-6, real_terms_rise=0)
-    tenth = attrs.evolve(WEIGHTS, balance=WEIGHTS.balance / 10, consistency=WEIGHTS.consistency / 10)
-    small = trainer(tenth, real_terms_rise=0)
-    for made in (fallen, small):
-        made.iteration = 1
-        torch.manual_seed(5)
-        made.iterate()
-    for one, other in zip(fallen.model.parts().values(), small.model.parts().values(), strict=True):
-        for key, value in one.state_dict().items():
-            torch.testing.assert_close(value, other.state_dict()[key], atol=1e-6, rtol=1e-5)
-
-
 def test_engines_agree_in_double_precision() -> None:
     plain, fast = (trainer(engine=engine, dtype=torch.float64) for engine in (PlainEngine(), FastEngine()))
     for iteration in range(8):

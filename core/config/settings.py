@@ -137,13 +137,6 @@ class RunSettings:
         validator=_changes,
     )
     real_terms_rise: int = option(200, "iterations over which balance and consistency rise to their weights", least=0)
-    own_terms_fall: float = option(
-        0.0,
-        "share of the iterations by which balance, consistency and the generator's membership term have fallen to a "
-        "tenth of their weights, from half of it on; 0 if they stay",
-        least=0,
-        most=1,
-    )
     entropy: Literal["auto", "closed-form", "lower-bound", "monte-carlo"] = option(
         "auto", "entropies of the prior's components; auto takes what the prior declares, never an estimate"
     )

@@ -82,7 +82,6 @@ class Batch:
         generated: N generated images with their latents, or None if the phase draws none.
         transformed: The real images after random changes that leave their clusters as they are, same shape, or None.
         rise: Factor on the terms on real images, from 0 to 1 in the first iterations; a scalar on the device.
-        fall: Factor on the membership term in the generator's update, from 1 to less later; a scalar on the device.
     """
 
     size: int
@@ -90,7 +89,6 @@ class Batch:
     generated: Generated | None = None
     transformed: Tensor | None = None
     rise: Tensor | float = 1.0
-    fall: Tensor | float = 1.0
 
 
 @attrs.frozen(eq=False)
@@ -172,7 +170,7 @@ def generator_loss(model: Model, batch: Batch, weights: TermWeights) -> Loss:
 
     Arguments:
         model: Prior and networks.
-        batch: Its size, the number of (z, y) to draw, and the factor on the membership term.
+        batch: Only its size is used, the number of (z, y) to draw.
         weights: Weights of the terms.
     """
     z, y = model.prior.sample(batch.size)
@@ -181,13 +179,11 @@ def generator_loss(model: Model, batch: Batch, weights: TermWeights) -> Loss:
     scores = single(networks.discriminator(images, *((y,) if networks.conditional else ())))
     loss = Loss.of(data_generator=(weights.data, terms.data_generator(scores, model.prior.label_ratio(y))))
     if weights.generator_latent or weights.generator_membership:
-        loss = loss + inference_terms(model, images, z, y, weights, batch.fall)
+        loss = loss + inference_terms(model, images, z, y, weights)
     return attrs.evolve(loss, latents=z)
 
 
-def inference_terms(
-    model: Model, images: Tensor, z: Tensor, y: Tensor, weights: TermWeights, fall: Tensor | float = 1.0
-) -> Loss:
+def inference_terms(model: Model, images: Tensor, z: Tensor, y: Tensor, weights: TermWeights) -> Loss:
     """Return how far z and y are from being inferred from generated images. Encoder and posterior are held fixed.
 
     The latent term contains x~ = G(z, y), so its gradient also reaches the generator. The published system leaves that
@@ -200,7 +196,6 @@ def inference_terms(
         z: Latents that generated them, shape (N, J); as the target they receive no gradient.
         y: Labels that generated them, shape (N,).
         weights: Weights of the terms.
-        fall: Factor on the membership term.
     """
     prior = model.prior
     loc, raw_scale = model.networks.encoder(images)
@@ -209,9 +204,9 @@ def inference_terms(
         q = prior.encoder_distribution(loc, raw_scale)
         latent = terms.latent(q, z.detach(), ratio)
         membership = terms.membership(prior.log_responsibilities(loc), y, ratio)
-    of_membership = Loss.of(generator_membership=(weights.generator_membership, membership))
-    return Loss.of(generator_latent=(weights.generator_latent, latent)) + attrs.evolve(
-        of_membership, total=fall * of_membership.total
+    return Loss.of(
+        generator_latent=(weights.generator_latent, latent),
+        generator_membership=(weights.generator_membership, membership),
     )
 
 

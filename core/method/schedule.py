@@ -6,9 +6,6 @@ import attrs
 
 __all__ = ["Schedule"]
 
-# What is left of the weights of our own terms once they have fallen.
-LEFT_OF_OWN_TERMS = 0.1
-
 
 @attrs.frozen
 class Schedule:
@@ -26,12 +23,9 @@ class Schedule:
         lr_decay: Share of the iterations, at the end, in which all step sizes fall linearly to 0. The paper's step
             sizes are constant, 0 here (supplement, C); the decay is ours.
         real_terms_rise: Iterations over which the terms on real images rise to their weights.
-        own_terms_fall: Share of the iterations by which balance, consistency and the membership term of the generator's
-            update have fallen to a tenth of their weights. They fall linearly from half of that share on; 0 if they
-            stay.
 
     Raises:
-        ValueError: If step sizes or terms are to fall but the number of iterations is not known.
+        ValueError: If step sizes are to fall but the number of iterations is not known.
     """
 
     batch: int
@@ -44,27 +38,11 @@ class Schedule:
     iterations: int | None = None
     lr_decay: float = 0.0
     real_terms_rise: int = 200
-    own_terms_fall: float = 0.0
 
     def __attrs_post_init__(self) -> None:
         """Check that a decay knows the number of iterations."""
-        for name in ("lr_decay", "own_terms_fall"):
-            if getattr(self, name) > 0 and self.iterations is None:
-                raise ValueError(f"{name} {getattr(self, name)}: expected the number of iterations, too")
-
-    def own_terms_factor(self, done: int) -> float:
-        """Return the factor on the terms that fall after ``done`` iterations, from 1 down to a tenth.
-
-        Example:
-            >>> schedule = Schedule(50, 4, 4, 2e-4, 1e-3, 0.99, 0, iterations=100, own_terms_fall=0.4)
-            >>> [round(schedule.own_terms_factor(done), 2) for done in (0, 20, 30, 40, 99)]
-            [1.0, 1.0, 0.55, 0.1, 0.1]
-        """
-        if self.iterations is None or self.own_terms_fall == 0:
-            return 1.0
-        end = self.own_terms_fall * self.iterations
-        left = min(max(2 * (end - done) / end, 0.0), 1.0)
-        return LEFT_OF_OWN_TERMS + (1 - LEFT_OF_OWN_TERMS) * left
+        if self.lr_decay > 0 and self.iterations is None:
+            raise ValueError(f"lr_decay {self.lr_decay}: expected the number of iterations, too")
 
     def real_terms_factor(self, done: int) -> float:
         """Return the factor on the terms on real images after ``done`` iterations.
@@ -73,8 +51,7 @@ class Schedule:
             >>> Schedule(50, 4, 4, 2e-4, 1e-3, 0.99, 0, real_terms_rise=200).real_terms_factor(50)
             0.25
         """
-        rise = min(done / self.real_terms_rise, 1.0) if self.real_terms_rise else 1.0
-        return rise * self.own_terms_factor(done)
+        return min(done / self.real_terms_rise, 1.0) if self.real_terms_rise else 1.0
 
     def lr_factor(self, done: int) -> float:
         """Return the factor on all step sizes after ``done`` iterations; it never reaches 0.

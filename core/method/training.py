@@ -100,7 +100,6 @@ class Trainer:
         self.real_terms = any(takes_real(row, weights) for row in optional)
         # On the device, because it changes after an iteration has been recorded.
         self._rise = torch.zeros((), device=model.device) if self.real_terms else None
-        self._fall = torch.ones((), device=model.device) if schedule.own_terms_fall else None
         trained = {part for phase in self.phases if isinstance(phase, Phase) for part in phase.trains}
         # Two optimizers hold the shared trunk, each with its own moments. A fixed prior has no parameters, and Adam
         # refuses an empty list.
@@ -148,8 +147,6 @@ class Trainer:
         self._set_step_sizes()
         if self._rise is not None:
             self._rise.fill_(self.schedule.real_terms_factor(self.iteration))
-        if self._fall is not None:
-            self._fall.fill_(self.schedule.own_terms_factor(self.iteration))
         with self.section("real images"):
             count, transformed = self._real_batches, self._rise is not None
             real = self.stream.take(count, transformed=transformed) if count else torch.empty(0)
@@ -210,8 +207,8 @@ class Trainer:
                 real, moved = (
                     None if pixels is None else to_unit_range(pixels, model.device) for pixels in (images, transformed)
                 )
-                rise, fall = (1.0 if factor is None else factor for factor in (self._rise, self._fall))
-                batch = Batch(self.schedule.batch, real, generated, moved, rise, fall)
+                rise = 1.0 if self._rise is None else self._rise
+                batch = Batch(self.schedule.batch, real, generated, moved, rise)
                 loss = loss_of(phase, model, batch, self.weights)
             self._step(phase, loss, loss.latents if generated is None else generated.z)
         self.engine.changed(phase.trains)

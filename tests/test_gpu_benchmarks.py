@@ -43,18 +43,18 @@ def test_step_a_runs_the_cuda_tests_and_measures_engines(tmp_path: Path) -> None
 def test_step_b_stops_with_a_checkpoint_and_goes_on_from_it(tmp_path: Path) -> None:
     endless = TINY.replace("--iterations=3", "--iterations=100000").replace("--eval-every=3", "--eval-every=100000")
     assert (
-        step("B", "--out", str(tmp_path), "--presets", "digits", "--seconds", "40", "--also", endless).returncode == 0
+        step("B", "--out", str(tmp_path), "--presets", "digits", "--seconds", "25", "--also", endless).returncode == 0
     )
     assert json.loads((tmp_path / "steps.json").read_text())["digits"]["status"] == 130
     first = (tmp_path / "digits.txt").read_text()
     assert "stopped at iteration" in first
-    assert step("B", "--out", str(tmp_path), "--presets", "digits", "--seconds", "40").returncode == 0
+    assert step("B", "--out", str(tmp_path), "--presets", "digits", "--seconds", "25").returncode == 0
     assert (tmp_path / "digits.txt").read_text().count("stopped at iteration") == 2
 
 
 @pytest.mark.check
 def test_step_c_trains_benches_and_checks_plugins(tmp_path: Path) -> None:
-    done = step("C", "--out", str(tmp_path), "--presets", "digits", "--seconds", "240", "--also", TINY)
+    done = step("C", "--out", str(tmp_path), "--presets", "digits", "--seconds", "90", "--also", TINY)
     ended = json.loads((tmp_path / "steps.json").read_text())
     assert set(ended) == {"digits", "bench", "kit"}, done.stderr
     assert ended["digits"]["status"] == 0

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 GPU = Path(__file__).resolve().parents[1] / "benchmarks" / "gpu"
-TINY = "--arch.width=1 --iterations=3 --threads=1 --standing-passes=1 --eval-images=40 --eval-every=3"
+TINY = "--arch.width=1 --iterations=3 --threads=1 --standing-passes=1"
 
 
 def step(*arguments: str) -> subprocess.CompletedProcess[str]:
@@ -41,7 +41,7 @@ def test_step_a_runs_the_cuda_tests_and_measures_engines(tmp_path: Path) -> None
 
 @pytest.mark.check
 def test_step_b_stops_with_a_checkpoint_and_goes_on_from_it(tmp_path: Path) -> None:
-    endless = TINY.replace("--iterations=3", "--iterations=100000").replace("--eval-every=3", "--eval-every=100000")
+    endless = TINY.replace("--iterations=3", "--iterations=100000")
     assert (
         step("B", "--out", str(tmp_path), "--presets", "digits", "--seconds", "25", "--also", endless).returncode == 0
     )

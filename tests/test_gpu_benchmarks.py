@@ -22,10 +22,9 @@ def step(*arguments: str) -> subprocess.CompletedProcess[str]:
 @pytest.mark.check
 def test_step_a_runs_the_cuda_tests_and_measures_engines(tmp_path: Path) -> None:
     # The time is up before an engine is measured; the CUDA tests are skipped.
-    done = step("A", "--out", str(tmp_path), "--presets", "digits", "--seconds", "0.001")
+    step("A", "--out", str(tmp_path), "--presets", "digits", "--seconds", "0.001")
     ended = json.loads((tmp_path / "steps.json").read_text())
     assert set(ended) == {"tests", "engines"}
-    assert done.returncode in (0, 1)
     tiny = ["--presets", "digits", "--device", "cpu", "--engines", "fast", "--each", "0.01"]
     rows = subprocess.run(
         [sys.executable, str(GPU / "engines.py"), "--out", str(tmp_path), *tiny],

@@ -37,15 +37,8 @@ def main() -> None:
     wheels.mkdir(parents=True, exist_ok=True)
     pip = [sys.executable, "-m", "pip"]
     if names := [name for name in given.packages.split(",") if name]:
-        target = [
-            "--only-binary=:all:",
-            "--python-version",
-            given.python,
-            "--platform",
-            "any",
-            "--implementation",
-            "py",
-        ]
+        target = ["--only-binary=:all:", "--platform", "any", "--implementation", "py", "--python-version"]
+        target.append(given.python)
         subprocess.run([*pip, "download", "--quiet", "--no-deps", *target, "--dest", str(wheels), *names], check=True)
     build = ["wheel", "--quiet", "--no-deps", "--no-build-isolation", "--wheel-dir", str(wheels.resolve()), str(ROOT)]
     subprocess.run([*pip, *build], check=True)

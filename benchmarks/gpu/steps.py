@@ -2,7 +2,7 @@
 
     python benchmarks/gpu/steps.py A --out OUT                     # the CUDA tests, then engines and kernels
     python benchmarks/gpu/steps.py B --out OUT --data-root data    # mnist-paper until the time is up
-    python benchmarks/gpu/steps.py C --out OUT --data-root data    # the other presets, resume, bench, contract kit
+    python benchmarks/gpu/steps.py C --out OUT --data-root data    # the other presets, bench, contract kit
 
 B and the runs of C go on from their checkpoints if OUT is the same. OUT/steps.json tells how each part ended.
 """
@@ -28,7 +28,7 @@ ROOT = HERE.parents[1]
 PATIENCE = 60
 # The status of a run that SIGTERM has stopped after it saved its state.
 STOPPED = 130
-# CIFAR-10 with the batch and step size of the supplement's text and with those of its table, for Fig. 3.
+# CIFAR-10 with two batch sizes and step sizes of the prior, for pictures as in the supplement's Fig. 3.
 FIGURE_3 = {
     "cifar10-50": ["--batch", "50", "--prior-lr", "6e-4"],
     "cifar10-64": ["--batch", "64", "--prior-lr", "8e-4"],

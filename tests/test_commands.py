@@ -29,6 +29,7 @@ FLAGS = {
         "--lr",
         "--lr-decay",
     ),
+    "--generator-lr",
     *("--prior-lr", "--d-steps", "--e-steps", "--ema-decay", "--ema-start", "--latent-weight", "--membership-weight"),
     *(
         "--entropy-weight",

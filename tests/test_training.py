@@ -245,7 +245,8 @@ class Written:
     def update(self, loss: Tensor, name: str, network: nn.Module, with_prior: bool) -> None:
         parameters, prior = list(network.parameters()), [self.mu, self.raw] if with_prior else []
         gradients = torch.autograd.grad(loss, [*parameters, *prior])
-        self.adam(name, parameters, gradients[: len(parameters)], self.schedule.lr)
+        step = (self.schedule.generator_lr if name == "generator" else None) or self.schedule.lr
+        self.adam(name, parameters, gradients[: len(parameters)], step)
         if with_prior:
             self.adam("prior", prior, gradients[len(parameters) :], self.schedule.prior_lr)
         self.advance(network)
@@ -280,9 +281,13 @@ class Written:
         ]
 
 
-@pytest.mark.parametrize("decay", [{}, {"iterations": 4, "lr_decay": 0.75}], ids=["constant", "decay"])
-def test_iterations_are_those_written_out_from_the_method(decay: dict[str, Any]) -> None:
-    made = trainer(torch.float64, **decay)
+@pytest.mark.parametrize(
+    "steps",
+    [{}, {"iterations": 4, "lr_decay": 0.75}, {"generator_lr": 2e-4}],
+    ids=["constant", "decay", "generator"],
+)
+def test_iterations_are_those_written_out_from_the_method(steps: dict[str, Any]) -> None:
+    made = trainer(torch.float64, **steps)
     written = Written(made, PUBLISHED)
     torch.manual_seed(2)
     for _ in range(4):

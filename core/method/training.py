@@ -104,7 +104,7 @@ class Trainer:
         # Two optimizers hold the shared trunk, each with its own moments. A fixed prior has no parameters, and Adam
         # refuses an empty list.
         self.optimizers = {
-            name: self._optimizer(part, schedule.prior_lr if name == "prior" else schedule.lr)
+            name: self._optimizer(part, schedule.step_size(name))
             for name, part in model.trained_parts().items()
             if name in trained and any(True for _ in part.parameters())
         }
@@ -126,7 +126,7 @@ class Trainer:
         """Give the optimizers the step sizes of the next iteration."""
         factor = self.schedule.lr_factor(self.iteration)
         for name, optimizer in self.optimizers.items():
-            lr = factor * (self.schedule.prior_lr if name == "prior" else self.schedule.lr)
+            lr = factor * self.schedule.step_size(name)
             for group in optimizer.param_groups:
                 if isinstance(group["lr"], Tensor):
                     group["lr"].fill_(lr)

@@ -97,7 +97,9 @@ class RunSettings:
     batch: int = option(50, "images in each update", least=2, most=2**16)
     lr: float = option(2e-4, "Adam step size of the networks", above=0)
     generator_lr: float | None = option(
-        None, "Adam step size of the generator, --lr if not given; a smaller one keeps samples of a cluster varied", above=0
+        None,
+        "Adam step size of the generator, --lr if not given; a smaller one keeps the samples of a cluster varied",
+        above=0,
     )
     prior_lr: float = option(1.6e-3, "Adam step size of the prior (eta_p)", above=0)
     lr_decay: float = option(

@@ -112,6 +112,11 @@ class RunSettings:
     e_steps: int = option(4, "encoder updates in an iteration", least=1, most=1000)
     ema_decay: float = option(0.9999, "decay of the generator's average", least=0, below=1)
     ema_start: int = option(1000, "first iteration that the average includes", least=0)
+    label_draws: Literal["independent", "systematic"] = option(
+        "independent",
+        "how the labels of generated images are drawn: independent of each other, or systematic, each cluster as often "
+        "as its weight says",
+    )
     latent_weight: float | None = option(None, "weight of the latent term, 1/(D R^2) if not given", least=0)
     membership_weight: float = option(1.0, "weight of the membership term", least=0)
     entropy_weight: float | None = option(None, "weight of the entropy term, 0.01/J if not given", least=0)

@@ -63,6 +63,7 @@ def build_model(config: RunConfig, channels: int, device: torch.device) -> Model
         PluginError: If a part has a parameter that is not trained, or weights on another device.
     """
     prior, entropy = make_prior(config)
+    prior.label_draws = config.run.label_draws
     architecture: Architecture = config.arch.make()
     networks = architecture.build(config.run.clusters, config.run.latent_dim, channels)
     return Model.assemble(prior, networks, device, entropy)

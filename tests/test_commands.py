@@ -29,7 +29,7 @@ FLAGS = {
         "--lr",
         "--lr-decay",
     ),
-    *("--generator-lr", "--label-draws"),
+    *("--generator-lr-factor", "--label-draws"),
     *("--prior-lr", "--d-steps", "--e-steps", "--ema-decay", "--ema-start", "--latent-weight", "--membership-weight"),
     *(
         "--entropy-weight",

@@ -25,7 +25,7 @@ RUN = {
     **{"entropy": "auto", "standing_passes": 16, "metrics": "all", "eval_every": 5000, "eval_images": "all"},
     **{"checkpoint_every": 1000, "keep_checkpoints": 2, "best_by": "auto", "log_every": 50, "on_nonfinite": "stop"},
     **{"seed": 0, "device": "auto", "augment_crop": 0, "augment_flip": False, "workers": 2, "engine": "fast"},
-    **{"precision": "auto", "label_draws": "independent"},
+    **{"precision": "auto", "generator_lr_factor": 1.0, "label_draws": "independent"},
 }
 PRIOR = {
     **{"name": "gmm", "scale_floor": 0.5, "initial_raw_scale": 1.0, "locations": "orthogonal", "location_scale": 1.0},
@@ -53,7 +53,7 @@ PAPER = {
     "cifar20": paper(20, 128, 78_000, 6e-4, 96, "split"),
 }
 # Both of a value that no preset may bring.
-MISSING = ("latent_weight", "entropy_weight", "entropy_samples", "threads", "generator_lr")
+MISSING = ("latent_weight", "entropy_weight", "entropy_samples", "threads")
 
 
 @pytest.fixture(scope="module")

@@ -245,7 +245,7 @@ class Written:
     def update(self, loss: Tensor, name: str, network: nn.Module, with_prior: bool) -> None:
         parameters, prior = list(network.parameters()), [self.mu, self.raw] if with_prior else []
         gradients = torch.autograd.grad(loss, [*parameters, *prior])
-        step = (self.schedule.generator_lr if name == "generator" else None) or self.schedule.lr
+        step = self.schedule.lr * (self.schedule.generator_lr_factor if name == "generator" else 1)
         self.adam(name, parameters, gradients[: len(parameters)], step)
         if with_prior:
             self.adam("prior", prior, gradients[len(parameters) :], self.schedule.prior_lr)
@@ -283,7 +283,7 @@ class Written:
 
 @pytest.mark.parametrize(
     "steps",
-    [{}, {"iterations": 4, "lr_decay": 0.75}, {"generator_lr": 2e-4}],
+    [{}, {"iterations": 4, "lr_decay": 0.75}, {"generator_lr_factor": 0.2, "iterations": 4, "lr_decay": 0.75}],
     ids=["constant", "decay", "generator"],
 )
 def test_iterations_are_those_written_out_from_the_method(steps: dict[str, Any]) -> None:

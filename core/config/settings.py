@@ -96,9 +96,9 @@ class RunSettings:
     )
     batch: int = option(50, "images in each update", least=2, most=2**16)
     lr: float = option(2e-4, "Adam step size of the networks", above=0)
-    generator_lr: float | None = option(
-        None,
-        "Adam step size of the generator, --lr if not given; a smaller one keeps the samples of a cluster varied",
+    generator_lr_factor: float = option(
+        1.0,
+        "the generator's step size in units of --lr; a smaller one keeps the samples of a cluster varied",
         above=0,
     )
     prior_lr: float = option(1.6e-3, "Adam step size of the prior (eta_p)", above=0)
@@ -114,8 +114,8 @@ class RunSettings:
     ema_start: int = option(1000, "first iteration that the average includes", least=0)
     label_draws: Literal["independent", "systematic"] = option(
         "independent",
-        "how the labels of generated images are drawn: independent of each other, or systematic, each cluster as often "
-        "as its weight says",
+        "how the labels of a batch of generated images are drawn: independent of each other, or systematic, each "
+        "cluster as often as its weight says",
     )
     latent_weight: float | None = option(None, "weight of the latent term, 1/(D R^2) if not given", least=0)
     membership_weight: float = option(1.0, "weight of the membership term", least=0)

@@ -23,8 +23,8 @@ class Schedule:
         lr_decay: Share of the iterations, at the end, in which all step sizes fall linearly to 0. The paper's step
             sizes are constant, 0 here (supplement, C); the decay is ours.
         real_terms_rise: Iterations over which the terms on real images rise to their weights.
-        generator_lr: Adam's step size for the generator alone; None takes ``lr``, as in the paper. Two step sizes, the
-            generator's the smaller one, come from Heusel et al. (GANs trained by a two time-scale update rule, 2017).
+        generator_lr_factor: The generator's step size in units of ``lr``, 1 in the paper. A smaller one comes from
+            Heusel et al. (GANs trained by a two time-scale update rule, 2017).
 
     Raises:
         ValueError: If step sizes are to fall but the number of iterations is not known.
@@ -40,7 +40,7 @@ class Schedule:
     iterations: int | None = None
     lr_decay: float = 0.0
     real_terms_rise: int = 200
-    generator_lr: float | None = None
+    generator_lr_factor: float = 1.0
 
     def __attrs_post_init__(self) -> None:
         """Check that a decay knows the number of iterations."""
@@ -60,13 +60,13 @@ class Schedule:
         """Return the step size of ``discriminator``, ``generator``, ``encoder`` or ``prior`` before it falls.
 
         Example:
-            >>> schedule = Schedule(50, 4, 4, lr=4e-4, prior_lr=1e-3, ema_decay=0.99, ema_start=0, generator_lr=1e-4)
-            >>> schedule.step_size("generator"), schedule.step_size("encoder")
-            (0.0001, 0.0004)
+            >>> schedule = Schedule(50, 4, 4, 4e-4, 1e-3, 0.99, 0, generator_lr_factor=0.25)
+            >>> [schedule.step_size(part) for part in ("generator", "encoder", "prior")]
+            [0.0001, 0.0004, 0.001]
         """
         if part == "prior":
             return self.prior_lr
-        return self.generator_lr if part == "generator" and self.generator_lr is not None else self.lr
+        return self.lr * self.generator_lr_factor if part == "generator" else self.lr
 
     def lr_factor(self, done: int) -> float:
         """Return the factor on all step sizes after ``done`` iterations; it never reaches 0.

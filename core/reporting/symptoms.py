@@ -175,8 +175,8 @@ def symptoms(measured: Vitals) -> list[Symptom]:
     if collapsed:
         messages["collapsed_clusters"] = (
             f"samples of a cluster are all alike ({listed(collapsed)}; variance {min(measured.diversity):.2g} of that "
-            f"of real images, expected above {COLLAPSED}): lower --generator-lr or --prior-lr, raise --d-steps, or "
-            "stop earlier"
+            f"of real images, expected above {COLLAPSED}): lower --generator-lr-factor or --prior-lr, raise "
+            "--d-steps, or stop earlier"
         )
     if measured.saturation > SATURATED:
         messages["saturation"] = (

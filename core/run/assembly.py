@@ -64,6 +64,12 @@ def build_model(config: RunConfig, channels: int, device: torch.device) -> Model
     """
     prior, entropy = make_prior(config)
     prior.label_draws = config.run.label_draws
+    cls = type(prior)
+    own = cls.sample_labels is not Prior.sample_labels or cls.sample is not Prior.sample
+    if own and prior.label_draws != Prior.label_draws:
+        logger.warning(
+            "%s draws its labels itself: --label-draws %s does not change it", cls.__name__, prior.label_draws
+        )
     architecture: Architecture = config.arch.make()
     networks = architecture.build(config.run.clusters, config.run.latent_dim, channels)
     return Model.assemble(prior, networks, device, entropy)

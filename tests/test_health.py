@@ -341,7 +341,7 @@ PROVOKED = {
     ],
     "collapsed_clusters": [
         *("--prior-lr", "0.5", "--lr", "1e-3", "--lr-decay", "0", "--iterations", "150"),
-        *("--generator-latent-weight", "0", "--generator-membership-weight", "0"),
+        *("--generator-latent-weight", "0", "--generator-membership-weight", "0", "--label-draws", "independent"),
     ],
     "saturation": [
         *("--preset", "digits", "--data", "arrays", "--data.path", "grey.npy"),

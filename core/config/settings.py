@@ -98,7 +98,7 @@ class RunSettings:
     lr: float = option(2e-4, "Adam step size of the networks", above=0)
     generator_lr_factor: float = option(
         1.0,
-        "the generator's step size in units of --lr; a smaller one keeps the samples of a cluster varied",
+        "the generator's step size in units of --lr (a smaller one keeps the samples of a cluster varied)",
         above=0,
     )
     prior_lr: float = option(1.6e-3, "Adam step size of the prior (eta_p)", above=0)

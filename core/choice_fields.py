@@ -58,6 +58,8 @@ def _fits(value: Any, kind: Any) -> bool:
         return any(value == choice and type(value) is type(choice) for choice in get_args(kind))
     if get_origin(kind) in (Union, types.UnionType):
         return any(_fits(value, arg) for arg in get_args(kind))
+    if kind is float and type(value) is int:
+        return True
     return not isinstance(kind, type) or isinstance(value, kind)
 
 

@@ -17,6 +17,8 @@ from torch import Tensor, nn
 from torch.amp.autocast_mode import is_autocast_available
 from torch.distributions import Distribution, Independent, constraints
 
+from mpcc.core.label_draws import systematic_labels
+
 __all__ = [
     "Architecture",
     "Dataset",
@@ -30,7 +32,6 @@ __all__ = [
     "Networks",
     "Objective",
     "Prior",
-    "systematic_labels",
 ]
 
 
@@ -39,34 +40,6 @@ BLOCK = 2**18
 
 # Which values of a score are better; a deviation, for example, is neither.
 Direction = Literal["higher", "lower", "neither"]
-
-
-def systematic_labels(weights: Tensor, count: int) -> Tensor:
-    """Draw labels so that each cluster k gets count * phi_k of them, rounded up or down at random.
-
-    Systematic sampling in a random order of the clusters (Douc and Cappe, Comparison of resampling schemes for particle
-    filtering, 2005). Each label alone is distributed as phi, so a mean over the labels has the same expectation as with
-    independent draws, usually with less variance. The order of the labels is random, too.
-
-    Arguments:
-        weights: phi, shape (K,).
-        count: N.
-
-    Returns:
-        y, int64, shape (N,).
-
-    Example:
-        >>> systematic_labels(torch.tensor([0.25, 0.75]), 8).sort().values
-        tensor([0, 0, 1, 1, 1, 1, 1, 1])
-    """
-    clusters = len(weights)
-    draws = torch.rand(clusters + count + 1, dtype=weights.dtype, device=weights.device)
-    # Orders by sorting, because a random permutation may make the host wait for CUDA. Without a random order of the
-    # clusters, neighbours would never meet in a batch smaller than K.
-    order = draws[:clusters].argsort()
-    places = (draws[clusters:-1].argsort() + draws[-1]) / count
-    bounds = weights[order].cumsum(0)[:-1]
-    return order[torch.searchsorted(bounds, places, right=True)]
 
 
 class Prior(nn.Module, abc.ABC):
@@ -86,7 +59,7 @@ class Prior(nn.Module, abc.ABC):
             bounds the divergence from above; supplement B.2), or ``none`` if the family has neither. A run refuses
             ``none`` unless its user asks for a Monte Carlo estimate.
         label_draws: How `sample_labels` draws: ``independent`` labels, as in the paper, or ``systematic`` ones
-            (`systematic_labels`). A run sets it from ``--label-draws``.
+            (`mpcc.core.label_draws`). A run sets it from ``--label-draws``.
     """
 
     clusters: int

@@ -21,7 +21,7 @@ BANNED = {"utils", "misc", "helpers", "common", "base"}
 FULL = 15  # files in a folder
 # The rooms of core/, and the files outside of any room, from the ground up: a room imports from lower floors only.
 FLOORS = (
-    ("choice_fields", "contracts", "errors", "hookspecs", "mixture_options"),
+    ("choice_fields", "contracts", "errors", "hookspecs", "label_draws", "mixture_options"),
     ("system",),
     ("layers", "mixture"),
     ("registry", "images"),

@@ -12,7 +12,9 @@ from scipy import stats
 from mpcc.core.commands import entry
 from mpcc.core.config import Layer, compat_layer, resolve
 from mpcc.core.errors import InvalidInput
+from mpcc.core.method.terms import TermWeights
 from mpcc.core.registry import Registry, load_registry
+from mpcc.core.run.assembly import term_weights
 from mpcc.core.testing import ContractViolation, check_prior
 from mpcc.plugins.priors.gmm import GaussianMixture, ReferenceNormal
 from mpcc.plugins.priors.options import GaussianMixtureOptions
@@ -123,6 +125,22 @@ def test_flags_override_it_and_it_overrides_presets(registry: Registry) -> None:
     assert config.prior.options.scale_floor == 0.5
     assert config.origins["prior.scale_floor"] == "compat reference"
     assert (config.arch.options.upsampling, config.origins["arch.upsampling"]) == ("bilinear", "flag")
+
+
+@pytest.mark.parametrize("name", ["paper", "reference"])
+@pytest.mark.parametrize("source", ["preset", "configuration file"])
+def test_it_takes_back_what_a_preset_for_a_cpu_or_a_file_adds_to_the_loss(
+    registry: Registry, name: str, source: str
+) -> None:
+    own = resolve(registry, [Layer("flag", {"data": {"name": "mnist"}, "run": {"device": "cpu"}})], "mnist")
+    before = [] if source == "preset" else [Layer("run.toml", own.to_tables())]
+    flags = Layer("flag", {"data": {"name": "mnist"}})
+    config = resolve(
+        registry, [*before, compat_layer(registry, name), flags], "mnist" if source == "preset" else "none"
+    )
+    assert own.run.latent_weight == 1 / 64
+    images = (70_000, 1, 16, 16)
+    assert term_weights(config.run, images) == TermWeights.published(1, 16, config.run.latent_dim)
 
 
 def test_an_unknown_set_is_refused_with_the_nearest_name(capsys: pytest.CaptureFixture[str]) -> None:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from mpcc.core.config import Layer, resolve
-from mpcc.core.contracts import systematic_labels
+from mpcc.core.label_draws import systematic_labels
 from mpcc.core.registry import load_registry
 from mpcc.core.run import assembly
 from mpcc.core.run.assembly import build_model

@@ -20,6 +20,7 @@ from mpcc.core.registry import Registry, load_registry
 # What the presets of the paper said before they were called so, with the defaults of that day: sizes, options, run.
 RUN = {
     **{"batch": 50, "lr": 2e-4, "lr_decay": 0.0, "d_steps": 4, "e_steps": 4, "ema_decay": 0.9999, "ema_start": 1000},
+    **{"latent_weight": "published", "entropy_weight": "published"},
     **{"membership_weight": 1.0, "balance_weight": 0.0, "consistency_weight": 0.0, "invariant_to": "none"},
     **{"generator_latent_weight": 0.0, "generator_membership_weight": 0.0},
     **{"entropy": "auto", "standing_passes": 16, "metrics": "all", "eval_every": 5000, "eval_images": "all"},
@@ -53,7 +54,7 @@ PAPER = {
     "cifar20": paper(20, 128, 78_000, 6e-4, 96, "split"),
 }
 # Both of a value that no preset may bring.
-MISSING = ("latent_weight", "entropy_weight", "entropy_samples", "threads")
+MISSING = ("entropy_samples", "threads")
 
 
 @pytest.fixture(scope="module")

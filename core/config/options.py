@@ -52,7 +52,7 @@ def option(
     Arguments:
         default: Its default.
         help: One line.
-        least: The smallest valid value.
+        least: The smallest valid value; it and the other bounds hold for numbers, not for a word.
         most: The largest valid value.
         above: A bound that a value must be above.
         below: A bound that a value must be below.
@@ -61,11 +61,23 @@ def option(
     """
     bounds = {attrs.validators.ge: least, attrs.validators.le: most}
     bounds |= {attrs.validators.gt: above, attrs.validators.lt: below}
-    checks = [check(bound) for check, bound in bounds.items() if bound is not None]
+    checks: list[Any] = [check(bound) for check, bound in bounds.items() if bound is not None]
+    if isinstance(default, str):
+        checks = [_of_numbers(check) for check in checks]
     checks += [validator] if validator else []
     check_all = attrs.validators.and_(*checks) if checks else None
     optional = attrs.validators.optional(check_all) if check_all and default is None else check_all
     return attrs.field(default=default, validator=optional, metadata={"help": help, **metadata})
+
+
+def _of_numbers(check: Any) -> Any:
+    """Return a validator that leaves texts alone: an option may take a number or a word."""
+
+    def validate(instance: Any, attribute: attrs.Attribute[Any], value: Any) -> None:
+        if not isinstance(value, str):
+            check(instance, attribute, value)
+
+    return validate
 
 
 @functools.cache

@@ -117,9 +117,13 @@ class RunSettings:
         "how the labels of a batch of generated images are drawn: independent of each other, or systematic, each "
         "cluster as often as its weight says",
     )
-    latent_weight: float | None = option(None, "weight of the latent term, 1/(D R^2) if not given", least=0)
+    latent_weight: float | Literal["published"] = option(
+        "published", "weight of the latent term; published is the paper's, 1/(D R^2)", least=0
+    )
     membership_weight: float = option(1.0, "weight of the membership term", least=0)
-    entropy_weight: float | None = option(None, "weight of the entropy term, 0.01/J if not given", least=0)
+    entropy_weight: float | Literal["published"] = option(
+        "published", "weight of the entropy term; published is the paper's, 0.01/J", least=0
+    )
     balance_weight: float = option(
         0.0, "weight of the clusters' balance on real images, in units of the latent term's; 0 for none", least=0
     )

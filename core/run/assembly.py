@@ -103,15 +103,15 @@ def build_trainer(config: RunConfig, model: Model, images: Tensor | ImageSource)
 def term_weights(settings: RunSettings, shape: tuple[int, ...]) -> TermWeights:
     """Return the weights that the settings give, and the published ones for all other terms.
 
-    A setting ``NAME_weight`` gives the weight of the term NAME; a term without such a setting keeps its weight.
+    A setting ``NAME_weight`` gives the weight of the term NAME, if it is a number. Any other term keeps its weight.
 
     Arguments:
         settings: Settings of the run.
         shape: (N, D, R, R), of the images.
     """
     published = TermWeights.published(shape[1], shape[2], settings.latent_dim)
-    of_settings = {name: getattr(settings, f"{name}_weight", None) for name in attrs.asdict(published)}
-    weights = attrs.evolve(published, **{name: weight for name, weight in of_settings.items() if weight is not None})
+    of_settings = {name: getattr(settings, f"{name}_weight", "published") for name in attrs.asdict(published)}
+    weights = attrs.evolve(published, **{name: weight for name, weight in of_settings.items() if weight != "published"})
     # All these stand beside the latent term, whose weight depends on the size of the images.
     return attrs.evolve(
         weights,

@@ -4,21 +4,35 @@ Importing the package imports nothing else; a name below is loaded when it is fi
 
 Attributes:
     __version__: The version of the installed distribution.
+    load: Loads a trained run (`mpcc.core.api.loaded_run.load`).
+    MPCC: The clustering as an estimator in the way of scikit-learn (`mpcc.core.api.estimator.MPCC`).
 """
 
 from __future__ import annotations
 
-__all__ = ["__version__"]
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from mpcc.core.api.estimator import MPCC
+    from mpcc.core.api.loaded_run import load
+
+__all__ = ["MPCC", "__version__", "load"]
 
 __version__: str
 
+_MODULES = {"MPCC": "mpcc.core.api.estimator", "load": "mpcc.core.api.loaded_run"}
 
-def __getattr__(name: str) -> str:
+
+def __getattr__(name: str) -> Any:
     """Load a name of the package when it is first used."""
     if name == "__version__":
         from importlib import metadata
 
         return metadata.version("mpcc")
+    if name in _MODULES:
+        from importlib import import_module
+
+        return getattr(import_module(_MODULES[name]), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 

@@ -30,6 +30,7 @@ FLOORS = (
     ("testing", "storage", "reporting"),
     ("run",),
     ("studies",),
+    ("api",),
     ("bench",),
     ("commands",),
 )

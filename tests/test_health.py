@@ -440,3 +440,26 @@ def test_a_restart_names_a_broken_checkpoint_and_keeps_the_divergence_if_all_are
     assert tiny(tmp_path / "run", "--on-nonfinite=restart-from-last") == 3
     assert "not finite in the encoder and prior step" in (last := capsys.readouterr().err.splitlines()[-1])
     assert "there is no checkpoint to restart from: no checkpoint can be read" in last
+
+
+def test_what_is_normal_while_clusters_form_is_told_afterwards() -> None:
+    young = attrs.evolve(SOUND, sizes=(150, 0, 0), posterior_entropy=0.95, agreement=0.2, real_terms=True, forming=True)
+    assert symptoms(young) == []
+    grown = [symptom.name for symptom in symptoms(attrs.evolve(young, forming=False))]
+    assert grown == ["empty_clusters", "undecided_posteriors", "ignored_clusters"]
+
+
+@pytest.mark.parametrize(
+    ("change", "bound"),
+    [
+        ({"diversity": (0.5, 0.0199999, 0.3)}, 0.02),
+        ({"saturation": 0.2500001}, 0.25),
+        ({"posterior_entropy": 0.9000001}, 0.9),
+        ({"hinge": 0.0499999}, 0.05),
+        ({"spectral_norms": {"generator": (100.00001, "entry.weight")}}, 100.0),
+    ],
+)
+def test_the_number_in_a_warning_is_not_its_bound(change: dict[str, Any], bound: float) -> None:
+    (symptom,) = symptoms(attrs.evolve(SOUND, **change))
+    numbers = [float(number) for number in re.findall(r"(?<![\w-])\d+(?:\.\d+)?(?![\w])", symptom.message)]
+    assert numbers.count(bound) == 1

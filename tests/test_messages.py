@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from mpcc.core.commands.messages import messages_shown
 from mpcc.core.config import Layer, resolve
 from mpcc.core.registry import load_registry
+from mpcc.core.reporting.messages import messages_shown
 from mpcc.core.run.execution import execute
 from mpcc.core.run.run import Run
 from mpcc.core.storage.kept_checkpoints import KeptCheckpoints

@@ -9,9 +9,9 @@ import time
 import traceback
 from collections.abc import Callable, Sequence
 
-from mpcc.core.commands.messages import messages_shown
 from mpcc.core.commands.train import run_command
 from mpcc.core.errors import EXIT_INTERRUPTED, InvalidInput, OutOfResources, TrainingDiverged, unknown_name
+from mpcc.core.reporting.messages import messages_shown
 from mpcc.core.system.output_streams import SafeStream, safe_streams
 from mpcc.core.system.signals import ends_interrupt
 
@@ -24,6 +24,7 @@ COMMANDS = {
     "plugins": ("plugins:plugins_command", "list all plugins, check one, or write a new one"),
     "evaluate": ("evaluate:evaluate_run", "evaluate a checkpoint anew, into a new folder"),
     "predict": ("predict:predict_run", "assign clusters to images with a trained run"),
+    "sample": ("sample:sample_run", "generate new images of the clusters"),
     "export": ("export:export_run", "write the weights of a checkpoint as safetensors"),
     "bench": ("bench:bench", "measure the speed of training, loading and prediction"),
 }

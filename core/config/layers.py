@@ -17,7 +17,7 @@ from mpcc.core.system.toml_file import read_toml
 
 __all__ = [
     *("DATA_VARIABLE", "DISTRIBUTIONS", "FILE_LISTS", "NO_PRESET", "SECTIONS", "Layer", "absolute", "compat_layer"),
-    *("environment_layer", "flag", "read_config"),
+    *("config_layer", "environment_layer", "flag", "read_config"),
 ]
 
 DATA_VARIABLE = "MPCC_DATA"
@@ -87,15 +87,29 @@ def read_config(path: Path) -> Layer:
         InvalidInput: If it can't be read, is not TOML, or has unknown sections.
     """
     tables, _ = read_toml(path, f"--config {path}")
+    return config_layer(tables, str(path))
+
+
+def config_layer(tables: dict[str, Any], origin: str) -> Layer:
+    """Return the tables of a configuration file as a layer.
+
+    Arguments:
+        tables: What the file holds.
+        origin: The file, or where else the tables come from, for errors.
+
+    Raises:
+        InvalidInput: If they have unknown sections.
+    """
+    tables = dict(tables)
     preset = tables.pop("preset", None)
     if preset is not None and not isinstance(preset, str):
-        raise InvalidInput(f"{path}: preset: expected the name of a preset or {NO_PRESET}, got {preset!r}")
-    plugins, registries = (file_list(tables.pop(key, []), f"{path}: {key}") for key in FILE_LISTS)
-    distributions = named_distributions(tables.pop(DISTRIBUTIONS, {}), f"{path}: {DISTRIBUTIONS}")
-    check_sections(tables, str(path))
+        raise InvalidInput(f"{origin}: preset: expected the name of a preset or {NO_PRESET}, got {preset!r}")
+    plugins, registries = (file_list(tables.pop(key, []), f"{origin}: {key}") for key in FILE_LISTS)
+    distributions = named_distributions(tables.pop(DISTRIBUTIONS, {}), f"{origin}: {DISTRIBUTIONS}")
+    check_sections(tables, origin)
     if tables.get("run", {}).get("download") not in (None, False):
-        raise InvalidInput(f"{path}: run.download: a file cannot ask for downloads; leave it out and give --download")
-    return Layer(str(path), tables, preset=preset, plugins=plugins, registries=registries, distributions=distributions)
+        raise InvalidInput(f"{origin}: run.download: a file cannot ask for downloads; leave it out and give --download")
+    return Layer(origin, tables, preset=preset, plugins=plugins, registries=registries, distributions=distributions)
 
 
 def file_list(value: Any, where: str) -> tuple[Path, ...]:

@@ -19,7 +19,7 @@ from mpcc.core.layers.spectral_norm import SpectralLayer
 from mpcc.core.method.model import Model
 from mpcc.core.system.randomness import own_randomness
 
-__all__ = ["Symptom", "Vitals", "symptoms", "vitals"]
+__all__ = ["Symptom", "Vitals", "still_forming", "symptoms", "vitals"]
 
 # An evaluation of fewer images than this for each cluster says nothing about empty ones.
 IMAGES_A_CLUSTER = 10
@@ -39,6 +39,9 @@ EXPLODED = 100.0
 IGNORED = 0.3
 # Effective number of clusters, exp of the entropy of their sizes, as a share of K.
 FEW = 0.3
+# Clusters form in this share of the iterations, and in so many at most; until then these symptoms are normal.
+FORMING_SHARE, FORMING = 0.25, 2000
+OF_FORMING = ("empty_clusters", "collapsed_assignments", "undecided_posteriors", "ignored_clusters")
 
 
 @attrs.frozen
@@ -67,6 +70,7 @@ class Vitals:
         hinge: Mean of the discriminator's loss since the last evaluation, or None if none was logged.
         spectral_norms: Largest singular value of a weight in each network, and the name of that weight.
         real_terms: Whether terms on real images train the encoder.
+        forming: Whether the run is in the phase in which clusters still form.
     """
 
     sizes: tuple[int, ...]
@@ -77,6 +81,7 @@ class Vitals:
     hinge: float | None
     spectral_norms: Mapping[str, tuple[float, str]]
     real_terms: bool = False
+    forming: bool = False
 
     def quantities(self) -> dict[str, float]:
         """Return the numbers for curves and ``results.json``."""
@@ -93,7 +98,13 @@ class Vitals:
 
 @torch.no_grad()
 def vitals(
-    model: Model, evaluation: Evaluation, pictures: Pictures, hinges: Sequence[float], real_terms: bool = False
+    model: Model,
+    evaluation: Evaluation,
+    pictures: Pictures,
+    hinges: Sequence[float],
+    *,
+    real_terms: bool = False,
+    forming: bool = False,
 ) -> Vitals:
     """Measure a model without a change to it or to any random state.
 
@@ -103,6 +114,7 @@ def vitals(
         pictures: Samples of every cluster, and real images.
         hinges: Logged losses of the discriminator since the last evaluation.
         real_terms: Whether terms on real images train the encoder.
+        forming: The result of `still_forming`.
     """
     clusters = evaluation.clusters
     # Shares are the same for images in [-1, 1] and in 0..255.
@@ -122,7 +134,18 @@ def vitals(
         hinge=sum(hinges) / len(hinges) if hinges else None,
         spectral_norms={name: largest_norm(part) for name, part in model.networks.by_name().items()},
         real_terms=real_terms,
+        forming=forming,
     )
+
+
+def still_forming(done: int, iterations: int) -> bool:
+    """Return whether clusters still form: in the first quarter of a run, and in 2,000 iterations at most.
+
+    Example:
+        >>> still_forming(200, 1_000), still_forming(300, 1_000), still_forming(3_000, 200_000)
+        (True, False, False)
+    """
+    return done < min(FORMING_SHARE * iterations, FORMING)
 
 
 def at_the_ends(images: Tensor) -> float:
@@ -162,42 +185,42 @@ def symptoms(measured: Vitals) -> list[Symptom]:
     if empty and images >= IMAGES_A_CLUSTER * clusters:
         messages["empty_clusters"] = (
             f"{len(empty)} of {clusters} clusters have none of the {images} evaluated images ({listed(empty)}): "
-            "training has only begun, there are fewer groups than --clusters, or --prior-lr is too large"
+            "there are fewer groups than --clusters, or --prior-lr is too large"
         )
     effective = effective_clusters(measured.sizes)
     if measured.real_terms and clusters > 1 and effective < FEW * clusters:
         messages["collapsed_assignments"] = (
             f"the images are spread over the clusters as over {effective:.1f} equal ones, expected at least "
-            f"{FEW * clusters:g}: training has only begun, or the terms on real images hold the images together; lower "
+            f"{FEW * clusters:g}: the terms on real images may hold the images together; lower "
             "--consistency-weight, raise --balance-weight, or take --balance-direction prior"
         )
     collapsed = [str(cluster) for cluster, share in enumerate(measured.diversity) if share < COLLAPSED]
     if collapsed:
         messages["collapsed_clusters"] = (
-            f"samples of a cluster are all alike ({listed(collapsed)}; variance {min(measured.diversity):.2g} of that "
-            f"of real images, expected above {COLLAPSED}): lower --generator-lr-factor or --prior-lr, raise "
+            f"samples of a cluster are all alike ({listed(collapsed)}; variance "
+            f"{beside(min(measured.diversity), COLLAPSED)} of that of real images, expected above {COLLAPSED}): lower --generator-lr-factor or --prior-lr, raise "
             "--d-steps, or stop earlier"
         )
     if measured.saturation > SATURATED:
         messages["saturation"] = (
-            f"{measured.saturation:.0%} more of the generated pixels than of real ones are black or white (expected "
-            f"up to {SATURATED:.0%}): lower --batch or --prior-lr"
+            f"{beside(measured.saturation, SATURATED)} more of the generated pixels than of real ones are black or "
+            f"white (expected up to {SATURATED}): lower --batch or --prior-lr"
         )
     if measured.posterior_entropy > UNDECIDED:
         messages["undecided_posteriors"] = (
-            f"posteriors are nearly uniform (mean entropy {measured.posterior_entropy:.2f} of log K, expected below "
-            f"{UNDECIDED}): training has only begun, or the components of the prior overlap; raise "
+            f"posteriors are nearly uniform (mean entropy {beside(measured.posterior_entropy, UNDECIDED)} of log K, "
+            f"expected below {UNDECIDED}): the components of the prior overlap; raise "
             "--membership-weight, lower the scales of the prior or --entropy-weight"
         )
     if clusters > 1 and measured.agreement < max(IGNORED, 1.5 / clusters):
         messages["ignored_clusters"] = (
             f"only {measured.agreement:.0%} of the samples are assigned to the cluster that they were made for "
-            f"(chance: {1 / clusters:.0%}): the generator ignores y, or training has only begun; another "
+            f"(chance: {1 / clusters:.0%}): the generator ignores y; another "
             "--arch.conditioning may suit the data"
         )
     if measured.hinge is not None and measured.hinge < WON:
         messages["discriminator_won"] = (
-            f"the discriminator's hinge loss is {measured.hinge:.3f} (expected above {WON}; 2 is chance): it gives "
+            f"the discriminator's hinge loss is {beside(measured.hinge, WON)} (expected above {WON}; 2 is chance): it gives "
             "the generator no gradient any more; lower --d-steps or --lr"
         )
     # Discriminator and encoder share weights, so only the network with the largest norm is named.
@@ -205,10 +228,25 @@ def symptoms(measured: Vitals) -> list[Symptom]:
     norm, weight = measured.spectral_norms[network]
     if norm > EXPLODED:
         messages["exploding_spectral_norms"] = (
-            f"weight {weight} of the {network} has a spectral norm of {norm:.3g} (expected below {EXPLODED:g}): "
+            f"weight {weight} of the {network} has a spectral norm of {beside(norm, EXPLODED)} (expected below {EXPLODED:g}): "
             "training is unstable; lower --lr"
         )
-    return [Symptom(name, message) for name, message in messages.items()]
+    normal = OF_FORMING if measured.forming else ()
+    return [Symptom(name, message) for name, message in messages.items() if name not in normal]
+
+
+def beside(value: float, bound: float) -> str:
+    """Return a number, rounded so that it is still on its side of a bound that stands beside it.
+
+    Example:
+        >>> beside(0.01996, 0.02), beside(0.0123, 0.02), beside(100.04, 100.0)
+        ('0.01996', '0.012', '100.04')
+    """
+    for digits in range(2, 17):
+        text = f"{value:.{digits}g}"
+        if (float(text) > bound) == (value > bound) and (float(text) == bound) == (value == bound):
+            return text
+    return repr(value)
 
 
 def effective_clusters(sizes: Sequence[int]) -> float:

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from mpcc.core.errors import InvalidInput, OutOfResources, TrainingDiverged
-from mpcc.core.evaluation.findings import find
+from mpcc.core.evaluation.findings import Findings, find
 from mpcc.core.hookspecs import RunInfo
 from mpcc.core.registry import reason
 from mpcc.core.reporting.event_log import EventLog
@@ -19,7 +19,7 @@ from mpcc.core.reporting.health import check_parameters, finite
 from mpcc.core.reporting.observers import Observers
 from mpcc.core.reporting.pace import Pace
 from mpcc.core.reporting.progress import ProgressDisplay
-from mpcc.core.reporting.symptoms import symptoms, vitals
+from mpcc.core.reporting.symptoms import Symptom, Vitals, still_forming, symptoms, vitals
 from mpcc.core.run.due import due_after, evaluations_left, next_evaluation
 from mpcc.core.run.resume import go_back
 from mpcc.core.run.run import Run
@@ -34,6 +34,21 @@ from mpcc.core.system.resources import disk_errors
 __all__ = ["Stopped", "execute"]
 
 logger = logging.getLogger(__name__)
+
+
+@attrs.frozen(eq=False)
+class Found:
+    """What an evaluation in the course of a run found.
+
+    Attributes:
+        findings: Scores, pictures, latents.
+        measured: Quantities that tell whether the training is sound.
+        warnings: What they tell.
+    """
+
+    findings: Findings
+    measured: Vitals
+    warnings: Sequence[Symptom]
 
 
 class Stopped(Exception):
@@ -180,7 +195,10 @@ class Execution:
             logger.info(estimate)
         self.saving.save(scores, due=due.save)
         if due.stop:
-            raise Stopped(self.saving.stopped())
+            message = self.saving.stopped()
+            if not due.evaluate:
+                self._show_stopped()
+            raise Stopped(message)
 
     def _train(self) -> dict[str, Tensor]:
         trainer = self.trainer
@@ -214,17 +232,65 @@ class Execution:
         # Another objective may have no discriminator.
         self.run.hinges += [values["data_discriminator"]] if "data_discriminator" in values else []
 
-    def _evaluate(self) -> dict[str, float]:
-        """Evaluate; write scores, pictures and assignments; return the scores."""
+    def _show_stopped(self) -> None:
+        """Write scores, pictures and assignments of a run that stops, whose checkpoint is saved.
+
+        The run that goes on from the checkpoint knows nothing of this evaluation, so that it ends as if it had never
+        stopped. Another Ctrl-C skips it.
+        """
+        logger.info("saved; evaluating the model as it is now (Ctrl-C again skips this)")
+        hinges = list(self.run.hinges)
+        try:
+            found = self._find()
+            self.saving.write_evaluation(found.findings, self.results, recorded=False)
+            logger.info("look at %s", self.folder.to_look_at())
+        except KeyboardInterrupt:
+            logger.info("the evaluation was skipped")
+        except TrainingDiverged as error:
+            logger.warning("it could not be evaluated: %s", error)
+        finally:
+            self.run.hinges = hinges
+
+    def _find(self) -> Found:
+        """Evaluate the model as it is, and make the contents of ``results.json``."""
         run, trainer, settings = self.run, self.trainer, self.settings
         done = trainer.iteration
         training_seconds = run.seconds - run.evaluation_seconds
         # Otherwise an error would blame a metric for the scores of a model that has diverged.
         check_parameters(trainer.model, done)
         findings = find(trainer.model, run.data, run.indices, run.metrics, settings)
-        measured = vitals(trainer.model, findings.evaluation, findings.pictures, run.hinges, trainer.real_terms)
-        run.hinges = []
+        measured = vitals(
+            trainer.model,
+            findings.evaluation,
+            findings.pictures,
+            run.hinges,
+            real_terms=trainer.real_terms,
+            forming=still_forming(done, settings.iterations),
+        )
         warnings = symptoms(measured)
+        self.results = {
+            **findings.summary(),
+            "health": {
+                "warnings": [{"name": symptom.name, "message": symptom.message} for symptom in warnings],
+                "quantities": measured.quantities(),
+                "restarts": run.restarts,
+            },
+            "iterations": done,
+            "seconds": round(run.seconds, 3),
+            "evaluation_seconds": round(run.seconds - training_seconds, 3),
+            "iterations_per_second": round(done / training_seconds, 3),
+            **run.record(),
+        }
+        return Found(findings, measured, warnings)
+
+    def _evaluate(self) -> dict[str, float]:
+        """Evaluate; write scores, pictures and assignments; return the scores."""
+        run, trainer, settings = self.run, self.trainer, self.settings
+        done = trainer.iteration
+        training_seconds = run.seconds - run.evaluation_seconds
+        found = self._find()
+        findings, measured, warnings = found.findings, found.measured, found.warnings
+        run.hinges = []
         scores = dict(findings.scores)
         self.pace.evaluated()
         late = self.pace.late(done, settings.iterations, evaluations_left(done, settings))
@@ -235,18 +301,9 @@ class Execution:
         run.told = sorted({*run.told, *(symptom.name for symptom in warnings)})
         self.events.evaluation(done, scores, findings, trainer.model.prior, measured.quantities(), warnings)
         run.evaluation_seconds = run.seconds - training_seconds
-        self.results = {
-            **findings.summary(),
-            "health": {
-                "warnings": [{"name": symptom.name, "message": symptom.message} for symptom in warnings],
-                "quantities": measured.quantities(),
-                "restarts": run.restarts,
-            },
-            "iterations": done,
+        self.results |= {
             "seconds": round(run.seconds, 3),
             "evaluation_seconds": round(run.evaluation_seconds, 3),
-            "iterations_per_second": round(done / training_seconds, 3),
-            **run.record(),
         }
         self.saving.write_evaluation(findings, self.results)
         self.observers.notify("evaluated", iteration=done, scores=scores)

@@ -115,6 +115,11 @@ def check(run: Run, state: Mapping[str, Any], source: Path, folder: RunFolder) -
         InvalidInput: If it does not; the message says what differs.
     """
     check_contents(state, source)
+    if not state["optimizers"]:
+        raise InvalidInput(
+            f"--resume {folder.path}: {source} holds a model without the state of its training: expected a run folder "
+            "that mpcc-run has written"
+        )
     if state["iteration"] >= run.config.run.iterations:
         raise InvalidInput(
             f"--resume {folder.path}: the run has done {state['iteration']} iterations: expected more with "

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -85,31 +85,29 @@ def warn_of_changes(saved: Mapping[str, str], now: Mapping[str, str]) -> None:
             logger.warning("%s was %s when the checkpoint was saved, is %s", name, saved[name], version)
 
 
-def take_weights(model: Model, state: Mapping[str, Any], source: Path, parts: Collection[str] | None = None) -> None:
+def take_weights(model: Model, state: Mapping[str, Any], source: Path) -> None:
     """Load the weights of a checkpoint into a model.
 
     Arguments:
         model: Gets the weights.
         state: A checkpoint, after `check_checkpoint`.
         source: Its file, for errors.
-        parts: The names of the parts to load; by default all.
 
     Raises:
         InvalidInput: If the checkpoint does not fit the configuration.
     """
     try:
         for name, part in model.parts().items():
-            if parts is None or name in parts:
-                part.load_state_dict(state["parts"][name])
+            part.load_state_dict(state["parts"][name])
     except (KeyError, ValueError, RuntimeError, TypeError, AttributeError) as error:
         text = " ".join(str(error).split())[:300]
         raise InvalidInput(f"checkpoint {source} does not fit config.toml: {text}") from error
 
 
 def trained_model(config: RunConfig, state: Mapping[str, Any], source: Path, device: torch.device) -> Model:
-    """Build the model of a run for inference: encoder and prior of the checkpoint, the encoder's layers fused.
+    """Build the model of a run for inference, with the weights of the checkpoint, the encoder's layers fused.
 
-    The other networks keep their random weights. A warning names plugins that have changed since.
+    Torch's random state stays as it is. A warning names plugins that have changed since.
 
     Arguments:
         config: The run's configuration.
@@ -122,11 +120,13 @@ def trained_model(config: RunConfig, state: Mapping[str, Any], source: Path, dev
     """
     from mpcc.core.layers.fusion import fuse
     from mpcc.core.run.assembly import build_model
+    from mpcc.core.system.randomness import own_randomness
 
     entries = config.prior.entry, config.arch.entry
     now = {f"{entry.kind} {entry.name}": f"{entry.distribution} {entry.version}" for entry in entries}
     warn_of_changes(state["plugins"], now)
-    model = build_model(config, state["images"][1], device)
-    take_weights(model, state, source, ("prior", "encoder"))
+    with own_randomness(config.run.seed, device):
+        model = build_model(config, state["images"][1], device)
+    take_weights(model, state, source)
     fuse(model.networks.encoder)
     return model

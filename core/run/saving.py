@@ -68,13 +68,20 @@ class Saving:
             # A best score counts only once its checkpoint is on the disk.
             watched.restore(best_before)
 
-    def write_evaluation(self, findings: Findings, results: Mapping[str, Any]) -> None:
-        """Write the files of an evaluation, ``results.json`` last."""
+    def write_evaluation(self, findings: Findings, results: Mapping[str, Any], *, recorded: bool = True) -> None:
+        """Write the files of an evaluation, ``results.json`` last.
+
+        Arguments:
+            findings: Of the evaluation.
+            results: The contents of ``results.json``.
+            recorded: Whether the evaluation gets its line in ``metrics.jsonl``.
+        """
         done = results["iterations"]
 
         def write() -> None:
             line = {"iteration": done, "evaluated": len(findings.indices), "metrics": dict(findings.scores)}
-            self.folder.append_metrics(line)
+            if recorded:
+                self.folder.append_metrics(line)
             self.folder.write_findings(findings)
             self.folder.write_results(results)
 

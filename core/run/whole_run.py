@@ -36,6 +36,7 @@ def carry_out(
     began: float | None = None,
     remark: Callable[[], str] | None = None,
     runs: float = 1.0,
+    bar: bool = True,
 ) -> dict[str, Any]:
     """Assemble a run and train it, in a new folder or in that of an earlier part of it.
 
@@ -49,6 +50,7 @@ def carry_out(
         began: The monotonic clock's time from which minutes count; by default now.
         remark: Returns a line about the configuration, or nothing, to be shown when training begins.
         runs: How many whole runs the minutes are for.
+        bar: Whether to draw a progress bar, if standard error is a terminal.
 
     Returns:
         The contents of ``results.json``.
@@ -82,7 +84,7 @@ def carry_out(
             if remark is not None and (line := remark()):
                 logger.info("%s", line)
             with memory_errors("training", lower), attributed(plugins):
-                return execute(run, folder, checkpoints, resumed=resumed, bar=True, until=until)
+                return execute(run, folder, checkpoints, resumed=resumed, bar=bar, until=until)
         except Stopped:
             raise
         except BaseException as error:

@@ -31,9 +31,11 @@ from mpcc.core.evaluation.sheets import reconstruction_sheet, sample_sheet
 from mpcc.core.storage.folder_lock import locked
 from mpcc.core.storage.prediction_files import AssignmentTable, write_rows
 from mpcc.core.system.file_names import check_length
+from mpcc.core.system.output_streams import quoted
 from mpcc.core.system.plain_values import plain_value
 from mpcc.core.system.resources import disk_errors
 from mpcc.core.system.whole_files import taken, whole_file, write_whole
+from mpcc.core.system.whole_folders import free_name
 
 __all__ = ["RunFolder"]
 
@@ -80,7 +82,7 @@ class RunFolder:
                 choice = f"continue it with --resume {path}, or choose" if is_run else "choose"
                 raise InvalidInput(
                     f"run folder {path} already exists: expected a new one "
-                    f"({choice} another --out, such as {free(path)})"
+                    f"({choice} another --out, such as {free_name(path)})"
                 )
             parent = path.absolute().parent
             while not parent.exists() and parent != parent.parent:
@@ -118,7 +120,7 @@ class RunFolder:
                         parent.mkdir(exist_ok=True)
                         self._made.append(parent)
                 if not self._named:
-                    self.path = free(self.path)
+                    self.path = free_name(self.path)
                 self.path.mkdir()
             except OSError as error:
                 if isinstance(error, FileExistsError) and not self._named and self.path.is_dir():
@@ -203,6 +205,10 @@ class RunFolder:
         """One line of JSON for every evaluation."""
         return self.path / "metrics.jsonl"
 
+    def to_look_at(self) -> str:
+        """Return in words which files a person opens first."""
+        return f"samples.png, assignments.csv and results.json in {quoted(self.path)}"
+
     def write_config(self, config: RunConfig, comment: str = "") -> None:
         """Write ``config.toml``, below a comment of one line, if there is one."""
         write_whole(self.config, (f"# {comment}\n" * bool(comment) + config.to_toml()).encode())
@@ -267,7 +273,8 @@ class RunFolder:
             table = AssignmentTable(file, findings.data, paths=True)
             prediction = Prediction(findings.evaluation.locations, findings.evaluation.posterior)
             table.write(prediction, findings.indices, findings.images.known_errors())
-        self.write_posterior(findings.evaluation.posterior)
+        self.write_array("posterior", findings.evaluation.posterior)
+        self.write_array("latents", findings.evaluation.locations)
         if findings.confusion is not None:
             self.write_table("confusion", findings.confusion.rows())
             self.write_picture("confusion", confusion_sheet(findings.confusion))
@@ -281,23 +288,14 @@ class RunFolder:
         """Write ``<part>.safetensors``."""
         write_whole(self.path / f"{part}.safetensors", content)
 
-    def write_posterior(self, posterior: Tensor) -> None:
-        """Write ``posterior.npy``: q(y|z), float32, shape (N, K), with the rows of ``assignments.csv``."""
+    def write_array(self, name: str, rows: Tensor) -> None:
+        """Write ``<name>.npy``, float32, with the rows of ``assignments.csv``: of q(y|z) or of the locations of z."""
         content = io.BytesIO()
-        np.save(content, posterior.float().numpy(), allow_pickle=False)
-        write_whole(self.path / "posterior.npy", content.getvalue())
+        np.save(content, rows.float().numpy(), allow_pickle=False)
+        write_whole(self.path / f"{name}.npy", content.getvalue())
 
     def write_picture(self, name: str, picture: Tensor) -> None:
         """Write a picture, uint8, shape (3, height, width), as PNG."""
         content = io.BytesIO()
         Image.fromarray(picture.permute(1, 2, 0).numpy()).save(content, "PNG")
         write_whole(self.path / f"{name}.png", content.getvalue())
-
-
-def free(path: Path) -> Path:
-    """Return the path, with a number at its end if the name is taken."""
-    candidate, count = path, 1
-    while taken(candidate):
-        count += 1
-        candidate = path.with_name(f"{path.name}-{count}")
-    return candidate

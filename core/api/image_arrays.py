@@ -1,0 +1,94 @@
+"""Images in memory, as a data set reads them: what Python hands over takes the path of a file of arrays."""
+
+from __future__ import annotations
+
+import contextlib
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from mpcc.core.config import Layer, environment_layer, resolve, used
+from mpcc.core.config.other_images import inherited
+from mpcc.core.contracts import ImageSet
+from mpcc.core.errors import InvalidInput
+from mpcc.core.registry import Registry
+from mpcc.core.registry.attribution import attributed
+
+__all__ = ["as_array", "channels_last", "image_file", "read_images"]
+
+
+def as_array(images: Any) -> np.ndarray[Any, Any]:
+    """Return images as an array of numbers on the CPU; what is an array already is not copied.
+
+    Raises:
+        InvalidInput: If they are no array of numbers.
+    """
+    if isinstance(images, torch.Tensor):
+        images = images.detach().cpu().numpy()
+    try:
+        array = np.asarray(images)
+    except ValueError as error:  # nested lists of different lengths
+        raise InvalidInput(f"images: expected an array, all images of one size: {error}") from error
+    if array.dtype.kind not in "biuf":
+        raise InvalidInput(f"images: expected an array of numbers, got the type {array.dtype}")
+    return array
+
+
+@contextlib.contextmanager
+def image_file(images: Any) -> Iterator[Path]:
+    """Write images to a temporary file, ``images.npy``, for the length of a ``with`` block.
+
+    Arguments:
+        images: An array or a tensor.
+    """
+    with tempfile.TemporaryDirectory(prefix="mpcc-") as folder:
+        path = Path(folder) / "images.npy"
+        np.save(path, as_array(images), allow_pickle=False)
+        yield path
+
+
+def read_images(registry: Registry, run: Layer, images: Any, channels: int) -> ImageSet:
+    """Convert images as ``mpcc predict`` converts those of a file of arrays.
+
+    A run that was trained on arrays hands on its options: order of the axes, range of values, fit. For other runs, the
+    options have their defaults.
+
+    Arguments:
+        registry: The plugins.
+        run: The run's configuration.
+        images: (N, H, W), (N, H, W, C) or (N, C, H, W), or rows of H W values.
+        channels: D, in training.
+
+    Raises:
+        InvalidInput: If they cannot be read, or have another number of channels.
+    """
+    from mpcc.core.run.assembly import load_data
+
+    with image_file(images) as path:
+        asked = {"name": registry.defaults["data_file"], "path": path}
+        memory = Layer("Python", {"data": {"memory": "load"}}, strict=False)
+        layers = [environment_layer(), inherited(registry, run, asked), memory, Layer("flag", {"data": asked})]
+        config = resolve(registry, layers, "none")
+        try:
+            with attributed(used(registry, config)):
+                data = load_data(config, training=False)
+        except InvalidInput as error:
+            raise InvalidInput(str(error).replace(str(path), "images")) from error
+    found = data.images.shape[1]
+    if found != channels:
+        raise InvalidInput(f"images: expected {channels} channels, as in training, got {found}")
+    return data
+
+
+def channels_last(images: torch.Tensor) -> np.ndarray[Any, Any]:
+    """Return images as Pillow and matplotlib take them: (N, R, R) for one channel, else (N, R, R, D).
+
+    Arguments:
+        images: uint8, shape (N, D, R, R).
+    """
+    array: np.ndarray[Any, Any] = images.permute(0, 2, 3, 1).contiguous().numpy()
+    return array[..., 0] if array.shape[-1] == 1 else array

@@ -1,0 +1,335 @@
+"""A trained run as a Python object: clusters of images, latents, new images of each cluster."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import attrs
+import numpy as np
+import torch
+from torch import Tensor
+
+from mpcc.core.api.image_arrays import channels_last, read_images
+from mpcc.core.config import Layer, RunConfig, environment_layer, resolve, used
+from mpcc.core.config.layers import config_layer
+from mpcc.core.config.locations import entries_of, places
+from mpcc.core.contracts import ImageSource
+from mpcc.core.errors import InvalidInput
+from mpcc.core.evaluation.best_score import score_to_watch
+from mpcc.core.evaluation.evaluated_images import ModelImages
+from mpcc.core.evaluation.evaluation import evaluate, score
+from mpcc.core.evaluation.findings import feature_request
+from mpcc.core.evaluation.generation import Generation, Samples
+from mpcc.core.evaluation.inference import predictions
+from mpcc.core.method.model import Model
+from mpcc.core.registry import Registry, load_registry
+from mpcc.core.registry.attribution import attributed
+from mpcc.core.run.assembly import choose_device, choose_metrics
+from mpcc.core.run.saved_run import check_checkpoint, run_layer, trained_model
+from mpcc.core.storage.checkpoint import load_checkpoint, save_checkpoint
+from mpcc.core.studies.seed_record import chosen_run
+from mpcc.core.system.toml_file import parse_toml
+from mpcc.core.system.whole_files import check_new, write_whole
+
+__all__ = ["LoadedRun", "load"]
+
+# What a saved model holds of a checkpoint as it is, and what is empty in it, because training cannot go on from there.
+KEPT = ("iteration", "images", "fingerprint", "plugins", "versions", "threads", "executed", "config")
+EMPTY: Mapping[str, Any] = {
+    **{"stream": {}, "optimizers": {}, "random": {}, "seconds": 0.0, "evaluation_seconds": 0.0, "best": None},
+    **{"restarts": [], "hinges": [], "told": []},
+}
+
+
+def load(run: str | Path, checkpoint: str | Path | None = None, *, device: str = "auto") -> LoadedRun:
+    """Load a trained run; its training images are not needed.
+
+    Arguments:
+        run: The run folder that ``mpcc-run`` has written. Of a folder of seeds, the chosen run is taken.
+        checkpoint: One of its checkpoints; by default the newest.
+        device: ``auto``, ``cpu`` or ``cuda``.
+
+    Raises:
+        InvalidInput: If the folder holds no run, or the checkpoint does not belong to it.
+
+    Example:
+        >>> load("no-such-run")
+        Traceback (most recent call last):
+        mpcc.core.errors.InvalidInput: run folder no-such-run: no such folder: expected a run folder, with ...
+    """
+    folder = chosen_run(Path(run).expanduser())
+    layer = run_layer(folder)
+    source = folder / "checkpoints" / "last.pt" if checkpoint is None else Path(checkpoint).expanduser()
+    return LoadedRun.of(layer, load_checkpoint(source), source, device)
+
+
+class LoadedRun:
+    """A model with its configuration; made by `load`, or by the estimator `MPCC`.
+
+    Images are arrays (numpy, torch or nested lists) of the shapes (N, H, W), (N, H, W, C) or (N, C, H, W), or rows of
+    H W values. They are converted as the data set ``arrays`` converts those of a file. The images that come back are
+    uint8 arrays, (N, R, R) for grey and (N, R, R, C) for colour. N images, K clusters, J latent dimensions, R pixels.
+
+    A loaded run can be pickled, and saved without pickle by `save`. Several threads may use it.
+
+    Attributes:
+        config: Every setting of the run.
+        iteration: How long it had been trained.
+        image_shape: (D, R, R).
+    """
+
+    def __init__(self, registry: Registry, layer: Layer, config: RunConfig, model: Model, kept: Mapping[str, Any]):
+        self._registry = registry
+        self._layer = layer
+        self._kept = dict(kept)
+        self._model = model
+        self.config = config
+        self.iteration: int = kept["iteration"]
+        self.image_shape: tuple[int, int, int] = tuple(kept["images"][1:])
+        settings = config.run
+        self._generation = Generation(model, passes=settings.standing_passes, batch=settings.batch, seed=settings.seed)
+
+    @classmethod
+    def of(cls, layer: Layer, state: Mapping[str, Any], source: Path, device: str = "auto") -> LoadedRun:
+        """Build the model of a checkpoint.
+
+        Arguments:
+            layer: The run's configuration.
+            state: The checkpoint.
+            source: Its file, for errors.
+            device: ``auto``, ``cpu`` or ``cuda``.
+
+        Raises:
+            InvalidInput: If they do not belong together.
+        """
+        registry = load_registry(plugins=list(layer.plugins), registries=list(layer.registries))
+        own = Layer("Python", {"run": {"device": device}})
+        config = resolve(registry, [environment_layer(), layer, own], "none")
+        check_checkpoint(dict(state), source, layer.tables, places(entries_of(registry, layer.tables)))
+        with attributed(used(registry, config)):
+            model = trained_model(config, state, source, choose_device(device))
+        return cls(registry, layer, config, model, {name: state[name] for name in KEPT})
+
+    @property
+    def n_clusters(self) -> int:
+        """K."""
+        return self._model.prior.clusters
+
+    @property
+    def latent_dim(self) -> int:
+        """J."""
+        return self._model.prior.latent_dim
+
+    @property
+    def weights(self) -> np.ndarray[Any, Any]:
+        """The weights phi of the clusters, float32, shape (K,)."""
+        with torch.no_grad():
+            return self._numpy(self._model.prior.weights().float())
+
+    def predict(self, images: Any) -> np.ndarray[Any, Any]:
+        """Return the most probable cluster of each image, int64, shape (N,).
+
+        Raises:
+            InvalidInput: If the images cannot be read, or have another number of channels than those of the training.
+        """
+        return self.posterior(images).argmax(axis=1)
+
+    def posterior(self, images: Any) -> np.ndarray[Any, Any]:
+        """Return q(y|z) at the encoder's location, float32, shape (N, K).
+
+        Raises:
+            InvalidInput: As `predict`.
+        """
+        return self._encoded(images)[1]
+
+    def transform(self, images: Any) -> np.ndarray[Any, Any]:
+        """Return the encoder's locations of z, float32, shape (N, J).
+
+        Raises:
+            InvalidInput: As `predict`.
+        """
+        return self._encoded(images)[0]
+
+    def inverse_transform(self, z: Any, cluster: Any = None) -> np.ndarray[Any, Any]:
+        """Return the images that the generator makes of latents.
+
+        Arguments:
+            z: Shape (N, J).
+            cluster: One for all, or one of each, shape (N,); by default argmax q(y|z).
+
+        Raises:
+            InvalidInput: If z has another shape, a value is not finite, or a cluster does not exist.
+        """
+        latents = self._latents(z)
+        y = self._clusters(cluster, len(latents))
+        if y is None:
+            with torch.no_grad():
+                y = self._model.prior.log_responsibilities(latents.to(self._model.device)).argmax(1).cpu()
+        return channels_last(self._generation.images(latents, y))
+
+    def reconstruct(self, images: Any) -> np.ndarray[Any, Any]:
+        """Return what the generator makes of each image's location and most probable cluster.
+
+        Raises:
+            InvalidInput: As `predict`.
+        """
+        locations, posterior = self._encoded(images)
+        return self.inverse_transform(locations, posterior.argmax(axis=1))
+
+    def sample(
+        self, n: int = 10, cluster: Any = None, *, seed: int = 0, truncation: float = 1.0
+    ) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
+        """Generate images.
+
+        Arguments:
+            n: How many.
+            cluster: One for all, or one of each, shape (n,); by default they are drawn from the prior.
+            seed: The same seed gives the same images.
+            truncation: The share of the drawn latents that is kept, those of the highest density in their cluster.
+
+        Returns:
+            The images and the cluster of each, int64, shape (n,).
+
+        Raises:
+            InvalidInput: If a value is not valid.
+        """
+        samples = self.generated(n, cluster, seed=seed, truncation=truncation)
+        return channels_last(samples.images), self._numpy(samples.clusters)
+
+    def generated(self, n: int = 10, cluster: Any = None, *, seed: int = 0, truncation: float = 1.0) -> Samples:
+        """Return the same as `sample`, as tensors, with the latents.
+
+        Raises:
+            InvalidInput: If a value is not valid.
+        """
+        if n < 1:
+            raise InvalidInput(f"n: expected at least 1 image, got {n}")
+        y = self._clusters(cluster, n)
+        return self._generation.sample(n if y is None else y, seed, truncation)
+
+    def interpolate(
+        self, cluster: Any, steps: int = 10, n: int = 1, *, seed: int = 0, truncation: float = 1.0
+    ) -> Samples:
+        """Return images on a straight line in z between two samples of a cluster, ``n`` lines of ``steps`` images.
+
+        Arguments:
+            cluster: One for all lines, or one of each, shape (n,).
+            steps: Images of a line, both ends included.
+            n: How many lines.
+            seed: The same seed gives the same images.
+            truncation: As in `sample`.
+
+        Raises:
+            InvalidInput: If a value is not valid.
+        """
+        y = self._clusters(cluster, n)
+        if y is None:
+            raise InvalidInput("cluster: expected a number, got None")
+        return self._generation.interpolate(y, steps, seed, truncation)
+
+    def score(self, images: Any) -> float:
+        """Return how good the clusters of images are, judged without labels; higher is better.
+
+        It is the score by which a run with ``--best-by auto`` keeps its best checkpoint, ``kept_information`` of the
+        built-in metrics.
+
+        Raises:
+            InvalidInput: As `predict`; or if no metric judges clusterings.
+        """
+        data = read_images(self._registry, self._layer, images, self.image_shape[0])
+        settings, everything = self.config.run, torch.arange(len(data))
+        metrics, request = choose_metrics(self._registry, "all"), feature_request(settings)
+        watched = score_to_watch("auto", metrics, (), request, self.n_clusters)
+        if watched is None:
+            raise InvalidInput("score: no metric judges clusterings without labels")
+        evaluation = evaluate(self._model, data, everything)
+        shown = ModelImages(
+            self._model,
+            data,
+            everything,
+            evaluation,
+            request=request,
+            passes=settings.standing_passes,
+            batch=settings.batch,
+            seed=settings.seed,
+        )
+        judge = {name: one for name, one in metrics.items() if watched.name in one.scores(name, request)}
+        value = score(judge, attrs.evolve(evaluation, images=shown))[watched.name]
+        return value if watched.higher else -value
+
+    def save(self, folder: str | Path) -> None:
+        """Write a folder that `load` and the commands read, without pickled objects; training cannot go on from it.
+
+        Arguments:
+            folder: A new folder.
+
+        Raises:
+            InvalidInput: If it exists, or cannot be made.
+        """
+        path = Path(folder).expanduser()
+        check_new(path, "folder", "folder")
+        path.mkdir(parents=True)
+        write_whole(path / "config.toml", self._kept["config"].encode())
+        save_checkpoint(path / "checkpoints" / "last.pt", self._state())
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {"state": self._state(), "device": self.config.run.device}
+
+    def __setstate__(self, pickled: Mapping[str, Any]) -> None:
+        state = pickled["state"]
+        layer = config_layer(parse_toml(state["config"].encode(), "the pickled run"), "the pickled run")
+        self.__dict__.update(vars(LoadedRun.of(layer, state, Path("pickle"), pickled["device"])))
+
+    def __repr__(self) -> str:
+        channels, size, _ = self.image_shape
+        names = f"prior {self.config.prior.name}, arch {self.config.arch.name}"
+        return (
+            f"<LoadedRun: {names}, {self.n_clusters} clusters, images {channels} x {size} x {size}, "
+            f"{self.iteration} iterations>"
+        )
+
+    def _state(self) -> dict[str, Any]:
+        parts = {name: part.state_dict() for name, part in self._model.parts().items()}
+        on_cpu = {
+            name: {key: value.detach().cpu() if isinstance(value, Tensor) else value for key, value in part.items()}
+            for name, part in parts.items()
+        }
+        return {**EMPTY, **self._kept, "parts": on_cpu, "budget": {}}
+
+    def _encoded(self, images: Any) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
+        """Return locations (N, J) and posterior (N, K)."""
+        source: Tensor | ImageSource = read_images(self._registry, self._layer, images, self.image_shape[0]).images
+        found = list(predictions(self._model, source))
+        return (
+            self._numpy(torch.cat([part.locations.float() for part in found])),
+            self._numpy(torch.cat([part.posterior.float() for part in found])),
+        )
+
+    def _latents(self, z: Any) -> Tensor:
+        latents = torch.as_tensor(np.asarray(z, dtype=np.float32))
+        if latents.ndim != 2 or latents.shape[1] != self.latent_dim:
+            raise InvalidInput(f"z: expected the shape (N, {self.latent_dim}), got {tuple(latents.shape)}")
+        if not bool(torch.isfinite(latents).all()):
+            raise InvalidInput("z: expected finite numbers")
+        return latents
+
+    def _clusters(self, cluster: Any, count: int) -> Tensor | None:
+        if cluster is None:
+            return None
+        given = np.asarray(cluster)
+        if given.dtype.kind not in "iu" or given.shape not in ((), (count,)):
+            raise InvalidInput(f"cluster: expected a whole number or {count} of them, got {cluster!r}")
+        wrong = given[(given < 0) | (given >= self.n_clusters)]
+        if wrong.size:
+            nearest = min(max(int(wrong.flat[0]), 0), self.n_clusters - 1)
+            raise InvalidInput(
+                f"cluster {wrong.flat[0]}: expected 0 to {self.n_clusters - 1} (nearest valid choice: {nearest})"
+            )
+        return torch.as_tensor(np.broadcast_to(given, (count,)).astype(np.int64))
+
+    @staticmethod
+    def _numpy(tensor: Tensor) -> np.ndarray[Any, Any]:
+        array: np.ndarray[Any, Any] = tensor.detach().cpu().numpy()
+        return array

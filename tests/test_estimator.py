@@ -1,0 +1,184 @@
+"""The estimator ``mpcc.MPCC``: the checks of scikit-learn, the images that it takes, what it keeps, pipelines."""
+
+from __future__ import annotations
+
+import pickle
+import threading
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from sklearn.base import clone
+from sklearn.datasets import load_digits
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import FunctionTransformer
+from sklearn.utils.estimator_checks import parametrize_with_checks
+
+import mpcc
+from mpcc.core.commands import entry
+from mpcc.core.errors import InvalidInput
+from mpcc.core.system.toml_file import read_toml
+
+DIGITS = load_digits().images[:80]
+TINY = {
+    **{"arch.width": 1, "batch": 10, "latent_dim": 3, "d_steps": 1, "e_steps": 1, "standing_passes": 2},
+    **{"ema_decay": 0.5, "ema_start": 1, "balance_weight": 0, "consistency_weight": 0, "invariant_to": "none"},
+}
+
+
+def tiny(**more: Any) -> mpcc.MPCC:
+    values = {"n_clusters": 4, "arch": "biggan8", "preset": "none", "iterations": 2, "random_state": 0, "device": "cpu"}
+    return mpcc.MPCC(**{**values, "settings": TINY, **more})
+
+
+# Checks of scikit-learn that do not hold, each with the reason. A test below checks what holds in its place.
+EXEMPT: dict[str, str] = {}
+
+
+@parametrize_with_checks(
+    [tiny(n_clusters=2, image_shape="auto")], expected_failed_checks=lambda _: EXEMPT, xfail_strict=True
+)
+def test_the_checks_of_scikit_learn_hold(estimator: Any, check: Any) -> None:
+    check(estimator)
+
+
+@pytest.fixture(scope="module")
+def fitted() -> mpcc.MPCC:
+    return tiny().fit(DIGITS)
+
+
+def test_it_assigns_its_training_images_as_it_predicts_them(fitted: mpcc.MPCC) -> None:
+    assert np.array_equal(fitted.labels_, fitted.predict(DIGITS))
+    assert np.array_equal(fitted.labels_, fitted.predict_proba(DIGITS).argmax(1))
+    assert np.array_equal(tiny().fit_predict(DIGITS), fitted.labels_)
+    assert fitted.transform(DIGITS).shape == (80, 3)
+    assert list(fitted.get_feature_names_out()) == ["mpcc0", "mpcc1", "mpcc2"]
+    assert fitted.n_iter_ == 2
+    assert fitted.results_["clusters"]["total"] == 4
+
+
+@pytest.mark.parametrize(
+    ("images", "image_shape", "shape"),
+    [
+        (DIGITS, None, (8, 8)),
+        (DIGITS.reshape(80, 64), None, (8, 8)),
+        (DIGITS.reshape(80, 64)[:, :30], (5, 6), (8, 8)),
+        (DIGITS.reshape(80, 64)[:, :30], "auto", (8, 8)),
+        (np.repeat(DIGITS[..., None], 3, 3), None, (8, 8, 3)),
+        (np.repeat(DIGITS[:, None], 3, 1), None, (8, 8, 3)),
+        (np.repeat(DIGITS[:, None], 3, 1).reshape(80, 192), (3, 8, 8), (8, 8, 3)),
+        (torch.from_numpy(DIGITS), None, (8, 8)),
+    ],
+)
+def test_it_takes_images_and_rows_of_features(images: Any, image_shape: Any, shape: tuple[int, ...]) -> None:
+    model = tiny(image_shape=image_shape).fit(images)
+    assert model.sample(3)[0].shape == (3, *shape)
+    assert model.labels_.shape == (80,)
+
+
+def test_rows_that_are_no_squares_are_refused_with_the_ways_out() -> None:
+    with pytest.raises(InvalidInput, match=r"X has 30 features, .*image_shape=\(height, width\), or .*auto"):
+        tiny().fit(DIGITS.reshape(80, 64)[:, :30])
+
+
+@pytest.mark.parametrize("first", [DIGITS, DIGITS.astype(np.float32) / 16])
+def test_other_images_are_read_with_the_range_of_the_training(first: Any) -> None:
+    model = tiny().fit(first)
+    few = np.concatenate([first[:5], first[-1:]])
+    assert np.array_equal(model.predict(first[:1]), model.predict(few)[:1])
+    dark = first[:6] * 0.5
+    assert not np.array_equal(model.transform(dark), model.transform(first[:6]))
+
+
+def test_it_leaves_the_random_states_and_no_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    monkeypatch.setattr("tempfile.tempdir", None)
+    torch.manual_seed(1)
+    np.random.seed(1)
+    before = torch.get_rng_state(), np.random.get_state()[1].copy()
+    tiny().fit(DIGITS)
+    assert torch.equal(torch.get_rng_state(), before[0])
+    assert np.array_equal(np.random.get_state()[1], before[1])
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_it_is_quiet_unless_asked(capfd: pytest.CaptureFixture[str]) -> None:
+    tiny().fit(DIGITS)
+    assert capfd.readouterr() == ("", "")
+    tiny(verbose=1).fit(DIGITS)
+    out, err = capfd.readouterr()
+    assert out == ""
+    assert "iteration 2/2" in err
+
+
+def test_a_kept_run_is_one_like_any_other(tmp_path: Path, fitted: mpcc.MPCC) -> None:
+    folder = tmp_path / "kept"
+    model = tiny(run_folder=folder).fit(DIGITS)
+    assert np.array_equal(mpcc.load(folder, device="cpu").predict(DIGITS), model.labels_)
+    assert np.array_equal(model.labels_, fitted.labels_)
+    assert read_toml(folder / "config.toml", "x")[0]["data"]["path"] == str(folder / "images.npy")
+    for words in (["evaluate", str(folder)], ["run", "--resume", str(folder), "--iterations", "3"]):
+        with pytest.raises(SystemExit) as caught:
+            entry.main(words)
+        assert caught.value.code == 0
+    with pytest.raises(InvalidInput, match="already exists"):
+        tiny(run_folder=folder).fit(DIGITS)
+
+
+@pytest.mark.parametrize("way", ["pickle", "save"])
+def test_it_survives_being_written(tmp_path: Path, fitted: mpcc.MPCC, way: str) -> None:
+    if way == "pickle":
+        copy = pickle.loads(pickle.dumps(fitted))
+        assert np.array_equal(copy.labels_, fitted.labels_)
+    else:
+        fitted.save(tmp_path / "saved")
+        copy = mpcc.load(tmp_path / "saved", device="cpu")
+    assert np.array_equal(copy.predict(DIGITS), fitted.labels_)
+
+
+def test_it_is_cloned_and_stands_in_a_pipeline(fitted: mpcc.MPCC) -> None:
+    again = clone(fitted)
+    assert not hasattr(again, "run_")
+    half = FunctionTransformer(lambda images: images / 16)
+    pipeline = make_pipeline(half, tiny()).fit(DIGITS)
+    assert pipeline.predict(DIGITS[:5]).shape == (5,)
+
+
+def test_it_can_be_fitted_in_a_thread() -> None:
+    found: list[Any] = []
+    thread = threading.Thread(target=lambda: found.append(tiny().fit(DIGITS).labels_))
+    thread.start()
+    thread.join()
+    assert len(found) == 1
+    assert found[0].shape == (80,)
+
+
+def test_a_notebook_shows_the_samples_of_each_cluster(fitted: mpcc.MPCC) -> None:
+    html = fitted._repr_mimebundle_()["text/html"]
+    assert "<img src=" in html
+    assert "<img" not in tiny()._repr_mimebundle_()["text/html"]
+
+
+@pytest.mark.parametrize(
+    ("parameters", "message"),
+    [
+        ({"n_clusters": 0}, "MPCC: run.clusters"),
+        ({"n_clusters": 81}, "81 is more than the 80 images"),
+        ({"prior": "gmmm"}, "gmm"),
+        ({"arch": "biggan9"}, "biggan8"),
+        ({"iterations": -1}, "MPCC: run.iterations"),
+        ({"settings": {"prior.scale_flor": 1}}, "scale_floor"),
+        ({"settings": {"priors.scale_floor": 1}}, "expected an option of prior"),
+        ({"invariant_to": "shifts"}, "shift"),
+        ({"image_shape": (5, 5)}, None),
+    ],
+)
+def test_a_wrong_parameter_is_named_with_what_is_valid(parameters: dict[str, Any], message: str | None) -> None:
+    if message is None:
+        with pytest.raises(InvalidInput, match="as many as X has features"):
+            tiny(**parameters).fit(DIGITS.reshape(80, 64))
+        return
+    with pytest.raises(InvalidInput, match=message):
+        tiny(**parameters).fit(DIGITS)

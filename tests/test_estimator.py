@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import pickle
+import subprocess
+import sys
 import threading
 from pathlib import Path
 from typing import Any
@@ -11,9 +13,10 @@ import numpy as np
 import pytest
 import torch
 from sklearn.base import clone
-from sklearn.datasets import load_digits
+from sklearn.datasets import load_digits, make_blobs
+from sklearn.metrics import adjusted_rand_score
 from sklearn.pipeline import make_pipeline
-from sklearn.preprocessing import FunctionTransformer
+from sklearn.preprocessing import FunctionTransformer, StandardScaler
 from sklearn.utils.estimator_checks import parametrize_with_checks
 
 import mpcc
@@ -34,7 +37,7 @@ def tiny(**more: Any) -> mpcc.MPCC:
 
 
 # Checks of scikit-learn that do not hold, each with the reason. A test below checks what holds in its place.
-EXEMPT: dict[str, str] = {}
+EXEMPT = {"check_clustering": "two iterations find no groups: see test_it_finds_the_groups_that_scikit_learn_asks_for"}
 
 
 @parametrize_with_checks(
@@ -42,6 +45,25 @@ EXEMPT: dict[str, str] = {}
 )
 def test_the_checks_of_scikit_learn_hold(estimator: Any, check: Any) -> None:
     check(estimator)
+
+
+@pytest.mark.check
+@pytest.mark.parametrize("form", ["array", "list", "read-only"])
+def test_it_finds_the_groups_that_scikit_learn_asks_for(form: str) -> None:
+    """`check_clustering`, with as many iterations as a network needs: here two features are an image of 2x2 pixels."""
+    made, classes = make_blobs(n_samples=50, random_state=1)
+    features: Any = StandardScaler().fit_transform(made)
+    if form == "list":
+        features = features.tolist()
+    elif form == "read-only":
+        features.setflags(write=False)
+    more = {"arch.width": 4, "latent_dim": 3, "batch": 25, "first_eval": 1000, "eval_every": 1000}
+    model = tiny(
+        n_clusters=3, preset="digits", iterations=150, image_shape="auto", invariant_to="shift=0.01", settings=more
+    ).fit(features)
+    assert adjusted_rand_score(model.labels_, classes) > 0.4
+    assert model.labels_.dtype in (np.int32, np.int64)
+    assert np.array_equal(np.unique(model.labels_), np.arange(3))
 
 
 @pytest.fixture(scope="module")
@@ -101,6 +123,18 @@ def test_it_leaves_the_random_states_and_no_files(tmp_path: Path, monkeypatch: p
     tiny().fit(DIGITS)
     assert torch.equal(torch.get_rng_state(), before[0])
     assert np.array_equal(np.random.get_state()[1], before[1])
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.check
+def test_a_script_is_not_told_anything_that_it_has_not_asked_for(tmp_path: Path) -> None:
+    script = (
+        "import mpcc, sklearn.datasets; "
+        "mpcc.MPCC(arch='biggan8', preset='digits', iterations=2, settings={'arch.width': 1}, random_state=0)"
+        ".fit(sklearn.datasets.load_digits().images[:60] * 1.3)"
+    )
+    done = subprocess.run([sys.executable, "-c", script], cwd=tmp_path, capture_output=True, text=True, check=True)
+    assert (done.stdout, done.stderr) == ("", "")
     assert list(tmp_path.iterdir()) == []
 
 

@@ -139,7 +139,8 @@ class MPCC(ClassNamePrefixFeaturesOutMixin, TransformerMixin, ClusterMixin, Base
         Raises:
             InvalidInput: If X does not fit the images of the training.
         """
-        return self.run_.predict(self._images(X))
+        images = self._images(X)
+        return self.run_.predict(images)
 
     def predict_proba(self, X: Any) -> Array:
         """Return q(y|z) at the encoder's location, float32, shape (N, K).
@@ -147,7 +148,8 @@ class MPCC(ClassNamePrefixFeaturesOutMixin, TransformerMixin, ClusterMixin, Base
         Raises:
             InvalidInput: If X does not fit the images of the training.
         """
-        return self.run_.posterior(self._images(X))
+        images = self._images(X)
+        return self.run_.posterior(images)
 
     def transform(self, X: Any) -> Array:
         """Return the encoder's locations of z, float32, shape (N, J).
@@ -155,7 +157,8 @@ class MPCC(ClassNamePrefixFeaturesOutMixin, TransformerMixin, ClusterMixin, Base
         Raises:
             InvalidInput: If X does not fit the images of the training.
         """
-        return self.run_.transform(self._images(X))
+        images = self._images(X)
+        return self.run_.transform(images)
 
     def inverse_transform(self, Z: Any, cluster: Any = None) -> Array:
         """Return the images that the generator makes of latents, uint8, (N, R, R) or (N, R, R, C).
@@ -188,7 +191,8 @@ class MPCC(ClassNamePrefixFeaturesOutMixin, TransformerMixin, ClusterMixin, Base
             X: Images.
             y: Ignored.
         """
-        return self.run_.score(self._images(X))
+        images = self._images(X)
+        return self.run_.score(images)
 
     def save(self, folder: str | Path) -> None:
         """Write the trained run into a new folder, without pickled objects; `mpcc.load` and the commands read it."""
@@ -202,6 +206,7 @@ class MPCC(ClassNamePrefixFeaturesOutMixin, TransformerMixin, ClusterMixin, Base
     def __sklearn_tags__(self) -> Any:
         tags = super().__sklearn_tags__()
         tags.input_tags.three_d_array = True
+        tags.transformer_tags.preserves_dtype = []  # latents are float32, whatever the type of the images
         return tags
 
     def _repr_html_inner(self) -> str:
@@ -218,7 +223,8 @@ class MPCC(ClassNamePrefixFeaturesOutMixin, TransformerMixin, ClusterMixin, Base
     def _checked(self, X: Any, *, reset: bool) -> Array:
         """Return X as an array of finite numbers, with its features counted or compared with those of `fit`."""
         rows: Array
-        if np.ndim(X) <= 2:
+        axes = X.ndim if hasattr(X, "ndim") else np.asarray(X).ndim
+        if axes <= 2:
             rows = validate_data(self, X, reset=reset, dtype="numeric", ensure_min_samples=2 if reset else 1)
             return rows
         images = as_array(X)

@@ -198,8 +198,8 @@ def symptoms(measured: Vitals) -> list[Symptom]:
     if collapsed:
         messages["collapsed_clusters"] = (
             f"samples of a cluster are all alike ({listed(collapsed)}; variance "
-            f"{beside(min(measured.diversity), COLLAPSED)} of that of real images, expected above {COLLAPSED}): lower --generator-lr-factor or --prior-lr, raise "
-            "--d-steps, or stop earlier"
+            f"{beside(min(measured.diversity), COLLAPSED)} of that of real images, expected above {COLLAPSED}): lower "
+            "--generator-lr-factor or --prior-lr, raise --d-steps, or stop earlier"
         )
     if measured.saturation > SATURATED:
         messages["saturation"] = (
@@ -220,16 +220,16 @@ def symptoms(measured: Vitals) -> list[Symptom]:
         )
     if measured.hinge is not None and measured.hinge < WON:
         messages["discriminator_won"] = (
-            f"the discriminator's hinge loss is {beside(measured.hinge, WON)} (expected above {WON}; 2 is chance): it gives "
-            "the generator no gradient any more; lower --d-steps or --lr"
+            f"the discriminator's hinge loss is {beside(measured.hinge, WON)} (expected above {WON}; 2 is chance): "
+            "it gives the generator no gradient any more; lower --d-steps or --lr"
         )
     # Discriminator and encoder share weights, so only the network with the largest norm is named.
     network = max(measured.spectral_norms, key=lambda name: measured.spectral_norms[name][0])
     norm, weight = measured.spectral_norms[network]
     if norm > EXPLODED:
         messages["exploding_spectral_norms"] = (
-            f"weight {weight} of the {network} has a spectral norm of {beside(norm, EXPLODED)} (expected below {EXPLODED:g}): "
-            "training is unstable; lower --lr"
+            f"weight {weight} of the {network} has a spectral norm of {beside(norm, EXPLODED)} (expected below "
+            f"{EXPLODED:g}): training is unstable; lower --lr"
         )
     normal = OF_FORMING if measured.forming else ()
     return [Symptom(name, message) for name, message in messages.items() if name not in normal]

@@ -376,7 +376,7 @@ class Evaluation:
     """The results of one evaluation, as metrics get them; N evaluated images.
 
     Attributes:
-        posterior: q(y|z) at the encoder's location, float32, shape (N, K).
+        posterior: q(y|x), the mean of q(y|z) over the encoder's q(z|x), float32, shape (N, K).
         locations: The encoder's location of z, float32, shape (N, J).
         labels: True labels, int64, shape (N,), or None; -1 for an image without a label. A metric that
             `Metric.needs_labels` gets the labelled images only.

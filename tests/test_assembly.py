@@ -177,6 +177,9 @@ def test_only_what_may_not_change_on_resume_counts_as_a_difference() -> None:
     assert assembly.differences(saved, {**tables, "run": {**tables["run"], "batch": 8}}) == ["run.batch was 50, is 8"]
     changed = {**tables, "prior": {**tables["prior"], "scale_floor": 3.0}}
     assert assembly.differences(tables, changed) == ["prior.scale_floor was 0.2, is 3.0"]
+    # The run of an earlier version: neither its checkpoint nor its config.toml knows a setting that has been added.
+    old = {**tables, "run": {name: value for name, value in tables["run"].items() if name != "label_draws"}}
+    assert assembly.differences(old, old) == []
 
 
 def test_a_damaged_line_of_metrics_is_named(tmp_path: Path) -> None:

@@ -94,12 +94,13 @@ def test_predictions_are_those_of_an_evaluation() -> None:
 
 def test_they_are_the_encoder_and_bayes_rule() -> None:
     made, images = model(), random_images(20)
-    location, _ = made.networks.encoder.eval()(to_unit_range(images, made.device))
+    location, raw = made.networks.encoder.eval()(to_unit_range(images, made.device))
     means, scales = made.prior.component(torch.arange(K)).mean, made.prior.component(torch.arange(K)).stddev
-    density = torch.distributions.Normal(means, scales).log_prob(location[:, None]).sum(-1)
+    z = torch.distributions.Normal(location, (raw / 2).exp()).icdf(uniform_points(made.prior.latent_dim)[:, None])
+    density = torch.distributions.Normal(means, scales).log_prob(z[:, :, None]).sum(-1)
     (found,) = predictions(made, images)
     torch.testing.assert_close(found.locations, location.detach())
-    torch.testing.assert_close(found.posterior, (density + made.prior.log_weights()).softmax(1).detach())
+    torch.testing.assert_close(found.posterior, (density + made.prior.log_weights()).softmax(-1).mean(0).detach())
 
 
 @pytest.mark.parametrize("batch", [1, 7, 100, 599, 600, 10_000])
@@ -233,6 +234,7 @@ from pathlib import Path
 import torch
 from test_inference import Synthetic, model
 from mpcc.core.evaluation.inference import predictions
+from mpcc.core.evaluation.image_posterior import uniform_points
 
 torch.set_num_threads(1)
 found = predictions(model(clusters=1000), Synthetic(int(sys.argv[1])))

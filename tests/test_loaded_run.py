@@ -104,7 +104,7 @@ def test_a_truncation_keeps_the_densest_of_the_draws(run: LoadedRun) -> None:
     """The share s of the highest density of a Gaussian of J dimensions lies within a chi-square quantile."""
     from scipy import stats
 
-    prior = run._model.prior
+    prior = run.model.prior
     share, cluster = 0.25, 3
     z = run.generated(500, cluster, seed=2, truncation=share).z
     with torch.no_grad():

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import pytest
@@ -17,6 +18,7 @@ from mpcc.core.contracts import Evaluation, FeatureRequest, Metric
 from mpcc.core.evaluation.contingency import contingency
 from mpcc.core.testing.metrics import MadeUpImages
 from mpcc.plugins.metrics.accuracy import Accuracy, accuracy
+from mpcc.plugins.metrics.calibration import Calibration, calibration_error, right_images
 from mpcc.plugins.metrics.kept_information import KeptInformation, kept_information
 from mpcc.plugins.metrics.mutual_information import NormalizedMutualInformation, normalized_mutual_information
 from mpcc.plugins.metrics.occupancy import Occupancy, occupancy
@@ -440,3 +442,33 @@ def test_metrics_without_labels_need_none() -> None:
         *(False, False, False, True)
     ]
     assert not Reconstruction.higher_is_better
+
+
+# Calibration
+
+
+def test_a_calibrated_confidence_has_a_small_error_and_an_overconfident_one_its_excess() -> None:
+    random = np.random.default_rng(0)
+    sure = random.uniform(0.2, 1, 200_000)
+    right = random.uniform(size=len(sure)) < sure
+    assert calibration_error(sure, right) < 0.01
+    assert calibration_error(np.full(1000, 0.99), np.arange(1000) < 700) == pytest.approx(0.29)
+    assert calibration_error([1.0, 0.0], [True, False]) == 0.0
+
+
+def test_the_images_that_are_right_make_accuracy_and_purity() -> None:
+    random = np.random.default_rng(1)
+    clusters, labels = random.integers(0, 7, 500), random.integers(0, 4, 500)
+    matched, majority = right_images(clusters, labels)
+    assert matched.mean() == pytest.approx(accuracy(clusters, labels))
+    assert majority.mean() == pytest.approx(purity(clusters, labels))
+    posterior = torch.eye(7)[torch.from_numpy(clusters)]
+    computed = Calibration().compute(Evaluation(posterior, posterior, torch.from_numpy(labels)))
+    assert computed["calibration_matched"] == pytest.approx(1 - accuracy(clusters, labels))
+    assert computed["calibration_majority"] == pytest.approx(1 - purity(clusters, labels))
+
+
+@pytest.mark.parametrize(("sure", "right"), [([], []), ([0.5], [True, False]), ([[0.5]], [[True]])])
+def test_confidences_of_other_shapes_are_refused(sure: list[Any], right: list[Any]) -> None:
+    with pytest.raises(ValueError, match="expected two arrays of one shape"):
+        calibration_error(sure, right)

@@ -143,7 +143,7 @@ class MPCC(ClassNamePrefixFeaturesOutMixin, TransformerMixin, ClusterMixin, Base
         return self.run_.predict(images)
 
     def predict_proba(self, X: Any) -> Array:
-        """Return q(y|z) at the encoder's location, float32, shape (N, K).
+        """Return q(y|x), the mean of q(y|z) over the encoder's q(z|x), float32, shape (N, K).
 
         Raises:
             InvalidInput: If X does not fit the images of the training.

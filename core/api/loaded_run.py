@@ -78,13 +78,14 @@ class LoadedRun:
         config: Every setting of the run.
         iteration: How long it had been trained.
         image_shape: (D, R, R).
+        model: The networks and the prior.
     """
 
     def __init__(self, registry: Registry, layer: Layer, config: RunConfig, model: Model, kept: Mapping[str, Any]):
         self._registry = registry
         self._layer = layer
         self._kept = dict(kept)
-        self._model = model
+        self.model = model
         self.config = config
         self.iteration: int = kept["iteration"]
         self.image_shape: tuple[int, int, int] = tuple(kept["images"][1:])
@@ -115,18 +116,18 @@ class LoadedRun:
     @property
     def n_clusters(self) -> int:
         """K."""
-        return self._model.prior.clusters
+        return self.model.prior.clusters
 
     @property
     def latent_dim(self) -> int:
         """J."""
-        return self._model.prior.latent_dim
+        return self.model.prior.latent_dim
 
     @property
     def weights(self) -> np.ndarray[Any, Any]:
         """The weights phi of the clusters, float32, shape (K,)."""
         with torch.no_grad():
-            return self._numpy(self._model.prior.weights().float())
+            return self._numpy(self.model.prior.weights().float())
 
     def predict(self, images: Any) -> np.ndarray[Any, Any]:
         """Return the most probable cluster of each image, int64, shape (N,).
@@ -137,7 +138,7 @@ class LoadedRun:
         return self.posterior(images).argmax(axis=1)
 
     def posterior(self, images: Any) -> np.ndarray[Any, Any]:
-        """Return q(y|z) at the encoder's location, float32, shape (N, K).
+        """Return q(y|x), the mean of q(y|z) over the encoder's q(z|x), float32, shape (N, K).
 
         Raises:
             InvalidInput: As `predict`.
@@ -166,7 +167,7 @@ class LoadedRun:
         y = self._clusters(cluster, len(latents))
         if y is None:
             with torch.no_grad():
-                y = self._model.prior.log_responsibilities(latents.to(self._model.device)).argmax(1).cpu()
+                y = self.model.prior.log_responsibilities(latents.to(self.model.device)).argmax(1).cpu()
         return channels_last(self._generation.images(latents, y))
 
     def reconstruct(self, images: Any) -> np.ndarray[Any, Any]:
@@ -244,9 +245,9 @@ class LoadedRun:
         watched = score_to_watch("auto", metrics, (), request, self.n_clusters)
         if watched is None:
             raise InvalidInput("score: no metric judges clusterings without labels")
-        evaluation = evaluate(self._model, data, everything)
+        evaluation = evaluate(self.model, data, everything)
         shown = ModelImages(
-            self._model,
+            self.model,
             data,
             everything,
             evaluation,
@@ -291,7 +292,7 @@ class LoadedRun:
         )
 
     def _state(self) -> dict[str, Any]:
-        parts = {name: part.state_dict() for name, part in self._model.parts().items()}
+        parts = {name: part.state_dict() for name, part in self.model.parts().items()}
         on_cpu = {
             name: {key: value.detach().cpu() if isinstance(value, Tensor) else value for key, value in part.items()}
             for name, part in parts.items()
@@ -301,7 +302,7 @@ class LoadedRun:
     def _encoded(self, images: Any) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
         """Return locations (N, J) and posterior (N, K)."""
         source: Tensor | ImageSource = read_images(self._registry, self._layer, images, self.image_shape[0]).images
-        found = list(predictions(self._model, source))
+        found = list(predictions(self.model, source))
         return (
             self._numpy(torch.cat([part.locations.float() for part in found])),
             self._numpy(torch.cat([part.posterior.float() for part in found])),

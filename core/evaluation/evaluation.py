@@ -42,7 +42,7 @@ def choose_images(count: int, wanted: int | str, seed: int) -> Tensor:
 
 
 def evaluate(model: Model, data: ImageSet, indices: Tensor) -> Evaluation:
-    """Encode images and compute the posterior over clusters, q(y|z) at z = location of q(z|x).
+    """Encode images and compute the posterior over clusters, q(y|x).
 
     Arguments:
         model: Encoder and prior.

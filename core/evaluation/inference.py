@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from mpcc.core.contracts import ImageSource
 from mpcc.core.errors import InvalidInput
+from mpcc.core.evaluation.image_posterior import image_posterior
 from mpcc.core.images.read_ahead import in_order
 from mpcc.core.method.model import Model, to_unit_range
 from mpcc.core.system.kernel_settings import full_precision
@@ -28,7 +29,7 @@ class Prediction:
 
     Attributes:
         locations: The location of q(z|x), in the precision of the encoder, shape (n, J).
-        posterior: q(y|z) at z = location, shape (n, K).
+        posterior: q(y|x), the mean of q(y|z) over q(z|x), shape (n, K).
 
     Example:
         >>> prediction = Prediction(torch.zeros(2, 3), torch.tensor([[0.25, 0.75], [0.5, 0.5]]))
@@ -46,7 +47,7 @@ class Prediction:
 
     @property
     def confidence(self) -> Tensor:
-        """The posterior probability of that cluster, shape (n,)."""
+        """The posterior probability of that cluster, q(y|x), shape (n,)."""
         return self.posterior.max(dim=1).values
 
     @property
@@ -97,8 +98,8 @@ def predict(model: Model, images: Tensor) -> Prediction:
     dtypes = (parameter.dtype for parameter in encoder.parameters() if parameter.is_floating_point())
     precision = next(dtypes, torch.float32)
     with evaluating(encoder), full_precision(device):
-        location, _ = encoder(to_unit_range(images, device).to(precision))
-        posterior = model.prior.log_responsibilities(location).exp()
+        location, raw_scale = encoder(to_unit_range(images, device).to(precision))
+        posterior = image_posterior(model.prior, location, raw_scale)
     return Prediction(location.cpu(), posterior.cpu())
 
 

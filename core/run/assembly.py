@@ -365,7 +365,8 @@ def differences(saved: Mapping[str, Any], now: Mapping[str, Any], movable: Place
         before, after = saved[section], now[section]
         if section == "run":
             # An earlier version had fewer settings: for those added since, the run used the defaults.
-            before = {**{field.name: field.default for field in attrs.fields(RunSettings)}, **before}
+            defaults = {field.name: field.default for field in attrs.fields(RunSettings)}
+            before, after = {**defaults, **before}, {**defaults, **after}
         # An earlier version may have had other options of data. The fingerprint guards the images themselves.
         names = {*before} & {*after} if section == "data" else {*before, *after}
         for name in sorted(names):

@@ -12,6 +12,7 @@ from typing import Any
 import pyro.distributions as dist
 import torch
 import torch.nn.functional as F
+from scipy.special import stdtrit
 from torch import Tensor
 from torch.distributions import Distribution, Gamma, constraints
 from torch.distributions.utils import broadcast_all
@@ -123,6 +124,13 @@ class StableStudentT(dist.StudentT):  # type: ignore[misc]
         spread = F.softplus(2 * torch.log(t.clamp(min=torch.finfo(t.dtype).tiny)), threshold=40)
         density: Tensor = self._constant() - torch.log(self.scale) - (self._nu + 1) / 2 * spread
         return density
+
+    @torch.no_grad()
+    def icdf(self, value: Tensor) -> Tensor:
+        """Return the quantiles at probabilities in (0, 1), without gradients; scipy computes them on the CPU."""
+        standard = stdtrit(self._nu.double().cpu().numpy(), value.double().cpu().numpy())
+        quantiles: Tensor = self.loc + self.scale * torch.as_tensor(standard).to(self.loc)
+        return quantiles
 
     def entropy(self) -> Tensor:
         """Return (nu + 1) / 2 (psi((nu + 1) / 2) - psi(nu / 2)) - c + log scale."""

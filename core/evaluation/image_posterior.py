@@ -1,0 +1,85 @@
+r"""The posterior over clusters of an image, q(y|x), from the encoder's q(z|x) and the prior's q(y|z).
+
+.. math:: q(y \mid x) = E_{q(z|x)} \, q(y \mid z)
+
+The mean is taken over 16 points of q(z|x). They are quantiles at fixed scrambled Sobol points, so the same image has
+the same posterior in any batch.
+
+Compared with q(y|z) at the encoder's location, which leaves out how unsure the encoder is of z, this posterior is less
+sure: on the digits, its expected calibration error is about half as large (docs/scores.md).
+"""
+
+from __future__ import annotations
+
+import functools
+
+import torch
+from torch import Tensor
+from torch.distributions import Distribution, Independent
+
+from mpcc.core.contracts import Prior
+from mpcc.core.system.randomness import own_randomness
+
+__all__ = ["POINTS", "image_posterior", "points_of"]
+
+POINTS = 16
+# The most dimensions of torch's Sobol points.
+SOBOL_DIMENSIONS = torch.quasirandom.SobolEngine.MAXDIM
+
+
+@functools.cache
+def uniform_points(dimensions: int) -> Tensor:
+    """Return fixed points in (0, 1), float32, shape (POINTS, dimensions)."""
+    if dimensions <= SOBOL_DIMENSIONS:
+        points = torch.quasirandom.SobolEngine(dimensions, scramble=True, seed=0).draw(POINTS)
+    else:
+        points = torch.rand(POINTS, dimensions, generator=torch.Generator().manual_seed(0))
+    edge = torch.finfo(torch.float32).eps
+    return points.float().clamp(edge, 1 - edge)
+
+
+def points_of(prior: Prior, location: Tensor, raw_scale: Tensor) -> Tensor:
+    """Return points of q(z|x) for n images, each with the same weight, shape (POINTS, n, J).
+
+    A family without quantiles (``icdf``) gives draws instead, with the same seed for each image.
+
+    Arguments:
+        prior: Gives q(z|x).
+        location: The encoder's location, shape (n, J).
+        raw_scale: The encoder's other head, shape (n, J).
+    """
+    q = prior.encoder_distribution(location, raw_scale)
+    base: Distribution = q
+    while isinstance(base, Independent):
+        base = base.base_dist
+    if not base.event_shape:
+        try:
+            return base.icdf(uniform_points(prior.latent_dim).to(location)[:, None, :])
+        except NotImplementedError:
+            pass
+    drawn = []
+    for own, raw in zip(location.split(1), raw_scale.split(1), strict=True):
+        with own_randomness(0, location.device):
+            drawn.append(prior.encoder_distribution(own, raw).sample(torch.Size((POINTS,))))
+    return torch.cat(drawn, dim=1)
+
+
+def image_posterior(prior: Prior, location: Tensor, raw_scale: Tensor) -> Tensor:
+    """Return q(y|x) for n images, shape (n, K).
+
+    Arguments:
+        prior: Gives q(z|x) and q(y|z).
+        location: The encoder's location, shape (n, J).
+        raw_scale: The encoder's other head, shape (n, J).
+
+    Example:
+        >>> from mpcc.plugins.priors.gmm import GaussianMixture
+        >>> from mpcc.plugins.priors.options import GaussianMixtureOptions
+        >>> prior = GaussianMixture(3, 2, GaussianMixtureOptions())
+        >>> image_posterior(prior, torch.zeros(4, 2), torch.zeros(4, 2)).shape
+        torch.Size([4, 3])
+    """
+    with prior.full_precision():
+        z = points_of(prior, location, raw_scale)
+        of_points = prior.log_responsibilities(z.flatten(0, 1)).exp()
+    return of_points.unflatten(0, z.shape[:2]).mean(dim=0)

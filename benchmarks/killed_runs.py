@@ -29,7 +29,7 @@ from mpcc.core.storage.checkpoint import load_checkpoint
 
 # Evaluations and checkpoints are frequent, so that kills hit them too.
 COMMAND = ["--data", "digits", "--eval-every", "10", "--checkpoint-every", "2", "--log-every", "5", "--threads", "1"]
-SAME_FILES = ("metrics.jsonl", "assignments.csv", "posterior.npy", "samples.png", "config.toml")
+SAME_FILES = ("metrics.jsonl", "assignments.csv", "posterior.npy", "clusters.png", "samples.png", "config.toml")
 # Entries that differ between any two runs.
 CLOCKS = {"seconds", "evaluation_seconds"}
 

@@ -39,6 +39,7 @@ FLAGS = {
         "--metrics",
         "--eval-every",
         "--eval-images",
+        "--picture-clusters",
         "--checkpoint-every",
     ),
     *("--balance-weight", "--balance-direction", "--balance-tolerance", "--consistency-weight", "--invariant-to"),

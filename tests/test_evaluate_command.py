@@ -25,7 +25,8 @@ TINY = {
     **{"eval-every": 2, "eval-images": 70, "standing-passes": 2, "checkpoint-every": 4, "seed": 3, "device": "cpu"},
     **{"prior": "student_t", "prior.scale-floor": 0.2, "ema-decay": 0.5, "ema-start": 1, "threads": 1},
 }
-PICTURES = {"samples.png", "reconstructions.png", "confusion.png"}
+PICTURES = {"clusters.png", "samples.png", "reconstructions.png", "confusion.png"}
+OF_CLUSTERS = {f"clusters/{k}.png" for k in range(10)}
 TABLES = {"assignments.csv", "confusion.csv", "posterior.npy"}
 
 
@@ -139,8 +140,8 @@ def test_with_the_runs_own_settings_everything_is_the_same(finished: Path, capsy
     assert new["metrics"] == old["metrics"]
     same = {"not_computed", "evaluated", "entropy", "prior", "clusters", "iterations", "seed", "plugins", "versions"}
     assert {key: new[key] for key in same} == {key: old[key] for key in same}
-    assert {path.name for path in folder.iterdir()} == {*PICTURES, *TABLES, "results.json"}
-    for name in (*PICTURES, *TABLES):
+    assert set(contents(folder)) == {*PICTURES, *OF_CLUSTERS, *TABLES, "results.json"}
+    for name in (*PICTURES, *OF_CLUSTERS, *TABLES):
         assert (folder / name).read_bytes() == (finished / name).read_bytes(), name
     after = contents(finished)
     assert {name: after[name] for name in before} == before
@@ -376,7 +377,7 @@ def test_help_names_the_flags(capsys: pytest.CaptureFixture[str]) -> None:
     out = capsys.readouterr().out
     for flag in ("--metrics", "--eval-images", "--features", "--feature-weights", "--generated-images", "--data-root"):
         assert flag in out
-    for flag in ("--download", "--device", "--checkpoint", "--out", "--plugin", "--registry"):
+    for flag in ("--picture-clusters", "--download", "--device", "--checkpoint", "--out", "--plugin", "--registry"):
         assert flag in out
 
 

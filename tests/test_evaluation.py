@@ -252,7 +252,7 @@ def test_row_k_shows_samples_of_cluster_k_from_the_averaged_generator() -> None:
 
 
 @pytest.mark.parametrize("labelled", [True, False])
-def test_reconstructions_stand_beside_their_originals_sorted_by_label_or_cluster(labelled: bool) -> None:
+def test_reconstructions_stand_beside_their_originals_sorted_by_cluster_and_label(labelled: bool) -> None:
     made, data = model(), image_set(labelled)
     shown = pictures(made, data)
     assert shown.originals.shape == shown.reconstructions.shape == (50, 1, 8, 8)
@@ -261,8 +261,9 @@ def test_reconstructions_stand_beside_their_originals_sorted_by_label_or_cluster
     assert len(set(which.tolist())) == 50
     assert set(which.tolist()) <= set(choose_images(N, 80, seed=0).tolist())
     encoded = evaluate(made, data, which)
-    key = encoded.assignments if encoded.labels is None else encoded.labels
-    assert torch.equal(key, key.sort().values)
+    assert torch.equal(shown.clusters, encoded.assignments)
+    keys = encoded.assignments * 10 + (0 if encoded.labels is None else encoded.labels)
+    assert torch.equal(keys, keys.sort().values)
     with own_randomness(7, CPU), torch.no_grad():
         generator = standing_generator(made.averaged, made.prior, passes=2, batch=8)
         expected = to_pixels(generator(encoded.locations, encoded.assignments))

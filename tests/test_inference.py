@@ -15,6 +15,7 @@ from torch import Tensor
 from mpcc.core.contracts import ImageSet, ImageSource
 from mpcc.core.errors import InvalidInput
 from mpcc.core.evaluation.evaluation import evaluate
+from mpcc.core.evaluation.image_posterior import uniform_points
 from mpcc.core.evaluation.inference import Prediction, predictions
 from mpcc.core.images.read_ahead import in_order
 from mpcc.core.layers.fusion import fuse
@@ -234,7 +235,6 @@ from pathlib import Path
 import torch
 from test_inference import Synthetic, model
 from mpcc.core.evaluation.inference import predictions
-from mpcc.core.evaluation.image_posterior import uniform_points
 
 torch.set_num_threads(1)
 found = predictions(model(clusters=1000), Synthetic(int(sys.argv[1])))

@@ -1,4 +1,4 @@
-"""Picture sheets and events."""
+"""Events of a run."""
 
 from __future__ import annotations
 
@@ -9,36 +9,12 @@ import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch import Tensor
 
-from mpcc.core.evaluation.evaluation import Pictures
-from mpcc.core.evaluation.sheets import reconstruction_sheet, sample_sheet
 from mpcc.core.method.terms import TermWeights
 from mpcc.core.reporting.event_log import EventLog
 from mpcc.plugins.priors.gmm import GaussianMixture
 from mpcc.plugins.priors.options import GaussianMixtureOptions
 
 WEIGHTS = TermWeights.published(1, 8, 4)
-
-
-@pytest.mark.parametrize("channels", [1, 2, 3, 5])
-@pytest.mark.parametrize("size", [5, 8, 32, 40])
-def test_a_sheet_is_a_colour_picture_of_enlarged_images(channels: int, size: int) -> None:
-    samples = torch.randint(256, (3, 4, channels, size, size), dtype=torch.uint8)
-    shown = max(1, -(-32 // size)) * size
-    sheet = sample_sheet(Pictures(samples, samples[0], samples[0]))
-    assert sheet.dtype == torch.uint8
-    assert sheet.shape == (3, 3 * (shown + 2) + 2, 4 * (shown + 2) + 2)
-    if channels in (1, 3):
-        # Row 1, column 2 of the grid is sample 2 of cluster 1, pixel by pixel.
-        top, left = 2 + shown + 2, 2 + 2 * (shown + 2)
-        corner = sheet[:, top, left]
-        assert torch.equal(corner, samples[1, 2, :, 0, 0].expand(3))
-
-
-def test_originals_and_reconstructions_alternate() -> None:
-    black = torch.zeros(3, 1, 32, 32, dtype=torch.uint8)
-    sheet = reconstruction_sheet(Pictures(black[None], black, black + 255))
-    row = sheet[0, 10, 2 + 16 :: 34].tolist()
-    assert row == [0, 255] * 3
 
 
 def test_terms_are_logged_raw_and_weighted(tmp_path: Path) -> None:

@@ -128,7 +128,8 @@ def stop_at(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
 def test_the_run_folder_has_exactly_the_documented_files(finished: Path) -> None:
     found = {str(path.relative_to(finished)) for path in finished.rglob("*") if path.is_file()}
     (events,) = (name for name in found if name.startswith("events.out.tfevents"))
-    pictures = {"samples.png", "reconstructions.png", "confusion.png"}
+    sheets = {"clusters.png", "samples.png", "reconstructions.png", "confusion.png"}
+    pictures = sheets | {f"clusters/{k}.png" for k in range(10)}
     tables = {"config.toml", "results.json", "metrics.jsonl", "assignments.csv", "confusion.csv", "posterior.npy"}
     checkpoints = {f"checkpoints/{name}.pt" for name in ("last", "iteration-4", "iteration-2", "best")}
     assert found == {events, *pictures, *tables, *checkpoints, ".lock"}
@@ -395,7 +396,7 @@ def test_every_term_metric_rate_picture_and_histogram_is_in_the_events(finished:
         "clusters/used",
     }
     assert {tag.partition("/")[0] for tag in tags["tensors"]} == {"health"}
-    assert set(tags["images"]) == {"samples", "reconstructions", "confusion"}
+    assert set(tags["images"]) == {"clusters", "samples", "reconstructions", "confusion"}
     assert tags["histograms"] == ["prior/scales", "prior/weights"]
     assert [event.step for event in events.Scalars("terms/latent")] == [2, 4, 6]
     assert [event.step for event in events.Scalars("metrics/acc")] == [3, 6]

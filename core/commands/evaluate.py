@@ -21,7 +21,7 @@ PURPOSE = (
     "have been moved, an option such as --data.path names their new place."
 )
 SETTINGS = (
-    *("metrics", "eval_images", "features", "feature_weights", "generated_images"),
+    *("metrics", "eval_images", "picture_clusters", "features", "feature_weights", "generated_images"),
     *("data_root", "download", "device", "threads"),
 )
 

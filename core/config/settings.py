@@ -166,6 +166,11 @@ class RunSettings:
     eval_images: int | Literal["all"] = option(
         "all", "how many images to evaluate, a fixed random choice: a number or all", validator=_one_or_all
     )
+    picture_clusters: int | Literal["all"] = option(
+        30,
+        "how many clusters pictures show, a random choice among those with images: a number or all",
+        validator=_one_or_all,
+    )
     checkpoint_every: int | str = option(
         1000, "iterations between checkpoints, or a time such as 10min", validator=_interval
     )
@@ -215,7 +220,7 @@ class RunSettings:
 # Settings that may change when a run is resumed; the result of the training does not depend on their values.
 RESUMABLE = frozenset(
     (
-        *("iterations", "minutes", "eval_every", "first_eval", "eval_images"),
+        *("iterations", "minutes", "eval_every", "first_eval", "eval_images", "picture_clusters"),
         *("checkpoint_every", "keep_checkpoints", "log_every"),
         *("on_nonfinite", "max_restarts", "device", "data_root", "download", "workers", "engine", "precision"),
         *("features", "feature_weights", "generated_images", "best_by"),

@@ -1,4 +1,4 @@
-"""Classes against clusters: a table and a heat map, with matched classes on the diagonal."""
+"""Classes against clusters: a table and a heat map, with clusters in the order of their numbers."""
 
 from __future__ import annotations
 
@@ -16,8 +16,9 @@ from mpcc.core.evaluation.contingency import matching, paired, true_labels
 
 __all__ = ["Confusion", "confusion_sheet"]
 
-# Pixels: the intended size of the picture; the smallest and the largest cell; the cell from which counts and names fit.
-AIM, SMALLEST, LARGEST, NUMBERED, NAMED = 1000, 4, 48, 26, 13
+# Pixels: the intended size of the picture; the largest width of all cells; the smallest cell, unless that makes them
+# wider; the largest cell; the cell from which counts and names fit.
+AIM, WIDEST, SMALLEST, LARGEST, NUMBERED, NAMED = 1000, 2200, 4, 48, 26, 13
 TEXT_SIZE = 12
 LONGEST_NAME = 24
 INK = np.array([8.0, 48.0, 107.0])
@@ -28,20 +29,19 @@ GRID, FRAME = (225, 225, 225), (200, 60, 30)
 class Confusion:
     """Counts of images by class and cluster; C classes with images, K clusters.
 
-    The first rows and columns are the pairs of the best one-to-one matching that hold images, in the order of the
-    classes. The other classes and clusters follow, in the order of their numbers.
+    Column k is cluster k, as in all files of a run. The first rows are the classes that the best one-to-one matching
+    gives a cluster with images of them, in the order of these clusters, so that matched cells go down from left to
+    right. The other classes follow, in their own order.
 
     Attributes:
         classes: The names of the rows.
-        clusters: The numbers of the columns, a permutation of 0..K-1.
         counts: Shape (C, K).
-        pairs: How many rows and columns are matched.
+        matched: The clusters of the first rows, in ascending order; the other rows have none.
     """
 
     classes: tuple[str, ...]
-    clusters: tuple[int, ...]
     counts: NDArray[np.int64]
-    pairs: int
+    matched: tuple[int, ...]
 
     @classmethod
     def of(cls, evaluation: Evaluation, class_names: Sequence[str] = ()) -> Confusion:
@@ -57,30 +57,30 @@ class Confusion:
         Example:
             >>> posterior = torch.eye(3)[[2, 2, 0, 0, 0]]
             >>> table = Confusion.of(Evaluation(posterior, posterior, torch.tensor([0, 0, 1, 1, 0])), ["cat", "dog"])
-            >>> print(table.classes, table.clusters, table.counts.tolist(), table.pairs)
-            ('cat', 'dog') (2, 0, 1) [[2, 1, 0], [0, 2, 0]] 2
+            >>> print(table.classes, table.counts.tolist(), table.matched)
+            ('dog', 'cat') [[2, 0, 0], [1, 0, 2]] (0, 2)
         """
         clusters, labels = paired(evaluation.assignments, true_labels(evaluation))
         numbers, rows = np.unique(labels, return_inverse=True)
         counts: NDArray[np.int64] = np.zeros((len(numbers), evaluation.clusters), dtype=np.int64)
         np.add.at(counts, (rows, clusters), 1)
-        matched = {
-            int(row): int(column) for column, row in zip(*matching(counts.T), strict=True) if counts[row, column]
+        class_of = {
+            int(column): int(row) for column, row in zip(*matching(counts.T), strict=True) if counts[row, column]
         }
-        order = [*sorted(matched), *(row for row in range(len(numbers)) if row not in matched)]
-        taken = [matched[row] for row in sorted(matched)]
-        columns = [*taken, *(column for column in range(evaluation.clusters) if column not in set(taken))]
+        matched = sorted(class_of)
+        first = [class_of[column] for column in matched]
+        order = [*first, *(row for row in range(len(numbers)) if row not in set(first))]
         names = tuple(str(class_names[number] if class_names else number) for number in numbers[order])
-        return cls(names, tuple(columns), counts[np.ix_(order, columns)], len(matched))
+        return cls(names, counts[order], tuple(matched))
 
     def rows(self) -> list[list[str]]:
         """Return the table as texts.
 
         The header is ``class``, the numbers of the clusters, ``matched_cluster``; then comes a row for each class.
         """
-        table = [["class", *map(str, self.clusters), "matched_cluster"]]
+        table = [["class", *map(str, range(self.counts.shape[1])), "matched_cluster"]]
         for row, name in enumerate(self.classes):
-            matched = str(self.clusters[row]) if row < self.pairs else ""
+            matched = str(self.matched[row]) if row < len(self.matched) else ""
             table.append([name, *map(str, self.counts[row]), matched])
         return table
 
@@ -93,7 +93,7 @@ def confusion_sheet(confusion: Confusion) -> Tensor:
     have a frame.
     """
     count, columns = confusion.counts.shape
-    cell = min(LARGEST, max(SMALLEST, AIM // max(count, columns)))
+    cell = max(1, min(LARGEST, max(SMALLEST, AIM // max(count, columns)), WIDEST // columns))
     font = ImageFont.load_default(TEXT_SIZE)
     names = [shown(name) for name in confusion.classes]
     left = 12 + max(int(font.getlength(name)) for name in [*names, "class"])
@@ -108,16 +108,16 @@ def confusion_sheet(confusion: Confusion) -> Tensor:
     draw.text((6, top - 16), "class", "black", font)
     for row in range(0, count, -(-NAMED // cell)):
         draw.text((left - 6, top + (row + 0.5) * cell), names[row], "black", font, anchor="rm")
-    room = 4 + max(int(font.getlength(str(number))) for number in confusion.clusters)
+    room = 4 + int(font.getlength("0" * len(str(columns - 1))))
     for column in range(0, columns, -(-room // cell)):
-        draw.text((left + (column + 0.5) * cell, top - 10), str(confusion.clusters[column]), "black", font, anchor="mm")
+        draw.text((left + (column + 0.5) * cell, top - 10), str(column), "black", font, anchor="mm")
     if cell >= NAMED:
         for row in range(count + 1):
             draw.line((left, top + row * cell, left + columns * cell, top + row * cell), GRID)
         for column in range(columns + 1):
             draw.line((left + column * cell, top, left + column * cell, top + count * cell), GRID)
-        for pair in range(confusion.pairs):
-            x, y = left + pair * cell, top + pair * cell
+        for row, column in enumerate(confusion.matched):
+            x, y = left + column * cell, top + row * cell
             draw.rectangle((x, y, x + cell, y + cell), outline=FRAME)
     if cell >= NUMBERED:
         for row, column in np.argwhere(confusion.counts).tolist():

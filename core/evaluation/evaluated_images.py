@@ -55,6 +55,11 @@ class ModelImages(EvaluatedImages):
         """Say where the networks are."""
         self.device = self.model.device
 
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """The shape of an image, (D, R, R)."""
+        return tuple(self._data.images.shape[1:])
+
     @contextlib.contextmanager
     def standing(self) -> Iterator[nn.Module]:
         """Lend the generator for a ``with`` block, in the random state that computing the statistics left.

@@ -145,14 +145,16 @@ class Pictures:
 
     Attributes:
         samples: A row of samples for each cluster, shape (K, columns, D, R, R).
-        originals: Real images, sorted by label, or by cluster without labels, shape (M, D, R, R).
+        originals: Real images, sorted by cluster, those of a cluster by label, shape (M, D, R, R).
         reconstructions: What the generator makes of each original's location and cluster, same shape.
+        clusters: The cluster of each original, int64, shape (M,).
     """
 
-    def __init__(self, samples: Tensor, originals: Tensor, reconstructions: Tensor) -> None:
+    def __init__(self, samples: Tensor, originals: Tensor, reconstructions: Tensor, clusters: Tensor) -> None:
         self.samples = samples
         self.originals = originals
         self.reconstructions = reconstructions
+        self.clusters = clusters
 
 
 def draw_pictures(images: ModelImages, evaluation: Evaluation) -> Pictures:
@@ -160,21 +162,23 @@ def draw_pictures(images: ModelImages, evaluation: Evaluation) -> Pictures:
 
     Arguments:
         images: Images of the evaluation; their seed gives the latent noise, so that pictures can be compared over time.
-        evaluation: The reconstructions are sorted by its labels or clusters.
+        evaluation: The reconstructions are sorted by its clusters and labels.
     """
     prior = images.model.prior
     with images.standing() as generator:
-        clusters = torch.arange(prior.clusters, device=images.device).repeat_interleave(SAMPLES_PER_CLUSTER)
+        labels_of_samples = torch.arange(prior.clusters, device=images.device).repeat_interleave(SAMPLES_PER_CLUSTER)
         rows = []
-        for y in torch.split(clusters, EVALUATION_BATCH):
+        for y in torch.split(labels_of_samples, EVALUATION_BATCH):
             z = prior.component(y).rsample()
             rows.append(to_pixels(generator(prior.input_map(z), y)))
         shown = torch.randperm(len(evaluation.locations))[:RECONSTRUCTED_IMAGES]
-        key = evaluation.assignments if evaluation.labels is None else evaluation.labels
-        key = key.where(key >= 0, key.max() + 1)  # images without a label come last
-        shown = shown[key[shown].argsort(stable=True)]
+        if evaluation.labels is not None:
+            labels = evaluation.labels[shown]
+            labels = labels.where(labels >= 0, labels.max() + 1)  # images without a label come last
+            shown = shown[labels.argsort(stable=True)]
+        clusters = evaluation.assignments[shown]
+        shown, clusters = shown[clusters.argsort(stable=True)], clusters.sort(stable=True).values
         reconstructions = to_pixels(images.reconstruct(generator, shown))
     samples = torch.cat(rows)
-    return Pictures(
-        samples.view(prior.clusters, SAMPLES_PER_CLUSTER, *samples.shape[1:]), images.pixels(shown), reconstructions
-    )
+    samples = samples.view(prior.clusters, SAMPLES_PER_CLUSTER, *samples.shape[1:])
+    return Pictures(samples, images.pixels(shown), reconstructions, clusters)

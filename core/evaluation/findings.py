@@ -15,6 +15,7 @@ from mpcc.core.errors import PluginError, TrainingDiverged
 from mpcc.core.evaluation.confusion import Confusion
 from mpcc.core.evaluation.evaluated_images import ModelImages
 from mpcc.core.evaluation.evaluation import Pictures, draw_pictures, evaluate, left_out, score
+from mpcc.core.evaluation.members import ClusterMembers, ShownClusters, find_members
 from mpcc.core.method.model import Model
 from mpcc.core.system.kernel_settings import full_precision
 from mpcc.core.system.plain_values import plain_value
@@ -42,6 +43,8 @@ class Findings:
         scores: Scores by name.
         left_out: Metrics that could not be computed, with the reason.
         pictures: Samples and reconstructions.
+        shown: The clusters that pictures show, and the sizes of all.
+        members: Typical and uncertain real members of the clusters that are shown.
         confusion: Classes against clusters, or None without labels.
     """
 
@@ -52,17 +55,19 @@ class Findings:
     scores: Mapping[str, float]
     left_out: Mapping[str, str]
     pictures: Pictures
+    shown: ShownClusters
+    members: tuple[ClusterMembers, ...]
     confusion: Confusion | None
 
     @property
     def sizes(self) -> Tensor:
         """Evaluated images in each cluster, int64, shape (K,)."""
-        return torch.bincount(self.evaluation.assignments, minlength=self.evaluation.clusters)
+        return torch.tensor(self.shown.sizes)
 
     @property
     def used(self) -> int:
         """How many clusters have at least one evaluated image."""
-        return int((self.sizes > 0).sum())
+        return self.shown.used
 
     def summary(self) -> dict[str, Any]:
         """Return what ``results.json`` says about the evaluation and the evaluated model."""
@@ -97,7 +102,7 @@ def find(
         data: The images.
         indices: The images to be evaluated, shape (N,).
         metrics: Prepared metrics by name.
-        settings: Seed, standing statistics, feature scores.
+        settings: Seed, standing statistics, feature scores, clusters in pictures.
 
     Raises:
         TrainingDiverged: If latents or posteriors are not finite.
@@ -122,10 +127,12 @@ def find(
     with full_precision(model.device), own_randomness(settings.seed, model.device):
         scores = score(metrics, evaluation)
     pictures = draw_pictures(images, evaluation)
+    shown = ShownClusters.of(evaluation.assignments, evaluation.clusters, settings.picture_clusters, settings.seed)
+    members = find_members(images, evaluation, shown)
     labelled = evaluation.labelled()
     confusion = None if labelled is None else Confusion.of(labelled, data.class_names)
     missing = left_out(metrics, evaluation.labels)
-    return Findings(data, indices, evaluation, images, scores, missing, pictures, confusion)
+    return Findings(data, indices, evaluation, images, scores, missing, pictures, shown, members, confusion)
 
 
 @torch.no_grad()

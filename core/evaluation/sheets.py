@@ -1,40 +1,85 @@
-"""Sheets of pictures: samples with one row per cluster, reconstructions beside their images (supplement, E)."""
+"""Sheets of pictures: what the clusters hold, what the generator makes of each, reconstructions (supplement, E).
+
+All sheets show clusters in the order of their numbers.
+"""
 
 from __future__ import annotations
 
-import torch
-import torch.nn.functional as F
+from collections.abc import Sequence
+
 from torch import Tensor
-from torchvision.utils import make_grid
 
 from mpcc.core.evaluation.evaluation import Pictures
+from mpcc.core.evaluation.members import ClusterMembers, ShownClusters
+from mpcc.core.evaluation.page import Row, Section, beside, rows_page, sections_page, tiles
 
-__all__ = ["RECONSTRUCTION_COLUMNS", "SHOWN_SIZE", "reconstruction_sheet", "sample_sheet"]
+__all__ = ["member_sheet", "overview_sheet", "reconstruction_sheet", "sample_sheet"]
 
-
-# Small images are enlarged to at least this many pixels, by whole factors.
-SHOWN_SIZE = 32
-
-
-RECONSTRUCTION_COLUMNS = 20
-
-
-def sample_sheet(pictures: Pictures) -> Tensor:
-    """Return samples as one picture with a row for each cluster, uint8, shape (3, height, width)."""
-    return _sheet(pictures.samples.flatten(0, 1), columns=pictures.samples.shape[1])
+# Typical and generated images in a row of the overview.
+FEW, SOME = 4, 8
+# A posterior from here on would be rounded to 1.
+NEARLY_SURE = 0.995
 
 
-def reconstruction_sheet(pictures: Pictures) -> Tensor:
-    """Return real images (odd columns) beside their reconstructions (even), uint8, shape (3, height, width)."""
-    pairs = torch.stack([pictures.originals, pictures.reconstructions], dim=1).flatten(0, 1)
-    return _sheet(pairs, columns=min(RECONSTRUCTION_COLUMNS, len(pairs)))
+def overview_sheet(pictures: Pictures, shown: ShownClusters, members: Sequence[ClusterMembers]) -> Tensor:
+    """Return real members of each cluster beside generated images of it, uint8, shape (3, height, width)."""
+    rows = []
+    for found in members:
+        typical = tiles(found.typical_images[:FEW]) if len(found.typical) else "no members"
+        generated = tiles(pictures.samples[found.cluster, :SOME])
+        rows.append(Row(shown.lines(found.cluster), (typical, tiles(found.spread_images), generated)))
+    used = f"{shown.used} of {shown.clusters} cluster{'s' * (shown.clusters > 1)}"
+    title = f"{shown.images:,} evaluated image{'s' * (shown.images > 1)} in {used}{_choice(shown)}"
+    return rows_page(title, ["most typical real images", "from the most to the least typical", "generated"], rows)
 
 
-def _sheet(images: Tensor, columns: int) -> Tensor:
-    if images.shape[1] not in (1, 3):
-        # Other numbers of channels have no colours: the mean over the channels is shown.
-        images = images.float().mean(dim=1, keepdim=True).to(torch.uint8)
-    factor = -(-SHOWN_SIZE // images.shape[-1])
-    enlarged = F.interpolate(images.float(), scale_factor=factor, mode="nearest").to(torch.uint8)
-    sheet: Tensor = make_grid(enlarged, nrow=columns, padding=2, pad_value=64)
-    return sheet
+def sample_sheet(pictures: Pictures, shown: ShownClusters) -> Tensor:
+    """Return samples with a row for each cluster, uint8, shape (3, height, width)."""
+    rows = [Row(shown.lines(cluster), (tiles(pictures.samples[cluster]),)) for cluster in shown.numbers]
+    return rows_page(f"generated images of each cluster{_choice(shown)}", [""], rows)
+
+
+def reconstruction_sheet(pictures: Pictures, shown: ShownClusters) -> Tensor:
+    """Return real images at the left of their reconstructions, in pairs, uint8, shape (3, height, width)."""
+    pairs = beside(tiles(pictures.originals), tiles(pictures.reconstructions))
+    captions = tuple(f"{cluster} ({shown.sizes[cluster]:,})" for cluster in pictures.clusters.tolist())
+    heading = "left: real image; right: its reconstruction; below: its cluster (and how many images that has)"
+    title = f"reconstructions of {len(pairs):,} of {shown.images:,} evaluated images"
+    return sections_page(title, [Section(heading, pairs, captions)])
+
+
+def member_sheet(found: ClusterMembers, shown: ShownClusters) -> Tensor:
+    """Return typical, spread and uncertain real members of a cluster, uint8, shape (3, height, width)."""
+    cluster, size = found.cluster, shown.sizes[found.cluster]
+    if not size:
+        return sections_page(f"cluster {cluster}: none of the {shown.images:,} evaluated images", [])
+    title = f"cluster {cluster}: {size:,} of {shown.images:,} evaluated images ({shown.share(cluster)})"
+    typical = f"typical: highest density p(z | y = {cluster}){_part(len(found.typical), size)}"
+    spread = f"at equal distances from the most to the least typical{_part(len(found.spread), size)}"
+    uncertain = f"least certain: lowest q(y = {cluster} | z), written below{_part(len(found.uncertain), size)}"
+    captions = [f"{value:.2f}" if value < NEARLY_SURE else "> 0.99" for value in found.confidences.tolist()]
+    if len(found.rivals):
+        uncertain += "; in brackets, the next cluster"
+        captions = [f"{text} ({rival})" for text, rival in zip(captions, found.rivals.tolist(), strict=True)]
+    sections = [
+        Section(typical, tiles(found.typical_images)),
+        Section(spread, tiles(found.spread_images)),
+        Section(uncertain, tiles(found.uncertain_images), tuple(captions)),
+    ]
+    return sections_page(title, sections)
+
+
+def _choice(shown: ShownClusters) -> str:
+    """Return how the clusters have been chosen, or nothing if all are shown."""
+    count = len(shown.numbers)
+    return "" if count == shown.clusters else f"; {count} of {shown.clusters} clusters, chosen at random"
+
+
+def _part(count: int, size: int) -> str:
+    """Return that all members are shown, or nothing.
+
+    Example:
+        >>> _part(3, 3), _part(20, 182)
+        (' (all members)', '')
+    """
+    return " (all members)" if count == size else ""

@@ -17,8 +17,9 @@ tag                         value
 ``prior/scales``            histogram of the components' scales
 ``prior/weights``           histogram of phi
 ``prior/<quantity>``        other quantities of a prior, such as nu: a curve or a histogram
-``samples``                 picture: a row for each cluster
-``reconstructions``         picture: real images in odd columns, reconstructions in even ones
+``clusters``                picture: real members of each cluster beside generated images of it
+``samples``                 picture: generated images, a row for each cluster
+``reconstructions``         picture: real images in pairs with their reconstructions
 ``confusion``               picture: classes against clusters, where there are labels
 ==========================  ==================================================================
 """
@@ -44,7 +45,7 @@ from torch.utils.tensorboard import summary
 
 from mpcc.core.contracts import Prior
 from mpcc.core.evaluation.confusion import confusion_sheet
-from mpcc.core.evaluation.sheets import reconstruction_sheet, sample_sheet
+from mpcc.core.evaluation.sheets import overview_sheet, reconstruction_sheet, sample_sheet
 
 if TYPE_CHECKING:
     # Needed for types only.
@@ -108,8 +109,10 @@ class EventLog:
         """Write everything that an evaluation finds."""
         self.scores(step, scores, findings.used)
         self.prior(step, prior)
-        self._picture("samples", sample_sheet(findings.pictures), step)
-        self._picture("reconstructions", reconstruction_sheet(findings.pictures), step)
+        pictures, shown = findings.pictures, findings.shown
+        self._picture("clusters", overview_sheet(pictures, shown, findings.members), step)
+        self._picture("samples", sample_sheet(pictures, shown), step)
+        self._picture("reconstructions", reconstruction_sheet(pictures, shown), step)
         if findings.confusion is not None:
             self._picture("confusion", confusion_sheet(findings.confusion), step)
         for name, value in health.items():

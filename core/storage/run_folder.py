@@ -1,9 +1,10 @@
 """The run folder: which files a run leaves, and how each is written.
 
 ``config.toml`` re-runs the run, ``results.json`` sums it up, ``metrics.jsonl`` has a line for every evaluation,
-``assignments.csv`` and ``posterior.npy`` a row for every evaluated image, ``samples.png`` and ``reconstructions.png``
-show it, ``confusion.csv`` and ``confusion.png`` compare it with labels where there are any, ``checkpoints/last.pt``
-continues it; TensorBoard's event files lie beside them. Nothing is written anywhere else.
+``assignments.csv`` and ``posterior.npy`` a row for every evaluated image, ``clusters.png``, ``clusters/``,
+``samples.png`` and ``reconstructions.png`` show it, ``confusion.csv`` and ``confusion.png`` compare it with labels
+where there are any, ``checkpoints/last.pt`` continues it; TensorBoard's event files lie beside them. Nothing is written
+anywhere else.
 """
 
 from __future__ import annotations
@@ -19,7 +20,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image
 from torch import Tensor
 
 from mpcc.core.config import RunConfig
@@ -27,8 +27,9 @@ from mpcc.core.errors import InvalidInput, PluginError
 from mpcc.core.evaluation.confusion import confusion_sheet
 from mpcc.core.evaluation.findings import Findings
 from mpcc.core.evaluation.inference import Prediction
-from mpcc.core.evaluation.sheets import reconstruction_sheet, sample_sheet
+from mpcc.core.evaluation.sheets import member_sheet, overview_sheet, reconstruction_sheet, sample_sheet
 from mpcc.core.storage.folder_lock import locked
+from mpcc.core.storage.picture_files import replace_pictures, write_picture
 from mpcc.core.storage.prediction_files import AssignmentTable, write_rows
 from mpcc.core.system.file_names import check_length
 from mpcc.core.system.output_streams import quoted
@@ -207,7 +208,7 @@ class RunFolder:
 
     def to_look_at(self) -> str:
         """Return in words which files a person opens first."""
-        return f"samples.png, assignments.csv and results.json in {quoted(self.path)}"
+        return f"clusters.png, samples.png and assignments.csv in {quoted(self.path)}"
 
     def write_config(self, config: RunConfig, comment: str = "") -> None:
         """Write ``config.toml``, below a comment of one line, if there is one."""
@@ -267,8 +268,7 @@ class RunFolder:
 
     def write_findings(self, findings: Findings) -> None:
         """Write the pictures and tables of an evaluation; each file is replaced as a whole."""
-        self.write_picture("samples", sample_sheet(findings.pictures))
-        self.write_picture("reconstructions", reconstruction_sheet(findings.pictures))
+        self.write_pictures(findings)
         with whole_file(self.path / "assignments.csv") as file:
             table = AssignmentTable(file, findings.data, paths=True)
             prediction = Prediction(findings.evaluation.locations, findings.evaluation.posterior)
@@ -277,7 +277,16 @@ class RunFolder:
         self.write_array("latents", findings.evaluation.locations)
         if findings.confusion is not None:
             self.write_table("confusion", findings.confusion.rows())
-            self.write_picture("confusion", confusion_sheet(findings.confusion))
+            write_picture(self.path / "confusion.png", confusion_sheet(findings.confusion))
+
+    def write_pictures(self, findings: Findings) -> None:
+        """Write the sheets, and a picture of each cluster that is shown into ``clusters/``."""
+        pictures, shown, members = findings.pictures, findings.shown, findings.members
+        write_picture(self.path / "clusters.png", overview_sheet(pictures, shown, members))
+        write_picture(self.path / "samples.png", sample_sheet(pictures, shown))
+        write_picture(self.path / "reconstructions.png", reconstruction_sheet(pictures, shown))
+        drawn = (member_sheet(found, shown) for found in members)
+        replace_pictures(self.path / "clusters", shown.clusters, shown.numbers, drawn)
 
     def write_table(self, name: str, rows: Sequence[Sequence[Any]]) -> None:
         """Write a table as CSV, its header first."""
@@ -293,9 +302,3 @@ class RunFolder:
         content = io.BytesIO()
         np.save(content, rows.float().numpy(), allow_pickle=False)
         write_whole(self.path / f"{name}.npy", content.getvalue())
-
-    def write_picture(self, name: str, picture: Tensor) -> None:
-        """Write a picture, uint8, shape (3, height, width), as PNG."""
-        content = io.BytesIO()
-        Image.fromarray(picture.permute(1, 2, 0).numpy()).save(content, "PNG")
-        write_whole(self.path / f"{name}.png", content.getvalue())

@@ -10,8 +10,7 @@ Attributes:
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
-
+TYPE_CHECKING = False  # type checkers take the name for true; the module typing is not imported for it
 if TYPE_CHECKING:
     from mpcc.core.api.estimator import MPCC
     from mpcc.core.api.loaded_run import load
@@ -23,7 +22,7 @@ __version__: str
 _MODULES = {"MPCC": "mpcc.core.api.estimator", "load": "mpcc.core.api.loaded_run"}
 
 
-def __getattr__(name: str) -> Any:
+def __getattr__(name: str) -> object:
     """Load a name of the package when it is first used."""
     if name == "__version__":
         from importlib import metadata

@@ -18,7 +18,7 @@ from mpcc.core.errors import InvalidInput
 from mpcc.core.registry import Registry
 from mpcc.core.registry.attribution import attributed
 
-__all__ = ["as_array", "channels_last", "image_file", "read_images"]
+__all__ = ["as_array", "channels_last", "image_file", "read_images", "with_colours"]
 
 
 def as_array(images: Any) -> np.ndarray[Any, Any]:
@@ -82,6 +82,17 @@ def read_images(registry: Registry, run: Layer, images: Any, channels: int) -> I
     if found != channels:
         raise InvalidInput(f"images: expected {channels} channels, as in training, got {found}")
     return data
+
+
+def with_colours(images: torch.Tensor) -> torch.Tensor:
+    """Return images of 1 or 3 channels as they are; of others the mean over the channels, which have no colours.
+
+    Arguments:
+        images: uint8, shape (N, D, R, R).
+    """
+    if images.shape[1] in (1, 3):
+        return images
+    return images.float().mean(dim=1, keepdim=True).round().to(torch.uint8)
 
 
 def channels_last(images: torch.Tensor) -> np.ndarray[Any, Any]:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from PIL import Image
 
-from mpcc.core.evaluation.image_grid import image_grid
+from mpcc.core.evaluation.sheets import generated_sheet
 
 if TYPE_CHECKING:
     from mpcc.core.api.loaded_run import LoadedRun
@@ -23,7 +23,8 @@ def sheet_html(run: LoadedRun) -> str:
     """Return an HTML image of samples, one row for each cluster, the first 30 of them."""
     rows = min(run.n_clusters, MOST_ROWS)
     samples = run.generated(rows * COLUMNS, np.repeat(np.arange(rows), COLUMNS))
+    sheet = generated_sheet("generated images of each cluster", samples.images, samples.clusters.tolist(), COLUMNS)
     content = io.BytesIO()
-    Image.fromarray(image_grid(samples.images, COLUMNS).permute(1, 2, 0).numpy()).save(content, "PNG")
+    Image.fromarray(sheet.permute(1, 2, 0).numpy()).save(content, "PNG")
     data = base64.b64encode(content.getvalue()).decode()
-    return f'<p>Generated images, one row a cluster:</p><img src="data:image/png;base64,{data}" alt="samples">'
+    return f'<img src="data:image/png;base64,{data}" alt="samples">'

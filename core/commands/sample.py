@@ -63,10 +63,10 @@ def sample_run(words: list[str]) -> int:
     run_layer(run)
     if flags.interpolate is not None and flags.cluster is None:
         raise InvalidInput("--interpolate needs clusters: expected --cluster as well, such as --cluster all")
-    kind = "folder" if flags.out is None else {".png": "sheet", ".npy": "array"}.get(flags.out.suffix.lower(), "folder")
+    kind = "files" if flags.out is None else {".png": "sheet", ".npy": "array"}.get(flags.out.suffix.lower(), "files")
     if flags.out is not None:
-        check_new(flags.out, "--out", "folder" if kind == "folder" else "file")
-        if kind != "folder" and not flags.out.absolute().parent.is_dir():
+        check_new(flags.out, "--out", "folder" if kind == "files" else "file")
+        if kind != "files" and not flags.out.absolute().parent.is_dir():
             raise InvalidInput(f"--out {flags.out} cannot be written: {flags.out.absolute().parent} is not a folder")
     out = flags.out or free_name(run / "samples")
     # The checks above do not need torch; the imports below load it.
@@ -129,27 +129,30 @@ def write(out: Path, kind: str, samples: Samples, columns: int) -> None:
 
     Arguments:
         out: A new file or folder.
-        kind: ``folder`` of PNG files, ``sheet`` or ``array``.
+        kind: ``files``, in a folder, ``sheet`` or ``array``.
         samples: The images.
         columns: Images in a row of a sheet.
     """
     import numpy as np
     from torchvision.transforms.functional import to_pil_image
 
-    from mpcc.core.api.image_arrays import channels_last
-    from mpcc.core.evaluation.image_grid import image_grid, shown
+    from mpcc.core.api.image_arrays import channels_last, with_colours
+    from mpcc.core.evaluation.sheets import generated_sheet
     from mpcc.core.system.whole_files import new_file
     from mpcc.core.system.whole_folders import new_folder
 
-    if kind == "folder":
+    if kind == "files":
         digits = len(str(len(samples.images) - 1))
         with new_folder(out) as folder:
-            rows = zip(shown(samples.images), samples.clusters.tolist(), strict=True)
+            rows = zip(with_colours(samples.images), samples.clusters.tolist(), strict=True)
             for index, (image, cluster) in enumerate(rows):
                 to_pil_image(image).save(folder / f"cluster-{cluster}-{index:0{digits}}.png")
         return
     with new_file(out) as file:
         if kind == "sheet":
-            to_pil_image(image_grid(samples.images, columns)).save(file, "PNG")
+            order = samples.clusters.argsort(stable=True)
+            title = f"{len(order)} generated images"
+            sheet = generated_sheet(title, samples.images[order], samples.clusters[order].tolist(), columns)
+            to_pil_image(sheet).save(file, "PNG")
         else:
             np.save(file, channels_last(samples.images), allow_pickle=False)

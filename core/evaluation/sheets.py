@@ -13,7 +13,7 @@ from mpcc.core.evaluation.evaluation import Pictures
 from mpcc.core.evaluation.members import ClusterMembers, ShownClusters
 from mpcc.core.evaluation.page import Row, Section, beside, rows_page, sections_page, tiles
 
-__all__ = ["member_sheet", "overview_sheet", "reconstruction_sheet", "sample_sheet"]
+__all__ = ["generated_sheet", "member_sheet", "overview_sheet", "reconstruction_sheet", "sample_sheet"]
 
 # Typical and generated images in a row of the overview.
 FEW, SOME = 4, 8
@@ -39,6 +39,25 @@ def sample_sheet(pictures: Pictures, shown: ShownClusters) -> Tensor:
     return rows_page(f"generated images of each cluster{_choice(shown)}", [""], rows)
 
 
+def generated_sheet(title: str, images: Tensor, clusters: Sequence[int], columns: int) -> Tensor:
+    """Return generated images in rows that each belong to one cluster, uint8, shape (3, height, width).
+
+    Arguments:
+        title: A line at the top.
+        images: uint8, shape (N, D, R, R), those of a cluster one after another.
+        clusters: The cluster of each.
+        columns: The most images in a row.
+    """
+    drawn, rows, start = tiles(images), [], 0
+    while start < len(clusters):
+        end = start + 1
+        while end < len(clusters) and end - start < columns and clusters[end] == clusters[start]:
+            end += 1
+        rows.append(Row((f"cluster {clusters[start]}",), (drawn[start:end],)))
+        start = end
+    return rows_page(title, [""], rows)
+
+
 def reconstruction_sheet(pictures: Pictures, shown: ShownClusters) -> Tensor:
     """Return real images at the left of their reconstructions, in pairs, uint8, shape (3, height, width)."""
     pairs = beside(tiles(pictures.originals), tiles(pictures.reconstructions))
@@ -56,7 +75,7 @@ def member_sheet(found: ClusterMembers, shown: ShownClusters) -> Tensor:
     title = f"cluster {cluster}: {size:,} of {shown.images:,} evaluated images ({shown.share(cluster)})"
     typical = f"typical: highest density p(z | y = {cluster}){_part(len(found.typical), size)}"
     spread = f"at equal distances from the most to the least typical{_part(len(found.spread), size)}"
-    uncertain = f"least certain: lowest q(y = {cluster} | z), written below{_part(len(found.uncertain), size)}"
+    uncertain = f"least certain: lowest q(y = {cluster} | x), written below{_part(len(found.uncertain), size)}"
     captions = [f"{value:.2f}" if value < NEARLY_SURE else "> 0.99" for value in found.confidences.tolist()]
     if len(found.rivals):
         uncertain += "; in brackets, the next cluster"

@@ -11,12 +11,12 @@ __all__ = ["messages_shown"]
 
 
 class StandardError(logging.Handler):
-    """Prints each message; a warning says that it is one."""
+    """Writes each message; a warning says that it is one."""
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Print a message."""
+        """Write a message."""
         # A progress bar replaces sys.stderr while it is shown, so the stream is looked up for each message.
-        print("warning: " * (record.levelno >= logging.WARNING) + self.format(record), file=sys.stderr)
+        sys.stderr.write("warning: " * (record.levelno >= logging.WARNING) + self.format(record) + "\n")
 
 
 @contextlib.contextmanager

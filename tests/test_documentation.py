@@ -157,3 +157,12 @@ def test_links_between_pages_lead_somewhere() -> None:
         for link in re.findall(r"\]\(([^)#]+)\)", page.read_text(encoding="utf-8")):
             if not link.startswith("http"):
                 assert (page.parent / link).exists(), (page.name, link)
+
+
+def test_every_block_on_python_runs_in_order(workplace: Path) -> None:
+    run("mpcc-run --out runs/first")
+    names: dict[str, object] = {}
+    for block in blocks("python.md"):
+        assert block.language == "python"
+        exec(compile(block.text, "python.md", "exec"), names)
+    assert Path("digits-model").is_dir()

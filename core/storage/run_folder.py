@@ -29,11 +29,12 @@ from mpcc.core.evaluation.findings import Findings
 from mpcc.core.evaluation.inference import Prediction
 from mpcc.core.evaluation.sheets import reconstruction_sheet, sample_sheet
 from mpcc.core.storage.folder_lock import locked
-from mpcc.core.storage.prediction_files import AssignmentTable, write_rows
+from mpcc.core.storage.prediction_files import AssignmentTable
+from mpcc.core.storage.table_formats import write_rows
 from mpcc.core.system.file_names import check_length
 from mpcc.core.system.plain_values import plain_value
 from mpcc.core.system.resources import disk_errors
-from mpcc.core.system.whole_files import taken, whole_file, write_whole
+from mpcc.core.system.whole_files import free, taken, whole_file, write_whole
 
 __all__ = ["RunFolder"]
 
@@ -292,12 +293,3 @@ class RunFolder:
         content = io.BytesIO()
         Image.fromarray(picture.permute(1, 2, 0).numpy()).save(content, "PNG")
         write_whole(self.path / f"{name}.png", content.getvalue())
-
-
-def free(path: Path) -> Path:
-    """Return the path, with a number at its end if the name is taken."""
-    candidate, count = path, 1
-    while taken(candidate):
-        count += 1
-        candidate = path.with_name(f"{path.name}-{count}")
-    return candidate

@@ -197,9 +197,11 @@ class Parser(argparse.ArgumentParser):
                 continue
             kind, default, help = field.type, getattr(values, name, None), field.metadata.get("help", "")
             if field.metadata.get("positional"):
-                several = {"nargs": "*", "default": argparse.SUPPRESS} if get_origin(kind) is tuple else {}
-                self.several = f"{section}.{name}" if several else self.several
-                group.add_argument(f"{section}.{name}", metavar=name.upper(), help=help, **several)
+                settings: dict[str, Any] = {"metavar": name.upper(), "help": help}
+                if get_origin(kind) is tuple:
+                    self.several = f"{section}.{name}"
+                    settings |= {"nargs": "*", "default": argparse.SUPPRESS}
+                group.add_argument(f"{section}.{name}", **settings)
                 continue
             if get_origin(kind) is Literal:
                 help += f" [choices: {', '.join(map(str, get_args(kind)))}]"

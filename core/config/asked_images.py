@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -146,7 +146,7 @@ def shared(registry: Registry, own: Mapping[str, Any], reader: str, cls: type | 
     return {option: value for option, value in own.items() if option in same - of_one_place(cls)}
 
 
-def of_one_place(cls: type | None) -> Collection[str]:
+def of_one_place(cls: type | None) -> set[str]:
     """Return the options that hold for images at one place only: names of files, and how a folder is laid out."""
     placed = {option for option, field in options.fields(cls).items() if field.metadata.get("of_place")}
     return {*locations("data", cls), *placed}

@@ -77,7 +77,7 @@ class _JoinedImages:
         images = torch.empty(len(indices), *self.shape[1:], dtype=torch.uint8)
         ends = torch.tensor(self._starts[1:])
         owners = torch.bucketize(indices, ends, right=True)
-        for owner in owners.unique().tolist():
+        for owner in sorted(set(owners.tolist())):
             here = owners == owner
             images[here] = self._sources[owner][indices[here] - self._starts[owner]]
         return images

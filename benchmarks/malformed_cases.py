@@ -97,16 +97,18 @@ def choices(*named: str) -> SearchStrategy[list[str]]:
 
 def read(stock: Stock, files: Files, *flags: str) -> SearchStrategy[Case]:
     """Train on files of the working folder, or predict them."""
-    prediction = Case("mpcc", ["predict", "run", *flags, "--out=out"], {**files, **below(stock, "run")})
+    prediction = Case(
+        "mpcc", ["predict", "run", *flags, "--out=out.csv"], {**files, **below(stock, "run")}, ["out.csv"]
+    )
     return some.sampled_from([run_of(files, *flags)] * 2 + [prediction])
 
 
 def of_run(stock: Stock, files: Files) -> SearchStrategy[Case]:
     """Read the run folder ``run``."""
     files = {**files, "bytes.npy": stock["arrays/bytes.npy"]}
-    predict = ["predict", "run", "--data-path=bytes.npy", "--out=out", "--posterior=out.npy"]
+    predict = ["predict", "run", "bytes.npy", "--out=out.csv", "--posterior=out.npy"]
     commands = [["export", "run", "--out=out"], ["evaluate", "run", "--out=out"], predict]
-    cases = [Case("mpcc", words, files, ["out", "out.npy"]) for words in commands]
+    cases = [Case("mpcc", words, files, ["out", "out.csv", "out.npy"]) for words in commands]
     return some.sampled_from([*cases, Case("mpcc-run", ["--resume=run", "--iterations=2"], files, ["run"])])
 
 
@@ -201,7 +203,7 @@ def mpcc_flags(draw: DrawFn, stock: Stock) -> Case:
     words = chosen.split()
     if chosen in ("evaluate", "export", "predict"):
         words.append(draw(some.sampled_from(("run", "run", "run", "run", "nowhere", "arrays")) | ODD_WORDS))
-        words += ["--data-path=arrays/bytes.npy"] * (chosen == "predict" and draw(some.booleans()))
+        words += ["arrays/bytes.npy"] * (chosen == "predict" and draw(some.booleans()))
     elif chosen in ("plugins new", "plugins check"):
         words += draw(some.lists(some.sampled_from(("prior", "metric", "dataset", "my-thing")) | ODD_WORDS, max_size=3))
     elif chosen == "bench":
@@ -209,7 +211,7 @@ def mpcc_flags(draw: DrawFn, stock: Stock) -> Case:
         words.append(f"--presets={draw(ODD_WORDS)}")
     words += draw(odd_flags([*commands[chosen], "--plugin", "--registry", "--help", "--traceback", "--version"]))
     files = below(stock, "run", "arrays")
-    return Case("mpcc", words, files, ["out", "run", "my-thing", *names_in(words)])
+    return Case("mpcc", words, files, ["out", "run", "my-thing", "predictions-bytes.csv", *names_in(words)])
 
 
 def names_in(words: Sequence[str]) -> list[str]:

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.amp.autocast_mode import is_autocast_available
 from torch.distributions import Distribution, Independent, constraints
 
+from mpcc.core.errors import InvalidInput
 from mpcc.core.label_draws import systematic_labels
 
 __all__ = [
@@ -31,6 +32,7 @@ __all__ = [
     "Metric",
     "Networks",
     "Objective",
+    "Originals",
     "Prior",
 ]
 
@@ -265,6 +267,23 @@ class ImageSource(Protocol):
         """
 
 
+class Originals(Protocol):
+    """The images of a set before they became squares of R pixels."""
+
+    def original(self, index: int) -> Path | bytes | Tensor:
+        """Return one image: its file, the content of its file if that is in an archive, or else its pixels.
+
+        Arguments:
+            index: In 0..N-1.
+
+        Returns:
+            Pixels are uint8, shape (D, H, W).
+
+        Raises:
+            InvalidInput: If the file cannot be read; the message names it.
+        """
+
+
 @attrs.frozen(eq=False)
 class ImageSet:
     """Images with their labels, class names, paths and description.
@@ -280,6 +299,7 @@ class ImageSet:
         skipped: The files that were left out as unreadable, one line ``PATH: REASON`` each, or empty.
         settled: Options of the data set whose values were found in the images, such as a range of grey levels, by name.
             A run records them in place of the user's, so that other images are read in the same way.
+        originals: The images as they were before, or None if nothing more than ``images`` is known of them.
     """
 
     images: Tensor | ImageSource
@@ -289,6 +309,7 @@ class ImageSet:
     description: str = ""
     skipped: Sequence[str] = ()
     settled: Mapping[str, object] = attrs.field(factory=dict)
+    originals: Originals | None = None
 
     def __len__(self) -> int:
         return self.images.shape[0]
@@ -301,9 +322,12 @@ class Dataset(abc.ABC):
 
     Attributes:
         channels: D, if it is known before any file is read; a dry run then needs no file.
+        each_once: Whether each image is wanted once only. A set that can be read when it is needed is then not held in
+            memory, unless its options say so. A prediction sets it before it loads the images.
     """
 
     channels: int | None = None
+    each_once: bool = False
 
     @abc.abstractmethod
     def load(self, image_size: int, root: Path | None, download: bool) -> ImageSet:
@@ -317,6 +341,20 @@ class Dataset(abc.ABC):
         Raises:
             InvalidInput: If files are missing or broken; the message names the file and the remedy.
         """
+
+    def load_inputs(self, inputs: Sequence[Path], image_size: int) -> ImageSet:
+        """Read files and folders that a user names, in their order, as one set.
+
+        Only the data sets that ``registry.toml`` names as readers of a user's own files have to support this.
+
+        Arguments:
+            inputs: Paths that exist, at least one. The paths of the images begin with these.
+            image_size: R, in pixels.
+
+        Raises:
+            InvalidInput: If the data set does not read such files, or an input is broken; the message names it.
+        """
+        raise InvalidInput(f"{type(self).__qualname__} reads its own files only, not {inputs[0]}")
 
 
 class EvaluatedImages(abc.ABC):

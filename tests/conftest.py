@@ -155,6 +155,46 @@ def installed(distributions: dict[str, Path], once: Callable[[str, Callable[[Pat
     return once("installed", make)
 
 
+@pytest.fixture(scope="session")
+def clustered_run(once: Callable[[str, Callable[[Path], None]], Path]) -> Path:
+    """A run on the digits with twelve clusters that all have images, though it trained for two iterations only.
+
+    The clusters are moved to the latent codes of twelve images, and the evaluation is repeated: ``assignments.csv`` is
+    that of the moved clusters.
+    """
+
+    def make(folder: Path) -> None:
+        import numpy as np
+        import torch
+
+        from mpcc.core.commands import entry
+        from mpcc.core.storage.checkpoint import load_checkpoint, save_checkpoint
+
+        def done(function: Callable[[list[str]], None], *words: str) -> None:
+            with pytest.raises(SystemExit) as caught:
+                function(list(words))
+            assert caught.value.code == 0
+
+        run, newest = folder / "run", folder / "run" / "checkpoints" / "last.pt"
+        tiny = {"arch": "biggan8", "arch.width": 1, "batch": 10, "latent-dim": 3, "d-steps": 1, "e-steps": 1}
+        tiny |= {"iterations": 2, "standing-passes": 2, "seed": 3, "device": "cpu", "clusters": 12, "threads": 1}
+        done(entry.run_main, *(f"--{name}={value}" for name, value in tiny.items()), f"--out={run}")
+        done(entry.main, "predict", f"{run}", f"--out={folder / 'first.csv'}", f"--latents={folder / 'first.npy'}")
+        state = load_checkpoint(newest)
+        prior = state["parts"]["prior"]
+        # With equal scales, the nearest location wins.
+        codes = torch.from_numpy(np.load(folder / "first.npy")[::150][:12])
+        for name, value in prior.items():
+            if value.shape == (12, 3):
+                prior[name] = codes if name.startswith("loc") else torch.full_like(value, value.mean())
+        save_checkpoint(newest, state)
+        done(entry.main, "evaluate", f"{run}", f"--out={folder / 'evaluation'}")
+        for file in ("assignments.csv", "posterior.npy", "results.json"):
+            shutil.move(folder / "evaluation" / file, run / file)
+
+    return once("clustered", make) / "run"
+
+
 @pytest.fixture
 def few_iterations(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let ``--minutes`` come to one iteration or a few, however quick the machine is."""

@@ -101,7 +101,7 @@ DEEP = "/".join(["y" * 200] * 25)
         ["run", "--plugin"],
         ["run", "--data.path"],
         ["evaluate", "RUN", "--checkpoint"],
-        ["predict", "RUN", "--data-path"],
+        ["predict", "RUN"],
     ],
     ids=" ".join,
 )

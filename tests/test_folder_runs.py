@@ -60,16 +60,16 @@ def test_the_range_of_the_training_images_is_recorded_and_holds_for_others(
     # The same pictures beside one with more values: the range of the new set would be another.
     extremes = np.array([[0, 65535]] * 2, np.uint16)
     Image.fromarray(extremes).save(first / "zz.tif")
-    assert command(entry.main, "predict", run, "--data-path", first, "--out", tmp_path / "more.csv") == 0
+    assert command(entry.main, "predict", run, first, "--out", tmp_path / "more.csv") == 0
     assert confidences(tmp_path / "more.csv")[:12] == close
-    wrong = ["--data.range=set", "--data-path", first, "--out", tmp_path / "wrong.csv"]
+    wrong = ["--data.range=set", first, "--out", tmp_path / "wrong.csv"]
     assert command(entry.main, "predict", run, *wrong) == 0
     assert np.abs(confidences(tmp_path / "wrong.csv")[:12] - own).max() > 1e-4
     (first / "zz.tif").unlink()
     capsys.readouterr()
-    assert command(entry.main, "predict", run, "--data-path", brighter, "--out", tmp_path / "brighter.csv") == 0
+    assert command(entry.main, "predict", run, brighter, "--out", tmp_path / "brighter.csv") == 0
     assert "uint16 values 2000..48000 go beyond the range 100..2400 and are clipped" in capsys.readouterr().err
-    chosen = ["--data.range=set", "--data-path", brighter, "--out", tmp_path / "own-range.csv"]
+    chosen = ["--data.range=set", brighter, "--out", tmp_path / "own-range.csv"]
     assert command(entry.main, "predict", run, *chosen) == 0
     assert confidences(tmp_path / "own-range.csv") == close
     # The recorded range is no change on resume, and an evaluation reads the same pictures.
@@ -87,7 +87,7 @@ def test_splits_and_classes_of_the_training_folder_do_not_hold_for_other_images(
     assert command(entry.run_main, *TINY, *flags) == 0
     assert json.loads((run / "results.json").read_text())["evaluated"]["images"] == 24
     flat = write(tmp_path / "flat", 20)
-    assert command(entry.main, "predict", run, "--data-path", flat, "--out", tmp_path / "flat.csv") == 0
+    assert command(entry.main, "predict", run, flat, "--out", tmp_path / "flat.csv") == 0
     assert len(confidences(tmp_path / "flat.csv")) == 12
     assert command(entry.main, "predict", run, "--out", tmp_path / "own.csv") == 0
     assert len(confidences(tmp_path / "own.csv")) == 24

@@ -180,7 +180,7 @@ def test_colour_images_come_back_in_colour(tmp_path: Path) -> None:
     )
     assert colour.sample(3)[0].shape == (3, 8, 8, 3)
     assert colour.reconstruct(pictures[:2]).shape == (2, 8, 8, 3)
-    with pytest.raises(InvalidInput, match="expected 3 channels, as in training, got 1"):
+    with pytest.raises(InvalidInput, match="images: expected images with 3 channels, as in training, got 1"):
         colour.predict(DIGITS[:5])
 
 

@@ -277,7 +277,7 @@ def test_folders_whose_names_are_not_text_work_from_training_to_prediction(
     assert status_of(entry.run_main, "--config", folder / "config.toml", "--out", tmp_path / "again") == 0
     for command in ("evaluate", "predict", "export"):
         assert status_of(entry.main, command, folder) == 0
-    assert status_of(entry.main, "predict", folder, "--data-path", images, "--out", folder / "more.csv") == 0
+    assert status_of(entry.main, "predict", folder, images, "--out", folder / "more.csv") == 0
     assert b"Traceback" not in capsysbinary.readouterr().err
 
 

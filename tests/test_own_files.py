@@ -167,7 +167,7 @@ def test_the_tilde_is_the_home_folder_in_every_path(
     assert call("--config", "own.toml", "--clusters", "3", *TINY, "--out", "~/c") == 0
     assert config("home/b")["run"]["data_root"] == str(workplace / "home")
     assert config("home/c")["data"]["labels"] == str(workplace / "home" / "labels.npy")
-    assert call("predict", "~/a", "--data-path", "~/scans.npy", "--out", "~/t.csv", "--posterior", "~/p.npy") == 0
+    assert call("predict", "~/a", "~/scans.npy", "--out", "~/t.csv", "--posterior", "~/p.npy") == 0
     assert call("predict", "~/a", "--data", "~/scans.npy", "--out", "~/u.csv") == 0
     checkpoint = "~/b/checkpoints/last.pt"
     assert call("evaluate", "~/b", "--checkpoint", checkpoint, "--out", "~/e", "--threads", "1") == 0
@@ -201,5 +201,5 @@ def test_names_that_are_not_utf_8_go_through_a_run_its_resumption_and_its_use(wo
     done("run", "--config", f"{odd}/run/config.toml", "--iterations", "1", "--out", "again")
     assert text.replace("latent_dim", "") == Path("again", "config.toml").read_text("utf-8").replace("latent_dim", "")
     done("evaluate", f"{odd}/run")
-    done("predict", f"{odd}/run", "--data-path", f"{odd}/plain", "--out", f"{odd}/t.csv")
+    done("predict", f"{odd}/run", f"{odd}/plain", "--out", f"{odd}/t.csv")
     tomllib.loads(done("run", "--config", f"{odd}/run/config.toml", "--dry-run").decode("utf-8"))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import re
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -80,8 +81,10 @@ def test_the_runs_own_images_are_assigned_as_in_its_evaluation(
 ) -> None:
     assert predict(copy, "--posterior", tmp_path / "posterior.npy") == 0
     out, err = capsys.readouterr()
-    assert out.startswith(f"{copy / 'predictions.csv'}: 1797 images, ")
-    assert out.endswith(" images/s\n")
+    assert out.splitlines()[:2] == [
+        f"{copy / 'predictions.csv'}: the run's own images",
+        str(tmp_path / "posterior.npy"),
+    ]
     assert err == ""
     found, expected = rows(copy / "predictions.csv"), rows(copy / "assignments.csv")
     assert list(found[0]) == ["index", "path", "cluster", "confidence", "label"]
@@ -90,6 +93,9 @@ def test_the_runs_own_images_are_assigned_as_in_its_evaluation(
     assert posterior.dtype == np.float32
     assert np.array_equal(posterior, np.load(copy / "posterior.npy"))
     assert not list(tmp_path.rglob("*.part"))
+    used = len({row["cluster"] for row in expected})
+    assert re.fullmatch(rf"1,797 images, [\d,]+ images/s, {used} of 10 clusters used", out.splitlines()[2])
+    assert len(out.splitlines()) == 3
 
 
 def saved_array(folder: Path) -> Path:
@@ -113,7 +119,7 @@ def test_new_images_are_assigned_wherever_they_are(
     finished: Path, images: Path, tmp_path: Path, save: Callable[[Path], Path], batch: str
 ) -> None:
     path, table = save(tmp_path), tmp_path / "new.csv"
-    assert predict(finished, "--data-path", path, "--out", table, "--batch", batch) == 0
+    assert predict(finished, path, "--out", table, "--batch", batch) == 0
     found, expected = rows(table), rows(finished / "assignments.csv")[:7]
     assert list(found[0]) == ["index", "path", "cluster", "confidence"]
     assert [row["index"] for row in found] == [str(index) for index in range(7)]
@@ -126,17 +132,19 @@ def test_new_images_are_assigned_wherever_they_are(
 def test_images_are_streamed_and_those_that_cannot_be_read_left_out_on_request(
     finished: Path, images: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    arguments = ["--data-path", images, "--data.memory", "stream", "--workers", "1", "--batch", "2"]
+    arguments: list[str | Path] = [images, "--data.memory", "stream", "--workers", "1", "--batch", "2"]
     assert predict(finished, *arguments, "--out", tmp_path / "streamed.csv") == 0
-    assert predict(finished, "--data-path", images, "--out", tmp_path / "loaded.csv", "--batch", "2") == 0
+    assert predict(finished, images, "--out", tmp_path / "loaded.csv", "--batch", "2") == 0
     assert (tmp_path / "streamed.csv").read_bytes() == (tmp_path / "loaded.csv").read_bytes()
     (images / "3.png").write_bytes(b"broken")
     capsys.readouterr()
     assert predict(finished, *arguments, "--out", tmp_path / "broken.csv") == 2
     assert "3.png" in one_line(capsys)
     assert predict(finished, *arguments, "--out", tmp_path / "broken.csv", "--data.unreadable", "skip") == 0
-    assert capsys.readouterr().err.startswith("1 left out, such as 3.png: ")
-    assert [row["path"] for row in rows(tmp_path / "broken.csv")] == [f"{index}.png" for index in (0, 1, 2, 4, 5, 6)]
+    assert capsys.readouterr().out.splitlines()[-1].startswith(f"1 left out, such as {images}/3.png: ")
+    assert [row["path"] for row in rows(tmp_path / "broken.csv")] == [
+        f"{images}/{index}.png" for index in (0, 1, 2, 4, 5, 6)
+    ]
 
 
 def test_options_of_the_runs_data_set_hold_for_new_images_but_not_its_other_files(images: Path, tmp_path: Path) -> None:
@@ -147,12 +155,15 @@ def test_options_of_the_runs_data_set_hold_for_new_images_but_not_its_other_file
     run = tmp_path / "run"
     assert command(entry.run_main, *flags, *data, f"--data.labels={tmp_path / 'labels.npy'}", f"--out={run}") == 0
     np.savez(tmp_path / "new.npz", images=DIGITS[:7] / 255, more=DIGITS[:7])
-    assert predict(run, "--data-path", tmp_path / "new.npz", "--out", tmp_path / "a.csv") == 0
+    assert predict(run, tmp_path / "new.npz", "--out", tmp_path / "a.csv") == 0
     assert "label" not in rows(tmp_path / "a.csv")[0]
     assert predict(run, "--data.path", tmp_path / "new.npz", "--out", tmp_path / "b.csv") == 0
-    assert (tmp_path / "a.csv").read_bytes() == (tmp_path / "b.csv").read_bytes()
+    assert [{**row, "path": f"{tmp_path}/{row['path']}"} for row in rows(tmp_path / "b.csv")] == rows(
+        tmp_path / "a.csv"
+    )
     # Whoever names the data set starts from its defaults; another one has options of its own.
-    assert predict(run, "--data", "arrays", "--data-path", tmp_path / "new.npz", "--out", tmp_path / "c.csv") == 2
+    named = ["--data", "arrays", "--data.path", tmp_path / "new.npz"]
+    assert predict(run, *named, "--out", tmp_path / "c.csv") == 2
     assert predict(run, "--data=folder", "--data.path", images, "--out", tmp_path / "d.csv") == 0
     assert predict(run, "--data", "digits", "--out", tmp_path / "e.csv") == 0
     assert len(rows(tmp_path / "e.csv")) == 1797
@@ -178,7 +189,7 @@ def test_new_arrays_are_converted_with_the_range_that_the_training_set_had(tmp_p
     # A dark part of the same images, in another type and another kind of file, without splits and labels.
     dark = np.sort(bright[:40].max(axis=(1, 2)).argsort()[:20])
     np.save(tmp_path / "dark.npy", bright[dark].astype(np.float64).clip(-100, 200))
-    arguments = ["--data-path", tmp_path / "dark.npy", "--out", tmp_path / "b.csv", "--posterior", tmp_path / "b.npy"]
+    arguments = [tmp_path / "dark.npy", "--out", tmp_path / "b.csv", "--posterior", tmp_path / "b.npy"]
     assert predict(run, *arguments) == 0
     np.save(tmp_path / "same.npy", np.stack([bright[:40].clip(-100, 200)[index] for index in dark]))
     explicit = ["--data", "arrays", f"--data.range={low},{high}", "--data.path", tmp_path / "same.npy"]
@@ -198,9 +209,18 @@ def test_new_arrays_are_converted_with_the_range_that_the_training_set_had(tmp_p
         (["--workers", "-1"], "--workers: "),
         (["--device", "gpu"], "unknown value for --device: 'gpu'"),
         (["--checkpoint", "gone.pt"], "checkpoint gone.pt: no such file"),
-        (["--data-path", "gone"], "--data-path 'gone': expected a folder of images or a file of arrays"),
-        (["--data-path", ""], "--data-path: expected a path, got ''"),
-        (["--data-path", ".", "--data.path", "."], "--data-path and --data.path mean the same"),
+        (["gone"], "PATH 'gone': no such file or folder: (expected an image file, a folder or a .zip archive"),
+        ([""], "PATH: expected a path, got "),
+        ([".", "--data.path", "."], "PATH . and --data.path . both name images: expected one of them"),
+        (["--data", "digits", "."], "PATH . and --data digits both name images: expected one of them"),
+        (["--data-path", "scans"], "--data-path scans: this flag is gone: expected the paths after the run"),
+        (["--data-path=scans"], "scans)"),
+        ([".", "--data.chanels", "1"], "did you mean '--data.channels'?"),
+        (["--link", "soft"], "--link soft: expected --sort-into DIR"),
+        (["--link", "symbolic"], "--link: expected one of hard, soft, got 'symbolic'"),
+        (["--latents", "gone/z.npy"], "--latents gone/z.npy cannot be written"),
+        (["--sort-into", "."], "--sort-into . already exists: expected a new folder (nearest valid choice: "),
+        (["--sort-into", "gone/x"], "gone is not a folder"),
         (["--data", "foldr"], "unknown dataset 'foldr': did you mean 'folder'"),
         (["--data", "folder", "--data.chanels", "1"], "did you mean '--data.channels'?"),
         (["--data"], "--data: expected text, got nothing"),
@@ -233,13 +253,13 @@ def test_files_that_exist_are_not_overwritten(copy: Path, tmp_path: Path, capsys
 
 def test_images_of_another_kind_are_refused(finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     np.save(tmp_path / "colour.npy", np.arange(960, dtype=np.uint8).reshape(5, 8, 8, 3))
-    assert predict(finished, "--data-path", tmp_path / "colour.npy", "--out", tmp_path / "a.csv") == 2
-    assert "has images with 3 channels; expected 1, as in training" in one_line(capsys)
+    assert predict(finished, tmp_path / "colour.npy", "--out", tmp_path / "a.csv") == 2
+    assert "expected images with 1 channel, as in training, got 3" in one_line(capsys)
     (tmp_path / "colour").mkdir()
     Image.fromarray(np.arange(192, dtype=np.uint8).reshape(8, 8, 3)).save(tmp_path / "colour" / "a.png")
-    assert predict(finished, "--data-path", tmp_path / "colour", "--out", tmp_path / "a.csv") == 2
+    assert predict(finished, tmp_path / "colour", "--out", tmp_path / "a.csv") == 2
     assert "nearest valid choice: --data.channels 1" in one_line(capsys)
-    assert predict(finished, "--data-path", tmp_path / "colour", "--data.channels=1", "--out", tmp_path / "a.csv") == 0
+    assert predict(finished, tmp_path / "colour", "--data.channels=1", "--out", tmp_path / "a.csv") == 0
 
 
 def test_a_folder_that_is_no_run_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

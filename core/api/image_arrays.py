@@ -11,12 +11,13 @@ from typing import Any
 import numpy as np
 import torch
 
-from mpcc.core.config import Layer, environment_layer, resolve, used
-from mpcc.core.config.other_images import inherited
+from mpcc.core.config import Layer, used
+from mpcc.core.config.asked_images import asked_by_paths
 from mpcc.core.contracts import ImageSet
 from mpcc.core.errors import InvalidInput
 from mpcc.core.registry import Registry
 from mpcc.core.registry.attribution import attributed
+from mpcc.core.run.prediction import load_images
 
 __all__ = ["as_array", "channels_last", "image_file", "read_images", "with_colours"]
 
@@ -54,8 +55,7 @@ def image_file(images: Any) -> Iterator[Path]:
 def read_images(registry: Registry, run: Layer, images: Any, channels: int) -> ImageSet:
     """Convert images as ``mpcc predict`` converts those of a file of arrays.
 
-    A run that was trained on arrays hands on its options: order of the axes, range of values, fit. For other runs, the
-    options have their defaults.
+    A run that was trained on arrays or a folder hands on its options, such as the range of values and the fit.
 
     Arguments:
         registry: The plugins.
@@ -66,22 +66,14 @@ def read_images(registry: Registry, run: Layer, images: Any, channels: int) -> I
     Raises:
         InvalidInput: If they cannot be read, or have another number of channels.
     """
-    from mpcc.core.run.assembly import load_data
-
+    # The data set is found by the name of the file; what it holds in memory does not outlive the file.
     with image_file(images) as path:
-        asked = {"name": registry.defaults["data_file"], "path": path}
-        memory = Layer("Python", {"data": {"memory": "load"}}, strict=False)
-        layers = [environment_layer(), inherited(registry, run, asked), memory, Layer("flag", {"data": asked})]
-        config = resolve(registry, layers, "none")
         try:
-            with attributed(used(registry, config)):
-                data = load_data(config, training=False)
+            asked = asked_by_paths(registry, run, {"data": {"memory": "load"}}, [path])
+            with attributed(used(registry, asked.config)):
+                return load_images(asked, channels)
         except InvalidInput as error:
             raise InvalidInput(str(error).replace(str(path), "images")) from error
-    found = data.images.shape[1]
-    if found != channels:
-        raise InvalidInput(f"images: expected {channels} channels, as in training, got {found}")
-    return data
 
 
 def with_colours(images: torch.Tensor) -> torch.Tensor:

@@ -175,6 +175,7 @@ class Parser(argparse.ArgumentParser):
         )
         self.kinds: dict[str, Any] = {}
         self.dotted: Collection[str] = ()
+        self.several: str | None = None  # the argument that takes any number of words
         # argparse's own pattern for negative numbers, which are not flags, does not match -1e-5 and -inf.
         self._negative_number_matcher = re.compile(r"-(\d|\.\d|inf|nan)")
 
@@ -196,7 +197,11 @@ class Parser(argparse.ArgumentParser):
                 continue
             kind, default, help = field.type, getattr(values, name, None), field.metadata.get("help", "")
             if field.metadata.get("positional"):
-                group.add_argument(f"{section}.{name}", metavar=name.upper(), help=help)
+                settings: dict[str, Any] = {"metavar": name.upper(), "help": help}
+                if get_origin(kind) is tuple:
+                    self.several = f"{section}.{name}"
+                    settings |= {"nargs": "*", "default": argparse.SUPPRESS}
+                group.add_argument(f"{section}.{name}", **settings)
                 continue
             if get_origin(kind) is Literal:
                 help += f" [choices: {', '.join(map(str, get_args(kind)))}]"
@@ -243,6 +248,10 @@ class Parser(argparse.ArgumentParser):
             name = error.argument_name or ""
             expected = options.describe(self.kinds[name]) if name in self.kinds else error.message
             raise InvalidInput(f"{name}: expected {expected}, got nothing") from error
+        if self.several and all(word == "-" or not word.startswith("-") for word in rest):
+            # argparse takes the words up to the next flag only.
+            setattr(values, self.several, [*getattr(values, self.several, []), *rest])
+            rest = []
         tables: dict[str, dict[str, Any]] = {}
         for place, value in vars(values).items():
             section, _, name = place.partition(".")
@@ -275,7 +284,8 @@ class Parser(argparse.ArgumentParser):
         Raises:
             InvalidInput: Always.
         """
-        wrong = next((word.partition("=")[0] for word in rest if word.startswith("-")), None)
+        flags = (word for word in rest if word.startswith("-") and word != "-")
+        wrong = next((word.partition("=")[0] for word in flags), None)
         if wrong is None:
             raise InvalidInput(f"unexpected {' '.join(rest)!r}: expected flags, each with its value")
         section, _, option = wrong.removeprefix("--").partition("-")

@@ -12,8 +12,7 @@ from mpcc.core.commands.flags import Parser, RunFiles
 from mpcc.core.config.options import option
 from mpcc.core.errors import InvalidInput
 from mpcc.core.run.saved_run import run_layer
-from mpcc.core.system.whole_files import check_new
-from mpcc.core.system.whole_folders import free_name
+from mpcc.core.system.whole_files import check_new, free
 
 if TYPE_CHECKING:
     from mpcc.core.api.loaded_run import LoadedRun
@@ -68,7 +67,7 @@ def sample_run(words: list[str]) -> int:
         check_new(flags.out, "--out", "folder" if kind == "files" else "file")
         if kind != "files" and not flags.out.absolute().parent.is_dir():
             raise InvalidInput(f"--out {flags.out} cannot be written: {flags.out.absolute().parent} is not a folder")
-    out = flags.out or free_name(run / "samples")
+    out = flags.out or free(run / "samples")
     # The checks above do not need torch; the imports below load it.
     from mpcc.core.api.loaded_run import load
     from mpcc.core.system.resources import disk_errors, memory_errors
@@ -138,8 +137,7 @@ def write(out: Path, kind: str, samples: Samples, columns: int) -> None:
 
     from mpcc.core.api.image_arrays import channels_last, with_colours
     from mpcc.core.evaluation.sheets import generated_sheet
-    from mpcc.core.system.whole_files import new_file
-    from mpcc.core.system.whole_folders import new_folder
+    from mpcc.core.system.whole_files import new_file, new_folder
 
     if kind == "files":
         digits = len(str(len(samples.images) - 1))

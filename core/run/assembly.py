@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import attrs
@@ -220,12 +222,14 @@ def try_metrics(
             metric.prepare(request)
 
 
-def load_data(config: RunConfig, *, training: bool = True) -> ImageSet:
+def load_data(config: RunConfig, *, training: bool = True, inputs: Sequence[Path] = ()) -> ImageSet:
     """Read the images of a configuration and check that they suit it.
 
     Arguments:
         config: Names and options.
-        training: Whether the images are for training, which needs as many images as clusters.
+        training: Whether the images are for training, which needs as many images as clusters. Otherwise, each is
+            wanted once.
+        inputs: Files and folders to read in place of what the options of the data set name.
 
     Raises:
         InvalidInput: If the images cannot be read, don't fit, or are too few.
@@ -233,8 +237,15 @@ def load_data(config: RunConfig, *, training: bool = True) -> ImageSet:
     """
     described, architecture = config.data.entry.described(), config.arch.make()
     dataset: Dataset = config.data.make()
+    if not training:
+        # A data set that cannot be told, such as a frozen class, reads its images in its own way.
+        with contextlib.suppress(AttributeError):
+            dataset.each_once = True
     try:
-        data = dataset.load(architecture.image_size, config.run.data_root, config.run.download)
+        if inputs:
+            data = dataset.load_inputs(inputs, architecture.image_size)
+        else:
+            data = dataset.load(architecture.image_size, config.run.data_root, config.run.download)
     except OSError as error:
         file = f" {error.filename}" if error.filename else ""
         raise InvalidInput(f"{described}: cannot read{file}: {error.strerror or error}") from error

@@ -1,24 +1,22 @@
-"""Tables of clusters and arrays of posteriors, written row by row."""
+"""Tables of clusters and arrays of numbers, written row by row."""
 
 from __future__ import annotations
 
-import csv
-import io
-from collections.abc import Iterable, Sequence
+from collections.abc import Mapping, Sequence
 from typing import IO, Any
 
 import numpy as np
-import torch
 from torch import Tensor
 
 from mpcc.core.contracts import ImageSet
 from mpcc.core.evaluation.inference import Prediction
+from mpcc.core.storage.table_formats import CsvRows, Rows, RowsClass
 
-__all__ = ["AssignmentTable", "PosteriorRows", "write_rows"]
+__all__ = ["ArrayRows", "AssignmentTable"]
 
 
 class AssignmentTable:
-    """A CSV table: index, path, cluster, confidence, reconstruction_error, label; unknown columns are left out.
+    """A table: index, path, cluster, confidence, reconstruction_error, label; unknown columns are left out.
 
     The label of an image without one is empty.
 
@@ -26,13 +24,16 @@ class AssignmentTable:
         file: Where it goes.
         data: The images.
         paths: Whether there is a column of paths; by default if the images have any.
+        rows: The format.
     """
 
-    def __init__(self, file: IO[bytes], data: ImageSet, *, paths: bool | None = None) -> None:
-        self._file = file
-        self._data = data
+    def __init__(
+        self, file: IO[bytes], data: ImageSet, *, paths: bool | None = None, rows: RowsClass = CsvRows
+    ) -> None:
+        self._file, self._data, self._format = file, data, rows
         self._paths = bool(data.paths) if paths is None else paths
         self._count = 0
+        self._rows: Rows | None = None
 
     def write(self, prediction: Prediction, indices: Tensor | None = None, errors: Tensor | None = None) -> None:
         """Add the rows of n images.
@@ -49,34 +50,37 @@ class AssignmentTable:
         if self._paths:
             columns["path"] = [data.paths[index] if data.paths else "" for index in chosen]
         columns["cluster"] = prediction.clusters.tolist()
-        columns["confidence"] = [f"{value:.6f}" for value in prediction.confidence.tolist()]
+        columns["confidence"] = prediction.confidence.tolist()
         if errors is not None:
-            columns["reconstruction_error"] = [f"{value:.6g}" for value in errors.tolist()]
+            columns["reconstruction_error"] = errors.tolist()
         if data.labels is not None:
             labels = data.labels[chosen].tolist()
             names = data.class_names
-            columns["label"] = ["" if label < 0 else names[label] if names else label for label in labels]
-        header = [] if start else [list(columns)]
-        write_rows(self._file, [*header, *zip(*columns.values(), strict=True)])
+            columns["label"] = [None if label < 0 else names[label] if names else label for label in labels]
+        if self._rows is None:
+            self._rows = self._format(self._file, self._types(columns))
+        self._rows.write(columns)
+
+    def close(self) -> None:
+        """Write what the format still has to write; the file stays open."""
+        if self._rows is not None:
+            self._rows.close()
+
+    def _types(self, columns: Mapping[str, object]) -> dict[str, type]:
+        types = {"path": str, "confidence": float, "reconstruction_error": float}
+        types["label"] = str if self._data.class_names else int
+        return {name: types.get(name, int) for name in columns}
 
 
-def write_rows(file: IO[bytes], rows: Iterable[Iterable[Any]]) -> None:
-    """Write rows of a CSV table."""
-    text = io.StringIO(newline="")
-    csv.writer(text, lineterminator="\n").writerows(rows)
-    # File names need not be valid text; invalid ones keep their bytes.
-    file.write(text.getvalue().encode("utf-8", "surrogateescape"))
-
-
-class PosteriorRows:
-    """An array in numpy's format, float32, shape (N, K), that is written row by row and never held in memory.
+class ArrayRows:
+    """An array in numpy's format, float32, that is written row by row and never held in memory.
 
     It is not a memory map: pages of a map count as memory of the process, and on a full disk the system would kill the
     process instead of reporting an error.
 
     Arguments:
         file: Where it goes.
-        shape: (N, K).
+        shape: (N, columns).
     """
 
     def __init__(self, file: IO[bytes], shape: tuple[int, int]) -> None:
@@ -84,6 +88,6 @@ class PosteriorRows:
         header = {"descr": "<f4", "fortran_order": False, "shape": shape}
         np.lib.format.write_array_header_1_0(file, header)
 
-    def write(self, prediction: Prediction) -> None:
-        """Add the rows of the next images."""
-        self._file.write(prediction.posterior.to(torch.float32).numpy().astype("<f4", copy=False).tobytes())
+    def write(self, rows: Tensor) -> None:
+        """Add rows, shape (n, columns)."""
+        self._file.write(rows.float().numpy().astype("<f4", copy=False).tobytes())

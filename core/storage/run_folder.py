@@ -30,13 +30,13 @@ from mpcc.core.evaluation.inference import Prediction
 from mpcc.core.evaluation.sheets import member_sheet, overview_sheet, reconstruction_sheet, sample_sheet
 from mpcc.core.storage.folder_lock import locked
 from mpcc.core.storage.picture_files import replace_pictures, write_picture
-from mpcc.core.storage.prediction_files import AssignmentTable, write_rows
+from mpcc.core.storage.prediction_files import AssignmentTable
+from mpcc.core.storage.table_formats import write_rows
 from mpcc.core.system.file_names import check_length
 from mpcc.core.system.output_streams import quoted
 from mpcc.core.system.plain_values import plain_value
 from mpcc.core.system.resources import disk_errors
-from mpcc.core.system.whole_files import taken, whole_file, write_whole
-from mpcc.core.system.whole_folders import free_name
+from mpcc.core.system.whole_files import free, taken, whole_file, write_whole
 
 __all__ = ["RunFolder"]
 
@@ -83,7 +83,7 @@ class RunFolder:
                 choice = f"continue it with --resume {path}, or choose" if is_run else "choose"
                 raise InvalidInput(
                     f"run folder {path} already exists: expected a new one "
-                    f"({choice} another --out, such as {free_name(path)})"
+                    f"({choice} another --out, such as {free(path)})"
                 )
             parent = path.absolute().parent
             while not parent.exists() and parent != parent.parent:
@@ -121,7 +121,7 @@ class RunFolder:
                         parent.mkdir(exist_ok=True)
                         self._made.append(parent)
                 if not self._named:
-                    self.path = free_name(self.path)
+                    self.path = free(self.path)
                 self.path.mkdir()
             except OSError as error:
                 if isinstance(error, FileExistsError) and not self._named and self.path.is_dir():

@@ -6,19 +6,39 @@ import contextlib
 import errno
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import IO
 
 from mpcc.core.errors import InvalidInput
 from mpcc.core.system.file_names import check_length, part_name
 
-__all__ = ["check_new", "duplicate", "flush_folder", "new_file", "taken", "whole_file", "write_whole"]
+__all__ = [
+    *("check_new", "duplicate", "flush_folder", "free", "new_file", "new_folder", "taken", "whole_file", "write_whole"),
+]
 
 
 def taken(path: Path) -> bool:
     """Return whether the name is taken, be it by a link that leads nowhere."""
     return path.exists() or path.is_symlink()
+
+
+def free(path: Path, ending: str = "") -> Path:
+    """Return the path, with a number at its end if the name is taken.
+
+    Arguments:
+        path: The name that is wanted.
+        ending: What stays behind the number, such as ``.csv``.
+
+    Example:
+        >>> free(Path("no-such-table.csv"), ".csv").name
+        'no-such-table.csv'
+    """
+    candidate, count = path, 1
+    while taken(candidate):
+        count += 1
+        candidate = path.with_name(f"{path.name.removesuffix(ending)}-{count}{ending}")
+    return candidate
 
 
 def check_new(path: Path, flag: str, kind: str = "folder") -> None:
@@ -144,3 +164,34 @@ def new_file(path: Path) -> Iterator[IO[bytes]]:
         if error.filename == str(part) or error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
             raise InvalidInput(f"{path} cannot be written: {error.strerror or error}") from error
         raise
+
+
+@contextlib.contextmanager
+def new_folder(path: Path) -> Iterator[Path]:
+    """Lend a temporary folder that gets its final name once the ``with`` block has ended without an error.
+
+    If the block fails, nothing is left of the folder.
+
+    Arguments:
+        path: The final name, which must still be free at the end; the temporary folder is beside it.
+
+    Raises:
+        InvalidInput: If the folder cannot be made or cannot get its name.
+    """
+    part = path.with_name(part_name(path.name))
+    try:
+        _attempt(path, part.mkdir)
+        yield part
+        if taken(path):
+            raise InvalidInput(f"{path} was made by another program in the meantime: expected a new folder")
+        _attempt(path, lambda: part.rename(path))
+    finally:
+        shutil.rmtree(part, ignore_errors=True)
+
+
+def _attempt(path: Path, action: Callable[[], object]) -> None:
+    """Make a folder, or rename it."""
+    try:
+        action()
+    except OSError as error:
+        raise InvalidInput(f"{path} cannot be written: {error.strerror or error}") from error

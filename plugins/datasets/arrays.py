@@ -13,6 +13,7 @@ from torch import Tensor
 
 from mpcc.core.contracts import Dataset, ImageSet
 from mpcc.core.errors import InvalidInput
+from mpcc.core.images.joined import joined
 from mpcc.core.system.file_names import printable
 from mpcc.plugins.datasets.array_reading.files import EXTENSIONS, Array, ArrayFile, open_arrays
 from mpcc.plugins.datasets.array_reading.labels import Labels, find_classes
@@ -40,9 +41,10 @@ _IN_PARTS = "expected a .npy file, or a .pt file of torch 1.6 or newer"
 
 @attrs.define(eq=False)
 class ArrayImages:
-    """Images of one array, or of one in each split, converted on demand: an `mpcc.core.contracts.ImageSource`.
+    """Images of one array, or of one in each split, converted on demand.
 
-    A copy in another process opens the file again, because the array is not pickled.
+    They are an `mpcc.core.contracts.ImageSource` and `mpcc.core.contracts.Originals`. A copy in another process opens
+    the file again, because the array is not pickled.
 
     Arguments:
         path: The file.
@@ -84,8 +86,15 @@ class ArrayImages:
 
     def __getitem__(self, indices: Tensor) -> Tensor:
         """Read images, uint8, shape (n, D, R, R), for indices of shape (n,)."""
-        images = to_bytes(self.opened()[indices.numpy()], self.layout, self.values, self.background)
-        return resize_images(torch.from_numpy(images), self.image_size, self.fit, self.background)
+        return resize_images(self._levels(indices), self.image_size, self.fit, self.background)
+
+    def original(self, index: int) -> Tensor:
+        """Return the grey levels or colours of one image in its own size, uint8, shape (D, H, W)."""
+        return self._levels(torch.tensor([index]))[0]
+
+    def _levels(self, indices: Tensor) -> Tensor:
+        """Return images in their own size, uint8, shape (n, D, H, W)."""
+        return torch.from_numpy(to_bytes(self.opened()[indices.numpy()], self.layout, self.values, self.background))
 
 
 class Arrays(Dataset):
@@ -139,7 +148,7 @@ class Arrays(Dataset):
             raise InvalidInput(f"--data.memory stream: {path} cannot be read part by part: {_IN_PARTS}")
         choice, remedy = (options.memory, "pass --data.memory stream") if in_file else ("load", _IN_PARTS)
         shape = (len(array), layout.channels, image_size, image_size)
-        stream = streams(choice, shape, "the images of the array", remedy)
+        stream = streams(choice, shape, "the images of the array", remedy, each_once=self.each_once)
         spec = RangeSpec.parse(options.range)
         values = find_values(array, spec, described, sampled=stream)
         background = {"white": 255, "black": 0}[options.background]
@@ -163,7 +172,34 @@ class Arrays(Dataset):
             + ("; read when needed" if stream else "")
             + (f"; not used: {printable(listed_arrays(unused, 4))}" if unused else ""),
             settled={"range": settled_range(spec, array.dtype, values)},
+            # Opened again when it is asked for, so that an array that has been read whole does not stay in memory.
+            originals=attrs.evolve(source, array=None),
         )
+
+    def load_inputs(self, inputs: Sequence[Path], image_size: int) -> ImageSet:
+        """Read files of arrays, in their order; the option ``path`` does not count.
+
+        The paths of the images begin with those of the files: ``scans/a.npy#3``.
+
+        Arguments:
+            inputs: Files that exist, at least one.
+            image_size: R, in pixels.
+
+        Raises:
+            InvalidInput: As `load`; or if the files have different numbers of channels.
+        """
+        sets = []
+        for path in inputs:
+            loaded = self._of_file(path).load(image_size, None, False)
+            above = str(path)[: len(str(path)) - len(path.name)]
+            sets.append(attrs.evolve(loaded, paths=[f"{printable(above)}{name}" for name in loaded.paths]))
+        return joined(sets)
+
+    def _of_file(self, path: Path) -> Arrays:
+        """Return the same data set with another file."""
+        other = Arrays(attrs.evolve(self.options, path=path))
+        other.each_once = self.each_once
+        return other
 
     def _labels(self, file: ArrayFile, parts: Sequence[Part], array: Array | JoinedArrays) -> tuple[Labels, list[str]]:
         """Return the labels, and the names of their arrays if they are beside the images."""

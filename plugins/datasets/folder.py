@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -13,10 +14,10 @@ from mpcc.core.contracts import Dataset, ImageSet
 from mpcc.core.errors import InvalidInput
 from mpcc.core.system.file_names import printable
 from mpcc.plugins.datasets.options import FolderOptions
-from mpcc.plugins.datasets.reading.image_layout import Layout, find_layout, listed, split_of
-from mpcc.plugins.datasets.reading.image_listing import ImageFile, Listing, list_images
+from mpcc.plugins.datasets.reading.image_inputs import FoundImages, in_folder, in_inputs
+from mpcc.plugins.datasets.reading.image_layout import listed
+from mpcc.plugins.datasets.reading.image_listing import ImageFile, Listing
 from mpcc.plugins.datasets.reading.image_notes import notes, warnings_of
-from mpcc.plugins.datasets.reading.image_opening import readable_endings
 from mpcc.plugins.datasets.reading.image_reading import FolderReader
 from mpcc.plugins.datasets.sources import require_root, similar_sibling
 
@@ -25,7 +26,6 @@ __all__ = ["Folder"]
 logger = logging.getLogger(__name__)
 
 _SHOWN = 3  # skipped files that the description names
-_ENDINGS = ".png, .jpg, .jpeg, .bmp, .gif, .tif, .tiff, .webp"
 
 
 class Folder(Dataset):
@@ -76,72 +76,83 @@ class Folder(Dataset):
         if not folder.is_dir():
             what = "is not a folder" if folder.exists() else "does not exist"
             raise InvalidInput(f"{folder} {what}: expected a folder of images{similar_sibling(folder)}")
-        listing = self._list(folder)
-        layout = find_layout(folder, listing.files, options.classes, options.split)
-        reader = FolderReader(options, image_size, folder)
-        files = reader.all_frames(layout.files) if options.frames == "all" else layout.files
-        problems = [layout.problem, _not_entered(folder, listing) if options.unreadable == "refuse" else ""]
+        return self._read([in_folder(folder, options.classes, options.split)], str(folder), image_size)
+
+    def load_inputs(self, inputs: Sequence[Path], image_size: int) -> ImageSet:
+        """Read image files, folders of images and zip archives of images, in their order.
+
+        The paths of the images begin with those of the inputs: ``scans/3.png``, ``scans.zip/a/3.png``. The option
+        ``path`` does not count. Where folders do not tell classes, their images have no labels.
+
+        Arguments:
+            inputs: Paths that exist, at least one.
+            image_size: R, in pixels.
+
+        Raises:
+            InvalidInput: As `load`; or if a file is no image by its ending.
+        """
+        options = self.options
+        more = f" and {len(inputs) - 1} more" if len(inputs) > 1 else ""
+        return self._read(in_inputs(inputs, options.classes, options.split), f"{inputs[0]}{more}", image_size)
+
+    def _read(self, found: Sequence[FoundImages], where: str, image_size: int) -> ImageSet:
+        """Read the images that have been found.
+
+        Arguments:
+            found: The images.
+            where: Their folder, or the inputs, for messages.
+            image_size: R, in pixels.
+
+        Raises:
+            InvalidInput: As `load`.
+        """
+        options = self.options
+        reader = FolderReader(options, image_size, where, self.each_once)
+        files = [file for each in found for file in each.files()]
+        files = reader.all_frames(files) if options.frames == "all" else files
+        refused = options.unreadable == "refuse"
+        problems = [text for each in found for text in (each.layout.problem, _not_entered(each) if refused else "")]
         images = reader.read(files, [problem for problem in problems if problem])
         readable = [image for image, _ in reader.seen]
         skipped = sorted(
-            [*listing.skipped, *(f"{image.path}: {fault.reason}" for image, fault in reader.faults.items())]
+            [
+                *(line for each in found for line in each.skipped()),
+                *(f"{image.path}: {fault.reason}" for image, fault in reader.faults.items()),
+            ]
         )
         if not readable:
             raise InvalidInput(
-                f"no image in {folder} can be read: expected at least one, all {len(skipped)} were skipped, "
+                f"no image in {where} can be read: expected at least one, all {len(skipped)} were skipped, "
                 f"such as {skipped[0]}"
             )
-        class_names, said = self._classes(layout, readable)
-        for line in (*layout.notes, *said, *_left_out(listing), *notes(reader)):
+        class_names, said = self._classes(readable)
+        read = [line for each in found for line in each.layout.notes]
+        for line in (*read, *said, *_left_out(found), *notes(reader)):
             logger.info("%s", line)
         for line in warnings_of(reader):
             logger.warning("%s", line)
         label_of = {name: label for label, name in enumerate(class_names)}
         kind = "grey" if images.shape[1] == 1 else "colour"
         settled = str(reader.spec.settled(reader.ranges))
+        labels = [-1 if file.class_name is None else label_of[file.class_name] for file in readable if class_names]
         return ImageSet(
             images=images,
-            labels=torch.tensor([label_of[layout.class_of(file)] for file in readable]) if class_names else None,
+            labels=torch.tensor(labels) if class_names else None,
             class_names=[printable(name) for name in class_names],
             paths=[file.path for file in readable],
-            description=f"folder {printable(str(folder))}: {len(readable)} {kind} images, "
+            description=f"folder {printable(where)}: {len(readable)} {kind} images, "
             f"{f'{len(class_names)} classes' if class_names else 'no labels'}, "
             f"{_FITTED[options.fit]} {image_size} pixels{'' if settled == 'type' else f', range {settled}'}"
             f"{'' if isinstance(images, Tensor) else '; read when needed'}{_described(skipped)}",
             skipped=skipped,
             settled={"range": settled},
+            originals=reader.source,
         )
 
-    def _list(self, folder: Path) -> Listing:
-        """List the images below the folder.
-
-        Raises:
-            InvalidInput: If there are none.
-        """
-        split, labelled = self.options.split, self.options.classes != "none"
-
-        def separate(parts: tuple[str, ...]) -> bool:
-            return labelled and (not parts or (len(parts) == 1 and split_of(parts[0]) != ""))
-
-        def enter(parts: tuple[str, ...]) -> bool:
-            return split == "all" or len(parts) > 1 or split_of(parts[0]) == split
-
-        listing = list_images(folder, readable_endings(), separate, enter)
-        if listing.files or split != "all":
-            return listing
-        others, unreadable = listing.others(), listing.skipped
-        raise InvalidInput(
-            f"no images in {folder}: expected files whose names end in {_ENDINGS} or another ending that Pillow reads, "
-            f"in it or in one subfolder for each class{f'; found {others}' if others else ''}"
-            + (f"; {len(unreadable)} subfolders cannot be read, such as {unreadable[0]}" if unreadable else "")
-        )
-
-    def _classes(self, layout: Layout, readable: Sequence[ImageFile]) -> tuple[list[str], list[str]]:
+    def _classes(self, readable: Sequence[ImageFile]) -> tuple[list[str], list[str]]:
         """Return the names of the classes, and a line about them."""
-        if layout.level is None:
-            return [], []
-        names = sorted({layout.class_of(file) for file in readable})
-        if self.options.classes == "folders":
+        names = sorted({file.class_name for file in readable if file.class_name is not None})
+        if not names or self.options.classes == "folders":
             return names, []
         if len(names) == 1:
             where = f"all images are in the subfolder {printable(names[0])}"
@@ -158,23 +169,25 @@ _FITTED = {
 }
 
 
-def _not_entered(folder: Path, listing: Listing) -> str:
+def _not_entered(found: FoundImages) -> str:
     """Return the folders that cannot be read in words, or nothing."""
-    if not listing.skipped:
+    skipped = found.listing.skipped
+    if not skipped:
         return ""
-    name, _, reason = listing.skipped[0].partition(": ")
-    more = f", and {len(listing.skipped) - 1} more" if len(listing.skipped) > 1 else ""
-    return f"cannot read the folder {printable(str(folder))}/{name}: {reason}{more}"
+    name, _, reason = skipped[0].partition(": ")
+    more = f", and {len(skipped) - 1} more" if len(skipped) > 1 else ""
+    return f"cannot read the folder {printable(found.name)}/{name}: {reason}{more}"
 
 
-def _left_out(listing: Listing) -> Iterator[str]:
+def _left_out(found: Sequence[FoundImages]) -> Iterator[str]:
     """Yield a line about the files that are no images by their names, if there are any."""
-    if listing.left_out:
-        count = sum(listing.left_out.values())
-        photos = [ending for ending in ("heic", "heif") if ending in listing.left_out]
+    everything = Listing([], [], sum((each.listing.left_out for each in found), Counter()))
+    if everything.left_out:
+        count = sum(everything.left_out.values())
+        photos = [ending for ending in ("heic", "heif") if ending in everything.left_out]
         hint = f"; to read .{photos[0]}: pip install pillow-heif" if photos else ""
         files = f"{count} files were" if count > 1 else "1 file was"
-        yield f"{files} left out, by ending: {listing.others()}{hint}"
+        yield f"{files} left out, by ending: {everything.others()}{hint}"
 
 
 def _described(skipped: Sequence[str]) -> str:

@@ -16,7 +16,14 @@ __all__ = ["read_all", "streams"]
 _CHUNK = 2**26  # bytes of images that are decoded at a time
 
 
-def streams(choice: str, shape: tuple[int, ...], data: str, remedy: str = "pass --data.memory stream") -> bool:
+def streams(
+    choice: str,
+    shape: tuple[int, ...],
+    data: str,
+    remedy: str = "pass --data.memory stream",
+    *,
+    each_once: bool = False,
+) -> bool:
     """Decide whether a set is streamed.
 
     Arguments:
@@ -24,6 +31,7 @@ def streams(choice: str, shape: tuple[int, ...], data: str, remedy: str = "pass 
         shape: (N, D, R, R), of bytes.
         data: A name for the set, for the message.
         remedy: What to do if it does not fit, for the message.
+        each_once: Whether each image is wanted once only; ``auto`` then streams every set.
 
     Raises:
         InvalidInput: If it is to be loaded and does not fit.
@@ -32,7 +40,7 @@ def streams(choice: str, shape: tuple[int, ...], data: str, remedy: str = "pass 
         >>> streams("auto", (10, 1, 8, 8), "ten images"), streams("auto", (10**12, 3, 64, 64), "very many")
         (False, True)
     """
-    if choice == "stream":
+    if choice == "stream" or (choice == "auto" and each_once):
         return True
     needed, available = math.prod(shape), available_memory()
     if choice == "load" and needed > available:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import attrs
 import numpy as np
@@ -12,6 +12,7 @@ import torch
 from PIL import Image, ImageCms
 from torch import Tensor
 
+from mpcc.plugins.datasets.reading.image_archive import ArchiveMember
 from mpcc.plugins.datasets.reading.image_metadata import turn_upright
 from mpcc.plugins.datasets.reading.image_opening import LARGEST_PIXELS, UnreadableImage, each_frame
 from mpcc.plugins.datasets.reading.range_option import ValueRange
@@ -19,6 +20,8 @@ from mpcc.plugins.datasets.reading.value_range import to_levels
 from mpcc.plugins.datasets.resizing import fit_square
 
 __all__ = ["Decoding", "FileImages", "kind_of", "reduced_by_pillow", "storage_type", "values_of"]
+
+T = TypeVar("T")
 
 _GREY = ("1", "L", "LA", "La", "F")
 _BYTES = ValueRange(0, 255)
@@ -166,17 +169,17 @@ def _from_lab(image: Image.Image) -> Image.Image:
 
 @attrs.frozen(eq=False)
 class FileImages:
-    """Images in files, read on demand: an `mpcc.core.contracts.ImageSource`.
+    """Images in files, read on demand: an `mpcc.core.contracts.ImageSource`, and `mpcc.core.contracts.Originals`.
 
     Arguments:
-        files: The file of each image.
-        frames: The frame of each image.
+        files: The file of each image, or the member of an archive.
+        frames: The frame of each image; None if it is the only one that is read from its file.
         decoding: How they are decoded; its mode is not None.
         largest_pixels: Images with more pixels are refused.
     """
 
-    files: tuple[str, ...]
-    frames: tuple[int, ...]
+    files: tuple[str | ArchiveMember, ...]
+    frames: tuple[int | None, ...]
     decoding: Decoding
     largest_pixels: int = LARGEST_PIXELS
 
@@ -194,11 +197,34 @@ class FileImages:
         """
         images = torch.empty(len(indices), *self.shape[1:], dtype=torch.uint8)
         for row, index in enumerate(indices.tolist()):
-            (square,) = each_frame(Path(self.files[index]), [self.frames[index]], self._square, self.largest_pixels)
-            if isinstance(square, UnreadableImage):
-                raise square
-            images[row] = square
+            images[row] = self._read(index, self._square)
         return images
+
+    def original(self, index: int) -> Path | bytes | Tensor:
+        """Return the file of an image, the content of its member, or the pixels of its frame, uint8, (D, H, W).
+
+        Raises:
+            UnreadableImage: If a member or a frame cannot be read.
+        """
+        if self.frames[index] is not None:
+            image = self._read(index, self.decoding.decode)
+            return torch.from_numpy(np.array(image).reshape(image.height, image.width, -1)).permute(2, 0, 1)
+        file = self.files[index]
+        if isinstance(file, str):
+            return Path(file)
+        try:
+            return file.read_bytes()
+        except Exception as error:  # a damaged archive makes its reader raise anything
+            raise UnreadableImage(file, str(error)) from error
+
+    def _read(self, index: int, work: Callable[[Image.Image, str], T]) -> T:
+        """Do some work with one opened image."""
+        file = self.files[index]
+        place = Path(file) if isinstance(file, str) else file
+        (result,) = each_frame(place, [self.frames[index] or 0], work, self.largest_pixels)
+        if isinstance(result, UnreadableImage):
+            raise result
+        return result
 
     def _square(self, opened: Image.Image, first_mode: str) -> Tensor:
         return self.decoding.square(self.decoding.decode(opened, first_mode))

@@ -122,7 +122,8 @@ def _with_classes(folder: Path, files: Sequence[ImageFile], classes: str, level:
 
 def _no_split(folder: Path, split: str) -> InvalidInput:
     """Make the error for a split that is not there, or has no images."""
-    below = sorted(entry.name for entry in folder.iterdir() if entry.is_dir() and not entry.name.startswith("."))
+    entries = folder.iterdir() if folder.is_dir() else ()  # an archive has none on the disk
+    below = sorted(entry.name for entry in entries if entry.is_dir() and not entry.name.startswith("."))
     names, where = " or ".join(SPLITS[split]), printable(str(folder))
     there = [name for name in below if split_of(name) == split]
     if there:

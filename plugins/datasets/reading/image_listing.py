@@ -13,6 +13,7 @@ import attrs
 
 from mpcc.core.errors import InvalidInput
 from mpcc.core.system.file_names import printable
+from mpcc.plugins.datasets.reading.image_archive import ImagePlace
 
 __all__ = ["ImageFile", "Listing", "list_images"]
 
@@ -23,22 +24,26 @@ _Identity: TypeAlias = tuple[int, int] | None
 
 @attrs.frozen
 class ImageFile:
-    """An image in a file, and the names that lead to the file from the folder.
+    """An image in a file, and the names that lead to the file from the folder or archive.
 
     Attributes:
-        file: The file.
+        file: The file, or a member of an archive.
         parts: The names.
         frame: Which of several images in the file it is, from 0; None if only the first is read.
+        prefix: What stands before the names in the image's path, such as the folder as the user named it.
+        class_name: The name of its class folder; None if it has no label.
     """
 
-    file: Path
+    file: ImagePlace
     parts: tuple[str, ...]
     frame: int | None = None
+    prefix: str = ""
+    class_name: str | None = None
 
     @property
     def path(self) -> str:
         """The names, joined, as they can be written to a file; the number of the frame follows, if there is one."""
-        return printable("/".join(self.parts)) + ("" if self.frame is None else f"#{self.frame}")
+        return printable(self.prefix + "/".join(self.parts)) + ("" if self.frame is None else f"#{self.frame}")
 
 
 @attrs.frozen

@@ -17,6 +17,7 @@ from PIL import Image, UnidentifiedImageError
 
 from mpcc.core.errors import InvalidInput
 from mpcc.core.system.file_names import printable
+from mpcc.plugins.datasets.reading.image_archive import ArchiveMember, ImagePlace
 from mpcc.plugins.datasets.reading.image_metadata import has_metadata, without_metadata
 
 __all__ = ["LARGEST_PIXELS", "UnreadableImage", "each_frame", "frames_in", "readable_endings"]
@@ -40,7 +41,7 @@ class UnreadableImage(InvalidInput):
         reason: Why, without the name of the file.
     """
 
-    def __init__(self, file: Path, reason: str) -> None:
+    def __init__(self, file: ImagePlace, reason: str) -> None:
         self.reason = " ".join(reason.split()).rstrip(".")[:300]
         super().__init__(
             f"cannot read {printable(str(file))}: {self.reason}; repair or remove it, or pass --data.unreadable skip "
@@ -69,14 +70,14 @@ def readable_endings() -> frozenset[str]:
 
 
 def each_frame(
-    file: Path, frames: Sequence[int], work: Callable[[Image.Image, str], T], largest_pixels: int = LARGEST_PIXELS
+    file: ImagePlace, frames: Sequence[int], work: Callable[[Image.Image, str], T], largest_pixels: int = LARGEST_PIXELS
 ) -> list[T | UnreadableImage]:
     """Open an image file and do some work with each of its frames.
 
     If the work fails, it is tried again without the metadata of the file, which must not cost a picture.
 
     Arguments:
-        file: The file.
+        file: The file, or a member of an archive.
         frames: Numbers of frames, from 0, in ascending order.
         work: Takes the opened image at a frame and the mode of the first frame.
         largest_pixels: Images with more pixels are refused.
@@ -103,7 +104,7 @@ def each_frame(
             for frame in waiting:
                 if frame not in done:
                     errors.setdefault(frame, unreadable)
-        if len(done) == len(frames):
+        if len(done) == len(set(frames)):
             break
     return [done[frame] if frame in done else errors[frame] for frame in frames]
 
@@ -131,14 +132,14 @@ def frames_in(image: Image.Image) -> list[int]:
     return pages
 
 
-def _sources(file: Path) -> Iterator[Path | IO[bytes]]:
+def _sources(file: ImagePlace) -> Iterator[ImagePlace | IO[bytes]]:
     """Yield a file as it is, then copies in memory with less and less metadata."""
     yield file
     try:
-        if not (file.is_file() and has_metadata(file)):
+        if isinstance(file, Path) and not (file.is_file() and has_metadata(file)):
             return
         content = file.read_bytes()
-    except OSError:
+    except Exception:  # a damaged archive makes its reader raise anything
         return
     for less in without_metadata(content):
         if less != content:
@@ -146,7 +147,7 @@ def _sources(file: Path) -> Iterator[Path | IO[bytes]]:
 
 
 @contextlib.contextmanager
-def _opened(source: Path | IO[bytes], largest_pixels: int) -> Iterator[Image.Image]:
+def _opened(source: ImagePlace | IO[bytes], largest_pixels: int) -> Iterator[Image.Image]:
     """Open an image; Pillow's warnings stay away, and its limit on pixels is ours."""
     if isinstance(source, Path) and not stat.S_ISREG(source.stat().st_mode):  # opening a pipe would wait
         raise ValueError("expected an image file, got something that is not a file")
@@ -158,19 +159,26 @@ def _opened(source: Path | IO[bytes], largest_pixels: int) -> Iterator[Image.Ima
         warnings.simplefilter("error", Image.DecompressionBombWarning)
         Image.MAX_IMAGE_PIXELS = largest_pixels
         try:
-            with Image.open(source) as image:
+            with Image.open(_stream(source)) as image:
                 yield image
         finally:
             Image.MAX_IMAGE_PIXELS = limit
 
 
-def _unreadable(file: Path, error: Exception, largest_pixels: int) -> UnreadableImage:
+def _stream(source: ImagePlace | IO[bytes]) -> Path | IO[bytes]:
+    """Return a source as Pillow takes it; a member of an archive is read whole."""
+    return io.BytesIO(source.read_bytes()) if isinstance(source, ArchiveMember) else source
+
+
+def _unreadable(file: ImagePlace, error: Exception, largest_pixels: int) -> UnreadableImage:
     """Make the error of a file from that of the system or of Pillow."""
     if isinstance(error, FileNotFoundError):
-        what = "a link to a file that does not exist" if file.is_symlink() else "nothing"
+        linked = isinstance(file, Path) and file.is_symlink()
+        what = "a link to a file that does not exist" if linked else "nothing"
         reason = f"expected an image file, got {what}"
     elif isinstance(error, UnidentifiedImageError):
-        what = "an empty one" if file.stat().st_size == 0 else "one of no known format"
+        size = file.size if isinstance(file, ArchiveMember) else file.stat().st_size
+        what = "an empty one" if size == 0 else "one of no known format"
         reason = f"expected an image file, got {what}"
     elif isinstance(error, (Image.DecompressionBombWarning, Image.DecompressionBombError)):
         found = re.search(r"\d+", str(error))

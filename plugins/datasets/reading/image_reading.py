@@ -72,20 +72,24 @@ class FolderReader:
     Attributes:
         options: Of the data set.
         image_size: R, in pixels.
-        folder: For messages.
+        where: The folder, or the inputs, for messages.
+        each_once: Whether each image is wanted once only (`mpcc.core.contracts.Dataset.each_once`).
         seen: The images that can be read, in order, and what is known of each.
         faults: The images that cannot be read.
         ranges: The values of black and white by storage type.
         sampled: How many images of a storage type were measured, where it was not all.
+        source: The images that can be read as files, once `read` has returned.
     """
 
     options: FolderOptions
     image_size: int
-    folder: Path
+    where: str
+    each_once: bool = False
     seen: list[tuple[ImageFile, Look]] = attrs.field(factory=list)
     faults: dict[ImageFile, UnreadableImage] = attrs.field(factory=dict)
     ranges: dict[str, ValueRange] = attrs.field(factory=dict)
     sampled: dict[str, int] = attrs.field(factory=dict)
+    source: FileImages | None = None
 
     @property
     def spec(self) -> RangeSpec:
@@ -114,7 +118,7 @@ class FolderReader:
         mode, skip = _MODES[self.options.channels], self.options.unreadable == "skip"
         channels = 1 if (mode or self._first_kind(files)) == "L" else 3
         shape = (len(files), channels, self.image_size, self.image_size)
-        stream = streams(self.options.memory, shape, f"the folder's {len(files)} images")
+        stream = streams(self.options.memory, shape, f"the folder's {len(files)} images", each_once=self.each_once)
         # When streaming, decoding only shows which files to skip. The images are not kept.
         decoded = not stream or skip
         images = torch.empty(0 if stream else len(files), *shape[1:], dtype=torch.uint8)
@@ -130,12 +134,14 @@ class FolderReader:
         self._refuse(problems)
         self._find_ranges(decoded)
         self._refuse()
+        # Absolute: the working directory of a run may change.
+        places = (image.file for image, _ in self.seen)
+        names = tuple(str(place.absolute()) if isinstance(place, Path) else place for place in places)
+        numbers = tuple(image.frame for image, _ in self.seen)
+        decoding = self._decoding(self.seen[0][1].kind if self.seen else mode)
+        self.source = FileImages(names, numbers, decoding, self.options.largest_pixels)
         if stream:
-            # Absolute: the working directory of a run may change.
-            names = tuple(str(image.file.absolute()) for image, _ in self.seen)
-            numbers = tuple(image.frame or 0 for image, _ in self.seen)
-            decoding = self._decoding(self.seen[0][1].kind if self.seen else mode)
-            return FileImages(names, numbers, decoding, self.options.largest_pixels)
+            return self.source
         self._read_late(images)
         return images[: len(self.seen)]
 
@@ -162,18 +168,19 @@ class FolderReader:
 
     def _read_late(self, images: Tensor) -> None:
         """Decode the images whose range was not known in the first pass."""
-        late = {
-            image: index
+        late = [
+            (index, image)
             for index, (image, look) in enumerate(self.seen)
             if known_range(self.spec, look.storage) is None
-        }
+        ]
         if not late:
             return
         decoding = self._decoding(self.seen[0][1].kind)
-        for image, square in self._each(list(late), lambda *opened: decoding.square(decoding.decode(*opened))):
+        squares = self._each([image for _, image in late], lambda *opened: decoding.square(decoding.decode(*opened)))
+        for (index, _), (_, square) in zip(late, squares, strict=True):
             if isinstance(square, UnreadableImage):
                 raise square
-            images[late[image]] = square
+            images[index] = square
 
     def _find_ranges(self, decoded: bool) -> None:
         """Find the ranges of all storage types.
@@ -198,7 +205,7 @@ class FolderReader:
                 self.ranges[storage] = find_range(self.spec, storage, values)
             except ValueError as error:
                 self._refuse()
-                raise InvalidInput(f"{printable(str(self.folder))}: {error}") from error
+                raise InvalidInput(f"{printable(self.where)}: {error}") from error
 
     def _sample(self) -> None:
         """Decode a few images of each storage type, to find common faults and to tell how much of a range they use."""
@@ -230,7 +237,7 @@ class FolderReader:
         self, files: Sequence[ImageFile], work: Callable[[Image.Image, str], T]
     ) -> Iterator[tuple[ImageFile, T | UnreadableImage]]:
         """Do some work with each image, opening each file once."""
-        for _, group in itertools.groupby(files, key=lambda image: image.parts):
+        for _, group in itertools.groupby(files, key=lambda image: image.file):
             images = list(group)
             frames = [image.frame or 0 for image in images]
             yield from zip(images, each_frame(images[0].file, frames, work, self.options.largest_pixels), strict=True)
@@ -247,13 +254,13 @@ class FolderReader:
 
     def _refuse(self, problems: Sequence[str] = ()) -> None:
         """Raise one error for everything that is wrong, if anything is."""
-        unreadable = _unreadable(self.faults, self.folder) if self.options.unreadable == "refuse" else ""
+        unreadable = _unreadable(self.faults, self.where) if self.options.unreadable == "refuse" else ""
         everything = [text for text in (*problems, unreadable, self._mixture()) if text]
         if len(everything) == 1:
             raise InvalidInput(everything[0])
         if everything:
             listed = "; ".join(f"({number}) {text}" for number, text in enumerate(everything, start=1))
-            raise InvalidInput(f"{len(everything)} things are wrong with {printable(str(self.folder))}: {listed}")
+            raise InvalidInput(f"{len(everything)} things are wrong with {printable(self.where)}: {listed}")
 
     def _mixture(self) -> str:
         """Return what is wrong with a set of grey and colour images, or nothing."""
@@ -277,7 +284,7 @@ def _extremes(image: Image.Image) -> Extremes:
     return Extremes(float(min(low for low, _ in pairs)), float(max(high for _, high in pairs)))
 
 
-def _unreadable(faults: dict[ImageFile, UnreadableImage], folder: Path) -> str:
+def _unreadable(faults: dict[ImageFile, UnreadableImage], where: str) -> str:
     """Return the images that cannot be read in words: each kind of fault, how often it occurs, an example."""
     if len(faults) <= 1:
         return "".join(str(fault) for fault in faults.values())
@@ -289,6 +296,6 @@ def _unreadable(faults: dict[ImageFile, UnreadableImage], folder: Path) -> str:
         for images in kinds.values()
     ]
     return (
-        f"{len(faults)} images in {printable(str(folder))} cannot be read: {', '.join(told)}; repair or remove them, "
+        f"{len(faults)} images in {printable(where)} cannot be read: {', '.join(told)}; repair or remove them, "
         "or pass --data.unreadable skip to go without"
     )

@@ -1,0 +1,71 @@
+"""A prediction with a trained model: its images are read, assigned and written a batch at a time."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from mpcc.core.config import RunConfig
+from mpcc.core.config.asked_images import AskedImages, conversion
+from mpcc.core.contracts import ImageSet
+from mpcc.core.errors import InvalidInput, TrainingDiverged
+from mpcc.core.evaluation import inference
+from mpcc.core.images.joined import joined
+from mpcc.core.images.read_ahead import in_order
+from mpcc.core.method.model import Model
+from mpcc.core.run.assembly import load_data
+from mpcc.core.storage.prediction_output import OutputPaths, PredictionOutput
+from mpcc.core.system.allocator import kept_memory
+
+__all__ = ["load_images", "write_predictions"]
+
+
+def load_images(asked: AskedImages, channels: int) -> ImageSet:
+    """Read the images, or open them to be read when they are needed.
+
+    Arguments:
+        asked: The images.
+        channels: D, of the images of the training.
+
+    Raises:
+        InvalidInput: If images cannot be read, or have another number of channels; the message names their input.
+    """
+
+    def load(config: RunConfig, named: str, inputs: Sequence[Path] = ()) -> ImageSet:
+        images = load_data(config, training=False, inputs=inputs)
+        if images.images.shape[1] != channels:
+            hint = conversion(config.data.entry.options_class(), channels)
+            raise InvalidInput(
+                f"{named}: expected images with {channels} channel{'s' * (channels > 1)}, as in training, got "
+                f"{images.images.shape[1]}{hint}"
+            )
+        return images
+
+    if not asked.groups:
+        return load(asked.config, asked.config.data.entry.described())
+    return joined([load(config, str(inputs), inputs.paths) for config, inputs in asked.groups])
+
+
+def write_predictions(model: Model, data: ImageSet, batch: int, workers: int, paths: OutputPaths) -> PredictionOutput:
+    """Predict all images and write the results.
+
+    Arguments:
+        model: Encoder and prior.
+        data: The images.
+        batch: Images in each pass through the encoder.
+        workers: Processes that read ahead.
+        paths: Where the results go.
+
+    Raises:
+        InvalidInput: If an image cannot be read, or a file cannot be written.
+        TrainingDiverged: If locations or posteriors are not finite.
+    """
+    output = PredictionOutput(model.prior.clusters)
+    with kept_memory(model.device.type == "cpu"), output.opened(paths, data, model.prior.latent_dim):
+        for prediction in inference.predictions(model, in_order(data.images, batch, workers=workers), batch=batch):
+            if not prediction.finite:
+                raise TrainingDiverged(
+                    "the encoder's locations or their posteriors are not finite: training has diverged"
+                )
+            output.add(prediction)
+    return output

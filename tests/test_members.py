@@ -112,6 +112,14 @@ def test_clusters_with_images_come_first_and_stay_as_long_as_they_have_some() ->
     assert len(few.numbers) == 30
 
 
+@pytest.mark.parametrize(
+    ("size", "images", "share"),
+    [(1, 1, "100.0 %"), (1, 3, "33.3 %"), (1, 1000, "0.1 %"), (1, 20_000, "< 0.1 %"), (0, 7, "0.0 %")],
+)
+def test_a_share_is_never_rounded_to_nothing(size: int, images: int, share: str) -> None:
+    assert ShownClusters((0, 1), (size, images - size)).share(0) == share
+
+
 # Which members
 
 

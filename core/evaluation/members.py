@@ -75,7 +75,8 @@ class ShownClusters:
 
     def share(self, cluster: int) -> str:
         """Return a cluster's share of the evaluated images as text."""
-        return f"{self.sizes[cluster] / self.images:.1%}".replace("%", " %")
+        percent = 100 * self.sizes[cluster] / self.images
+        return "< 0.1 %" if 0 < percent < 0.1 else f"{percent:.1f} %"
 
     def lines(self, cluster: int) -> tuple[str, ...]:
         """Return number, size and share of a cluster as lines of text."""

@@ -5,20 +5,41 @@ All sheets show clusters in the order of their numbers.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 from torch import Tensor
 
+from mpcc.core.evaluation.confusion import confusion_sheet
 from mpcc.core.evaluation.evaluation import Pictures
+from mpcc.core.evaluation.findings import Findings
 from mpcc.core.evaluation.members import ClusterMembers, ShownClusters
 from mpcc.core.evaluation.page import Row, Section, beside, rows_page, sections_page, tiles
 
-__all__ = ["generated_sheet", "member_sheet", "overview_sheet", "reconstruction_sheet", "sample_sheet"]
+__all__ = [
+    *("generated_sheet", "member_sheet", "member_sheets", "overview_sheet", "reconstruction_sheet", "sample_sheet"),
+    "sheets",
+]
 
 # Typical and generated images in a row of the overview.
 FEW, SOME = 4, 8
 # A posterior from here on would be rounded to 1.
 NEARLY_SURE = 0.995
+
+
+def sheets(findings: Findings) -> Iterator[tuple[str, Tensor]]:
+    """Draw the sheets of an evaluation, one after the other, each with its name in files and logs."""
+    pictures, shown = findings.pictures, findings.shown
+    yield "clusters", overview_sheet(pictures, shown, findings.members)
+    yield "samples", sample_sheet(pictures, shown)
+    yield "reconstructions", reconstruction_sheet(pictures, shown)
+    if findings.confusion is not None:
+        yield "confusion", confusion_sheet(findings.confusion)
+
+
+def member_sheets(findings: Findings) -> Iterator[Tensor]:
+    """Draw a `member_sheet` of each cluster that is shown, one after the other."""
+    for found in findings.members:
+        yield member_sheet(found, findings.shown)
 
 
 def overview_sheet(pictures: Pictures, shown: ShownClusters, members: Sequence[ClusterMembers]) -> Tensor:
@@ -91,7 +112,10 @@ def member_sheet(found: ClusterMembers, shown: ShownClusters) -> Tensor:
 def _choice(shown: ShownClusters) -> str:
     """Return how the clusters have been chosen, or nothing if all are shown."""
     count = len(shown.numbers)
-    return "" if count == shown.clusters else f"; {count} of {shown.clusters} clusters, chosen at random"
+    if count == shown.clusters:
+        return ""
+    rule = "chosen at random" if shown.used == shown.clusters else "chosen at random, those with images first"
+    return f"; {count} of {shown.clusters} clusters, {rule}"
 
 
 def _part(count: int, size: int) -> str:

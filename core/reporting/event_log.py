@@ -44,8 +44,7 @@ from torch import Tensor
 from torch.utils.tensorboard import summary
 
 from mpcc.core.contracts import Prior
-from mpcc.core.evaluation.confusion import confusion_sheet
-from mpcc.core.evaluation.sheets import overview_sheet, reconstruction_sheet, sample_sheet
+from mpcc.core.evaluation.sheets import sheets
 
 if TYPE_CHECKING:
     # Needed for types only.
@@ -109,12 +108,8 @@ class EventLog:
         """Write everything that an evaluation finds."""
         self.scores(step, scores, findings.used)
         self.prior(step, prior)
-        pictures, shown = findings.pictures, findings.shown
-        self._picture("clusters", overview_sheet(pictures, shown, findings.members), step)
-        self._picture("samples", sample_sheet(pictures, shown), step)
-        self._picture("reconstructions", reconstruction_sheet(pictures, shown), step)
-        if findings.confusion is not None:
-            self._picture("confusion", confusion_sheet(findings.confusion), step)
+        for name, picture in sheets(findings):
+            self._picture(name, picture, step)
         for name, value in health.items():
             self._scalar(f"health/{name}", value, step)
         for warning in warnings:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import io
+import itertools
 import logging
 import platform
 import time
@@ -21,6 +22,7 @@ from mpcc.core.errors import InvalidInput, TrainingDiverged
 from mpcc.core.evaluation.best_score import BestScore, score_to_watch
 from mpcc.core.evaluation.evaluation import choose_images, left_out
 from mpcc.core.evaluation.findings import feature_request, find
+from mpcc.core.evaluation.sheets import member_sheets, sheets
 from mpcc.core.images.fingerprint import fingerprint
 from mpcc.core.method.training import Trainer
 from mpcc.core.registry import Observer, Registry
@@ -40,6 +42,7 @@ from mpcc.core.run.costs import Copy, Costs, measure
 from mpcc.core.run.saved_run import take_weights, warn_of_changes
 from mpcc.core.run.time_budget import budgeted, measuring_seconds
 from mpcc.core.run.timed_steps import settling_iterations, synchroniser
+from mpcc.core.storage.picture_files import png
 from mpcc.core.system.randomness import random_states, seed_everything
 
 __all__ = ["Run", "versions"]
@@ -160,6 +163,9 @@ class Run:
             some = choose_images(len(data), images, settings.seed)
             findings = find(trainer.model, data, some, metrics, attrs.evolve(settings, standing_passes=passes))
             vitals(trainer.model, findings.evaluation, findings.pictures, [])
+            drawn = (picture for _, picture in sheets(findings))
+            for picture in itertools.chain(drawn, member_sheets(findings)):
+                png(picture)
 
         copy = Copy(
             iterate=trainer.iterate,

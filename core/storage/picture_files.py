@@ -12,11 +12,18 @@ from torch import Tensor
 
 from mpcc.core.system.whole_files import write_whole
 
-__all__ = ["replace_pictures", "write_picture"]
+__all__ = ["png", "replace_pictures", "write_picture"]
 
 # Of zlib, 0 to 9: from 3 to the usual 6 a file loses a twentieth of its size, and writing it takes twice as long.
 COMPRESSION = 3
 OURS = re.compile(r"\d+\.png(\.part)?")
+
+
+def png(picture: Tensor) -> bytes:
+    """Return a picture, uint8, shape (3, height, width), in the format PNG."""
+    content = io.BytesIO()
+    Image.fromarray(picture.permute(1, 2, 0).numpy()).save(content, "PNG", compress_level=COMPRESSION)
+    return content.getvalue()
 
 
 def write_picture(path: Path, picture: Tensor) -> None:
@@ -25,9 +32,7 @@ def write_picture(path: Path, picture: Tensor) -> None:
     Raises:
         OSError: If it cannot be written; a file of that name is as it was.
     """
-    content = io.BytesIO()
-    Image.fromarray(picture.permute(1, 2, 0).numpy()).save(content, "PNG", compress_level=COMPRESSION)
-    write_whole(path, content.getvalue())
+    write_whole(path, png(picture))
 
 
 def replace_pictures(folder: Path, clusters: int, shown: Sequence[int], pictures: Iterable[Tensor]) -> None:

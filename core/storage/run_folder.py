@@ -24,10 +24,9 @@ from torch import Tensor
 
 from mpcc.core.config import RunConfig
 from mpcc.core.errors import InvalidInput, PluginError
-from mpcc.core.evaluation.confusion import confusion_sheet
 from mpcc.core.evaluation.findings import Findings
 from mpcc.core.evaluation.inference import Prediction
-from mpcc.core.evaluation.sheets import member_sheet, overview_sheet, reconstruction_sheet, sample_sheet
+from mpcc.core.evaluation.sheets import member_sheets, sheets
 from mpcc.core.storage.folder_lock import locked
 from mpcc.core.storage.picture_files import replace_pictures, write_picture
 from mpcc.core.storage.prediction_files import AssignmentTable
@@ -277,16 +276,13 @@ class RunFolder:
         self.write_array("latents", findings.evaluation.locations)
         if findings.confusion is not None:
             self.write_table("confusion", findings.confusion.rows())
-            write_picture(self.path / "confusion.png", confusion_sheet(findings.confusion))
 
     def write_pictures(self, findings: Findings) -> None:
         """Write the sheets, and a picture of each cluster that is shown into ``clusters/``."""
-        pictures, shown, members = findings.pictures, findings.shown, findings.members
-        write_picture(self.path / "clusters.png", overview_sheet(pictures, shown, members))
-        write_picture(self.path / "samples.png", sample_sheet(pictures, shown))
-        write_picture(self.path / "reconstructions.png", reconstruction_sheet(pictures, shown))
-        drawn = (member_sheet(found, shown) for found in members)
-        replace_pictures(self.path / "clusters", shown.clusters, shown.numbers, drawn)
+        for name, picture in sheets(findings):
+            write_picture(self.path / f"{name}.png", picture)
+        shown = findings.shown
+        replace_pictures(self.path / "clusters", shown.clusters, shown.numbers, member_sheets(findings))
 
     def write_table(self, name: str, rows: Sequence[Sequence[Any]]) -> None:
         """Write a table as CSV, its header first."""

@@ -26,8 +26,10 @@ from mpcc.core.commands import entry
 from mpcc.core.contracts import ImageSet
 from mpcc.core.errors import PluginError
 from mpcc.core.method.training import Trainer
+from mpcc.core.run import execution
 from mpcc.core.storage.checkpoint import save_checkpoint
 from mpcc.core.storage.checkpoint_contents import Contents
+from mpcc.core.storage.run_folder import RunFolder
 from mpcc.plugins.datasets.digits import Digits
 
 TINY = {
@@ -130,7 +132,15 @@ def test_the_run_folder_has_exactly_the_documented_files(finished: Path) -> None
     (events,) = (name for name in found if name.startswith("events.out.tfevents"))
     sheets = {"clusters.png", "samples.png", "reconstructions.png", "confusion.png"}
     pictures = sheets | {f"clusters/{k}.png" for k in range(10)}
-    tables = {"config.toml", "results.json", "metrics.jsonl", "assignments.csv", "confusion.csv", "posterior.npy"}
+    tables = {
+        "config.toml",
+        "results.json",
+        "metrics.jsonl",
+        "assignments.csv",
+        "confusion.csv",
+        "posterior.npy",
+        "latents.npy",
+    }
     checkpoints = {f"checkpoints/{name}.pt" for name in ("last", "iteration-4", "iteration-2", "best")}
     assert found == {events, *pictures, *tables, *checkpoints, ".lock"}
     for name in pictures:
@@ -408,7 +418,7 @@ def test_every_term_metric_rate_picture_and_histogram_is_in_the_events(finished:
 
 @pytest.mark.check
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, *HANGUP])
-def test_ctrl_c_and_sigterm_stop_a_process_with_a_checkpoint_and_one_line(tmp_path: Path, number: int) -> None:
+def test_ctrl_c_and_sigterm_stop_a_process_with_a_checkpoint_and_pictures(tmp_path: Path, number: int) -> None:
     command = "from mpcc.core.commands.entry import run_main; run_main()"
     arguments = [*tiny(iterations=100_000, eval_every=100_000, checkpoint_every=1), "--out", "run"]
     process = subprocess.Popen(
@@ -432,9 +442,16 @@ def test_ctrl_c_and_sigterm_stop_a_process_with_a_checkpoint_and_one_line(tmp_pa
     assert process.returncode == 130, err
     assert out == ""
     stopped = err.splitlines()[1:]
-    assert len(stopped) == 1
-    assert re.fullmatch(r"mpcc-run: stopped at iteration \d+; continue with: mpcc-run --resume run", stopped[0])
-    assert state(tmp_path / "run")["iteration"] > 0
+    assert len(stopped) == 3
+    assert stopped[0] == "saved; evaluating the model as it is now (Ctrl-C again skips this)"
+    assert stopped[1] == "look at clusters.png, samples.png and assignments.csv in run"
+    assert re.fullmatch(r"mpcc-run: stopped at iteration \d+; continue with: mpcc-run --resume run", stopped[2])
+    done = state(tmp_path / "run")["iteration"]
+    assert done > 0
+    # There is something to look at, of which the run that goes on knows nothing.
+    assert json.loads((tmp_path / "run" / "results.json").read_text(encoding="utf-8"))["iterations"] == done
+    assert (tmp_path / "run" / "clusters.png").is_file()
+    assert not (tmp_path / "run" / "metrics.jsonl").exists()
 
 
 def test_a_run_with_a_broken_newest_checkpoint_goes_on_from_the_one_before_to_the_same_bits(
@@ -673,3 +690,27 @@ def test_a_configuration_cannot_ask_for_downloads(
     (tmp_path / "config.toml").write_text(text.replace("download = false", "download = true"), encoding="utf-8")
     assert run("--config", str(tmp_path / "config.toml")) == 2
     assert "a file cannot ask for downloads" in capsys.readouterr().err
+
+
+def test_a_run_whose_first_evaluation_is_far_shows_a_first_look_that_changes_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = tiny(iterations=6, eval_every=6, checkpoint_every=6)
+    assert run(*arguments, "--out", str(tmp_path / "plain")) == 0
+    capsys.readouterr()
+    # Both bounds are passed at once, so that the look comes after the third iteration.
+    monkeypatch.setattr(execution, "FIRST_LOOK_SECONDS", 0)
+    monkeypatch.setattr(execution, "FIRST_LOOK_IMAGES", 20)
+    seen: list[int] = []
+    whole = RunFolder.write_results
+
+    def noted(folder: RunFolder, results: Any) -> None:
+        seen.append(results["iterations"])
+        whole(folder, results)
+
+    monkeypatch.setattr(RunFolder, "write_results", noted)
+    assert run(*arguments, "--out", str(tmp_path / "looked")) == 0
+    assert seen == [3, 6]
+    assert "a first look, at 20 images" in capsys.readouterr().err
+    for name in ("metrics.jsonl", "assignments.csv", "posterior.npy", "clusters.png"):
+        assert (tmp_path / "plain" / name).read_bytes() == (tmp_path / "looked" / name).read_bytes()

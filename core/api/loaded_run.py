@@ -135,7 +135,8 @@ class LoadedRun:
         Raises:
             InvalidInput: If the images cannot be read, or have another number of channels than those of the training.
         """
-        return self.posterior(images).argmax(axis=1)
+        clusters: np.ndarray[Any, Any] = self.posterior(images).argmax(axis=1)
+        return clusters
 
     def posterior(self, images: Any) -> np.ndarray[Any, Any]:
         """Return q(y|x), the mean of q(y|z) over the encoder's q(z|x), float32, shape (N, K).

@@ -93,10 +93,10 @@ def generated(loaded: LoadedRun, flags: SampleFlags) -> Samples:
     if flags.cluster is None:
         return loaded.generated(flags.count, seed=flags.seed, truncation=flags.truncation)
     clusters = np.repeat(cluster_numbers(flags.cluster, loaded.n_clusters), flags.count)
-    draws = {"seed": flags.seed, "truncation": flags.truncation}
+    count, seed, truncation = len(clusters), flags.seed, flags.truncation
     if flags.interpolate is None:
-        return loaded.generated(len(clusters), clusters, **draws)
-    return loaded.interpolate(clusters, flags.interpolate, len(clusters), **draws)
+        return loaded.generated(count, clusters, seed=seed, truncation=truncation)
+    return loaded.interpolate(clusters, flags.interpolate, count, seed=seed, truncation=truncation)
 
 
 def cluster_numbers(text: str, count: int) -> list[int]:

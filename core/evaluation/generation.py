@@ -89,7 +89,7 @@ class Generation:
         with full_precision(device), own_randomness(seed, device):
             y = prior.sample_labels(clusters) if isinstance(clusters, int) else clusters.to(device)
             z = torch.empty(len(y), prior.latent_dim, device=device)
-            for cluster in y.unique().tolist():
+            for cluster in torch.bincount(y).nonzero().flatten().tolist():
                 places = (y == cluster).nonzero().flatten()
                 drawn = prior.component(y[places[:1]].expand(math.ceil(len(places) / truncation))).rsample()
                 if len(drawn) > len(places):
@@ -115,7 +115,7 @@ class Generation:
         """
         if steps < 2:
             raise InvalidInput(f"steps {steps}: expected at least 2, the two ends")
-        ends = self.sample(clusters.repeat_interleave(2), seed, truncation).z.unflatten(0, (-1, 2))
+        ends = self.sample(clusters.repeat_interleave(2), seed, truncation).z.view(len(clusters), 2, -1)
         along = torch.linspace(0, 1, steps)[None, :, None]
         z = torch.lerp(ends[:, :1], ends[:, 1:], along).flatten(0, 1)
         y = clusters.cpu().repeat_interleave(steps)

@@ -31,7 +31,8 @@ SOBOL_DIMENSIONS = torch.quasirandom.SobolEngine.MAXDIM
 def uniform_points(dimensions: int) -> Tensor:
     """Return fixed points in (0, 1), float32, shape (POINTS, dimensions)."""
     if dimensions <= SOBOL_DIMENSIONS:
-        points = torch.quasirandom.SobolEngine(dimensions, scramble=True, seed=0).draw(POINTS)
+        engine = torch.quasirandom.SobolEngine(dimensions, scramble=True, seed=0)  # type: ignore[no-untyped-call]
+        points = engine.draw(POINTS)
     else:
         points = torch.rand(POINTS, dimensions, generator=torch.Generator().manual_seed(0))
     edge = torch.finfo(torch.float32).eps
@@ -58,7 +59,7 @@ def points_of(prior: Prior, location: Tensor, raw_scale: Tensor) -> Tensor:
         except NotImplementedError:
             pass
     drawn = []
-    for own, raw in zip(location.split(1), raw_scale.split(1), strict=True):
+    for own, raw in zip(torch.split(location, 1), torch.split(raw_scale, 1), strict=True):
         with own_randomness(0, location.device):
             drawn.append(prior.encoder_distribution(own, raw).sample(torch.Size((POINTS,))))
     return torch.cat(drawn, dim=1)
@@ -82,4 +83,5 @@ def image_posterior(prior: Prior, location: Tensor, raw_scale: Tensor) -> Tensor
     with prior.full_precision():
         z = points_of(prior, location, raw_scale)
         of_points = prior.log_responsibilities(z.flatten(0, 1)).exp()
-    return of_points.unflatten(0, z.shape[:2]).mean(dim=0)
+    posterior: Tensor = of_points.view(*z.shape[:2], -1).mean(dim=0)
+    return posterior

@@ -9,6 +9,8 @@ __all__ = ["Pace", "counted", "spoken"]
 
 # The first estimate comes after so many seconds of iterations, and so many of them.
 ESTIMATED_AFTER, ESTIMATED_FROM = 10, 2
+# After how many seconds a run is long, and what a user may not know then.
+LONG, ADVICE = 3600, "--minutes 30 would fit a run into half an hour"
 # What a budget may be exceeded by before that is said: a share of it, and seconds.
 LATE_SHARE, LATE_SECONDS = 0.05, 5
 
@@ -94,6 +96,8 @@ class Pace:
         text += " and the evaluations" if evaluations else ""
         if next_evaluation < total:
             text += f"; the first results in about {spoken(each * (next_evaluation - done))}"
+        if self._budget is None and each * (total - done) > LONG:
+            text += f"; {ADVICE}"
         late = self.late(done, total, evaluations)
         return f"{text}; {late}" if late else text
 

@@ -112,7 +112,9 @@ def term_weights(settings: RunSettings, shape: tuple[int, ...]) -> TermWeights:
         shape: (N, D, R, R), of the images.
     """
     published = TermWeights.published(shape[1], shape[2], settings.latent_dim)
-    of_settings = {name: getattr(settings, f"{name}_weight", "published") for name in attrs.asdict(published)}
+    of_settings: dict[str, Any] = {
+        name: getattr(settings, f"{name}_weight", "published") for name in attrs.asdict(published)
+    }
     weights = attrs.evolve(published, **{name: weight for name, weight in of_settings.items() if weight != "published"})
     # All these stand beside the latent term, whose weight depends on the size of the images.
     return attrs.evolve(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -11,6 +12,7 @@ import torch
 from torch import Tensor
 
 from mpcc.core.errors import InvalidInput, OutOfResources, TrainingDiverged
+from mpcc.core.evaluation.evaluation import choose_images
 from mpcc.core.evaluation.findings import Findings, find
 from mpcc.core.hookspecs import RunInfo
 from mpcc.core.registry import reason
@@ -34,6 +36,10 @@ from mpcc.core.system.resources import disk_errors
 __all__ = ["Stopped", "execute"]
 
 logger = logging.getLogger(__name__)
+
+# A run whose first evaluation is far away shows some images after so many seconds and iterations.
+FIRST_LOOK_SECONDS, FIRST_LOOK_ITERATIONS = 120, 3
+FIRST_LOOK_IMAGES = 2000
 
 
 @attrs.frozen(eq=False)
@@ -117,6 +123,7 @@ class Execution:
         self.events = EventLog(folder.path, purge_step=start + 1 if resumed else None)
         self.observers = Observers.of(run.observers, self.trainer.model.device)
         self.pace = Pace(run.minutes, run.began)
+        self._start, self._began, self._looked = start, time.monotonic(), False
         self.results: dict[str, Any] = {}
         # How many notes of the engine have been passed on.
         self._notes = 0
@@ -197,8 +204,13 @@ class Execution:
         if due.stop:
             message = self.saving.stopped()
             if not due.evaluate:
-                self._show_stopped()
+                logger.info("saved; evaluating the model as it is now (Ctrl-C again skips this)")
+                self._look(self.run.indices)
             raise Stopped(message)
+        if self._first_look_due():
+            some = choose_images(len(self.run.data), min(len(self.run.indices), FIRST_LOOK_IMAGES), self.settings.seed)
+            logger.info("a first look, at %d images", len(some))
+            self._look(some)
 
     def _train(self) -> dict[str, Tensor]:
         trainer = self.trainer
@@ -232,33 +244,40 @@ class Execution:
         # Another objective may have no discriminator.
         self.run.hinges += [values["data_discriminator"]] if "data_discriminator" in values else []
 
-    def _show_stopped(self) -> None:
-        """Write scores, pictures and assignments of a run that stops, whose checkpoint is saved.
+    def _first_look_due(self) -> bool:
+        """Return whether the folder has no results yet, and the first evaluation is still far away."""
+        done, waited = self.trainer.iteration, time.monotonic() - self._began
+        if self._looked or done < FIRST_LOOK_ITERATIONS or waited < FIRST_LOOK_SECONDS:
+            return False
+        self._looked = True
+        left = (next_evaluation(done, self.settings) - done) * waited / max(1, done - self._start)
+        return left > FIRST_LOOK_SECONDS / 2 and not self.folder.results.exists()
 
-        The run that goes on from the checkpoint knows nothing of this evaluation, so that it ends as if it had never
-        stopped. Another Ctrl-C skips it.
+    def _look(self, indices: Tensor) -> None:
+        """Write scores, pictures and assignments that the course of the run does not depend on.
+
+        The run, or the one that goes on from its checkpoint, ends as if this evaluation had not taken place.
+
+        Arguments:
+            indices: Which images are evaluated, shape (N,).
         """
-        logger.info("saved; evaluating the model as it is now (Ctrl-C again skips this)")
-        hinges = list(self.run.hinges)
         try:
-            found = self._find()
+            found = self._find(indices)
             self.saving.write_evaluation(found.findings, self.results, recorded=False)
             logger.info("look at %s", self.folder.to_look_at())
         except KeyboardInterrupt:
             logger.info("the evaluation was skipped")
         except TrainingDiverged as error:
             logger.warning("it could not be evaluated: %s", error)
-        finally:
-            self.run.hinges = hinges
 
-    def _find(self) -> Found:
+    def _find(self, indices: Tensor) -> Found:
         """Evaluate the model as it is, and make the contents of ``results.json``."""
         run, trainer, settings = self.run, self.trainer, self.settings
         done = trainer.iteration
         training_seconds = run.seconds - run.evaluation_seconds
         # Otherwise an error would blame a metric for the scores of a model that has diverged.
         check_parameters(trainer.model, done)
-        findings = find(trainer.model, run.data, run.indices, run.metrics, settings)
+        findings = find(trainer.model, run.data, indices, run.metrics, settings)
         measured = vitals(
             trainer.model,
             findings.evaluation,
@@ -288,7 +307,7 @@ class Execution:
         run, trainer, settings = self.run, self.trainer, self.settings
         done = trainer.iteration
         training_seconds = run.seconds - run.evaluation_seconds
-        found = self._find()
+        found = self._find(run.indices)
         findings, measured, warnings = found.findings, found.measured, found.warnings
         run.hinges = []
         scores = dict(findings.scores)

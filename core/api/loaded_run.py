@@ -57,7 +57,7 @@ def load(run: str | Path, checkpoint: str | Path | None = None, *, device: str =
     Example:
         >>> load("no-such-run")
         Traceback (most recent call last):
-        mpcc.core.errors.InvalidInput: run folder no-such-run: no such folder: expected a run folder, with ...
+        mpcc.core.errors.InvalidInput: run folder no-such-run: no such folder: expected a run folder, with config.toml and checkpoints/last.pt
     """
     folder = chosen_run(Path(run).expanduser())
     layer = run_layer(folder)

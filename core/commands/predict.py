@@ -101,9 +101,10 @@ def predict_run(words: list[str]) -> int:
         hint_if_moved(config),
     ):
         model = trained_model(config, state, source, device)
-        images = load_images(asked, state["images"][1])
         paths = OutputPaths(table, flags.posterior, flags.latents, flags.sort_into, flags.link)
+        # Finding images and reading their headers counts, too.
         started = time.monotonic()
+        images = load_images(asked, state["images"][1])
         output = write_predictions(model, images, flags.batch, config.run.workers, paths)
         seconds = time.monotonic() - started
     for line in summary(asked, images, paths, output, seconds):

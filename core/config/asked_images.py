@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import attrs
 
@@ -86,7 +86,7 @@ def asked_by_paths(registry: Registry, layer: Layer, tables: Tables, words: Sequ
             raise InvalidInput(
                 f"PATH {words[0]} and {flag('data', name)} {given[name]} both name images: expected one of them"
             )
-    found = find_inputs(registry, words, lambda: sys.stdin.buffer)
+    found = find_inputs(registry, words, standard_input)
     readers = {reader: registry.entry("dataset", reader).options_class() for reader in {each.reader for each in found}}
     known = {name for cls in readers.values() for name in options.fields(cls)}
     configs = {}
@@ -97,6 +97,17 @@ def asked_by_paths(registry: Registry, layer: Layer, tables: Tables, words: Sequ
         configs[reader] = resolved(registry, layer, {**tables, "data": flags}, {"name": reader, **kept})
     groups = [(configs[each.reader], each) for each in found]
     return AskedImages(groups[0][0], groups, table_named_after(words), own=False)
+
+
+def standard_input() -> IO[bytes]:
+    """Return standard input.
+
+    Raises:
+        InvalidInput: If it is closed.
+    """
+    if sys.stdin is None:
+        raise InvalidInput("PATH -: standard input is closed: expected a list with a path on each line")
+    return sys.stdin.buffer
 
 
 def resolved(registry: Registry, layer: Layer, tables: Tables, data: Mapping[str, Any]) -> RunConfig:

@@ -53,11 +53,6 @@ def load(run: str | Path, checkpoint: str | Path | None = None, *, device: str =
 
     Raises:
         InvalidInput: If the folder holds no run, or the checkpoint does not belong to it.
-
-    Example:
-        >>> load("no-such-run")
-        Traceback (most recent call last):
-        mpcc.core.errors.InvalidInput: run folder no-such-run: no such folder: expected a run folder, with config.toml and checkpoints/last.pt
     """
     folder = chosen_run(Path(run).expanduser())
     layer = run_layer(folder)

@@ -313,7 +313,14 @@ class Execution:
         scores = dict(findings.scores)
         self.pace.evaluated()
         late = self.pace.late(done, settings.iterations, evaluations_left(done, settings))
-        self.display.scores(done, scores, findings.used, findings.evaluation.clusters, late)
+        self.display.scores(
+            done,
+            scores,
+            clusters_used=findings.used,
+            clusters=findings.evaluation.clusters,
+            confidence=float(findings.evaluation.posterior.max(dim=1).values.mean()),
+            late=late,
+        )
         for symptom in warnings:
             if symptom.name not in run.told:
                 logger.warning("%s", symptom.message)

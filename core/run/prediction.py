@@ -10,6 +10,7 @@ from mpcc.core.config.asked_images import AskedImages, conversion
 from mpcc.core.contracts import ImageSet
 from mpcc.core.errors import InvalidInput, TrainingDiverged
 from mpcc.core.evaluation import inference
+from mpcc.core.evaluation.generation import Generation
 from mpcc.core.images.joined import joined
 from mpcc.core.images.read_ahead import in_order
 from mpcc.core.method.model import Model
@@ -46,7 +47,14 @@ def load_images(asked: AskedImages, channels: int) -> ImageSet:
     return joined([load(config, str(inputs), inputs.paths) for config, inputs in asked.groups])
 
 
-def write_predictions(model: Model, data: ImageSet, batch: int, workers: int, paths: OutputPaths) -> PredictionOutput:
+def write_predictions(
+    model: Model,
+    data: ImageSet,
+    batch: int,
+    workers: int,
+    paths: OutputPaths,
+    generation: Generation | None = None,
+) -> PredictionOutput:
     """Predict all images and write the results.
 
     Arguments:
@@ -55,13 +63,14 @@ def write_predictions(model: Model, data: ImageSet, batch: int, workers: int, pa
         batch: Images in each pass through the encoder.
         workers: Processes that read ahead.
         paths: Where the results go.
+        generation: Makes reconstructions, if there are any.
 
     Raises:
         InvalidInput: If an image cannot be read, or a file cannot be written.
         TrainingDiverged: If locations or posteriors are not finite.
     """
     output = PredictionOutput(model.prior.clusters)
-    with kept_memory(model.device.type == "cpu"), output.opened(paths, data, model.prior.latent_dim):
+    with kept_memory(model.device.type == "cpu"), output.opened(paths, data, model.prior.latent_dim, generation):
         for prediction in inference.predictions(model, in_order(data.images, batch, workers=workers), batch=batch):
             if not prediction.finite:
                 raise TrainingDiverged(

@@ -41,7 +41,13 @@ def test_each_cluster_is_looked_at_alone_and_small_ones_are_not() -> None:
 
 @pytest.mark.parametrize(
     ("values", "expected"),
-    [(np.zeros(50), False), (np.full(50, np.nan), False), (np.r_[np.zeros(25), np.ones(25)], True)],
+    [
+        (np.zeros(50), False),
+        (np.full(50, 0.1), False),
+        (np.full(50, 1e-9), False),
+        (np.full(50, np.nan), False),
+        (np.r_[np.zeros(25), np.ones(25)], True),
+    ],
 )
 def test_odd_values_are_no_error(values: np.ndarray, expected: bool) -> None:
     assert has_two_peaks(values) is expected

@@ -66,7 +66,7 @@ class Vitals:
         sizes: Evaluated images in each cluster.
         diversity: Variance of the samples of each cluster as a share of that of real images.
         saturation: Share of generated pixels at the ends of their range, beyond that of real ones.
-        posterior_entropy: Mean entropy of q(y|z) over the evaluated images as a share of log K; 0 for one cluster.
+        posterior_entropy: Mean entropy of q(y|x) over the evaluated images as a share of log K; 0 for one cluster.
         agreement: Share of samples of y whose most probable cluster is y again.
         hinge: Mean of the discriminator's loss since the last evaluation, or None if none was logged.
         spectral_norms: Largest singular value of a weight in each network, and the name of that weight.
@@ -204,7 +204,8 @@ def symptoms(measured: Vitals) -> list[Symptom]:
         double = [str(cluster) for cluster in measured.two_peaks]
         messages["two_groups"] = (
             f"the latents of {listed(double)} have two peaks: a cluster may hold two groups; look at its picture in "
-            f"clusters/, and if so, run anew with --clusters {clusters + len(double)}"
+            f"clusters/ (with more than 30 clusters: --picture-clusters all), and if so, run anew with --clusters "
+            f"{clusters + len(double)}"
         )
     collapsed = [str(cluster) for cluster, share in enumerate(measured.diversity) if share < COLLAPSED]
     if collapsed:

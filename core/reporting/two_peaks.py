@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import warnings
+
 import numpy as np
+from sklearn.exceptions import ConvergenceWarning
 from sklearn.mixture import GaussianMixture
 from torch import Tensor
 
@@ -16,6 +19,8 @@ LOOKED_AT = 30
 DIRECTIONS = 2
 # The distance of the peaks in units of their spread (Ashman's D; above 2 they are apart), and the smaller one's share.
 DISTANCE, SHARE = 4.0, 0.2
+# A spread that is so small beside the values is the error of their arithmetic.
+SAME = 1e-6
 
 
 def clusters_with_two_peaks(locations: Tensor, assignments: Tensor) -> list[int]:
@@ -47,10 +52,13 @@ def clusters_with_two_peaks(locations: Tensor, assignments: Tensor) -> list[int]
 def has_two_peaks(values: np.ndarray[tuple[int], np.dtype[np.float64]]) -> bool:
     """Return whether numbers, shape (n,), have two peaks far apart."""
     spread = values.std()
-    if not np.isfinite(spread) or spread == 0:
+    if not np.isfinite(spread) or spread <= SAME * np.abs(values).max():
         return False
-    column = (values / spread)[:, None]
-    one, two = (GaussianMixture(count, random_state=0).fit(column) for count in (1, 2))
+    column = ((values - values.mean()) / spread)[:, None]
+    with warnings.catch_warnings():
+        # Values of which many are equal, or a fit that needs more steps, are no concern of the user.
+        warnings.simplefilter("ignore", ConvergenceWarning)
+        one, two = (GaussianMixture(count, random_state=0).fit(column) for count in (1, 2))
     if two.bic(column) >= one.bic(column):
         return False
     distance = abs(two.means_[0, 0] - two.means_[1, 0]) / np.sqrt(two.covariances_[:, 0, 0].mean())

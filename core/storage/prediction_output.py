@@ -78,6 +78,10 @@ class PredictionOutput:
         """
         clusters = len(self.sizes)
         with contextlib.ExitStack() as files:
+            # The table is opened first, so that it gets its name last.
+            opened = files.enter_context(new_file(paths.table))
+            table = AssignmentTable(opened, data, rows=FORMATS[paths.table.suffix.lower()])
+            files.callback(table.close)
             if paths.sorted is not None:
                 folder = files.enter_context(new_folder(paths.sorted))
                 self.sorted = SortedImages(folder, data, clusters, paths.link, named=paths.sorted)
@@ -91,9 +95,6 @@ class PredictionOutput:
             if paths.latents is not None:
                 latents = ArrayRows(files.enter_context(new_file(paths.latents)), (len(data), latent_dim))
                 self._writers.append(lambda prediction: latents.write(prediction.locations))
-            opened = files.enter_context(new_file(paths.table))
-            table = AssignmentTable(opened, data, rows=FORMATS[paths.table.suffix.lower()])
-            files.callback(table.close)
             self._writers.append(table.write)
             yield
 

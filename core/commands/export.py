@@ -75,7 +75,7 @@ def check_outputs(flags: ExportFlags) -> None:
         raise InvalidInput(f"--out {flags.out} and --zip {flags.zip}: expected one of them")
     if flags.zip.suffix.lower() != ".zip":
         raise InvalidInput(
-            f"--zip {flags.zip}: expected a file name with the ending .zip, such as {flags.zip.name}.zip"
+            f"--zip {flags.zip}: expected a name that ends in .zip (nearest valid choice: --zip {flags.zip}.zip)"
         )
     check_new(flags.zip, "--zip", "file")
     if not flags.zip.absolute().parent.is_dir():

@@ -136,7 +136,9 @@ class Prior(nn.Module, abc.ABC):
         rows = max(1, BLOCK // (self.clusters * self.latent_dim))
         with self.full_precision():
             components = self.component(labels)
-            blocks: list[Tensor] = [components.log_prob(part.unsqueeze(-2)) for part in torch.split(z, rows)]
+            # An exported program takes any number of rows, so it cannot have a fixed number of blocks.
+            parts = (z,) if torch.compiler.is_exporting() else torch.split(z, rows)
+            blocks: list[Tensor] = [components.log_prob(part.unsqueeze(-2)) for part in parts]
         return blocks[0] if len(blocks) == 1 else torch.cat(blocks)
 
     def log_responsibilities(self, z: Tensor) -> Tensor:

@@ -31,7 +31,7 @@ FLOORS = (
     ("run",),
     ("studies",),
     ("api",),
-    ("bench",),
+    ("bench", "export"),
     ("commands",),
 )
 FLOOR = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms}

@@ -160,6 +160,17 @@ def test_links_between_pages_lead_somewhere() -> None:
                 assert (page.parent / link).exists(), (page.name, link)
 
 
+def test_every_block_on_export_runs_in_order(workplace: Path) -> None:
+    names: dict[str, object] = {}
+    for block in blocks("export.md"):
+        if block.language == "sh":
+            for line in block.text.splitlines():
+                run(line)
+        else:
+            exec(compile(block.text, "export.md", "exec"), names)
+    assert {path.suffix for path in Path("exported").iterdir()} == {".toml", ".safetensors", ".pt2", ".onnx"}
+
+
 def test_every_block_on_python_runs_in_order(workplace: Path) -> None:
     run("mpcc-run --out runs/first")
     names: dict[str, object] = {}

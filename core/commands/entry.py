@@ -25,7 +25,7 @@ COMMANDS = {
     "evaluate": ("evaluate:evaluate_run", "evaluate a checkpoint anew, into a new folder"),
     "predict": ("predict:predict_run", "assign clusters to images with a trained run"),
     "sample": ("sample:sample_run", "generate new images of the clusters"),
-    "export": ("export:export_run", "write the weights of a checkpoint as safetensors"),
+    "export": ("export:export_run", "write the model for other programs, or an archive for a colleague"),
     "bench": ("bench:bench", "measure the speed of training, loading and prediction"),
 }
 # Flags with which a command only prints.

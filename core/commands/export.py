@@ -1,119 +1,121 @@
-"""The command ``mpcc export``: the weights of a checkpoint as safetensors, which other programs read."""
+"""The command ``mpcc export``: a trained model for other programs, or all of a run as one archive for a colleague."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import attrs
 
 from mpcc.core.commands.flags import Parser, RunFiles
-from mpcc.core.config import SECTIONS
 from mpcc.core.config.options import option
 from mpcc.core.errors import InvalidInput
+from mpcc.core.export.formats import chosen_formats, require_packages
 from mpcc.core.run.saved_run import check_checkpoint, run_layer
-from mpcc.core.storage.checkpoint_contents import saved_config
 from mpcc.core.system.whole_files import check_new
 
 if TYPE_CHECKING:
-    from torch import Tensor
+    from mpcc.core.export.exported_run import ExportedRun
 
 __all__ = ["ExportFlags", "export_run"]
 
-PURPOSE = "Write the prior and the networks of a checkpoint as safetensors, a file for each, into a new folder."
-
-# The parts of a checkpoint, each with the section of the configuration that names its plugin.
-NETWORKS = ("generator", "discriminator", "encoder", "averaged_generator")
-SECTION_OF = {"prior": "prior", **dict.fromkeys(NETWORKS, "arch")}
+PURPOSE = (
+    "Write a trained model for other programs into a new folder, or, with --zip, model, lists and pictures as one "
+    "archive."
+)
 
 
 @attrs.frozen(slots=False)
 class ExportFlags(RunFiles):
     """The command's own flags."""
 
+    format: str = option(
+        "safetensors",
+        "safetensors: the weights of each part; torch: encoder.pt2, from images to z and q(y|x), and generator.pt2, "
+        "from z and y to images, by torch.export; onnx: the same two as .onnx; or several such as safetensors,torch",
+    )
     out: Path | None = option(None, "folder to create; by default export-ITERATION in the run folder")
+    zip: Path | None = option(
+        None, "new .zip file instead: a page that explains it, lists, pictures, model and export; no private paths"
+    )
 
 
 def export_run(words: list[str]) -> int:
     """Execute ``mpcc export`` and return the exit status."""
     flags = Parser("mpcc export", PURPOSE, "RUN [flags]").read_own(words, ExportFlags)
-    run, out, source = flags.folder, flags.out, flags.source
+    formats = chosen_formats(flags.format)
+    run, source = flags.folder, flags.source
     layer = run_layer(run)
-    if out is not None:
-        check_new(out, "--out")
+    check_outputs(flags)
     # The checks above do not need torch; the imports below load it.
-    try:
-        from safetensors.torch import save
-    except ImportError as error:
-        raise InvalidInput(
-            'mpcc export needs safetensors, which is not installed: pip install "mpcc[export]"'
-        ) from error
+    require_packages(formats)
+    from mpcc.core.export.exported_run import ExportedRun
     from mpcc.core.storage.checkpoint import load_checkpoint
-    from mpcc.core.storage.run_folder import RunFolder
 
     state = load_checkpoint(source)
     # Where the images are, and what they are, does not matter here.
     check_checkpoint(state, source, {section: table for section, table in layer.tables.items() if section != "data"})
-    weights = {part: separate(part, state["parts"], source) for part in SECTION_OF}
-    descriptions = {part: metadata(part, state, source) for part in SECTION_OF}
-    folder = RunFolder(out or run / f"export-{state['iteration']}", named=out is not None)
-    with folder.filled():
-        folder.copy_config(run / "config.toml")
-        for part, tensors in weights.items():
-            folder.write_weights(part, save(tensors, descriptions[part]))
-    count = sum(tensor.numel() for tensors in weights.values() for tensor in tensors.values())
-    print(f"{folder.path}: iteration {state['iteration']}, {len(weights)} files, {count:,} numbers")
+    exported = ExportedRun(run, layer, source, state, formats)
+    for line in export_folder(exported, flags.out) if flags.zip is None else export_archive(exported, flags.zip):
+        print(line)
     return 0
 
 
-def separate(part: str, parts: Mapping[str, Any], source: Path) -> dict[str, Tensor]:
-    """Return copies of the tensors of a part.
-
-    Discriminator and encoder share a trunk. The file of each holds the whole trunk and can be loaded alone.
-
-    Arguments:
-        part: Name of the part.
-        parts: State dicts by name, from a checkpoint.
-        source: The checkpoint's file, for errors.
+def check_outputs(flags: ExportFlags) -> None:
+    """Check the names of what is to be written.
 
     Raises:
-        InvalidInput: If the part is missing, or holds something other than tensors.
+        InvalidInput: If a name is taken, or does not fit.
     """
-    import torch
+    if flags.zip is None:
+        if flags.out is not None:
+            check_new(flags.out, "--out")
+        return
+    if flags.out is not None:
+        raise InvalidInput(f"--out {flags.out} and --zip {flags.zip}: expected one of them")
+    if flags.zip.suffix.lower() != ".zip":
+        raise InvalidInput(
+            f"--zip {flags.zip}: expected a name that ends in .zip (nearest valid choice: --zip {flags.zip}.zip)"
+        )
+    check_new(flags.zip, "--zip", "file")
+    if not flags.zip.absolute().parent.is_dir():
+        raise InvalidInput(f"--zip {flags.zip} cannot be written: {flags.zip.absolute().parent} is not a folder")
 
-    tensors = parts.get(part)
-    if not isinstance(tensors, Mapping):
-        raise InvalidInput(f"checkpoint {source}: the {part} is missing: expected a checkpoint of a run")
-    for name, value in tensors.items():
-        if not isinstance(value, torch.Tensor):
-            raise InvalidInput(
-                f"checkpoint {source}: {part}.{name} is {type(value).__name__}, but safetensors hold only tensors"
-            )
-    return {name: value.clone(memory_format=torch.contiguous_format) for name, value in tensors.items()}
 
-
-def metadata(part: str, state: Mapping[str, Any], source: Path) -> dict[str, str]:
-    """Return the metadata of a part's file: part, iteration, version of mpcc, plugin and its version.
+def export_folder(exported: ExportedRun, out: Path | None) -> list[str]:
+    """Write a folder and return the lines that say what it holds; if that fails, nothing is left of it.
 
     Arguments:
-        part: Name of the part.
-        state: The checkpoint.
-        source: The checkpoint's file, for errors.
+        exported: The run and the formats.
+        out: The folder that the user named; by default a new one in the run folder.
 
     Raises:
-        InvalidInput: If the checkpoint lacks one of them.
+        InvalidInput: If the model cannot be exported, or the folder cannot be made.
+        OutOfResources: If there is no room.
     """
-    section = SECTION_OF[part]
-    try:
-        plugin = str(saved_config(state, source)[section]["name"])
-        version, own = state["plugins"][f"{SECTIONS[section]} {plugin}"], state["versions"]["mpcc"]
-    except KeyError as error:
-        raise InvalidInput(f"checkpoint {source}: {error} is missing: expected a checkpoint of a run") from error
-    return {
-        "part": part,
-        "iteration": str(state["iteration"]),
-        "mpcc": own,
-        "plugin": plugin,
-        "plugin_version": version,
-    }
+    from mpcc.core.storage.run_folder import RunFolder
+
+    folder = RunFolder(out or exported.run / f"export-{exported.state['iteration']}", named=out is not None)
+    with folder.filled():
+        folder.copy_config(exported.run / "config.toml")
+        lines = exported.write(folder.path)
+    return [f"{folder.path}: iteration {exported.state['iteration']}, {lines[0]}", *lines[1:]]
+
+
+def export_archive(exported: ExportedRun, path: Path) -> list[str]:
+    """Write an archive and return the lines that say what it holds; if that fails, nothing is left of it.
+
+    Arguments:
+        exported: The run and the formats.
+        path: A new file.
+
+    Raises:
+        InvalidInput: If the model cannot be exported, or the file cannot be written.
+        OutOfResources: If there is no room.
+    """
+    from mpcc.core.export.archive import write_archive
+    from mpcc.core.system.resources import disk_errors
+
+    with disk_errors(f"{path} could not be written"):
+        lines = write_archive(path, exported)
+    return [f"{path}: iteration {exported.state['iteration']}, {lines[0]}", *lines[1:]]

@@ -55,6 +55,13 @@ class Generation:
         self._seed = seed
         self._generator: nn.Module | None = None
 
+    def standing(self) -> nn.Module:
+        """Return the averaged generator with standing statistics, in evaluation mode; it must not be changed."""
+        if self._generator is None:
+            with full_precision(self.model.device), own_randomness(self._seed, self.model.device):
+                self._generator = standing_generator(self.model.averaged, self.model.prior, self._passes, self._batch)
+        return self._generator
+
     @torch.no_grad()
     def images(self, z: Tensor, clusters: Tensor) -> Tensor:
         """Return the images of latents, uint8, shape (N, D, R, R), on the CPU.
@@ -63,13 +70,10 @@ class Generation:
             z: Latents, shape (N, J).
             clusters: The cluster of each, shape (N,).
         """
-        device, prior = self.model.device, self.model.prior
-        if self._generator is None:
-            with full_precision(device), own_randomness(self._seed, device):
-                self._generator = standing_generator(self.model.averaged, prior, self._passes, self._batch)
+        device, prior, generator = self.model.device, self.model.prior, self.standing()
         with full_precision(device), own_randomness(self._seed, device):
             parts = zip(torch.split(z, EVALUATION_BATCH), torch.split(clusters, EVALUATION_BATCH), strict=True)
-            made = [to_pixels(self._generator(prior.input_map(some.to(device)), y.to(device))) for some, y in parts]
+            made = [to_pixels(generator(prior.input_map(some.to(device)), y.to(device))) for some, y in parts]
         return torch.cat(made)
 
     @torch.no_grad()

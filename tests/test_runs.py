@@ -153,7 +153,7 @@ def test_results_metrics_and_assignments_say_what_was_found(finished: Path) -> N
     assert set(results) == {
         *("metrics", "not_computed", "iterations", "seconds", "evaluation_seconds"),
         *("iterations_per_second", "evaluated", "entropy", "prior", "clusters", "health"),
-        *("seed", "device", "threads", "engine", "plugins", "versions"),
+        *("seed", "data", "device", "threads", "engine", "plugins", "versions"),
     }
     assert set(results["metrics"]) == SCORES
     assert (results["iterations"], results["seed"], results["not_computed"]) == (6, 0, {})

@@ -251,6 +251,7 @@ class Run:
         """Return what a result depends on besides the configuration, for ``results.json``."""
         return {
             "seed": self.config.run.seed,
+            "data": self.state_of_data(),
             "device": str(self.trainer.model.device),
             "threads": torch.get_num_threads(),
             "engine": self.trainer.engine.record(),

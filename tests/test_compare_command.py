@@ -111,7 +111,7 @@ def test_runs_of_different_folders_that_differ_by_the_seed_share_a_row_and_each_
     assert compare(runs / "moved", runs / "seeds", runs / "seeds" / "seed-0", "--metrics", "acc") == 0
     _, row, *rest = cells(capsys.readouterr().out)
     assert row[:2] == ["runs/moved and 2 more", "0-2"]
-    assert all("runs/" not in line[0] for line in rest if line)
+    assert [line[0] for line in rest if line[0].startswith("runs/")] == []
 
 
 def test_a_pattern_that_no_shell_has_expanded_stands_for_the_runs_that_match(
@@ -321,3 +321,15 @@ def test_torch_is_not_loaded(runs: Path) -> None:
     words = ["runs/*", "--out", "t.csv", "--curves", "c.png"]
     done = subprocess.run([sys.executable, "-c", program, *words], capture_output=True, text=True)
     assert done.stdout.splitlines()[-1] == "0 False", done.stdout + done.stderr
+
+
+def test_the_baseline_stands_below_the_table(runs: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for seed, acc in enumerate((0.5, 0.6, 0.7)):
+        change(runs / "seeds" / f"seed-{seed}", baseline={"metrics": {"acc": acc}, "agreement": 0.25})
+    assert compare(runs / "seeds", "--metrics=acc") == 0
+    last = capsys.readouterr().out.splitlines()[-1]
+    told = "acc 0.600 +- 0.100, agreement with runs/seeds 0.250 +- 0.000"
+    assert last == f"k-means on the pixels, 10 clusters: {told}"
+    change(runs / "quick", baseline={})
+    assert compare(runs / "quick", "--metrics=acc") == 0
+    assert "k-means" not in capsys.readouterr().out

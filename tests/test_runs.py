@@ -152,7 +152,7 @@ def test_results_metrics_and_assignments_say_what_was_found(finished: Path) -> N
     results = json.loads((finished / "results.json").read_text(encoding="utf-8"))
     assert set(results) == {
         *("metrics", "not_computed", "iterations", "seconds", "evaluation_seconds"),
-        *("iterations_per_second", "evaluated", "entropy", "prior", "clusters", "health"),
+        *("iterations_per_second", "evaluated", "baseline", "entropy", "prior", "clusters", "health"),
         *("seed", "data", "device", "threads", "engine", "plugins", "versions"),
     }
     assert set(results["metrics"]) == SCORES

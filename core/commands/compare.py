@@ -59,7 +59,7 @@ def compare_runs(words: list[str]) -> int:
     if flags.curves is not None:
         draw_curves(groups, scores, flags.curves)
     print_table(shown_table(groups, scores), scores)
-    for line in notes(groups):
+    for line in notes(groups, scores):
         print(line)
     for path in (flags.out, flags.curves):
         if path is not None:

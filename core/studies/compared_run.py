@@ -65,6 +65,7 @@ class ComparedRun:
         warnings: Names of the warnings.
         images: What the run saw.
         baseline: Scores of the baseline, by name.
+        agreement: How far the clusters of the baseline agree with those of the run.
     """
 
     folder: Path
@@ -80,6 +81,7 @@ class ComparedRun:
     warnings: tuple[str, ...] = ()
     images: SeenImages | None = None
     baseline: Mapping[str, float] = attrs.field(factory=dict)
+    agreement: float | None = None
 
     def curve(self) -> list[tuple[int, dict[str, float]]]:
         """Return the iteration and the scores of each evaluation, from ``metrics.jsonl``.
@@ -151,7 +153,8 @@ def with_results(run: ComparedRun, results: Mapping[str, Any]) -> ComparedRun:
         ValueError: If something is not what a run writes.
     """
     evaluated, clusters = table(results["evaluated"]), table(results["clusters"])
-    data = table(results.get("data", {}))
+    # Results of an earlier version lack these two.
+    data, baseline = table(results.get("data", {})), table(results.get("baseline", {}))
     shape = tuple(whole(size) for size in listed(data.get("images", [])))
     seconds = number(results["seconds"]) - number(results.get("evaluation_seconds", 0))
     # Without a warning there may be no such section.
@@ -166,7 +169,8 @@ def with_results(run: ComparedRun, results: Mapping[str, Any]) -> ComparedRun:
         scores=numbers(results["metrics"]),
         warnings=tuple(str(table(each)["name"]) for each in warnings),
         images=SeenImages(str(evaluated["data"]), whole(evaluated["of"]), shape[1:] or None, data.get("fingerprint")),
-        baseline=numbers(table(results.get("baseline", {})).get("metrics", {})),
+        baseline=numbers(baseline.get("metrics", {})),
+        agreement=number(baseline["agreement"]) if "agreement" in baseline else None,
     )
 
 

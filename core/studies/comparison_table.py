@@ -9,8 +9,9 @@ from typing import Any
 from mpcc.core.config import flag
 from mpcc.core.errors import unknown_name
 from mpcc.core.storage.table_formats import FORMATS
-from mpcc.core.studies.run_groups import RunGroup, different_images, differing
+from mpcc.core.studies.run_groups import RunGroup, differing, image_sets
 from mpcc.core.studies.seed_list import as_ranges
+from mpcc.core.studies.spread import spreads
 from mpcc.core.system.file_names import printable
 from mpcc.core.system.whole_files import new_file
 
@@ -127,23 +128,38 @@ def remarks(group: RunGroup) -> str:
     )
 
 
-def notes(groups: Sequence[RunGroup]) -> list[str]:
-    """Return lines below the table: which runs saw different images, and what the baseline reaches."""
+def notes(groups: Sequence[RunGroup], scores: Sequence[str]) -> list[str]:
+    """Return lines below the table: which runs saw different images, and what the baseline reaches.
+
+    Arguments:
+        groups: The runs.
+        scores: The scores that are compared.
+    """
     lines = []
-    sets = different_images(groups)
-    if sets:
+    sets = image_sets(groups)
+    if len(sets) > 1:
         parts = [
             f"{', '.join(name_of(group) for group in members)}: {printable(images.description or 'not described')}"
             + (f", {'x'.join(map(str, images.shape))}" if images.shape else "")
             for images, members in sets
         ]
         lines.append(f"The runs saw different images, so their scores cannot be compared: {'; '.join(parts)}")
-    for group in groups:
-        found = group.baselines()
-        if found:
-            told = ", ".join(f"{name} {spread_text(each, '{:.3f}', 1)}" for name, each in found.items())
-            lines.append(f"k-means on the pixels, {name_of(group)}: {told}")
+    for _, members in sets:
+        for clusters in dict.fromkeys(group.runs[0].clusters for group in members):
+            lines += baseline_lines([group for group in members if group.runs[0].clusters == clusters], scores)
     return lines
+
+
+def baseline_lines(groups: Sequence[RunGroup], scores: Sequence[str]) -> list[str]:
+    """Return a line about the baseline of groups with the same images and as many clusters; none without one."""
+    runs = [run for group in groups for run in group.runs]
+    found = spreads([{name: value for name, value in run.baseline.items() if name in scores} for run in runs])
+    told = [f"{name} {spread_text(each, '{:.3f}', len(runs))}" for name, each in found.items()]
+    for group in groups:
+        agreement = spreads([{"of": run.agreement} for run in group.runs if run.agreement is not None]).get("of")
+        if agreement is not None:
+            told.append(f"agreement with {name_of(group)} {spread_text(agreement, '{:.3f}', len(group.runs))}")
+    return [f"k-means on the pixels, {runs[0].clusters} clusters: {', '.join(told)}"] if told else []
 
 
 def write_table(groups: Sequence[RunGroup], scores: Sequence[str], path: Path) -> None:
@@ -160,7 +176,7 @@ def write_table(groups: Sequence[RunGroup], scores: Sequence[str], path: Path) -
     types |= {title: float for name in scores for title in (titles[name], f"{titles[name]}_sd")} | END
     columns: dict[str, list[Any]] = {name: [] for name in types}
     for group in groups:
-        spreads, quantities = group.spreads(), group.quantities()
+        found, quantities = group.spreads(), group.quantities()
         row: dict[str, Any] = {
             "run": name_of(group),
             "runs": len(group.runs),
@@ -172,7 +188,7 @@ def write_table(groups: Sequence[RunGroup], scores: Sequence[str], path: Path) -
         row["clusters"] = group.runs[0].clusters
         for name in scores:
             for title, kind in ((titles[name], "mean"), (f"{titles[name]}_sd", "sd")):
-                row[title] = spreads.get(name, {}).get(kind)
+                row[title] = found.get(name, {}).get(kind)
         row |= {"warnings": ",".join(group.warnings()), "problem": group.problem}
         for name, values in columns.items():
             values.append(row.get(name))

@@ -12,7 +12,7 @@ from mpcc.core.config.time_budget import SET_BY_MINUTES
 from mpcc.core.studies.compared_run import ComparedRun, SeenImages, Setting
 from mpcc.core.studies.spread import spreads
 
-__all__ = ["RunGroup", "different_images", "differing", "grouped"]
+__all__ = ["RunGroup", "differing", "grouped", "image_sets"]
 
 # What follows from a time budget: a group of the same minutes has no value for it.
 FOLLOWING = {("run", name) for name in SET_BY_MINUTES}
@@ -45,10 +45,6 @@ class RunGroup:
     def spreads(self) -> dict[str, dict[str, Any]]:
         """Return mean and standard deviation of every score over the runs."""
         return spreads([run.scores for run in self.runs])
-
-    def baselines(self) -> dict[str, dict[str, Any]]:
-        """Return mean and standard deviation of every score of the baseline over the runs."""
-        return spreads([run.baseline for run in self.runs])
 
     def quantities(self) -> dict[str, dict[str, Any]]:
         """Return mean and standard deviation of iterations, minutes and clusters in use."""
@@ -121,8 +117,8 @@ def differs(name: Setting, known: Sequence[Mapping[Setting, Any]]) -> bool:
     return missing and any(settings.get(name) is not None for settings in rivals)
 
 
-def different_images(groups: Sequence[RunGroup]) -> list[tuple[SeenImages, list[RunGroup]]]:
-    """Return the image sets that groups saw, each with its groups; of a single set, nothing.
+def image_sets(groups: Sequence[RunGroup]) -> list[tuple[SeenImages, list[RunGroup]]]:
+    """Return the image sets that groups saw, each with its groups.
 
     Without a digest, as in results of an earlier version, sets with the same description are taken for the same.
     """
@@ -134,4 +130,4 @@ def different_images(groups: Sequence[RunGroup]) -> list[tuple[SeenImages, list[
         assert images is not None, "groups without images are left out"
         key = images.fingerprint if digests else (images.description, images.count)
         found.setdefault(key, (images, []))[1].append(group)
-    return list(found.values()) if len(found) > 1 else []
+    return list(found.values())

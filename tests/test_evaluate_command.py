@@ -27,7 +27,7 @@ TINY = {
 }
 PICTURES = {"clusters.png", "samples.png", "reconstructions.png", "confusion.png"}
 OF_CLUSTERS = {f"clusters/{k}.png" for k in range(10)}
-TABLES = {"assignments.csv", "confusion.csv", "posterior.npy"}
+TABLES = {"assignments.csv", "confusion.csv", "posterior.npy", "latents.npy"}
 
 
 def pixels(images: Tensor) -> Tensor:
@@ -138,7 +138,19 @@ def test_with_the_runs_own_settings_everything_is_the_same(finished: Path, capsy
     assert "warning" not in err.lower()
     new, old = results(folder), results(finished)
     assert new["metrics"] == old["metrics"]
-    same = {"not_computed", "evaluated", "entropy", "prior", "clusters", "iterations", "seed", "plugins", "versions"}
+    same = {
+        "not_computed",
+        "evaluated",
+        "baseline",
+        "data",
+        "entropy",
+        "prior",
+        "clusters",
+        "iterations",
+        "seed",
+        "plugins",
+        "versions",
+    }
     assert {key: new[key] for key in same} == {key: old[key] for key in same}
     assert set(contents(folder)) == {*PICTURES, *OF_CLUSTERS, *TABLES, "results.json"}
     for name in (*PICTURES, *OF_CLUSTERS, *TABLES):

@@ -152,8 +152,8 @@ def test_results_metrics_and_assignments_say_what_was_found(finished: Path) -> N
     results = json.loads((finished / "results.json").read_text(encoding="utf-8"))
     assert set(results) == {
         *("metrics", "not_computed", "iterations", "seconds", "evaluation_seconds"),
-        *("iterations_per_second", "evaluated", "entropy", "prior", "clusters", "health"),
-        *("seed", "device", "threads", "engine", "plugins", "versions"),
+        *("iterations_per_second", "evaluated", "baseline", "entropy", "prior", "clusters", "health"),
+        *("seed", "data", "device", "threads", "engine", "plugins", "versions"),
     }
     assert set(results["metrics"]) == SCORES
     assert (results["iterations"], results["seed"], results["not_computed"]) == (6, 0, {})
@@ -389,7 +389,8 @@ def test_a_loss_that_is_not_finite_ends_the_run_and_keeps_the_last_checkpoint(
 
 
 QUANTITIES = {
-    *("empty_clusters", "clusters_with_two_peaks", "least_diversity", "saturation", "posterior_entropy", "agreement", "discriminator_hinge"),
+    *("empty_clusters", "clusters_with_two_peaks", "least_diversity", "saturation", "posterior_entropy"),
+    *("agreement", "discriminator_hinge"),
     *(f"spectral_norm_{network}" for network in ("generator", "discriminator", "encoder")),
 }
 

@@ -66,6 +66,7 @@ def evaluate_run(words: list[str]) -> int:
         assembled = Run.assemble(registry, exact)
         assembled.restore_model(state, source)
         findings = find(assembled.trainer.model, assembled.data, assembled.indices, assembled.metrics, config.run)
+        baseline = assembled.baseline.record(findings.evaluation, findings.indices, assembled.metrics)
     folder = RunFolder(out or run / f"evaluation-{state['iteration']}", named=out is not None)
     with folder.filled():
         folder.write_findings(findings)
@@ -74,6 +75,7 @@ def evaluate_run(words: list[str]) -> int:
         folder.write_results(
             {
                 **findings.summary(),
+                "baseline": baseline,
                 "iterations": state["iteration"],
                 "run": str(run.absolute()),
                 "checkpoint": str(source.absolute()),

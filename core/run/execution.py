@@ -296,6 +296,7 @@ class Execution:
         warnings = symptoms(measured)
         self.results = {
             **findings.summary(),
+            "baseline": run.baseline.record(findings.evaluation, indices, run.metrics),
             "health": {
                 "warnings": [{"name": symptom.name, "message": symptom.message} for symptom in warnings],
                 "quantities": measured.quantities(),

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import logging
 import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -44,7 +43,7 @@ def content(program: ExportedProgram, format: str, inputs: Sequence[str], output
         torch.export.save(program, file)
         return file.getvalue()
     try:
-        with quiet():
+        with warnings.catch_warnings(action="ignore"):  # of torch about itself
             made = torch.onnx.export(
                 program, (), input_names=list(inputs), output_names=list(outputs), dynamo=True, verbose=False
             )
@@ -74,7 +73,7 @@ def opened(path: Path) -> Opened:
             return [torch.from_numpy(value) for value in session.run(None, given)]
 
         return run
-    with quiet():
+    with warnings.catch_warnings(action="ignore"):  # of torch about itself
         module = torch.export.load(path).module()
 
     def call(*inputs: Tensor) -> Sequence[Tensor]:
@@ -83,17 +82,3 @@ def opened(path: Path) -> Opened:
         return (found,) if isinstance(found, Tensor) else found
 
     return call
-
-
-class quiet(warnings.catch_warnings):  # noqa: N801 -- used as a function
-    """Leave out what torch and ONNX say of themselves, as warnings and log messages, for a ``with`` block."""
-
-    def __enter__(self) -> None:
-        super().__enter__()
-        warnings.simplefilter("ignore")
-        self._level = logging.root.manager.disable
-        logging.disable(logging.WARNING)
-
-    def __exit__(self, *error: object) -> None:
-        logging.disable(self._level)
-        super().__exit__(*error)

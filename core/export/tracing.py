@@ -37,8 +37,7 @@ def traced(module: nn.Module, inputs: Sequence[Tensor], name: str) -> ExportedPr
         InvalidInput: If the module does something that cannot be exported.
     """
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of torch about itself
+        with warnings.catch_warnings(action="ignore"):  # of torch about itself
             program = export(module, inputs).run_decompositions(DECOMPOSED)
             plain = export(with_constants(program.module(check_guards=False)), inputs)
     except Exception as error:
@@ -50,7 +49,8 @@ def traced(module: nn.Module, inputs: Sequence[Tensor], name: str) -> ExportedPr
         ) from error
     for node in plain.graph.nodes:
         # The rest is about the source: its lines, and the folders in which it is on this machine.
-        node.meta = {key: value for key, value in node.meta.items() if key == "val"}
+        # torch 2.9 needs the stack of modules, be it empty.
+        node.meta = {**{key: value for key, value in node.meta.items() if key == "val"}, "nn_module_stack": {}}
     return plain
 
 

@@ -55,9 +55,8 @@ def has_two_peaks(values: np.ndarray[tuple[int], np.dtype[np.float64]]) -> bool:
     if not np.isfinite(spread) or spread <= SAME * np.abs(values).max():
         return False
     column = ((values - values.mean()) / spread)[:, None]
-    with warnings.catch_warnings():
+    with warnings.catch_warnings(action="ignore", category=ConvergenceWarning):
         # Values of which many are equal, or a fit that needs more steps, are no concern of the user.
-        warnings.simplefilter("ignore", ConvergenceWarning)
         one, two = (GaussianMixture(count, random_state=0).fit(column) for count in (1, 2))
     if two.bic(column) >= one.bic(column):
         return False

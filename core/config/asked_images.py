@@ -20,14 +20,14 @@ from mpcc.core.registry import Registry
 from mpcc.core.system.file_addresses import path_of
 from mpcc.core.system.whole_files import free
 
-__all__ = ["AskedImages", "asked_by_flags", "asked_by_paths", "conversion"]
+__all__ = ["AskedImages", "are_own", "asked_by_flags", "asked_by_paths", "conversion"]
 
 Tables = Mapping[str, Mapping[str, Any]]
 
 
 @attrs.frozen
 class AskedImages:
-    """Images to be predicted.
+    """Images to be predicted or evaluated.
 
     Attributes:
         config: The run's configuration with the data set that reads them; of several, the first.

@@ -21,19 +21,20 @@ from mpcc.core.system.allocator import kept_memory
 __all__ = ["load_images", "write_predictions"]
 
 
-def load_images(asked: AskedImages, channels: int) -> ImageSet:
+def load_images(asked: AskedImages, channels: int, *, once: bool = True) -> ImageSet:
     """Read the images, or open them to be read when they are needed.
 
     Arguments:
         asked: The images.
         channels: D, of the images of the training.
+        once: Whether each image is wanted once only, as for a prediction.
 
     Raises:
         InvalidInput: If images cannot be read, or have another number of channels; the message names their input.
     """
 
     def load(config: RunConfig, named: str, inputs: Sequence[Path] = ()) -> ImageSet:
-        images = load_data(config, training=False, inputs=inputs)
+        images = load_data(config, training=False, once=once, inputs=inputs)
         if images.images.shape[1] != channels:
             hint = conversion(config.data.entry.options_class(), channels)
             raise InvalidInput(

@@ -239,7 +239,8 @@ class Run:
         if state["fingerprint"] != self.state_of_data()["fingerprint"]:
             raise InvalidInput(
                 f"checkpoint {source}: the data set has changed: it has as many images as before, but different ones "
-                "or another order; mpcc predict assigns clusters to other images"
+                "or another order; mpcc predict assigns clusters to other images, and mpcc evaluate with --data NAME "
+                "evaluates them"
             )
         warn_of_changes(state["plugins"], self.plugins)
         take_weights(self.trainer.model, state, source)

@@ -118,7 +118,8 @@ class MPCC(ClassNamePrefixFeaturesOutMixin, TransformerMixin, ClusterMixin, Base
             TrainingDiverged: If the training breaks down.
             KeyboardInterrupt: If the training is interrupted.
         """
-        vars(self).pop("run_", None)
+        if hasattr(self, "run_"):
+            del self.run_
         images = as_images(self._checked(X, reset=True), self.image_shape)
         with self._folder() as folder, image_file(images) as path, self._own_state(), self._in_words_of_X(folder, path):
             config = self._config(path, images)

@@ -293,6 +293,7 @@ def test_a_narrow_terminal_gets_fewer_scores_or_paragraphs_and_loses_nothing_uns
         (["runs"], "(nearest valid choice: 'runs/*')"),
         (["runs/quik"], "RUN 'runs/quik': no such folder: did you mean 'runs/quick'?"),
         (["runs/quick/config.toml"], "RUN 'runs/quick/config.toml': this is a file: expected a run folder"),
+        (["runs/quick", "runs/seeds/seeds.csv"], "in quotes, the pattern 'runs/seeds/*' stands for the runs only"),
         (["runs/x*"], "RUN 'runs/x*': nothing matches"),
         (["runs/*.png"], "nothing matches; expected run folders"),
         (["runs/quick/*"], "what matches holds no run"),

@@ -15,7 +15,7 @@ from mpcc.core.config.options import option
 from mpcc.core.errors import InvalidInput
 from mpcc.core.storage.table_formats import check_format
 from mpcc.core.studies.comparison_curves import check_picture, draw_curves
-from mpcc.core.studies.comparison_table import LAST, chosen_scores, notes, shown_table, write_table
+from mpcc.core.studies.comparison_table import LAST, chosen_scores, notes, shown_table, title_of, write_table
 from mpcc.core.studies.named_runs import named_runs
 from mpcc.core.studies.run_groups import grouped
 from mpcc.core.system.whole_files import check_new
@@ -58,7 +58,7 @@ def compare_runs(words: list[str]) -> int:
         write_table(groups, scores, flags.out)
     if flags.curves is not None:
         draw_curves(groups, scores, flags.curves)
-    print_table(shown_table(groups, scores), scores)
+    print_table(shown_table(groups, scores), [title_of(name) for name in scores])
     for line in notes(groups, scores):
         print(line)
     for path in (flags.out, flags.curves):

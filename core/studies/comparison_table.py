@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from mpcc.core.studies.spread import spreads
 from mpcc.core.system.file_names import printable
 from mpcc.core.system.whole_files import new_file
 
-__all__ = ["LAST", "chosen_scores", "name_of", "notes", "shown_table", "write_table"]
+__all__ = ["LAST", "chosen_scores", "name_of", "notes", "shown_table", "title_of", "write_table"]
 
 # The last column of the terminal's table: warnings, or why a run has no scores.
 LAST = "remarks"
@@ -24,7 +25,7 @@ BEFORE = {"run": str, "runs": int, "seeds": str}
 AFTER = {"iterations": float, "minutes": float, "clusters_used": float, "clusters": int}
 END = {"warnings": str, "problem": str}
 # Names that a column of a score may not have; the formats write the last two with a fixed number of digits.
-TAKEN = {*BEFORE, *AFTER, *END, "confidence", "reconstruction_error"}
+TAKEN = {*BEFORE, *AFTER, *END, LAST, "clusters used", "confidence", "reconstruction_error"}
 
 
 def chosen_scores(groups: Sequence[RunGroup], wanted: str | None) -> list[str]:
@@ -52,6 +53,16 @@ def chosen_scores(groups: Sequence[RunGroup], wanted: str | None) -> list[str]:
     return list(dict.fromkeys(chosen))
 
 
+def title_of(score: str) -> str:
+    """Return the title of a score's column: its name, unless another column has it.
+
+    Example:
+        >>> title_of("acc"), title_of("iterations")
+        ('acc', 'metrics.iterations')
+    """
+    return f"metrics.{score}" if score in TAKEN else score
+
+
 def name_of(group: RunGroup) -> str:
     """Return the name of a row: the run folder, or the folder of several seeds."""
     first, *others = group.runs
@@ -63,21 +74,37 @@ def name_of(group: RunGroup) -> str:
 
 def shown_table(groups: Sequence[RunGroup], scores: Sequence[str]) -> dict[str, list[str]]:
     """Return the columns of the terminal's table: a title and a text for each group."""
-    settings = differing(groups)
     columns: dict[str, Callable[[RunGroup], str]] = {"run": name_of}
-    columns |= {flag(*each): lambda group, each=each: setting_text(group, each) or "" for each in settings}
-    columns["seeds"] = lambda group: ",".join(as_ranges(group.seeds))
+    columns |= {flag(*each): partial(shown_setting, setting=each) for each in differing(groups)}
     columns |= {
-        "iterations": lambda group: spread_text(group.quantities().get("iterations"), "{:,.0f}", 1),
-        "minutes": lambda group: spread_text(group.quantities().get("minutes"), "{:.2f}", 1),
+        "seeds": seeds_text,
+        "iterations": partial(quantity_text, name="iterations", form="{:,.0f}"),
+        "minutes": partial(quantity_text, name="minutes", form="{:.2f}"),
         "clusters used": used_text,
     }
-    columns |= {
-        name: lambda group, name=name: spread_text(group.spreads().get(name), "{:.3f}", len(group.runs))
-        for name in scores
-    }
+    columns |= {title_of(name): partial(score_text, name=name) for name in scores}
     columns[LAST] = remarks
     return {title: [text(group) for group in groups] for title, text in columns.items()}
+
+
+def shown_setting(group: RunGroup, setting: tuple[str, str]) -> str:
+    """Return a value of a setting, or nothing."""
+    return setting_text(group, setting) or ""
+
+
+def seeds_text(group: RunGroup) -> str:
+    """Return the seeds, as `mpcc-run --seeds` takes them."""
+    return ",".join(as_ranges(group.seeds))
+
+
+def quantity_text(group: RunGroup, name: str, form: str) -> str:
+    """Return mean and standard deviation of a quantity."""
+    return spread_text(group.quantities().get(name), form, 1)
+
+
+def score_text(group: RunGroup, name: str) -> str:
+    """Return mean and standard deviation of a score."""
+    return spread_text(group.spreads().get(name), "{:.3f}", len(group.runs))
 
 
 def setting_text(group: RunGroup, setting: tuple[str, str]) -> str | None:
@@ -114,7 +141,7 @@ def spread_text(spread: Mapping[str, Any] | None, form: str, runs: int) -> str:
 
 def used_text(group: RunGroup) -> str:
     """Return how many clusters have images, of how many."""
-    used = spread_text(group.quantities().get("used"), "{:.3g}", 1)
+    used = quantity_text(group, "used", "{:.3g}")
     return used if group.runs[0].clusters is None else f"{used} of {group.runs[0].clusters}"
 
 
@@ -171,9 +198,10 @@ def write_table(groups: Sequence[RunGroup], scores: Sequence[str], path: Path) -
         InvalidInput: If the file cannot be written.
     """
     settings = differing(groups)
-    titles = {name: f"metrics.{name}" if name in TAKEN else name for name in scores}
-    types = {**BEFORE, **{flag(*each): str for each in settings}, **AFTER}
-    types |= {title: float for name in scores for title in (titles[name], f"{titles[name]}_sd")} | END
+    titles = {name: title_of(name) for name in scores}
+    types: dict[str, type] = {**BEFORE, **{flag(*each): str for each in settings}, **AFTER}
+    types.update({title: float for name in scores for title in (titles[name], f"{titles[name]}_sd")})
+    types.update(END)
     columns: dict[str, list[Any]] = {name: [] for name in types}
     for group in groups:
         found, quantities = group.spreads(), group.quantities()

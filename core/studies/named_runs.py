@@ -70,7 +70,10 @@ def no_run(word: Path, *, there: bool) -> InvalidInput:
         near = f": did you mean {str(word.with_name(close[0]))!r}?" if close else ""
         return InvalidInput(f"RUN {str(word)!r}: no such folder{near} ({expected})")
     inside = [path for path in sorted_entries(word) if holds_runs(path)]
+    near_runs = any(holds_runs(path) for path in sorted_entries(word.parent))
     near = f" (nearest valid choice: '{word}/*')" if inside else ""
+    if near_runs and not inside:
+        near = f"; in quotes, the pattern '{word.parent / '*'}' stands for the runs only"
     what = "this folder does not hold a run" if word.is_dir() else "this is a file"
     return InvalidInput(f"RUN {str(word)!r}: {what}: {expected}{near}")
 

@@ -22,12 +22,12 @@ from pathlib import Path
 __all__: list[str] = []
 
 ROOT = Path(__file__).resolve().parents[1]
-# They use every direct dependency: distributions, data sets, event files, metrics, locks, safetensors, pictures, types.
+# They use every direct dependency: distributions, data sets, event files, metrics, locks, safetensors, Parquet, types.
 TESTS = [
     *("test_terms", "test_joints", "test_priors", "test_training", "test_engine", "test_entropy", "test_metrics"),
     *("test_reporting", "test_runs", "test_commands", "test_config", "test_options", "test_registry", "test_datasets"),
     *("test_dataset_folder", "test_dataset_arrays", "test_export_command", "test_evaluate_command", "test_features"),
-    *("test_predict_command", "test_input_properties", "test_bench"),
+    *("test_predict_command", "test_prediction_output", "test_input_properties", "test_bench"),
 ]
 RUN = [
     "--iterations",

@@ -29,7 +29,7 @@ FLAGS = {
         "--lr",
         "--lr-decay",
     ),
-    *("--generator-lr-factor", "--label-draws"),
+    *("--generator-lr-factor", "--label-draws", "--init-from"),
     *("--prior-lr", "--d-steps", "--e-steps", "--ema-decay", "--ema-start", "--latent-weight", "--membership-weight"),
     *(
         "--entropy-weight",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import json
 import re
 import shlex
 import shutil
@@ -177,3 +178,14 @@ def test_every_block_on_python_runs_in_order(workplace: Path) -> None:
         assert block.language == "python"
         exec(compile(block.text, "python.md", "exec"), names)
     assert Path("digits-model").is_dir()
+
+
+def test_the_notebook_runs(workplace: Path) -> None:
+    notebook = json.loads((DOCS.parent / "examples" / "digits.ipynb").read_text(encoding="utf-8"))
+    cells = ["".join(cell["source"]) for cell in notebook["cells"] if cell["cell_type"] == "code"]
+    names: dict[str, object] = {}
+    for number, cell in enumerate(cells):
+        exec(compile(cell.replace("iterations=1200", "iterations=2"), f"cell {number}", "exec"), names)
+    assert any("iterations=1200" in cell for cell in cells)
+    assert Path("digits-model").is_dir()
+    assert not any(cell.get("outputs") for cell in notebook["cells"])

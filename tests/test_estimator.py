@@ -14,6 +14,7 @@ import pytest
 import torch
 from sklearn.base import clone
 from sklearn.datasets import load_digits, make_blobs
+from sklearn.exceptions import NotFittedError
 from sklearn.metrics import adjusted_rand_score
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import FunctionTransformer, StandardScaler
@@ -170,6 +171,28 @@ def test_it_survives_being_written(tmp_path: Path, fitted: mpcc.MPCC, way: str) 
         fitted.save(tmp_path / "saved")
         copy = mpcc.load(tmp_path / "saved", device="cpu")
     assert np.array_equal(copy.predict(DIGITS), fitted.labels_)
+
+
+def test_after_a_fit_that_failed_it_is_not_fitted() -> None:
+    model = tiny().fit(DIGITS)
+    model.iterations = -1
+    with pytest.raises(InvalidInput):
+        model.fit(DIGITS)
+    with pytest.raises(NotFittedError):
+        model.predict(DIGITS)
+
+
+@pytest.mark.parametrize("images", [np.zeros((20, 8, 8, 7)), DIGITS[:1]])
+def test_errors_speak_of_x_and_not_of_files(images: Any) -> None:
+    with pytest.raises(InvalidInput) as caught:
+        tiny().fit(images)
+    assert "/" not in str(caught.value).replace("--", "")
+
+
+def test_it_leaves_the_number_of_threads() -> None:
+    before = torch.get_num_threads()
+    tiny(settings={**TINY, "threads": before + 1}).fit(DIGITS)
+    assert torch.get_num_threads() == before
 
 
 def test_it_is_cloned_and_stands_in_a_pipeline(fitted: mpcc.MPCC) -> None:

@@ -19,6 +19,8 @@ from torch import Tensor
 
 from mpcc.core.commands import entry
 from mpcc.core.storage.checkpoint import save_checkpoint
+from mpcc.plugins.datasets.digits import Digits
+from mpcc.plugins.datasets.options import DigitsOptions
 
 TINY = {
     **{"arch": "biggan8", "arch.width": 1, "batch": 10, "latent-dim": 3, "d-steps": 1, "e-steps": 1, "iterations": 4},
@@ -27,7 +29,7 @@ TINY = {
 }
 PICTURES = {"clusters.png", "samples.png", "reconstructions.png", "confusion.png"}
 OF_CLUSTERS = {f"clusters/{k}.png" for k in range(10)}
-TABLES = {"assignments.csv", "confusion.csv", "posterior.npy"}
+TABLES = {"assignments.csv", "confusion.csv", "posterior.npy", "latents.npy"}
 
 
 def pixels(images: Tensor) -> Tensor:
@@ -138,7 +140,19 @@ def test_with_the_runs_own_settings_everything_is_the_same(finished: Path, capsy
     assert "warning" not in err.lower()
     new, old = results(folder), results(finished)
     assert new["metrics"] == old["metrics"]
-    same = {"not_computed", "evaluated", "entropy", "prior", "clusters", "iterations", "seed", "plugins", "versions"}
+    same = {
+        "not_computed",
+        "evaluated",
+        "baseline",
+        "data",
+        "entropy",
+        "prior",
+        "clusters",
+        "iterations",
+        "seed",
+        "plugins",
+        "versions",
+    }
     assert {key: new[key] for key in same} == {key: old[key] for key in same}
     assert set(contents(folder)) == {*PICTURES, *OF_CLUSTERS, *TABLES, "results.json"}
     for name in (*PICTURES, *OF_CLUSTERS, *TABLES):
@@ -394,3 +408,119 @@ def test_help_and_what_can_be_checked_without_torch_never_import_it(
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stderr.splitlines()[-1] == "[]"
+
+
+def labelled_digits(folder: Path, count: int, *, colour: bool = False) -> Path:
+    """A folder with the last digits, a subfolder for each class."""
+    digits = Digits(DigitsOptions()).load(8, None, False)
+    assert digits.labels is not None
+    for index in range(1797 - count, 1797):
+        place = folder / str(int(digits.labels[index]))
+        place.mkdir(parents=True, exist_ok=True)
+        image = Image.fromarray(digits.images[index, 0].numpy())
+        (image.convert("RGB") if colour else image).save(place / f"{index}.png")
+    return folder
+
+
+def test_labelled_images_of_another_data_set_are_scored_and_the_folder_says_which(
+    finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = contents(finished)
+    images = labelled_digits(tmp_path / "others", 60)
+    assert evaluate(finished, "--data", "folder", "--data.path", images, "--eval-images", "all") == 0
+    folder = finished / "evaluation-4-folder-others"
+    out = capsys.readouterr().out
+    assert out.splitlines()[0].startswith(f"{folder}: iteration 4, 60 images acc 0.")
+    assert out.splitlines()[1].startswith(f"not the run's own images: folder {images}: 60 ")
+    assert "may have seen" not in out
+    found = results(folder)
+    assert found["own_images"] is False
+    assert found["images_of"]["name"] == "folder"
+    assert found["images_of"]["path"] == str(images)
+    assert (found["evaluated"]["images"], found["evaluated"]["labelled"]) == (60, 60)
+    assert found["data"]["images"] == [60, 1, 8, 8]
+    assert found["baseline"]["images"] == 60
+    # The same pixels have the same clusters in an evaluation of all of the run's own images.
+    assert evaluate(finished, "--eval-images", "all", "--out", tmp_path / "all") == 0
+    assert results(tmp_path / "all")["own_images"] is True
+    expected = {row["path"].partition("#")[2]: row for row in rows(tmp_path / "all" / "assignments.csv")}
+    for row in rows(folder / "assignments.csv"):
+        own = expected[Path(row["path"]).stem]
+        assert (row["cluster"], row["label"]) == (own["cluster"], own["label"])
+        assert float(row["confidence"]) == pytest.approx(float(own["confidence"]), abs=2e-6)
+    after = contents(finished)
+    assert {name: after[name] for name in before} == before
+    shutil.rmtree(folder)
+    assert {name for name in contents(finished) if "evaluation" in name} == set()
+
+
+def test_another_split_of_the_runs_data_is_scored_and_a_line_says_what_the_run_saw(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    digits = Digits(DigitsOptions()).load(8, None, False)
+    assert digits.labels is not None
+    arrays = {
+        f"{part}_{name}": value[place].numpy()
+        for part, place in (("train", slice(0, 100)), ("test", slice(100, 130)))
+        for name, value in (("images", digits.images), ("labels", digits.labels))
+    }
+    np.savez(tmp_path / "digits.npz", **arrays)
+    run = tmp_path / "run"
+    flags = [f"--{name}={value}" for name, value in {**TINY, "eval-images": "all"}.items()]
+    data = ["--data=arrays", f"--data.path={tmp_path / 'digits.npz'}"]
+    assert command(entry.run_main, *flags, *data, "--data.split=train", f"--out={run}") == 0
+    capsys.readouterr()
+    assert evaluate(run, "--data.split", "test") == 0
+    folder = run / "evaluation-4-arrays-test"
+    out = capsys.readouterr().out
+    assert "the run was trained on the same data set with --data.split train: it may have seen these images" in out
+    found = results(folder)
+    assert (found["evaluated"]["images"], found["images_of"]["split"]) == (30, "test")
+    labels = [int(row["label"]) for row in rows(folder / "assignments.csv")]
+    assert labels == digits.labels[100:130].tolist()
+    assert results(run)["evaluated"]["images"] == 100
+    # The value that the run has is no other split.
+    assert evaluate(run, "--data.split", "train") == 0
+    assert results(run / "evaluation-4")["metrics"] == results(run)["metrics"]
+    assert results(run / "evaluation-4")["own_images"] is True
+
+
+def test_fewer_images_than_clusters_are_evaluated(finished: Path, tmp_path: Path) -> None:
+    images = labelled_digits(tmp_path / "few", 4)
+    assert evaluate(finished, "--data", images, "--out", tmp_path / "out") == 0
+    assert results(tmp_path / "out")["evaluated"]["images"] == 4
+    assert len(np.load(tmp_path / "out" / "posterior.npy")) == 4
+
+
+def test_a_copy_of_the_runs_images_is_told_to_be_its_own(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    images = labelled_digits(tmp_path / "images", 40)
+    shutil.copytree(images, tmp_path / "copied")
+    flags = [f"--{name}={value}" for name, value in {**TINY, "clusters": 3}.items()]
+    run = tmp_path / "run"
+    assert command(entry.run_main, *flags, f"--data={images}", f"--out={run}") == 0
+    capsys.readouterr()
+    assert evaluate(run, "--data.path", tmp_path / "copied") == 0
+    assert "not the run's own images" not in capsys.readouterr().out
+    assert results(run / "evaluation-4")["own_images"] is True
+    assert results(run / "evaluation-4")["metrics"] == pytest.approx(results(run)["metrics"], abs=1e-6)
+
+
+def test_images_with_other_channels_and_names_that_do_not_exist_are_one_line(
+    finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    images = labelled_digits(tmp_path / "colour", 5, colour=True)
+    expected = {
+        ("--data", "folder", "--data.path", str(images), "--data.channels", "3"): "expected images with 1 channel, as",
+        ("--data", "folder", "--data.path", str(tmp_path / "gone")): "gone",
+        ("--data", "digitss"): "did you mean 'digits'",
+        ("--data.spilt", "test"): "--data.spilt",
+        ("--prior.scale-floor", "0.3"): "--prior.scale-floor cannot change when a run is evaluated",
+    }
+    for arguments, part in expected.items():
+        assert evaluate(finished, *arguments, "--out", tmp_path / "out") == 2, arguments
+        # A line may say how the images were read.
+        out, err = capsys.readouterr()
+        assert out == ""
+        assert err.splitlines()[-1].startswith("mpcc: error: ")
+        assert part in err.splitlines()[-1]
+        assert not (tmp_path / "out").exists()

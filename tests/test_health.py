@@ -333,7 +333,7 @@ def test_a_few_images_say_nothing_of_empty_clusters_and_one_cluster_of_none() ->
     assert "discriminator_hinge" not in alone.quantities()
 
 
-# Commands that provoke a symptom: on the digits, on images of noise, and on nearly grey ones.
+# Commands that provoke a symptom: on the digits, on images of noise, on nearly grey ones, on dark and bright ones.
 PROVOKED = {
     "empty_clusters": ["--clusters", "100", "--iterations", "60"],
     "collapsed_assignments": [
@@ -342,6 +342,10 @@ PROVOKED = {
     "collapsed_clusters": [
         *("--prior-lr", "0.5", "--lr", "1e-3", "--lr-decay", "0", "--iterations", "150"),
         *("--generator-latent-weight", "0", "--generator-membership-weight", "0", "--label-draws", "independent"),
+    ],
+    "two_groups": [
+        *("--preset", "digits", "--data", "arrays", "--data.path", "halves.npy"),
+        *("--clusters", "1", "--iterations", "1"),
     ],
     "saturation": [
         *("--preset", "digits", "--data", "arrays", "--data.path", "grey.npy"),
@@ -379,6 +383,8 @@ def test_a_run_that_goes_wrong_says_so_on_screen_in_the_events_and_in_its_result
     monkeypatch.chdir(tmp_path)
     for made, ends in {"noise": (0, 256), "grey": (118, 138)}.items():
         np.save(f"{made}.npy", np.random.default_rng(0).integers(*ends, (400, 8, 8), dtype=np.uint8))
+    # Half of the images are dark, half are bright.
+    np.save("halves.npy", np.load("noise.npy") // 8 + np.repeat([20, 200], 200).astype(np.uint8)[:, None, None])
     assert run(*PROVOKED[name], *QUICK, "--out", "run") == 0
     warnings = {each["name"]: each["message"] for each in health(Path("run"))["warnings"]}
     assert name in warnings

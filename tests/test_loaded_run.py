@@ -160,9 +160,15 @@ def test_a_saved_model_is_not_taken_for_a_run_that_can_go_on(
 
 def test_threads_can_share_it(run: LoadedRun) -> None:
     expected, found = run.posterior(DIGITS[:64]), {}
+    samples = {seed: run.sample(20, 1, seed=seed)[0] for seed in range(4)}
+    drawn: dict[int, list[np.ndarray]] = {seed: [] for seed in range(4)}
+    torch.manual_seed(8)
+    before = torch.get_rng_state()
 
     def work(number: int) -> None:
-        found[number] = run.posterior(DIGITS[:64])
+        for _ in range(5):
+            found[number] = run.posterior(DIGITS[:64])
+            drawn[number].append(run.sample(20, 1, seed=number)[0])
 
     threads = [threading.Thread(target=work, args=(number,)) for number in range(4)]
     for thread in threads:
@@ -170,6 +176,8 @@ def test_threads_can_share_it(run: LoadedRun) -> None:
     for thread in threads:
         thread.join()
     assert all(np.array_equal(found[number], expected) for number in range(4))
+    assert all(np.array_equal(images, samples[seed]) for seed, made in drawn.items() for images in made)
+    assert torch.equal(torch.get_rng_state(), before)
 
 
 def test_colour_images_come_back_in_colour(tmp_path: Path) -> None:
@@ -187,12 +195,14 @@ def test_colour_images_come_back_in_colour(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (lambda run: run.sample(0), "n: expected at least 1 image, got 0"),
+        (lambda run: run.sample(0), "n: expected a whole number, at least 1, got 0"),
         (lambda run: run.sample(3, 10), r"cluster 10: expected 0 to 9 \(nearest valid choice: 9\)"),
         (lambda run: run.sample(3, -1), r"cluster -1: expected 0 to 9 \(nearest valid choice: 0\)"),
         (lambda run: run.sample(3, [1, 2]), "cluster: expected a whole number or 3 of them"),
         (lambda run: run.sample(3, 1.5), "cluster: expected a whole number or 3 of them"),
-        (lambda run: run.sample(3, truncation=0), "truncation 0: expected a share above 0 and at most 1"),
+        (lambda run: run.sample(3, truncation=0), "truncation 0: expected a share from 0.01 to 1"),
+        (lambda run: run.sample(2.5), "n: expected a whole number, at least 1, got 2.5"),
+        (lambda run: run.interpolate(1, n=0), "n: expected a whole number, at least 1, got 0"),
         (lambda run: run.interpolate(1, steps=1), "steps 1: expected at least 2"),
         (lambda run: run.inverse_transform(np.zeros((2, 4))), r"z: expected the shape \(N, 3\), got \(2, 4\)"),
         (lambda run: run.inverse_transform(np.full((2, 3), np.nan)), "z: expected finite numbers"),

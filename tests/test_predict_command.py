@@ -209,7 +209,7 @@ def test_new_arrays_are_converted_with_the_range_that_the_training_set_had(tmp_p
         (["--workers", "-1"], "--workers: "),
         (["--device", "gpu"], "unknown value for --device: 'gpu'"),
         (["--checkpoint", "gone.pt"], "checkpoint gone.pt: no such file"),
-        (["gone"], "PATH 'gone': no such file or folder: (expected an image file, a folder or a .zip archive"),
+        (["gone"], "PATH 'gone': no such file or folder (expected an image file, a folder or a .zip archive"),
         ([""], "PATH: expected a path, got "),
         ([".", "--data.path", "."], "PATH . and --data.path . both name images: expected one of them"),
         (["--data", "digits", "."], "PATH . and --data digits both name images: expected one of them"),

@@ -177,6 +177,25 @@ def test_images_of_arrays_and_pages_are_written_as_png_in_their_own_size(run: Pa
         assert np.array_equal(np.asarray(Image.open(names[f"pages-{index}.png"])), DIGITS[index])
 
 
+def test_reconstructions_are_those_of_the_model(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert predict(run, "a", "c.npz", "--out", "t.csv", "--reconstruct", "again", "--batch", "4") == 0
+    files = sorted(Path("again").iterdir())
+    table = rows("t.csv")
+    assert len(files) == len(table) > 10
+    loaded = mpcc.load(run, device="cpu")
+    expected = loaded.reconstruct(np.load("c.npz")["images"])
+    for index, image in enumerate(expected):
+        (file,) = [each for each in files if int(each.name.partition("-")[0]) == len(table) - len(expected) + index]
+        # Batches of other sizes may round a pixel differently.
+        assert np.abs(np.asarray(Image.open(file)).astype(int) - image).max() <= 1
+    capsys.readouterr()
+    assert predict(run, "a", "--out", "u.csv", "--reconstruct", "again") == 2
+    assert (
+        "--reconstruct again already exists: expected a new folder (nearest valid choice: --reconstruct again-2)"
+        in (capsys.readouterr().err)
+    )
+
+
 def test_the_runs_own_images_are_sorted_too(run: Path) -> None:
     assert predict(run, "--out", "t.csv", "--sort-into", "sorted") == 0
     assert sum(len(files) for files in sorted_files("sorted").values()) == 1797

@@ -152,8 +152,8 @@ def test_results_metrics_and_assignments_say_what_was_found(finished: Path) -> N
     results = json.loads((finished / "results.json").read_text(encoding="utf-8"))
     assert set(results) == {
         *("metrics", "not_computed", "iterations", "seconds", "evaluation_seconds"),
-        *("iterations_per_second", "evaluated", "entropy", "prior", "clusters", "health"),
-        *("seed", "device", "threads", "engine", "plugins", "versions"),
+        *("iterations_per_second", "evaluated", "baseline", "entropy", "prior", "clusters", "health"),
+        *("seed", "data", "device", "threads", "engine", "plugins", "versions"),
     }
     assert set(results["metrics"]) == SCORES
     assert (results["iterations"], results["seed"], results["not_computed"]) == (6, 0, {})
@@ -389,7 +389,8 @@ def test_a_loss_that_is_not_finite_ends_the_run_and_keeps_the_last_checkpoint(
 
 
 QUANTITIES = {
-    *("empty_clusters", "least_diversity", "saturation", "posterior_entropy", "agreement", "discriminator_hinge"),
+    *("empty_clusters", "clusters_with_two_peaks", "least_diversity", "saturation", "posterior_entropy"),
+    *("agreement", "discriminator_hinge"),
     *(f"spectral_norm_{network}" for network in ("generator", "discriminator", "encoder")),
 }
 
@@ -442,6 +443,12 @@ def test_ctrl_c_and_sigterm_stop_a_process_with_a_checkpoint_and_pictures(tmp_pa
     assert process.returncode == 130, err
     assert out == ""
     stopped = err.splitlines()[1:]
+    if number != signal.SIGINT:
+        # What may kill the process soon gets the checkpoint alone.
+        assert len(stopped) == 1
+        assert re.fullmatch(r"mpcc-run: stopped at iteration \d+; continue with: mpcc-run --resume run", stopped[0])
+        assert state(tmp_path / "run")["iteration"] > 0
+        return
     assert len(stopped) == 3
     assert stopped[0] == "saved; evaluating the model as it is now (Ctrl-C again skips this)"
     assert stopped[1] == "look at clusters.png, samples.png and assignments.csv in run"
@@ -714,3 +721,30 @@ def test_a_run_whose_first_evaluation_is_far_shows_a_first_look_that_changes_not
     assert "a first look, at 20 images" in capsys.readouterr().err
     for name in ("metrics.jsonl", "assignments.csv", "posterior.npy", "clusters.png"):
         assert (tmp_path / "plain" / name).read_bytes() == (tmp_path / "looked" / name).read_bytes()
+    one, other = (state(tmp_path / name) for name in ("plain", "looked"))
+    for name in ("hinges", "told", "best", "iteration", "stream"):
+        assert one[name] == other[name]
+    assert torch.equal(one["random"]["cpu"], other["random"]["cpu"])
+    for part, values in one["parts"].items():
+        assert all(torch.equal(value, other["parts"][part][key]) for key, value in values.items())
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt(), PluginError("a metric fails"), MemoryError()])
+def test_a_look_that_fails_costs_nothing_but_the_look(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], error: BaseException
+) -> None:
+    monkeypatch.setattr(execution, "FIRST_LOOK_SECONDS", 0)
+    whole, calls = execution.find, []
+
+    def failing(*arguments: Any) -> Any:
+        calls.append(1)
+        if len(calls) == 1:
+            raise error
+        return whole(*arguments)
+
+    monkeypatch.setattr(execution, "find", failing)
+    assert run(*tiny(iterations=6, eval_every=6, checkpoint_every=6), "--out", str(tmp_path / "run")) == 0
+    assert len(calls) == 2
+    said = capsys.readouterr().err
+    skipped = isinstance(error, KeyboardInterrupt)
+    assert ("the evaluation was skipped" if skipped else "warning: it could not be evaluated") in said

@@ -11,6 +11,7 @@ from typing import Any, Self
 
 import attrs
 import numpy as np
+import torch
 from sklearn.base import BaseEstimator, ClassNamePrefixFeaturesOutMixin, ClusterMixin, TransformerMixin
 from sklearn.utils import check_random_state
 from sklearn.utils.validation import check_is_fitted, validate_data
@@ -20,7 +21,7 @@ from mpcc.core.api.image_arrays import as_array, image_file
 from mpcc.core.api.loaded_run import load
 from mpcc.core.api.sheet_html import sheet_html
 from mpcc.core.config import SECTIONS, Layer, RunConfig, environment_layer, resolve
-from mpcc.core.errors import InvalidInput
+from mpcc.core.errors import InvalidInput, OutOfResources, TrainingDiverged
 from mpcc.core.registry import load_registry
 from mpcc.core.reporting.messages import messages_shown
 from mpcc.core.run.assembly import choose_device
@@ -28,6 +29,8 @@ from mpcc.core.run.execution import Stopped
 from mpcc.core.run.whole_run import carry_out
 from mpcc.core.storage.run_folder import RunFolder
 from mpcc.core.system.randomness import own_randomness
+from mpcc.core.system.resources import disk_errors
+from mpcc.core.system.whole_files import whole_file
 
 __all__ = ["MPCC"]
 
@@ -115,8 +118,9 @@ class MPCC(ClassNamePrefixFeaturesOutMixin, TransformerMixin, ClusterMixin, Base
             TrainingDiverged: If the training breaks down.
             KeyboardInterrupt: If the training is interrupted.
         """
+        vars(self).pop("run_", None)
         images = as_images(self._checked(X, reset=True), self.image_shape)
-        with self._folder() as folder, image_file(images) as path:
+        with self._folder() as folder, image_file(images) as path, self._own_state(), self._in_words_of_X(folder, path):
             config = self._config(path, images)
             planned = RunFolder.plan(folder, config)
             with self._messages(), own_randomness(config.run.seed, choose_device(config.run.device)):
@@ -124,13 +128,16 @@ class MPCC(ClassNamePrefixFeaturesOutMixin, TransformerMixin, ClusterMixin, Base
                     registry = load_registry(plugins=list(config.plugins), registries=list(config.registries))
                     results = carry_out(registry, config, planned, resumed=False, bar=bool(self.verbose))
                 except Stopped as stop:
-                    raise KeyboardInterrupt(str(stop)) from stop
+                    lost = "fit was interrupted and nothing is kept; run_folder keeps a run, which can go on"
+                    raise KeyboardInterrupt(lost if self.run_folder is None else str(stop)) from stop
+                trained = load(planned.path, device=self.device)
+                self.labels_ = trained.predict(images)
+            self.results_ = results
+            self.n_iter_ = results["iterations"]
+            self.cluster_weights_ = trained.weights
+            self.run_ = trained
+            if self.run_folder is not None:
                 keep_images(planned, path)
-                self.run_ = load(planned.path, device=self.device)
-                self.results_ = results
-                self.n_iter_ = results["iterations"]
-                self.cluster_weights_ = self.run_.weights
-                self.labels_ = self.run_.predict(images)
         return self
 
     def predict(self, X: Any) -> Array:
@@ -167,7 +174,7 @@ class MPCC(ClassNamePrefixFeaturesOutMixin, TransformerMixin, ClusterMixin, Base
             Z: Latents, shape (N, J).
             cluster: One for all, or one of each; by default argmax q(y|z).
         """
-        check_is_fitted(self)
+        check_is_fitted(self, "run_")
         return self.run_.inverse_transform(Z, cluster)
 
     def sample(
@@ -181,7 +188,7 @@ class MPCC(ClassNamePrefixFeaturesOutMixin, TransformerMixin, ClusterMixin, Base
             random_state: The same int gives the same images.
             truncation: The share of the drawn latents that is kept, those of the highest density in their cluster.
         """
-        check_is_fitted(self)
+        check_is_fitted(self, "run_")
         return self.run_.sample(n_samples, cluster, seed=seed_of(random_state), truncation=truncation)
 
     def score(self, X: Any, y: Any = None) -> float:
@@ -196,7 +203,7 @@ class MPCC(ClassNamePrefixFeaturesOutMixin, TransformerMixin, ClusterMixin, Base
 
     def save(self, folder: str | Path) -> None:
         """Write the trained run into a new folder, without pickled objects; `mpcc.load` and the commands read it."""
-        check_is_fitted(self)
+        check_is_fitted(self, "run_")
         self.run_.save(folder)
 
     @property
@@ -241,7 +248,7 @@ class MPCC(ClassNamePrefixFeaturesOutMixin, TransformerMixin, ClusterMixin, Base
         return images
 
     def _images(self, X: Any) -> Array:
-        check_is_fitted(self)
+        check_is_fitted(self, "run_")
         return as_images(self._checked(X, reset=False), self.image_shape)
 
     def _config(self, path: Path, images: Array) -> RunConfig:
@@ -273,6 +280,26 @@ class MPCC(ClassNamePrefixFeaturesOutMixin, TransformerMixin, ClusterMixin, Base
         with tempfile.TemporaryDirectory(prefix="mpcc-") as temporary:
             yield Path(temporary) / "run"
 
+    @contextlib.contextmanager
+    def _own_state(self) -> Iterator[None]:
+        """Restore the number of torch's threads, which a run may set."""
+        threads = torch.get_num_threads()
+        try:
+            yield
+        finally:
+            torch.set_num_threads(threads)
+
+    @contextlib.contextmanager
+    def _in_words_of_X(self, folder: Path, path: Path) -> Iterator[None]:  # noqa: N802 - the name of the argument
+        """Name X in errors, not the file that it was written to, and no folder that is gone."""
+        try:
+            yield
+        except (InvalidInput, OutOfResources, TrainingDiverged) as error:
+            text = str(error).replace(str(path), "X")
+            if self.run_folder is None:
+                text = "; ".join(part for part in text.split("; ") if str(folder) not in part) or text
+            raise type(error)(text) from error
+
     def _messages(self) -> contextlib.AbstractContextManager[None]:
         return messages_shown() if self.verbose else contextlib.nullcontext()
 
@@ -285,7 +312,7 @@ def seed_of(random_state: Any) -> int:
 
 
 def keep_images(folder: RunFolder, path: Path) -> None:
-    """Move the images of a finished run into its folder, so that the commands find them, and name them there.
+    """Copy the images of a finished run into its folder, so that the commands find them, and name them there.
 
     Arguments:
         folder: Of the run.
@@ -294,7 +321,8 @@ def keep_images(folder: RunFolder, path: Path) -> None:
     from mpcc.core.run.saved_run import run_layer
 
     kept = folder.path / "images.npy"
-    shutil.copyfile(path, kept)
+    with disk_errors(f"{kept} could not be written"), path.open("rb") as source, whole_file(kept) as copy:
+        shutil.copyfileobj(source, copy)
     layer = run_layer(folder.path)
     registry = load_registry(plugins=list(layer.plugins), registries=list(layer.registries))
     tables = {**layer.tables, "data": {**layer.tables["data"], "path": str(kept.absolute())}}

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import logging
+import threading
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,14 +17,14 @@ from mpcc.core.api.image_arrays import channels_last, read_images
 from mpcc.core.config import Layer, RunConfig, environment_layer, resolve, used
 from mpcc.core.config.layers import config_layer
 from mpcc.core.config.locations import entries_of, places
-from mpcc.core.contracts import ImageSource
+from mpcc.core.contracts import ImageSet, ImageSource, Metric
 from mpcc.core.errors import InvalidInput
-from mpcc.core.evaluation.best_score import score_to_watch
+from mpcc.core.evaluation.best_score import BestScore, score_to_watch
 from mpcc.core.evaluation.evaluated_images import ModelImages
 from mpcc.core.evaluation.evaluation import evaluate, score
 from mpcc.core.evaluation.findings import feature_request
 from mpcc.core.evaluation.generation import Generation, Samples
-from mpcc.core.evaluation.inference import predictions
+from mpcc.core.evaluation.inference import Prediction, predictions
 from mpcc.core.method.model import Model
 from mpcc.core.registry import Registry, load_registry
 from mpcc.core.registry.attribution import attributed
@@ -30,8 +32,9 @@ from mpcc.core.run.assembly import choose_device, choose_metrics
 from mpcc.core.run.saved_run import check_checkpoint, run_layer, trained_model
 from mpcc.core.storage.checkpoint import load_checkpoint, save_checkpoint
 from mpcc.core.studies.seed_record import chosen_run
+from mpcc.core.system.resources import disk_errors
 from mpcc.core.system.toml_file import parse_toml
-from mpcc.core.system.whole_files import check_new, write_whole
+from mpcc.core.system.whole_files import check_new, new_folder, write_whole
 
 __all__ = ["LoadedRun", "load"]
 
@@ -41,6 +44,23 @@ EMPTY: Mapping[str, Any] = {
     **{"stream": {}, "optimizers": {}, "random": {}, "seconds": 0.0, "evaluation_seconds": 0.0, "best": None},
     **{"restarts": [], "hinges": [], "told": []},
 }
+
+
+logger = logging.getLogger(__name__)
+
+# One computation at a time in the whole process: drawing seeds torch's global random state and restores it.
+LOCK = threading.RLock()
+
+
+def whole(name: str, value: Any) -> int:
+    """Return a whole number of at least 1.
+
+    Raises:
+        InvalidInput: If it is something else.
+    """
+    if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < 1:
+        raise InvalidInput(f"{name}: expected a whole number, at least 1, got {value!r}")
+    return int(value)
 
 
 def load(run: str | Path, checkpoint: str | Path | None = None, *, device: str = "auto") -> LoadedRun:
@@ -53,11 +73,6 @@ def load(run: str | Path, checkpoint: str | Path | None = None, *, device: str =
 
     Raises:
         InvalidInput: If the folder holds no run, or the checkpoint does not belong to it.
-
-    Example:
-        >>> load("no-such-run")
-        Traceback (most recent call last):
-        mpcc.core.errors.InvalidInput: run folder no-such-run: no such folder: expected a run folder, with ...
     """
     folder = chosen_run(Path(run).expanduser())
     layer = run_layer(folder)
@@ -72,7 +87,8 @@ class LoadedRun:
     H W values. They are converted as the data set ``arrays`` converts those of a file. The images that come back are
     uint8 arrays, (N, R, R) for grey and (N, R, R, C) for colour. N images, K clusters, J latent dimensions, R pixels.
 
-    A loaded run can be pickled, and saved without pickle by `save`. Several threads may use it.
+    A loaded run can be pickled, and saved without pickle by `save`. Several threads may use it; their calls wait for
+    each other, because drawing seeds the random state of the whole process.
 
     Attributes:
         config: Every setting of the run.
@@ -90,6 +106,8 @@ class LoadedRun:
         self.iteration: int = kept["iteration"]
         self.image_shape: tuple[int, int, int] = tuple(kept["images"][1:])
         settings = config.run
+        for part in model.parts().values():
+            part.eval()
         self._generation = Generation(model, passes=settings.standing_passes, batch=settings.batch, seed=settings.seed)
 
     @classmethod
@@ -135,8 +153,8 @@ class LoadedRun:
         Raises:
             InvalidInput: If the images cannot be read, or have another number of channels than those of the training.
         """
-        clusters: np.ndarray[Any, Any] = self.posterior(images).argmax(axis=1)
-        return clusters
+        found = self._encoded(images, lambda prediction: prediction.clusters[:, None], 1)
+        return found[:, 0].astype(np.int64)
 
     def posterior(self, images: Any) -> np.ndarray[Any, Any]:
         """Return q(y|x), the mean of q(y|z) over the encoder's q(z|x), float32, shape (N, K).
@@ -144,7 +162,7 @@ class LoadedRun:
         Raises:
             InvalidInput: As `predict`.
         """
-        return self._encoded(images)[1]
+        return self._encoded(images, lambda prediction: prediction.posterior, self.n_clusters)
 
     def transform(self, images: Any) -> np.ndarray[Any, Any]:
         """Return the encoder's locations of z, float32, shape (N, J).
@@ -152,7 +170,7 @@ class LoadedRun:
         Raises:
             InvalidInput: As `predict`.
         """
-        return self._encoded(images)[0]
+        return self._encoded(images, lambda prediction: prediction.locations, self.latent_dim)
 
     def inverse_transform(self, z: Any, cluster: Any = None) -> np.ndarray[Any, Any]:
         """Return the images that the generator makes of latents.
@@ -166,10 +184,10 @@ class LoadedRun:
         """
         latents = self._latents(z)
         y = self._clusters(cluster, len(latents))
-        if y is None:
-            with torch.no_grad():
+        with LOCK, torch.no_grad():
+            if y is None:
                 y = self.model.prior.log_responsibilities(latents.to(self.model.device)).argmax(1).cpu()
-        return channels_last(self._generation.images(latents, y))
+            return channels_last(self._generation.images(latents, y))
 
     def reconstruct(self, images: Any) -> np.ndarray[Any, Any]:
         """Return what the generator makes of each image's location and most probable cluster.
@@ -177,8 +195,13 @@ class LoadedRun:
         Raises:
             InvalidInput: As `predict`.
         """
-        locations, posterior = self._encoded(images)
-        return self.inverse_transform(locations, posterior.argmax(axis=1))
+        width = self.latent_dim
+
+        def both(prediction: Prediction) -> Tensor:
+            return torch.cat([prediction.locations.float(), prediction.clusters[:, None].float()], dim=1)
+
+        found = self._encoded(images, both, width + 1)
+        return self.inverse_transform(found[:, :width], found[:, width].astype(np.int64))
 
     def sample(
         self, n: int = 10, cluster: Any = None, *, seed: int = 0, truncation: float = 1.0
@@ -206,10 +229,10 @@ class LoadedRun:
         Raises:
             InvalidInput: If a value is not valid.
         """
-        if n < 1:
-            raise InvalidInput(f"n: expected at least 1 image, got {n}")
-        y = self._clusters(cluster, n)
-        return self._generation.sample(n if y is None else y, seed, truncation)
+        count = whole("n", n)
+        y = self._clusters(cluster, count)
+        with LOCK:
+            return self._generation.sample(count if y is None else y, seed, truncation)
 
     def interpolate(
         self, cluster: Any, steps: int = 10, n: int = 1, *, seed: int = 0, truncation: float = 1.0
@@ -226,10 +249,11 @@ class LoadedRun:
         Raises:
             InvalidInput: If a value is not valid.
         """
-        y = self._clusters(cluster, n)
+        y = self._clusters(cluster, whole("n", n))
         if y is None:
             raise InvalidInput("cluster: expected a number, got None")
-        return self._generation.interpolate(y, steps, seed, truncation)
+        with LOCK:
+            return self._generation.interpolate(y, whole("steps", steps), seed, truncation)
 
     def score(self, images: Any) -> float:
         """Return how good the clusters of images are, judged without labels; higher is better.
@@ -246,6 +270,11 @@ class LoadedRun:
         watched = score_to_watch("auto", metrics, (), request, self.n_clusters)
         if watched is None:
             raise InvalidInput("score: no metric judges clusterings without labels")
+        with LOCK:
+            return self._score(data, everything, watched, metrics)
+
+    def _score(self, data: ImageSet, everything: Tensor, watched: BestScore, metrics: Mapping[str, Metric]) -> float:
+        settings, request = self.config.run, feature_request(self.config.run)
         evaluation = evaluate(self.model, data, everything)
         shown = ModelImages(
             self.model,
@@ -272,17 +301,22 @@ class LoadedRun:
         """
         path = Path(folder).expanduser()
         check_new(path, "folder", "folder")
-        path.mkdir(parents=True)
-        write_whole(path / "config.toml", self._kept["config"].encode())
-        save_checkpoint(path / "checkpoints" / "last.pt", self._state())
+        with disk_errors(f"{path} could not be written"):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with new_folder(path) as part:
+                write_whole(part / "config.toml", self._kept["config"].encode())
+                save_checkpoint(part / "checkpoints" / "last.pt", self._state())
 
     def __getstate__(self) -> dict[str, Any]:
         return {"state": self._state(), "device": self.config.run.device}
 
     def __setstate__(self, pickled: Mapping[str, Any]) -> None:
-        state = pickled["state"]
+        state, device = pickled["state"], pickled["device"]
+        if device == "cuda" and not torch.cuda.is_available():
+            logger.warning("the pickled run was on CUDA, which is not available here: it is on the CPU now")
+            device = "cpu"
         layer = config_layer(parse_toml(state["config"].encode(), "the pickled run"), "the pickled run")
-        self.__dict__.update(vars(LoadedRun.of(layer, state, Path("pickle"), pickled["device"])))
+        self.__dict__.update(vars(LoadedRun.of(layer, state, Path("pickle"), device)))
 
     def __repr__(self) -> str:
         channels, size, _ = self.image_shape
@@ -300,14 +334,16 @@ class LoadedRun:
         }
         return {**EMPTY, **self._kept, "parts": on_cpu, "budget": {}}
 
-    def _encoded(self, images: Any) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
-        """Return locations (N, J) and posterior (N, K)."""
+    def _encoded(self, images: Any, wanted: Callable[[Prediction], Tensor], width: int) -> np.ndarray[Any, Any]:
+        """Return a part of the predictions, float32, shape (N, width)."""
         source: Tensor | ImageSource = read_images(self._registry, self._layer, images, self.image_shape[0]).images
-        found = list(predictions(self.model, source))
-        return (
-            self._numpy(torch.cat([part.locations.float() for part in found])),
-            self._numpy(torch.cat([part.posterior.float() for part in found])),
-        )
+        found, start = np.empty((source.shape[0], width), dtype=np.float32), 0
+        with LOCK:
+            for prediction in predictions(self.model, source):
+                rows = wanted(prediction)
+                found[start : start + len(rows)] = self._numpy(rows)
+                start += len(rows)
+        return found
 
     def _latents(self, z: Any) -> Tensor:
         latents = torch.as_tensor(np.asarray(z, dtype=np.float32))

@@ -49,7 +49,7 @@ FLAT_BELOW = 1.1
 ENOUGH_IMAGES = 4 * EVALUATION_BATCH
 FORMULAS = {
     "loading": f"images of {BATCHES_AT_ONCE} batches / the seconds until they are float32 in [-1, 1] on the device",
-    "predict": "images / seconds of all of `mpcc.core.evaluation.inference.predictions`: encoder, then q(y|z); the "
+    "predict": "images / seconds of all of `mpcc.core.evaluation.inference.predictions`: encoder, then q(y|x); the "
     f"number of images is {SYNTHETIC_IMAGES} or --predict-images, whichever is smaller",
     "predict memory": f"flat if the peak for the most images is below {FLAT_BELOW} times the peak for the fewest, "
     f"null if the fewest are under {ENOUGH_IMAGES}; bytes an image are the difference of these two peaks / the "

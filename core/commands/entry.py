@@ -26,13 +26,14 @@ COMMANDS = {
     "predict": ("predict:predict_run", "assign clusters to images with a trained run"),
     "sample": ("sample:sample_run", "generate new images of the clusters"),
     "export": ("export:export_run", "write the model for other programs, or an archive for a colleague"),
+    "compare": ("compare:compare_runs", "compare runs: settings that differ, scores over seeds, curves"),
     "bench": ("bench:bench", "measure the speed of training, loading and prediction"),
 }
 # Flags with which a command only prints.
 PRINTING = {"--help", "-h", "--version", "--dry-run"}
 HELP = f"""usage: mpcc COMMAND [flags]
 
-Train runs, evaluate, use and export them; list, check and write plugins.
+Train runs, evaluate, use, compare and export them; list, check and write plugins.
 
 commands, each with --help:
 {"".join(f"  {name:<10}{purpose}{chr(10)}" for name, (_, purpose) in COMMANDS.items())}

@@ -48,9 +48,12 @@ class PredictFlags(PluginFiles, RunFiles):
         "new file for the table: .csv, .jsonl or .parquet; by default predictions.csv in the run folder for the run's "
         "own images, predictions-NAME.csv in the working folder for others",
     )
-    posterior: Path | None = option(None, "new .npy file for q(y|z) of all images, float32, (N, K)")
+    posterior: Path | None = option(None, "new .npy file for q(y|x) of all images, float32, (N, K)")
     latents: Path | None = option(None, "new .npy file for the locations of q(z|x) of all images, float32, (N, J)")
     sort_into: Path | None = option(None, "new folder for the images, with a subfolder for each cluster")
+    reconstruct: Path | None = option(
+        None, "new folder for what the generator makes of each image's latent code and cluster, a PNG file each"
+    )
     link: Literal["hard", "soft"] | None = option(
         None, "link the files in --sort-into instead of copying them [choices: hard, soft]"
     )
@@ -80,6 +83,7 @@ def predict_run(words: list[str]) -> int:
     # The checks above do not need torch; the imports below load it.
     import torch
 
+    from mpcc.core.evaluation.generation import Generation
     from mpcc.core.registry.attribution import attributed
     from mpcc.core.run.assembly import choose_device
     from mpcc.core.run.prediction import load_images, write_predictions
@@ -101,10 +105,13 @@ def predict_run(words: list[str]) -> int:
         hint_if_moved(config),
     ):
         model = trained_model(config, state, source, device)
-        images = load_images(asked, state["images"][1])
-        paths = OutputPaths(table, flags.posterior, flags.latents, flags.sort_into, flags.link)
+        paths = OutputPaths(table, flags.posterior, flags.latents, flags.sort_into, flags.link, flags.reconstruct)
+        settings = config.run
+        generation = Generation(model, passes=settings.standing_passes, batch=settings.batch, seed=settings.seed)
+        # Finding images and reading their headers counts, too.
         started = time.monotonic()
-        output = write_predictions(model, images, flags.batch, config.run.workers, paths)
+        images = load_images(asked, state["images"][1])
+        output = write_predictions(model, images, flags.batch, settings.workers, paths, generation)
         seconds = time.monotonic() - started
     for line in summary(asked, images, paths, output, seconds):
         print(line)
@@ -144,20 +151,21 @@ def check_outputs(flags: PredictFlags, table: Path) -> None:
             if path.absolute() in seen:
                 raise InvalidInput(f"{name} {path} is also the file of {seen[path.absolute()]}: expected another file")
             seen[path.absolute()] = name
-    if flags.sort_into is None:
-        if flags.link is not None:
-            raise InvalidInput(f"--link {flags.link}: expected --sort-into DIR, the folder of the links, beside it")
-        return
-    folder = flags.sort_into
-    if folder.name in ("", "..") or taken(folder):
-        nearest = free(folder) if folder.name not in ("", "..") else folder / "sorted"
-        raise InvalidInput(
-            f"--sort-into {folder} already exists: expected a new folder (nearest valid choice: --sort-into {nearest})"
-        )
-    check_new(folder, "--sort-into")
-    check_parent(folder, "--sort-into")
-    if folder.absolute() in seen:
-        raise InvalidInput(f"--sort-into {folder} is also the file of {seen[folder.absolute()]}: expected another name")
+    if flags.sort_into is None and flags.link is not None:
+        raise InvalidInput(f"--link {flags.link}: expected --sort-into DIR, the folder of the links, beside it")
+    for name, folder in {"--sort-into": flags.sort_into, "--reconstruct": flags.reconstruct}.items():
+        if folder is None:
+            continue
+        if folder.name in ("", "..") or taken(folder):
+            nearest = free(folder) if folder.name not in ("", "..") else folder / name.removeprefix("--")
+            raise InvalidInput(
+                f"{name} {folder} already exists: expected a new folder (nearest valid choice: {name} {nearest})"
+            )
+        check_new(folder, name)
+        check_parent(folder, name)
+        if folder.absolute() in seen:
+            raise InvalidInput(f"{name} {folder} is also the file of {seen[folder.absolute()]}: expected another name")
+        seen[folder.absolute()] = name
 
 
 def check_new_file(path: Path, flag: str) -> None:

@@ -38,7 +38,7 @@ class SampleFlags(RunFiles):
         1.0,
         "share of the drawn latents that is kept, those of the highest density in their cluster: less gives more "
         "typical images of less variety",
-        above=0,
+        least=0.01,
         most=1,
     )
     interpolate: int | None = option(

@@ -363,4 +363,5 @@ def train(registry: Registry, config: RunConfig, out: Path | None, resume: Path 
         return EXIT_INTERRUPTED
     scores = " ".join(f"{name} {value:.3f}" for name, value in results["metrics"].items())
     print(f"{folder.path}: {results['iterations']} iterations in {results['seconds']:.0f} s {scores}".rstrip())
+    print(f"look at {folder.to_look_at()}")
     return 0

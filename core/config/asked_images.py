@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import attrs
 
@@ -20,14 +20,14 @@ from mpcc.core.registry import Registry
 from mpcc.core.system.file_addresses import path_of
 from mpcc.core.system.whole_files import free
 
-__all__ = ["AskedImages", "asked_by_flags", "asked_by_paths", "conversion"]
+__all__ = ["AskedImages", "are_own", "asked_by_flags", "asked_by_paths", "conversion"]
 
 Tables = Mapping[str, Mapping[str, Any]]
 
 
 @attrs.frozen
 class AskedImages:
-    """Images to be predicted.
+    """Images to be predicted or evaluated.
 
     Attributes:
         config: The run's configuration with the data set that reads them; of several, the first.
@@ -86,7 +86,7 @@ def asked_by_paths(registry: Registry, layer: Layer, tables: Tables, words: Sequ
             raise InvalidInput(
                 f"PATH {words[0]} and {flag('data', name)} {given[name]} both name images: expected one of them"
             )
-    found = find_inputs(registry, words, lambda: sys.stdin.buffer)
+    found = find_inputs(registry, words, standard_input)
     readers = {reader: registry.entry("dataset", reader).options_class() for reader in {each.reader for each in found}}
     known = {name for cls in readers.values() for name in options.fields(cls)}
     configs = {}
@@ -97,6 +97,17 @@ def asked_by_paths(registry: Registry, layer: Layer, tables: Tables, words: Sequ
         configs[reader] = resolved(registry, layer, {**tables, "data": flags}, {"name": reader, **kept})
     groups = [(configs[each.reader], each) for each in found]
     return AskedImages(groups[0][0], groups, table_named_after(words), own=False)
+
+
+def standard_input() -> IO[bytes]:
+    """Return standard input.
+
+    Raises:
+        InvalidInput: If it is closed.
+    """
+    if sys.stdin is None:
+        raise InvalidInput("PATH -: standard input is closed: expected a list with a path on each line")
+    return sys.stdin.buffer
 
 
 def resolved(registry: Registry, layer: Layer, tables: Tables, data: Mapping[str, Any]) -> RunConfig:

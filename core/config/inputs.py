@@ -132,9 +132,9 @@ def nothing_at(path: Path, where: str) -> InvalidInput:
     except OSError:
         beside = []
     close = difflib.get_close_matches(path.name, beside, n=1, cutoff=0.6)
-    near = f"did you mean {str(path.with_name(close[0]))!r}? (" if close else "("
+    near = f": did you mean {str(path.with_name(close[0]))!r}? (" if close else " ("
     return InvalidInput(
-        f"{where} {str(path)!r}: no such file or folder: {near}expected an image file, a folder or a .zip archive of "
+        f"{where} {str(path)!r}: no such file or folder{near}expected an image file, a folder or a .zip archive of "
         "images, or a file of arrays)"
     )
 

@@ -185,6 +185,9 @@ class RunSettings:
         "stop", "what to do when a loss, gradient or parameter is not finite"
     )
     max_restarts: int = option(3, "how often a run may restart after a value that is not finite", least=0)
+    init_from: Path | None = option(
+        None, "run folder, or a checkpoint, whose weights a new run starts from, on more or other images"
+    )
     seed: int = option(0, "random seed", least=0, below=2**63)
     device: Literal["auto", "cpu", "cuda"] = option("auto", "device to compute on; auto takes CUDA if there is one")
     features: str | None = option(
@@ -223,6 +226,6 @@ RESUMABLE = frozenset(
         *("iterations", "minutes", "eval_every", "first_eval", "eval_images", "picture_clusters"),
         *("checkpoint_every", "keep_checkpoints", "log_every"),
         *("on_nonfinite", "max_restarts", "device", "data_root", "download", "workers", "engine", "precision"),
-        *("features", "feature_weights", "generated_images", "best_by"),
+        *("features", "feature_weights", "generated_images", "best_by", "init_from"),
     )
 )

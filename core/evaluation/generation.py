@@ -17,6 +17,10 @@ from mpcc.core.system.randomness import own_randomness
 __all__ = ["Generation", "Samples"]
 
 
+# The smallest share of latents that a truncation may keep, and how many are kept of one draw.
+LEAST_TRUNCATION, KEPT_AT_ONCE = 0.01, 1000
+
+
 @attrs.frozen(eq=False)
 class Samples:
     """Generated images, with what they were generated from.
@@ -83,24 +87,26 @@ class Generation:
         Arguments:
             clusters: The cluster of each image, shape (N,); or N, to draw the clusters from the prior, too.
             seed: The same seed gives the same images.
-            truncation: The share of the latents that is kept, above 0 and at most 1.
+            truncation: The share of the latents that is kept, from 0.01 to 1.
 
         Raises:
             InvalidInput: If the truncation is not in that range.
         """
-        if not 0 < truncation <= 1:
-            raise InvalidInput(f"truncation {truncation:g}: expected a share above 0 and at most 1, such as 0.5")
+        if not LEAST_TRUNCATION <= truncation <= 1:
+            raise InvalidInput(
+                f"truncation {truncation:g}: expected a share from {LEAST_TRUNCATION:g} to 1, such as 0.5"
+            )
         prior, device = self.model.prior, self.model.device
         with full_precision(device), own_randomness(seed, device):
             y = prior.sample_labels(clusters) if isinstance(clusters, int) else clusters.to(device)
             z = torch.empty(len(y), prior.latent_dim, device=device)
             for cluster in torch.bincount(y).nonzero().flatten().tolist():
-                places = (y == cluster).nonzero().flatten()
-                drawn = prior.component(y[places[:1]].expand(math.ceil(len(places) / truncation))).rsample()
-                if len(drawn) > len(places):
-                    densities = prior.log_density(drawn)[:, cluster]
-                    drawn = drawn[densities.topk(len(places)).indices.sort().values]
-                z[places] = drawn.to(z.dtype)
+                for places in torch.split((y == cluster).nonzero().flatten(), KEPT_AT_ONCE):
+                    drawn = prior.component(y[places[:1]].expand(math.ceil(len(places) / truncation))).rsample()
+                    if len(drawn) > len(places):
+                        densities = prior.log_density(drawn)[:, cluster]
+                        drawn = drawn[densities.topk(len(places)).indices.sort().values]
+                    z[places] = drawn.to(z.dtype)
         return Samples(self.images(z, y), z.cpu(), y.cpu())
 
     def interpolate(self, clusters: Tensor, steps: int, seed: int, truncation: float = 1.0) -> Samples:

@@ -12,11 +12,13 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
-__all__ = ["GAP", "Row", "Section", "Tiles", "beside", "rows_page", "sections_page", "tiles"]
+__all__ = ["GAP", "Row", "Section", "Tiles", "beside", "most_in_a_row", "rows_page", "sections_page", "tiles"]
 
 # Pixels: the smallest image after enlargement; the widest page; the space around a page, images and rows.
 SMALLEST, WIDEST = 48, 2400
 MARGIN, GAP, ROW_GAP = 12, 4, 8
+# Room for a short label, such as "cluster 1234".
+LABEL = 160
 TITLE_SIZE, TEXT_SIZE, CAPTION_SIZE = 18, 14, 12
 PAPER, INK, PALE = (240, 240, 240), (0, 0, 0), (85, 85, 85)
 
@@ -75,6 +77,11 @@ def beside(left: Tiles, right: Tiles) -> Tiles:
     """Return pairs of images, each as one image, with a narrow line between them."""
     line: Tiles = np.full((len(left), left.shape[1], GAP // 2, 3), 255, dtype=np.uint8)
     return np.concatenate([left, line, right], axis=2)
+
+
+def most_in_a_row(side: int) -> int:
+    """Return how many images fit beside a short label on the widest page."""
+    return max(1, (WIDEST - LABEL) // (side + GAP))
 
 
 def rows_page(title: str, headings: Sequence[str], rows: Sequence[Row]) -> Tensor:

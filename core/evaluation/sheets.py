@@ -13,7 +13,7 @@ from mpcc.core.evaluation.confusion import confusion_sheet
 from mpcc.core.evaluation.evaluation import Pictures
 from mpcc.core.evaluation.findings import Findings
 from mpcc.core.evaluation.members import ClusterMembers, ShownClusters
-from mpcc.core.evaluation.page import Row, Section, beside, rows_page, sections_page, tiles
+from mpcc.core.evaluation.page import Row, Section, beside, most_in_a_row, rows_page, sections_page, tiles
 
 __all__ = [
     *("generated_sheet", "member_sheet", "member_sheets", "overview_sheet", "reconstruction_sheet", "sample_sheet"),
@@ -67,9 +67,10 @@ def generated_sheet(title: str, images: Tensor, clusters: Sequence[int], columns
         title: A line at the top.
         images: uint8, shape (N, D, R, R), those of a cluster one after another.
         clusters: The cluster of each.
-        columns: The most images in a row.
+        columns: The most images in a row; what does not fit beside them goes to the next row.
     """
     drawn, rows, start = tiles(images), [], 0
+    columns = min(columns, most_in_a_row(drawn.shape[2]))
     while start < len(clusters):
         end = start + 1
         while end < len(clusters) and end - start < columns and clusters[end] == clusters[start]:

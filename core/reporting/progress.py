@@ -59,6 +59,7 @@ class ProgressDisplay:
             MofNCompleteColumn(),
             _Rate(),
             TimeRemainingColumn(compact=True),
+            TextColumn("left"),
             console=console,
             expand=True,
             disable=not (bar and console.is_terminal),
@@ -83,11 +84,28 @@ class ProgressDisplay:
         self._bar.reset(self._task, completed=done)
 
     def scores(
-        self, iteration: int, scores: Mapping[str, float], clusters_used: int, clusters: int, late: str = ""
+        self,
+        iteration: int,
+        scores: Mapping[str, float],
+        *,
+        clusters_used: int,
+        clusters: int,
+        confidence: float,
+        late: str = "",
     ) -> None:
-        """Show the scores of an evaluation, and that the run will be late, if it will."""
-        parts = [f"{name} {value:.3f}" for name, value in scores.items()]
-        text = " ".join([*parts, f"clusters {clusters_used}/{clusters}"]) + (f"; {late}" if late else "")
+        """Show what an evaluation found.
+
+        Arguments:
+            iteration: After which it took place.
+            scores: By name.
+            clusters_used: How many clusters have images.
+            clusters: K.
+            confidence: The mean confidence of the images.
+            late: Words for the time by which the run will exceed its budget, if it will.
+        """
+        parts = [f"{clusters_used} of {clusters} clusters in use", f"mean confidence {confidence:.2f}"]
+        parts += [f"{name} {value:.3f}" for name, value in scores.items()]
+        text = ", ".join(parts) + (f"; {late}" if late else "")
         self._bar.latest = text
         if self._bar.disable:
             logger.info("iteration %d/%d: %s", iteration, self._total, text)

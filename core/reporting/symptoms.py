@@ -17,6 +17,7 @@ from mpcc.core.evaluation.evaluation import Pictures
 from mpcc.core.evaluation.inference import predictions
 from mpcc.core.layers.spectral_norm import SpectralLayer
 from mpcc.core.method.model import Model
+from mpcc.core.reporting.two_peaks import clusters_with_two_peaks
 from mpcc.core.system.randomness import own_randomness
 
 __all__ = ["Symptom", "Vitals", "still_forming", "symptoms", "vitals"]
@@ -65,12 +66,13 @@ class Vitals:
         sizes: Evaluated images in each cluster.
         diversity: Variance of the samples of each cluster as a share of that of real images.
         saturation: Share of generated pixels at the ends of their range, beyond that of real ones.
-        posterior_entropy: Mean entropy of q(y|z) over the evaluated images as a share of log K; 0 for one cluster.
+        posterior_entropy: Mean entropy of q(y|x) over the evaluated images as a share of log K; 0 for one cluster.
         agreement: Share of samples of y whose most probable cluster is y again.
         hinge: Mean of the discriminator's loss since the last evaluation, or None if none was logged.
         spectral_norms: Largest singular value of a weight in each network, and the name of that weight.
         real_terms: Whether terms on real images train the encoder.
         forming: Whether the run is in the phase in which clusters still form.
+        two_peaks: Clusters whose latents have two peaks (`clusters_with_two_peaks`).
     """
 
     sizes: tuple[int, ...]
@@ -82,11 +84,13 @@ class Vitals:
     spectral_norms: Mapping[str, tuple[float, str]]
     real_terms: bool = False
     forming: bool = False
+    two_peaks: tuple[int, ...] = ()
 
     def quantities(self) -> dict[str, float]:
         """Return the numbers for curves and ``results.json``."""
         numbers = {
             "empty_clusters": float(sum(size == 0 for size in self.sizes)),
+            "clusters_with_two_peaks": float(len(self.two_peaks)),
             "least_diversity": min(self.diversity),
             "saturation": self.saturation,
             "posterior_entropy": self.posterior_entropy,
@@ -135,6 +139,8 @@ def vitals(
         spectral_norms={name: largest_norm(part) for name, part in model.networks.by_name().items()},
         real_terms=real_terms,
         forming=forming,
+        # Before clusters have formed, peaks mean nothing.
+        two_peaks=() if forming else tuple(clusters_with_two_peaks(evaluation.locations, evaluation.assignments)),
     )
 
 
@@ -193,6 +199,13 @@ def symptoms(measured: Vitals) -> list[Symptom]:
             f"the images are spread over the clusters as over {effective:.1f} equal ones, expected at least "
             f"{FEW * clusters:g}: the terms on real images may hold the images together; lower "
             "--consistency-weight, raise --balance-weight, or take --balance-direction prior"
+        )
+    if measured.two_peaks:
+        double = [str(cluster) for cluster in measured.two_peaks]
+        messages["two_groups"] = (
+            f"the latents of {listed(double)} have two peaks: a cluster may hold two groups; look at its picture in "
+            f"clusters/ (with more than 30 clusters: --picture-clusters all), and if so, run anew with --clusters "
+            f"{clusters + len(double)}"
         )
     collapsed = [str(cluster) for cluster, share in enumerate(measured.diversity) if share < COLLAPSED]
     if collapsed:

@@ -224,13 +224,15 @@ def try_metrics(
             metric.prepare(request)
 
 
-def load_data(config: RunConfig, *, training: bool = True, inputs: Sequence[Path] = ()) -> ImageSet:
+def load_data(
+    config: RunConfig, *, training: bool = True, once: bool | None = None, inputs: Sequence[Path] = ()
+) -> ImageSet:
     """Read the images of a configuration and check that they suit it.
 
     Arguments:
         config: Names and options.
-        training: Whether the images are for training, which needs as many images as clusters. Otherwise, each is
-            wanted once.
+        training: Whether the images are for training, which needs as many images as clusters.
+        once: Whether each image is wanted once only; by default unless they are for training.
         inputs: Files and folders to read in place of what the options of the data set name.
 
     Raises:
@@ -239,7 +241,7 @@ def load_data(config: RunConfig, *, training: bool = True, inputs: Sequence[Path
     """
     described, architecture = config.data.entry.described(), config.arch.make()
     dataset: Dataset = config.data.make()
-    if not training:
+    if not training if once is None else once:
         # A data set that cannot be told, such as a frozen class, reads its images in its own way.
         with contextlib.suppress(AttributeError):
             dataset.each_once = True

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import signal
 import time
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -11,6 +12,7 @@ import attrs
 import torch
 from torch import Tensor
 
+from mpcc.core.contracts import Metric
 from mpcc.core.errors import InvalidInput, OutOfResources, TrainingDiverged
 from mpcc.core.evaluation.evaluation import choose_images
 from mpcc.core.evaluation.findings import Findings, find
@@ -203,7 +205,8 @@ class Execution:
         self.saving.save(scores, due=due.save)
         if due.stop:
             message = self.saving.stopped()
-            if not due.evaluate:
+            if not due.evaluate and stop[0] == signal.SIGINT:
+                # A scheduler or a terminal that closes may not wait.
                 logger.info("saved; evaluating the model as it is now (Ctrl-C again skips this)")
                 self._look(self.run.indices)
             raise Stopped(message)
@@ -261,23 +264,27 @@ class Execution:
         Arguments:
             indices: Which images are evaluated, shape (N,).
         """
+        run = self.run
+        training_seconds = run.seconds - run.evaluation_seconds
         try:
-            found = self._find(indices)
+            found = self._find(indices, {name: one for name, one in run.metrics.items() if not one.on_request})
             self.saving.write_evaluation(found.findings, self.results, recorded=False)
             logger.info("look at %s", self.folder.to_look_at())
         except KeyboardInterrupt:
-            logger.info("the evaluation was skipped")
-        except TrainingDiverged as error:
-            logger.warning("it could not be evaluated: %s", error)
+            logger.info("the evaluation was skipped; some files may be those of an earlier one")
+        except Exception as error:  # nothing that goes wrong here is worth the run
+            logger.warning("it could not be evaluated: %s", reason(error))
+        run.evaluation_seconds = run.seconds - training_seconds
+        self.pace.evaluated()
 
-    def _find(self, indices: Tensor) -> Found:
+    def _find(self, indices: Tensor, metrics: Mapping[str, Metric]) -> Found:
         """Evaluate the model as it is, and make the contents of ``results.json``."""
         run, trainer, settings = self.run, self.trainer, self.settings
         done = trainer.iteration
         training_seconds = run.seconds - run.evaluation_seconds
         # Otherwise an error would blame a metric for the scores of a model that has diverged.
         check_parameters(trainer.model, done)
-        findings = find(trainer.model, run.data, indices, run.metrics, settings)
+        findings = find(trainer.model, run.data, indices, metrics, settings)
         measured = vitals(
             trainer.model,
             findings.evaluation,
@@ -289,6 +296,7 @@ class Execution:
         warnings = symptoms(measured)
         self.results = {
             **findings.summary(),
+            "baseline": run.baseline.record(findings.evaluation, indices, run.metrics),
             "health": {
                 "warnings": [{"name": symptom.name, "message": symptom.message} for symptom in warnings],
                 "quantities": measured.quantities(),
@@ -307,13 +315,20 @@ class Execution:
         run, trainer, settings = self.run, self.trainer, self.settings
         done = trainer.iteration
         training_seconds = run.seconds - run.evaluation_seconds
-        found = self._find(run.indices)
+        found = self._find(run.indices, run.metrics)
         findings, measured, warnings = found.findings, found.measured, found.warnings
         run.hinges = []
         scores = dict(findings.scores)
         self.pace.evaluated()
         late = self.pace.late(done, settings.iterations, evaluations_left(done, settings))
-        self.display.scores(done, scores, findings.used, findings.evaluation.clusters, late)
+        self.display.scores(
+            done,
+            scores,
+            clusters_used=findings.used,
+            clusters=findings.evaluation.clusters,
+            confidence=float(findings.evaluation.posterior.max(dim=1).values.mean()),
+            late=late,
+        )
         for symptom in warnings:
             if symptom.name not in run.told:
                 logger.warning("%s", symptom.message)

@@ -10,6 +10,7 @@ from mpcc.core.config.asked_images import AskedImages, conversion
 from mpcc.core.contracts import ImageSet
 from mpcc.core.errors import InvalidInput, TrainingDiverged
 from mpcc.core.evaluation import inference
+from mpcc.core.evaluation.generation import Generation
 from mpcc.core.images.joined import joined
 from mpcc.core.images.read_ahead import in_order
 from mpcc.core.method.model import Model
@@ -20,19 +21,20 @@ from mpcc.core.system.allocator import kept_memory
 __all__ = ["load_images", "write_predictions"]
 
 
-def load_images(asked: AskedImages, channels: int) -> ImageSet:
+def load_images(asked: AskedImages, channels: int, *, once: bool = True) -> ImageSet:
     """Read the images, or open them to be read when they are needed.
 
     Arguments:
         asked: The images.
         channels: D, of the images of the training.
+        once: Whether each image is wanted once only, as for a prediction.
 
     Raises:
         InvalidInput: If images cannot be read, or have another number of channels; the message names their input.
     """
 
     def load(config: RunConfig, named: str, inputs: Sequence[Path] = ()) -> ImageSet:
-        images = load_data(config, training=False, inputs=inputs)
+        images = load_data(config, training=False, once=once, inputs=inputs)
         if images.images.shape[1] != channels:
             hint = conversion(config.data.entry.options_class(), channels)
             raise InvalidInput(
@@ -46,7 +48,14 @@ def load_images(asked: AskedImages, channels: int) -> ImageSet:
     return joined([load(config, str(inputs), inputs.paths) for config, inputs in asked.groups])
 
 
-def write_predictions(model: Model, data: ImageSet, batch: int, workers: int, paths: OutputPaths) -> PredictionOutput:
+def write_predictions(
+    model: Model,
+    data: ImageSet,
+    batch: int,
+    workers: int,
+    paths: OutputPaths,
+    generation: Generation | None = None,
+) -> PredictionOutput:
     """Predict all images and write the results.
 
     Arguments:
@@ -55,13 +64,14 @@ def write_predictions(model: Model, data: ImageSet, batch: int, workers: int, pa
         batch: Images in each pass through the encoder.
         workers: Processes that read ahead.
         paths: Where the results go.
+        generation: Makes reconstructions, if there are any.
 
     Raises:
         InvalidInput: If an image cannot be read, or a file cannot be written.
         TrainingDiverged: If locations or posteriors are not finite.
     """
     output = PredictionOutput(model.prior.clusters)
-    with kept_memory(model.device.type == "cpu"), output.opened(paths, data, model.prior.latent_dim):
+    with kept_memory(model.device.type == "cpu"), output.opened(paths, data, model.prior.latent_dim, generation):
         for prediction in inference.predictions(model, in_order(data.images, batch, workers=workers), batch=batch):
             if not prediction.finite:
                 raise TrainingDiverged(

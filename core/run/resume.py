@@ -1,4 +1,4 @@
-"""Resuming a run from its newest whole checkpoint, or saying why that is impossible."""
+"""Runs that start from a checkpoint: resumed ones from their own, new ones from the weights of another run."""
 
 from __future__ import annotations
 
@@ -17,12 +17,14 @@ from mpcc.core.config.settings import MOST_ITERATIONS
 from mpcc.core.errors import InvalidInput
 from mpcc.core.run.assembly import differences
 from mpcc.core.run.run import Run, versions
+from mpcc.core.run.saved_run import take_weights
+from mpcc.core.storage.checkpoint import load_checkpoint
 from mpcc.core.storage.checkpoint_contents import check_contents, saved_config
 from mpcc.core.storage.kept_checkpoints import KeptCheckpoints
 from mpcc.core.storage.run_folder import RunFolder
 from mpcc.core.system.randomness import restore_random_states
 
-__all__ = ["go_back", "iterations_done", "restore", "resume"]
+__all__ = ["go_back", "iterations_done", "restore", "resume", "take_first_weights"]
 
 logger = logging.getLogger(__name__)
 
@@ -187,3 +189,35 @@ def caveats(state: Mapping[str, Any], run: Run, source: Path) -> list[str]:
     if not changed:
         return []
     return [f"{'; '.join(changed)}: the continued run may differ from an uninterrupted one"]
+
+
+def take_first_weights(run: Run) -> None:
+    """Replace the random weights of a new run by those of the run that ``--init-from`` names, if it names one.
+
+    Prior, networks and the generator's average are taken. Optimizers, random states and the number of iterations are
+    those of a new run, and the images may be others.
+
+    Raises:
+        InvalidInput: If there is no checkpoint, or it has another prior, other networks, or images of another kind.
+    """
+    named = run.config.run.init_from
+    if named is None:
+        return
+    source = named / "checkpoints" / "last.pt" if named.is_dir() else named
+    state = load_checkpoint(source)
+    check_contents(state, source)
+    saved, now = saved_config(state, source), run.config.to_tables()
+    changed = differences(saved, {section: now[section] for section in ("prior", "arch")})
+    for name in ("clusters", "latent_dim"):
+        if saved["run"].get(name) != now["run"][name]:
+            changed.append(f"run.{name} was {saved['run'].get(name)}, is {now['run'][name]}")
+    before, after = state["images"][1:], list(run.data.images.shape[1:])
+    if before != after:
+        changed.append(f"images were {' x '.join(map(str, before))}, are {' x '.join(map(str, after))}")
+    if changed:
+        raise InvalidInput(
+            f"--init-from {named}: its weights are of other networks: {'; '.join(changed)}; expected the same prior, "
+            f"architecture and kind of images (nearest valid choice: --config {source.parents[1] / 'config.toml'})"
+        )
+    take_weights(run.trainer.model, state, source)
+    logger.info("the run starts from the weights of %s, iteration %d", source, state["iteration"])

@@ -19,6 +19,7 @@ import torch
 from mpcc.core.config import RunConfig
 from mpcc.core.contracts import ImageSet, Metric
 from mpcc.core.errors import InvalidInput, TrainingDiverged
+from mpcc.core.evaluation.baseline import PixelBaseline
 from mpcc.core.evaluation.best_score import BestScore, score_to_watch
 from mpcc.core.evaluation.evaluation import choose_images, left_out
 from mpcc.core.evaluation.findings import feature_request, find
@@ -60,6 +61,7 @@ class Run:
         trainer: Model, optimizers and stream.
         metrics: By name.
         indices: The images to be evaluated.
+        baseline: Clusters the pixels of the evaluated images, to be compared with the run.
         plugins: Name, distribution and version of every plugin in use.
         observers: Plugins that watch the run.
         started: The monotonic clock's time at which the run began; for a resumed run, as if it had never paused.
@@ -78,6 +80,7 @@ class Run:
     trainer: Trainer
     metrics: Mapping[str, Metric]
     indices: torch.Tensor
+    baseline: PixelBaseline
     plugins: dict[str, str]
     observers: Sequence[Observer] = ()
     started: float = attrs.field(factory=time.monotonic)
@@ -128,8 +131,9 @@ class Run:
         metrics = choose_metrics(registry, settings.metrics, request)
         data = load_data(config)
         config, budget = fitted(config, len(data)), None
+        baseline = PixelBaseline(data, config.run.clusters, settings.seed)
         if settings.minutes is not None:
-            costs = cls._measured(registry, config, data, device)
+            costs = cls._measured(registry, config, data, baseline, device)
             # The copy makes room for the run.
             gc.collect()
             if device.type == "cuda":
@@ -137,7 +141,7 @@ class Run:
             seconds = time.monotonic() - began
             config, budget = budgeted(config, costs, before=seconds, images=len(data), done=done, runs=runs)
             logger.info(budget.line)
-        run = cls._built(registry, config, data, metrics, device)
+        run = cls._built(registry, config, data, baseline, metrics, device)
         run.minutes, run.began = settings.minutes, began
         run.budget = {} if budget is None else budget.record()
         missing = left_out(metrics, None if data.labels is None else data.labels[run.indices])
@@ -146,16 +150,20 @@ class Run:
         return run
 
     @classmethod
-    def _measured(cls, registry: Registry, config: RunConfig, data: ImageSet, device: torch.device) -> Costs:
+    def _measured(
+        cls, registry: Registry, config: RunConfig, data: ImageSet, baseline: PixelBaseline, device: torch.device
+    ) -> Costs:
         """Build a copy of the run, measure it and throw it away.
 
-        Metrics are made anew for it, as they may keep what they have computed. The run is seeded when it is built.
+        Metrics are made anew for it, as they may keep what they have computed. The run is seeded when it is built. The
+        baseline is computed before, so that its time counts, and the run keeps it.
         """
         logger.info("--minutes %g: measuring the speed of this machine", config.run.minutes)
         settings = attrs.evolve(config.run, minutes=None, best_by="none")
+        baseline.clusters(choose_images(len(data), settings.eval_images, settings.seed))
         built = time.perf_counter()
         metrics = choose_metrics(registry, settings.metrics, feature_request(settings))
-        run = cls._built(registry, attrs.evolve(config, run=settings), data, metrics, device)
+        run = cls._built(registry, attrs.evolve(config, run=settings), data, baseline, metrics, device)
         trainer = run.trainer
 
         def evaluate(images: int, passes: int) -> None:
@@ -191,6 +199,7 @@ class Run:
         registry: Registry,
         config: RunConfig,
         data: ImageSet,
+        baseline: PixelBaseline,
         metrics: Mapping[str, Metric],
         device: torch.device,
     ) -> Run:
@@ -210,7 +219,7 @@ class Run:
             run=attrs.evolve(config.run, entropy=model.entropy.kind, precision=trainer.engine.precision_name),
         )
         best = score_to_watch(settings.best_by, metrics, registry.names("metric"), request, settings.clusters)
-        return cls(resolved, data, trainer, metrics, indices, plugins, registry.observers, best=best)
+        return cls(resolved, data, trainer, metrics, indices, baseline, plugins, registry.observers, best=best)
 
     def restore_model(self, state: Mapping[str, Any], source: Path) -> None:
         """Load the weights of a checkpoint for an evaluation; a warning names plugins that have changed since.
@@ -230,7 +239,8 @@ class Run:
         if state["fingerprint"] != self.state_of_data()["fingerprint"]:
             raise InvalidInput(
                 f"checkpoint {source}: the data set has changed: it has as many images as before, but different ones "
-                "or another order; mpcc predict assigns clusters to other images"
+                "or another order; mpcc predict assigns clusters to other images, and mpcc evaluate with --data NAME "
+                "evaluates them"
             )
         warn_of_changes(state["plugins"], self.plugins)
         take_weights(self.trainer.model, state, source)
@@ -251,6 +261,7 @@ class Run:
         """Return what a result depends on besides the configuration, for ``results.json``."""
         return {
             "seed": self.config.run.seed,
+            "data": self.state_of_data(),
             "device": str(self.trainer.model.device),
             "threads": torch.get_num_threads(),
             "engine": self.trainer.engine.record(),

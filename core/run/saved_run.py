@@ -18,7 +18,10 @@ if TYPE_CHECKING:
 
     from mpcc.core.method.model import Model
 
-__all__ = ["check_checkpoint", "config_file", "run_layer", "take_weights", "trained_model", "warn_of_changes"]
+__all__ = [
+    *("check_checkpoint", "config_file", "rebuilt_model", "run_layer", "take_weights", "trained_model"),
+    "warn_of_changes",
+]
 
 logger = logging.getLogger(__name__)
 
@@ -104,8 +107,8 @@ def take_weights(model: Model, state: Mapping[str, Any], source: Path) -> None:
         raise InvalidInput(f"checkpoint {source} does not fit config.toml: {text}") from error
 
 
-def trained_model(config: RunConfig, state: Mapping[str, Any], source: Path, device: torch.device) -> Model:
-    """Build the model of a run for inference, with the weights of the checkpoint, the encoder's layers fused.
+def rebuilt_model(config: RunConfig, state: Mapping[str, Any], source: Path, device: torch.device) -> Model:
+    """Build the model of a run with the weights of a checkpoint.
 
     Torch's random state stays as it is. A warning names plugins that have changed since.
 
@@ -118,7 +121,6 @@ def trained_model(config: RunConfig, state: Mapping[str, Any], source: Path, dev
     Raises:
         InvalidInput: If the checkpoint does not fit the configuration.
     """
-    from mpcc.core.layers.fusion import fuse
     from mpcc.core.run.assembly import build_model
     from mpcc.core.system.randomness import own_randomness
 
@@ -128,5 +130,23 @@ def trained_model(config: RunConfig, state: Mapping[str, Any], source: Path, dev
     with own_randomness(config.run.seed, device):
         model = build_model(config, state["images"][1], device)
     take_weights(model, state, source)
+    return model
+
+
+def trained_model(config: RunConfig, state: Mapping[str, Any], source: Path, device: torch.device) -> Model:
+    """Build the model of a run for inference, as `rebuilt_model` does, with the encoder's layers fused.
+
+    Arguments:
+        config: The run's configuration.
+        state: A checkpoint, after `check_checkpoint`.
+        source: Its file, for errors.
+        device: Where to compute.
+
+    Raises:
+        InvalidInput: If the checkpoint does not fit the configuration.
+    """
+    from mpcc.core.layers.fusion import fuse
+
+    model = rebuilt_model(config, state, source, device)
     fuse(model.networks.encoder)
     return model

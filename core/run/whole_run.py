@@ -13,7 +13,7 @@ from mpcc.core.errors import InvalidInput, OutOfResources, PluginError
 from mpcc.core.registry import Registry
 from mpcc.core.registry.attribution import attributed
 from mpcc.core.run.execution import Stopped, execute
-from mpcc.core.run.resume import iterations_done
+from mpcc.core.run.resume import iterations_done, take_first_weights
 from mpcc.core.run.resume import resume as take_up
 from mpcc.core.run.run import Run
 from mpcc.core.storage.kept_checkpoints import KeptCheckpoints
@@ -76,6 +76,8 @@ def carry_out(
             with memory_errors("loading the checkpoint", lower):
                 take_up(run, folder, checkpoints)
         else:
+            with memory_errors("loading the first weights", lower):
+                take_first_weights(run)
             folder.create()
         try:
             if not resumed:

@@ -294,7 +294,7 @@ class RunFolder:
         write_whole(self.path / f"{part}.safetensors", content)
 
     def write_array(self, name: str, rows: Tensor) -> None:
-        """Write ``<name>.npy``, float32, with the rows of ``assignments.csv``: of q(y|z) or of the locations of z."""
+        """Write ``<name>.npy``, float32, with the rows of ``assignments.csv``: of q(y|x) or of the locations of z."""
         content = io.BytesIO()
         np.save(content, rows.float().numpy(), allow_pickle=False)
         write_whole(self.path / f"{name}.npy", content.getvalue())

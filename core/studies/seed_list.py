@@ -8,7 +8,7 @@ import re
 
 from mpcc.core.errors import InvalidInput
 
-__all__ = ["PART", "comparison_at", "parse_seeds", "work_in_runs"]
+__all__ = ["PART", "as_ranges", "comparison_at", "parse_seeds", "work_in_runs"]
 
 # The share of a run after which seeds are compared, if the user names none.
 PART = 0.4

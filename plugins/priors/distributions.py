@@ -2,6 +2,7 @@
 
 Each samples within the range of its noise, also where the noise takes its smallest and its largest value, has a
 log-density with a right gradient at any distance, and neither copies a number to the device nor asks it for one.
+`StableStudentT.icdf`, which no training calls, does both.
 """
 
 from __future__ import annotations

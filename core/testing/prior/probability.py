@@ -63,6 +63,11 @@ def frequencies(case: PriorCase) -> str:
         f"shares {rounded(drawn / count)}, expected the weights {rounded(phi)}: chi-square test p = {chance:.1g}, "
         f"allowed {SIGNIFICANCE:g}",
     )
+    if type(prior).sample_labels is Prior.sample_labels and abs(float(prior.weights().sum()) - 1) < 1e-4:
+        # With systematic draws, a cluster has its share of a batch, rounded up or down.
+        prior.label_draws, few = "systematic", 37
+        off = float((torch.bincount(prior.sample(few)[1], minlength=5) - few * phi).abs().max())
+        require(off < 1, f"systematic draws: of {few} labels, a cluster has {off:.2f} more or less than its share")
     return f"{count} draws, chi-square test p = {chance:.2g}, allowed {SIGNIFICANCE:g}"
 
 

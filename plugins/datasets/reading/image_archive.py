@@ -58,7 +58,8 @@ class ArchiveMember:
         return archive.read(member)
 
     def _archive(self) -> zipfile.ZipFile:
-        return _opened(self.archive, os.getpid())
+        status = Path(self.archive).stat()
+        return _opened(self.archive, os.getpid(), (status.st_mtime_ns, status.st_size))
 
     def __str__(self) -> str:
         return f"{self.archive}/{self.name}"
@@ -69,8 +70,11 @@ ImagePlace: TypeAlias = Path | ArchiveMember
 
 
 @functools.lru_cache(maxsize=4)
-def _opened(archive: str, process: int) -> zipfile.ZipFile:
-    """Open an archive once in each process: processes that share a file would move each other's position."""
+def _opened(archive: str, process: int, version: tuple[int, int]) -> zipfile.ZipFile:
+    """Open an archive once, unless it has changed.
+
+    Each process opens it for itself: processes that share a file would move each other's position.
+    """
     return zipfile.ZipFile(archive)
 
 

@@ -1,0 +1,113 @@
+"""The runs that a user names for a comparison: run folders, folders of seeds, patterns such as ``runs/*``."""
+
+from __future__ import annotations
+
+import difflib
+import glob
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+
+from mpcc.core.errors import InvalidInput
+from mpcc.core.studies.compared_run import ComparedRun, read_run
+from mpcc.core.studies.seed_record import SeedRecord, compares_seeds
+from mpcc.core.system.file_names import printable
+
+__all__ = ["named_runs"]
+
+logger = logging.getLogger(__name__)
+
+
+def named_runs(words: Sequence[Path]) -> list[ComparedRun]:
+    """Read all runs that the user's words stand for, in their order, each once.
+
+    Arguments:
+        words: Run folders, folders of seeds, or patterns of these.
+
+    Raises:
+        InvalidInput: If a word does not stand for a run.
+    """
+    found: dict[Path, ComparedRun] = {}
+    for word in words:
+        for folder in folders_of(word):
+            for run in runs_in(folder):
+                found.setdefault(run.folder.resolve(), run)
+    return list(found.values())
+
+
+def folders_of(word: Path) -> list[Path]:
+    """Return the folders that a word stands for; a pattern stands for the matches that hold runs.
+
+    Raises:
+        InvalidInput: If there are none.
+    """
+    try:
+        there = word.exists()
+    except (OSError, ValueError) as error:
+        raise InvalidInput(f"RUN {str(word)!r}: cannot be read: {error}") from error
+    if not there and glob.has_magic(str(word)):
+        matches = [Path(name) for name in sorted(glob.glob(str(word), recursive=True))]  # noqa: PTH207
+        if folders := [match for match in matches if holds_runs(match)]:
+            return folders
+        found = "what matches holds no run" if matches else "nothing matches"
+        raise InvalidInput(f"RUN {str(word)!r}: {found}; expected run folders, such as 'runs/*'")
+    if there and holds_runs(word):
+        return [word]
+    raise no_run(word, there=there)
+
+
+def no_run(word: Path, *, there: bool) -> InvalidInput:
+    """Make the error for a word that does not stand for a run, with what may have been meant.
+
+    Arguments:
+        word: The user's word.
+        there: Whether there is something of that name.
+    """
+    expected = "expected a run folder, with config.toml, or a folder of seeds, with seeds.json"
+    if not there:
+        beside = [path.name for path in sorted_entries(word.parent)]
+        close = difflib.get_close_matches(word.name, beside, n=1, cutoff=0.6)
+        near = f": did you mean {str(word.with_name(close[0]))!r}?" if close else ""
+        return InvalidInput(f"RUN {str(word)!r}: no such folder{near} ({expected})")
+    inside = [path for path in sorted_entries(word) if holds_runs(path)]
+    near = f" (nearest valid choice: '{word}/*')" if inside else ""
+    what = "this folder does not hold a run" if word.is_dir() else "this is a file"
+    return InvalidInput(f"RUN {str(word)!r}: {what}: {expected}{near}")
+
+
+def sorted_entries(folder: Path) -> list[Path]:
+    """Return what is in a folder, by name; nothing if it cannot be read."""
+    try:
+        return sorted(folder.iterdir())
+    except OSError:
+        return []
+
+
+def holds_runs(folder: Path) -> bool:
+    """Return whether a folder holds a run or compares seeds."""
+    try:
+        return (folder / "config.toml").is_file() or compares_seeds(folder)
+    except OSError:
+        return False
+
+
+def runs_in(folder: Path) -> list[ComparedRun]:
+    """Return the run in a folder, or those of its seeds.
+
+    Raises:
+        InvalidInput: If it is a folder of seeds without any run.
+    """
+    if not compares_seeds(folder):
+        return [read_run(folder)]
+    try:
+        record = SeedRecord.read(folder)
+    except InvalidInput as error:
+        logger.warning("%s; its runs are compared all the same", error)
+        names = [path.name for path in sorted_entries(folder)]
+        failures: dict[str, str | None] = dict.fromkeys(name for name in names if name.startswith("seed-"))
+    else:
+        failures = {run.folder: run.error for run in record.runs}
+    runs = [read_run(folder / name, error) for name, error in failures.items() if holds_runs(folder / name)]
+    if not runs:
+        raise InvalidInput(f"RUN {printable(str(folder))!r}: this folder of seeds holds no run yet")
+    return runs

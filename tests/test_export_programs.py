@@ -230,7 +230,8 @@ def test_a_prior_that_draws_for_its_posterior_is_refused_and_leaves_nothing(
     assert command(entry.main, "export", run, "--format", "safetensors,torch") == 2
     out, err = capsys.readouterr()
     assert out == ""
-    assert err.count("\n") == 1
+    *others, err = err.splitlines()
+    assert len(others) <= 1  # torch 2.9 logs a line of its own
     assert "the encoder of prior drawn and architecture biggan8 cannot be exported as a program" in err
     assert "what can be exported is --format safetensors" in err
     assert sorted(path for path in tmp_path.rglob("*") if "__pycache__" not in path.parts) == before

@@ -89,7 +89,7 @@ class PrivatePaths:
             names.setdefault(str(self.home), "~")
         for path, name in names.items():
             # Only whole names: /data is not a part of /other/data and of /database.
-            text = re.sub(rf"(?<![\w./-]){re.escape(path)}(?![\w-])", lambda _, name=name: name, text)
+            text = name.join(re.split(rf"(?<![\w./-]){re.escape(path)}(?![\w-])", text))
         return text
 
     def plain(self, value: Any) -> Any:

@@ -57,7 +57,7 @@ def content(program: ExportedProgram, format: str, inputs: Sequence[str], output
         value.type.tensor_type.shape.dim[0].dim_param = ROWS
     if model.ByteSize() > LARGEST:
         raise InvalidInput(f"{name} cannot be written as ONNX: it is larger than {LARGEST:,} bytes; choose torch")
-    return model.SerializeToString()
+    return bytes(model.SerializeToString())
 
 
 def opened(path: Path) -> Opened:

@@ -33,6 +33,8 @@ class EncoderProgram(nn.Module):
         prior: Gives q(z|x) and q(y|z).
     """
 
+    points: Tensor | None
+
     def __init__(self, encoder: nn.Module, prior: Prior) -> None:
         super().__init__()
         self.encoder = copy.deepcopy(encoder).eval()

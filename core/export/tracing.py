@@ -6,6 +6,8 @@ convolutions, products and elementwise functions, which other systems have as we
 
 from __future__ import annotations
 
+import contextlib
+import io
 import warnings
 from collections.abc import Sequence
 from typing import Any
@@ -37,7 +39,8 @@ def traced(module: nn.Module, inputs: Sequence[Tensor], name: str) -> ExportedPr
         InvalidInput: If the module does something that cannot be exported.
     """
     try:
-        with warnings.catch_warnings(action="ignore"):  # of torch about itself
+        # torch warns of itself, and torch 2.9 prints the whole program if it fails.
+        with warnings.catch_warnings(action="ignore"), contextlib.redirect_stderr(io.StringIO()):
             program = export(module, inputs).run_decompositions(DECOMPOSED)
             plain = export(with_constants(program.module(check_guards=False)), inputs)
     except Exception as error:
@@ -70,7 +73,7 @@ def with_constants(module: GraphModule) -> GraphModule:
             node.op == "call_function" and all(each in known for each in node.all_input_nodes) and not node.is_impure()
         ):
             arguments = map_arg((node.args, dict(node.kwargs)), lambda each: known[each])
-            known[node] = node.target(*arguments[0], **arguments[1])  # type: ignore[operator]
+            known[node] = node.target(*arguments[0], **arguments[1])
     for index, (node, value) in enumerate(list(known.items())):
         wanted = any(user not in known for user in node.users)
         if node.op != "call_function" or not wanted or not isinstance(value, Tensor):

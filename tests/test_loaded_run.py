@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 import mpcc
 from mpcc.core.api.loaded_run import LoadedRun
@@ -72,6 +73,17 @@ def test_images_may_come_in_any_form(run: LoadedRun, form: str) -> None:
     }
     given = np.array(forms[form], dtype=np.uint8) if form == "list" else forms[form]
     assert np.array_equal(run.predict(given), run.predict(few))
+
+
+def test_images_may_be_named_by_paths(run: LoadedRun, tmp_path: Path) -> None:
+    for index, digit in enumerate(DIGITS[:6]):
+        Image.fromarray(digit).save(tmp_path / f"{index}.png")
+    np.save(tmp_path / "more.npy", DIGITS[6:9])
+    expected = run.predict(DIGITS[:9])
+    assert np.array_equal(run.predict(tmp_path), expected[:6])
+    assert np.array_equal(run.predict([str(tmp_path / "0.png"), tmp_path / "more.npy"]), expected[[0, 6, 7, 8]])
+    with pytest.raises(InvalidInput, match="no-such-folder"):
+        run.predict("no-such-folder")
 
 
 def test_samples_depend_on_the_seed_alone_and_leave_the_random_state(run: LoadedRun) -> None:
@@ -206,7 +218,7 @@ def test_colour_images_come_back_in_colour(tmp_path: Path) -> None:
         (lambda run: run.interpolate(1, steps=1), "steps 1: expected at least 2"),
         (lambda run: run.inverse_transform(np.zeros((2, 4))), r"z: expected the shape \(N, 3\), got \(2, 4\)"),
         (lambda run: run.inverse_transform(np.full((2, 3), np.nan)), "z: expected finite numbers"),
-        (lambda run: run.predict(["a"]), "images: expected an array of numbers"),
+        (lambda run: run.predict([["a"]]), "images: expected an array of numbers"),
         (lambda run: run.predict([[1, 2], [3]]), "images: expected an array, all images of one size"),
         (lambda run: run.predict(np.zeros((0, 8, 8), np.uint8)), "images: expected at least one image"),
         (lambda run: run.predict(np.full((3, 8, 8), np.nan)), "images: .*finite"),

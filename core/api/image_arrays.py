@@ -60,20 +60,33 @@ def read_images(registry: Registry, run: Layer, images: Any, channels: int) -> I
     Arguments:
         registry: The plugins.
         run: The run's configuration.
-        images: (N, H, W), (N, H, W, C) or (N, C, H, W), or rows of H W values.
+        images: (N, H, W), (N, H, W, C) or (N, C, H, W), or rows of H W values; or what ``mpcc predict`` takes: the path
+            of a folder, an image, an archive or a file of arrays, or a list of paths.
         channels: D, in training.
 
     Raises:
         InvalidInput: If they cannot be read, or have another number of channels.
     """
     # The data set is found by the name of the file; what it holds in memory does not outlive the file.
-    with image_file(images) as path:
+    named = named_paths(images)
+    with contextlib.ExitStack() as files:
+        path = None if named else files.enter_context(image_file(images))
         try:
-            asked = asked_by_paths(registry, run, {"data": {"memory": "load"}}, [path])
+            asked = asked_by_paths(registry, run, {"data": {"memory": "load"}}, named or [path])
             with attributed(used(registry, asked.config)):
                 return load_images(asked, channels)
         except InvalidInput as error:
+            if path is None:
+                raise
             raise InvalidInput(str(error).replace(str(path), "images")) from error
+
+
+def named_paths(images: Any) -> list[Path]:
+    """Return the paths that are given in place of images: one, or a list of them; nothing if it is something else."""
+    given = [images] if isinstance(images, str | Path) else images
+    if not isinstance(given, list | tuple) or not given or not all(isinstance(each, str | Path) for each in given):
+        return []
+    return [Path(each).expanduser() for each in given]
 
 
 def with_colours(images: torch.Tensor) -> torch.Tensor:

@@ -84,7 +84,8 @@ class LoadedRun:
     """A model with its configuration; made by `load`, or by the estimator `MPCC`.
 
     Images are arrays (numpy, torch or nested lists) of the shapes (N, H, W), (N, H, W, C) or (N, C, H, W), or rows of
-    H W values. They are converted as the data set ``arrays`` converts those of a file. The images that come back are
+    H W values. They are converted as the data set ``arrays`` converts those of a file. In place of images, a path or a
+    list of paths may be given, of folders, images, archives or files of arrays. The images that come back are
     uint8 arrays, (N, R, R) for grey and (N, R, R, C) for colour. N images, K clusters, J latent dimensions, R pixels.
 
     A loaded run can be pickled, and saved without pickle by `save`. Several threads may use it; their calls wait for

@@ -287,7 +287,9 @@ class Parser(argparse.ArgumentParser):
         flags = (word for word in rest if word.startswith("-") and word != "-")
         wrong = next((word.partition("=")[0] for word in flags), None)
         if wrong is None:
-            raise InvalidInput(f"unexpected {' '.join(rest)!r}: expected flags, each with its value")
+            known = "--data" in self.kinds and Path(rest[0]).exists()
+            hint = f" (your own images: --data {rest[0]})" if known else ""
+            raise InvalidInput(f"unexpected {' '.join(rest)!r}: expected flags, each with its value{hint}")
         section, _, option = wrong.removeprefix("--").partition("-")
         if option and (f"--{section}" in self.kinds or section in self.dotted):
             chosen = "options of the chosen plugin have a dot"

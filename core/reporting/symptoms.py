@@ -42,6 +42,8 @@ IGNORED = 0.3
 FEW = 0.3
 # Clusters form in this share of the iterations, and in so many at most; until then these symptoms are normal.
 FORMING_SHARE, FORMING = 0.25, 2000
+# A run of fewer iterations is too short for clusters, whatever its settings.
+TOO_SHORT = 500
 OF_FORMING = ("empty_clusters", "collapsed_assignments", "undecided_posteriors", "ignored_clusters")
 
 
@@ -73,6 +75,7 @@ class Vitals:
         real_terms: Whether terms on real images train the encoder.
         forming: Whether the run is in the phase in which clusters still form.
         two_peaks: Clusters whose latents have two peaks (`clusters_with_two_peaks`).
+        iterations: How long the model has been trained, or None if that is not known.
     """
 
     sizes: tuple[int, ...]
@@ -85,6 +88,7 @@ class Vitals:
     real_terms: bool = False
     forming: bool = False
     two_peaks: tuple[int, ...] = ()
+    iterations: int | None = None
 
     def quantities(self) -> dict[str, float]:
         """Return the numbers for curves and ``results.json``."""
@@ -109,6 +113,7 @@ def vitals(
     *,
     real_terms: bool = False,
     forming: bool = False,
+    iterations: int | None = None,
 ) -> Vitals:
     """Measure a model without a change to it or to any random state.
 
@@ -119,6 +124,7 @@ def vitals(
         hinges: Logged losses of the discriminator since the last evaluation.
         real_terms: Whether terms on real images train the encoder.
         forming: The result of `still_forming`.
+        iterations: How long the model has been trained.
     """
     clusters = evaluation.clusters
     # Shares are the same for images in [-1, 1] and in 0..255.
@@ -141,6 +147,7 @@ def vitals(
         forming=forming,
         # Before clusters have formed, peaks mean nothing.
         two_peaks=() if forming else tuple(clusters_with_two_peaks(evaluation.locations, evaluation.assignments)),
+        iterations=iterations,
     )
 
 
@@ -200,7 +207,7 @@ def symptoms(measured: Vitals) -> list[Symptom]:
             f"{FEW * clusters:g}: the terms on real images may hold the images together; lower "
             "--consistency-weight, raise --balance-weight, or take --balance-direction prior"
         )
-    if measured.two_peaks:
+    if measured.two_peaks and not empty:
         double = [str(cluster) for cluster in measured.two_peaks]
         messages["two_groups"] = (
             f"the latents of {listed(double)} have two peaks: a cluster may hold two groups; look at its picture in "
@@ -244,8 +251,12 @@ def symptoms(measured: Vitals) -> list[Symptom]:
             f"weight {weight} of the {network} has a spectral norm of {beside(norm, EXPLODED)} (expected below "
             f"{EXPLODED:g}): training is unstable; lower --lr"
         )
-    normal = OF_FORMING if measured.forming else ()
-    return [Symptom(name, message) for name, message in messages.items() if name not in normal]
+    if measured.forming:
+        messages = {name: message for name, message in messages.items() if name not in OF_FORMING}
+    elif measured.iterations is not None and measured.iterations < TOO_SHORT:
+        few = f"clusters often need more than {measured.iterations:,} iterations: train longer first, with --resume"
+        messages |= {name: f"{message}; but {few}" for name, message in messages.items() if name in OF_FORMING}
+    return [Symptom(name, message) for name, message in messages.items()]
 
 
 def beside(value: float, bound: float) -> str:

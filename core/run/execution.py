@@ -292,6 +292,7 @@ class Execution:
             run.hinges,
             real_terms=trainer.real_terms,
             forming=still_forming(done, settings.iterations),
+            iterations=done,
         )
         warnings = symptoms(measured)
         self.results = {

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import logging
 from collections.abc import Mapping
 from pathlib import Path
@@ -43,7 +44,22 @@ def config_file(run: Path, named: str) -> Path:
         problem = "this folder does not hold a run" if run.is_dir() else "no such folder"
     except OSError as error:
         raise InvalidInput(f"{named}: cannot be read: {error.strerror}") from error
-    raise InvalidInput(f"{named}: {problem}: expected a run folder, with config.toml and checkpoints/last.pt")
+    raise InvalidInput(
+        f"{named}: {problem}: expected a run folder, with config.toml and checkpoints/last.pt{nearest_run(run)}"
+    )
+
+
+def nearest_run(run: Path) -> str:
+    """Return a hint at the run that may be meant: one in the folder, or one beside it with a similar name."""
+    try:
+        if run.is_dir():
+            inside = sorted(path.parent.name for path in run.glob("*/config.toml"))
+            return f" (nearest valid choice: {run / inside[0]})" if inside else ""
+        beside = [path.parent.name for path in run.parent.glob("*/config.toml")]
+    except OSError:
+        return ""
+    close = difflib.get_close_matches(run.name, beside, n=1, cutoff=0.5)
+    return f" (nearest valid choice: {run.with_name(close[0])})" if close else ""
 
 
 def run_layer(run: Path) -> Layer:

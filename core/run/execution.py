@@ -248,9 +248,12 @@ class Execution:
         self.run.hinges += [values["data_discriminator"]] if "data_discriminator" in values else []
 
     def _first_look_due(self) -> bool:
-        """Return whether the folder has no results yet, and the first evaluation is still far away."""
+        """Return whether the folder has no results yet, and the first evaluation is still far away.
+
+        With minutes, the time of the first evaluation has been chosen, and there is no time for another one.
+        """
         done, waited = self.trainer.iteration, time.monotonic() - self._began
-        if self._looked or done < FIRST_LOOK_ITERATIONS or waited < FIRST_LOOK_SECONDS:
+        if self._looked or self.run.minutes is not None or done < FIRST_LOOK_ITERATIONS or waited < FIRST_LOOK_SECONDS:
             return False
         self._looked = True
         left = (next_evaluation(done, self.settings) - done) * waited / max(1, done - self._start)

@@ -335,7 +335,7 @@ def test_metrics_are_prepared_before_they_are_used(tmp_path: Path) -> None:
     with pytest.raises(InvalidInput, match=r"gone\.pth: no such file"):
         choose_metrics(load_registry([]), "acc,fid", FeatureRequest(weights=tmp_path / "gone.pth"))
     with pytest.raises(
-        InvalidInput, match=r"unknown metric 'fidd': did you mean 'fid'\? \(expected one of acc, all, ari, fid"
+        InvalidInput, match=r"unknown metric 'fidd': did you mean 'fid'\? \(expected one of acc, all, ari, cal"
     ):
         choose_metrics(load_registry([]), "all,fidd")
 

@@ -119,7 +119,7 @@ class MPCC(ClassNamePrefixFeaturesOutMixin, TransformerMixin, ClusterMixin, Base
             KeyboardInterrupt: If the training is interrupted.
         """
         if hasattr(self, "run_"):
-            del self.run_
+            delattr(self, "run_")  # until this fit has succeeded
         images = as_images(self._checked(X, reset=True), self.image_shape)
         with self._folder() as folder, image_file(images) as path, self._own_state(), self._in_words_of_X(folder, path):
             config = self._config(path, images)

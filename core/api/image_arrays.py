@@ -72,7 +72,8 @@ def read_images(registry: Registry, run: Layer, images: Any, channels: int) -> I
     with contextlib.ExitStack() as files:
         path = None if named else files.enter_context(image_file(images))
         try:
-            asked = asked_by_paths(registry, run, {"data": {"memory": "load"}}, named or [path])
+            words = named if path is None else [path]
+            asked = asked_by_paths(registry, run, {"data": {"memory": "load"}}, words)
             with attributed(used(registry, asked.config)):
                 return load_images(asked, channels)
         except InvalidInput as error:

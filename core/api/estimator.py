@@ -22,7 +22,7 @@ from mpcc.core.api.loaded_run import load
 from mpcc.core.api.sheet_html import sheet_html
 from mpcc.core.config import SECTIONS, Layer, RunConfig, environment_layer, resolve
 from mpcc.core.errors import InvalidInput, OutOfResources, TrainingDiverged
-from mpcc.core.registry import load_registry
+from mpcc.core.registry import Registry, load_registry
 from mpcc.core.reporting.messages import messages_shown
 from mpcc.core.run.assembly import choose_device
 from mpcc.core.run.execution import Stopped
@@ -122,11 +122,11 @@ class MPCC(ClassNamePrefixFeaturesOutMixin, TransformerMixin, ClusterMixin, Base
             delattr(self, "run_")  # until this fit has succeeded
         images = as_images(self._checked(X, reset=True), self.image_shape)
         with self._folder() as folder, image_file(images) as path, self._own_state(), self._in_words_of_X(folder, path):
-            config = self._config(path, images)
+            registry = load_registry()
+            config = self._config(registry, path, images)
             planned = RunFolder.plan(folder, config)
             with self._messages(), own_randomness(config.run.seed, choose_device(config.run.device)):
                 try:
-                    registry = load_registry(plugins=list(config.plugins), registries=list(config.registries))
                     results = carry_out(registry, config, planned, resumed=False, bar=bool(self.verbose))
                 except Stopped as stop:
                     lost = "fit was interrupted and nothing is kept; run_folder keeps a run, which can go on"
@@ -138,7 +138,7 @@ class MPCC(ClassNamePrefixFeaturesOutMixin, TransformerMixin, ClusterMixin, Base
             self.cluster_weights_ = trained.weights
             self.run_ = trained
             if self.run_folder is not None:
-                keep_images(planned, path)
+                keep_images(registry, planned, path)
         return self
 
     def predict(self, X: Any) -> Array:
@@ -252,7 +252,7 @@ class MPCC(ClassNamePrefixFeaturesOutMixin, TransformerMixin, ClusterMixin, Base
         check_is_fitted(self, "run_")
         return as_images(self._checked(X, reset=False), self.image_shape)
 
-    def _config(self, path: Path, images: Array) -> RunConfig:
+    def _config(self, registry: Registry, path: Path, images: Array) -> RunConfig:
         """Resolve the parameters to the configuration of a run."""
         tables: dict[str, dict[str, Any]] = {section: {} for section in ("run", *SECTIONS)}
         for name, value in (self.settings or {}).items():
@@ -266,7 +266,6 @@ class MPCC(ClassNamePrefixFeaturesOutMixin, TransformerMixin, ClusterMixin, Base
         tables["prior"]["name"] = self.prior
         if self.arch is not None:
             tables["arch"]["name"] = self.arch
-        registry = load_registry()
         layout = {"layout": "NHW"} if images.ndim == 3 else {}
         own = {"name": registry.defaults["data_file"], "path": path, "labels_key": "none", "memory": "load"}
         tables["data"] = {**layout, **tables["data"], **own}
@@ -312,10 +311,11 @@ def seed_of(random_state: Any) -> int:
     return int(check_random_state(random_state).randint(2**31 - 1))
 
 
-def keep_images(folder: RunFolder, path: Path) -> None:
+def keep_images(registry: Registry, folder: RunFolder, path: Path) -> None:
     """Copy the images of a finished run into its folder, so that the commands find them, and name them there.
 
     Arguments:
+        registry: The plugins.
         folder: Of the run.
         path: The file of the images.
     """
@@ -325,6 +325,5 @@ def keep_images(folder: RunFolder, path: Path) -> None:
     with disk_errors(f"{kept} could not be written"), path.open("rb") as source, whole_file(kept) as copy:
         shutil.copyfileobj(source, copy)
     layer = run_layer(folder.path)
-    registry = load_registry(plugins=list(layer.plugins), registries=list(layer.registries))
     tables = {**layer.tables, "data": {**layer.tables["data"], "path": str(kept.absolute())}}
     folder.write_config(resolve(registry, [attrs.evolve(layer, tables=tables)], "none"))

@@ -19,7 +19,7 @@ from mpcc.core.registry import Registry
 from mpcc.core.registry.attribution import attributed
 from mpcc.core.run.prediction import load_images
 
-__all__ = ["as_array", "channels_last", "image_file", "read_images", "with_colours"]
+__all__ = ["as_array", "image_file", "read_images"]
 
 
 def as_array(images: Any) -> np.ndarray[Any, Any]:
@@ -88,24 +88,3 @@ def named_paths(images: Any) -> list[Path]:
     if not isinstance(given, list | tuple) or not given or not all(isinstance(each, str | Path) for each in given):
         return []
     return [Path(each).expanduser() for each in given]
-
-
-def with_colours(images: torch.Tensor) -> torch.Tensor:
-    """Return images of 1 or 3 channels as they are; of others the mean over the channels, which have no colours.
-
-    Arguments:
-        images: uint8, shape (N, D, R, R).
-    """
-    if images.shape[1] in (1, 3):
-        return images
-    return images.float().mean(dim=1, keepdim=True).round().to(torch.uint8)
-
-
-def channels_last(images: torch.Tensor) -> np.ndarray[Any, Any]:
-    """Return images as Pillow and matplotlib take them: (N, R, R) for one channel, else (N, R, R, D).
-
-    Arguments:
-        images: uint8, shape (N, D, R, R).
-    """
-    array: np.ndarray[Any, Any] = images.permute(0, 2, 3, 1).contiguous().numpy()
-    return array[..., 0] if array.shape[-1] == 1 else array

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from mpcc.core.api.image_arrays import channels_last, read_images
+from mpcc.core.api.image_arrays import read_images
 from mpcc.core.config import Layer, RunConfig, environment_layer, resolve, used
 from mpcc.core.config.layers import config_layer
 from mpcc.core.config.locations import entries_of, places
@@ -25,6 +25,7 @@ from mpcc.core.evaluation.evaluation import evaluate, score
 from mpcc.core.evaluation.findings import feature_request
 from mpcc.core.evaluation.generation import Generation, Samples
 from mpcc.core.evaluation.inference import Prediction, predictions
+from mpcc.core.images.pictures import channels_last
 from mpcc.core.method.model import Model
 from mpcc.core.registry import Registry, load_registry
 from mpcc.core.registry.attribution import attributed

@@ -135,8 +135,8 @@ def write(out: Path, kind: str, samples: Samples, columns: int) -> None:
     import numpy as np
     from torchvision.transforms.functional import to_pil_image
 
-    from mpcc.core.api.image_arrays import channels_last, with_colours
     from mpcc.core.evaluation.sheets import generated_sheet
+    from mpcc.core.images.pictures import channels_last, with_colours
     from mpcc.core.system.whole_files import new_file, new_folder
 
     if kind == "files":

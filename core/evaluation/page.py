@@ -12,6 +12,8 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
+from mpcc.core.images.pictures import with_colours
+
 __all__ = ["GAP", "Row", "Section", "Tiles", "beside", "most_in_a_row", "rows_page", "sections_page", "tiles"]
 
 # Pixels: the smallest image after enlargement; the widest page; the space around a page, images and rows.
@@ -66,10 +68,8 @@ def tiles(images: Tensor) -> Tiles:
         >>> tiles(torch.zeros(2, 1, 28, 28, dtype=torch.uint8)).shape
         (2, 56, 56, 3)
     """
-    if images.shape[1] not in (1, 3):
-        images = images.float().mean(dim=1, keepdim=True).round().to(torch.uint8)
     factor = -(-SMALLEST // images.shape[-1])
-    colours: Tiles = images.expand(-1, 3, -1, -1).permute(0, 2, 3, 1).numpy()
+    colours: Tiles = with_colours(images).expand(-1, 3, -1, -1).permute(0, 2, 3, 1).numpy()
     return colours.repeat(factor, axis=1).repeat(factor, axis=2)
 
 

@@ -5,12 +5,12 @@ from __future__ import annotations
 import re
 from pathlib import Path, PurePosixPath
 
-import torch
 from PIL import Image
 
 from mpcc.core.contracts import ImageSet
 from mpcc.core.evaluation.generation import Generation
 from mpcc.core.evaluation.inference import Prediction
+from mpcc.core.images.pictures import channels_last, with_colours
 from mpcc.core.system.file_names import printable
 from mpcc.core.system.resources import disk_errors
 
@@ -43,13 +43,9 @@ class ReconstructedImages:
             OutOfResources: If the disk is full.
         """
         images = self._generation.images(prediction.locations.float(), prediction.clusters)
-        if images.shape[1] not in (1, 3):  # other channels have no colours
-            images = images.float().mean(dim=1, keepdim=True).round().to(torch.uint8)
-        for image in images.permute(0, 2, 3, 1).contiguous().numpy():
+        for image in channels_last(with_colours(images)):
             with disk_errors(f"{printable(str(self._named))} could not be written"):
-                Image.fromarray(image[..., 0] if image.shape[-1] == 1 else image).save(
-                    self._folder / self._name(), "PNG"
-                )
+                Image.fromarray(image).save(self._folder / self._name(), "PNG")
             self._next += 1
 
     def _name(self) -> str:

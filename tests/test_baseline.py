@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,8 @@ from sklearn.metrics import adjusted_rand_score, normalized_mutual_info_score
 from mpcc.core.commands import entry
 from mpcc.core.contracts import Evaluation, ImageSet
 from mpcc.core.evaluation.baseline import Effort, PixelBaseline, averaged
+from mpcc.core.evaluation.baseline_sheet import baseline_sheet, counterparts
+from mpcc.core.evaluation.members import ShownClusters
 from mpcc.core.registry import load_registry
 
 TINY = {
@@ -146,3 +149,43 @@ def test_a_run_has_it_in_its_results_and_trains_the_same_bits_without_it(
     for name in ("torch", "python", "numpy"):
         if name in one["random"]:
             assert repr(one["random"][name]) == repr(two["random"][name])
+
+
+def test_groups_stand_beside_the_clusters_with_which_they_share_most_images_in_all() -> None:
+    data, indices = digits(), torch.arange(0, 1797, 3)
+    pixels = PixelBaseline(data, 5, seed=0).clusters(indices)
+    own = torch.randint(5, (len(indices),), generator=torch.Generator().manual_seed(1))
+    beside = counterparts(own, pixels, 5)
+
+    def shared(pairs: dict[int, int]) -> int:
+        return sum(int(((own == one) & (pixels.clusters == other)).sum()) for one, other in pairs.items())
+
+    everything = [dict(enumerate(order)) for order in itertools.permutations(range(5))]
+    assert shared(beside) == max(map(shared, everything))
+
+
+def test_distances_are_those_to_the_mean_of_the_group() -> None:
+    data, indices = digits(), torch.arange(200)
+    pixels = PixelBaseline(data, 4, seed=0).clusters(indices)
+    values = data.images[indices[pixels.positions]].flatten(1).double().numpy()
+    for group in range(4):
+        members = values[pixels.clusters.numpy() == group]
+        distances = np.linalg.norm(members - members.mean(axis=0), axis=1)
+        np.testing.assert_allclose(pixels.distances[pixels.clusters == group].numpy(), distances, rtol=1e-3)
+
+
+@pytest.mark.parametrize("clusters", [1, 7, 40])
+def test_the_sheet_has_a_row_for_each_cluster_that_is_shown(clusters: int) -> None:
+    data, indices = digits(), torch.arange(100)
+    pixels = PixelBaseline(data, clusters, seed=0).clusters(indices)
+    own = torch.arange(100) % clusters
+    heights = []
+    for wanted in {1, min(clusters, 6)}:
+        shown = ShownClusters.of(own, clusters, wanted, seed=0)
+        picture = baseline_sheet(data, indices, own, pixels, shown)
+        assert (picture.dtype, picture.shape[0]) == (torch.uint8, 3)
+        heights.append((wanted, picture.shape[1]))
+    if len(heights) == 2:
+        (one, low), (many, high) = sorted(heights)
+        # An image of 8 pixels is enlarged to 48; rows are 8 pixels apart.
+        assert high - low == (many - one) * (48 + 8)

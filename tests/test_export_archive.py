@@ -35,7 +35,13 @@ def register_priors(register):
     register("mine", "own_prior:Mine", summary="x.", options="mpcc.plugins.priors.options:GaussianMixtureOptions")
 """
 LISTS = {"README.txt", "config.toml", "results.json", "assignments.csv"}
-PICTURES = {"clusters.png", "samples.png", "reconstructions.png", *(f"clusters/{cluster}.png" for cluster in range(4))}
+PICTURES = {
+    "clusters.png",
+    "samples.png",
+    "reconstructions.png",
+    "kmeans.png",
+    *(f"clusters/{cluster}.png" for cluster in range(4)),
+}
 CONFUSION = {"confusion.csv", "confusion.png"}
 MODEL = {"model/config.toml", "model/checkpoints/last.pt"}
 PARTS = ("prior", "generator", "discriminator", "encoder", "averaged_generator")

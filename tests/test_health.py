@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import math
 import re
@@ -19,11 +20,15 @@ from torch import Tensor
 from torch.optim import Adam
 
 from mpcc.core.commands import entry
+from mpcc.core.config import RunSettings
 from mpcc.core.method.finite_guard import FiniteGuard
 from mpcc.core.method.losses import Loss
 from mpcc.core.method.phases import MPCC, Phase
 from mpcc.core.method.training import Trainer
-from mpcc.core.reporting.symptoms import Vitals, symptoms
+from mpcc.core.reporting.cures import CURES
+from mpcc.core.reporting.symptoms import symptoms
+from mpcc.core.reporting.verdict import verdict
+from mpcc.core.reporting.vitals import Vitals
 from mpcc.core.storage.checkpoint import load_checkpoint
 from mpcc.plugins.objectives.mpcc import MatchingPriorsAndConditionals
 from mpcc.plugins.priors.gmm import GaussianMixture
@@ -317,6 +322,16 @@ def test_restarts_are_bounded(
             "exploding_spectral_norms",
             "weight loc.0.weight of the encoder has a spectral norm of 1e+04",
         ),
+        (
+            {"gradient_norms": {"prior": 1e-9, "generator": 3e4, "encoder": 1.0}},
+            "exploding_gradients",
+            "generator has a norm of 30000 (median since the last evaluation, expected below 10000)",
+        ),
+        (
+            {"gradient_norms": {"prior": 1e9, "generator": 3.0, "encoder": 1e-5}},
+            "vanishing_gradients",
+            "the gradient of the encoder has a norm of 1e-05 (median since the last evaluation, expected above 0.001)",
+        ),
     ],
 )
 def test_each_symptom_is_named_alone(change: dict[str, Any], name: str, part: str) -> None:
@@ -324,6 +339,31 @@ def test_each_symptom_is_named_alone(change: dict[str, Any], name: str, part: st
     (seen,) = symptoms(attrs.evolve(SOUND, **change))
     assert seen.name == name
     assert part in seen.message
+    # A cure has a flag with a value, and what it costs.
+    assert re.search(r"; in a new run, .*--[a-z.-]+ [a-z0-9.]+ \(.+\)", seen.message), seen.message
+
+
+def test_every_cure_is_a_value_that_the_run_would_take() -> None:
+    named: set[str] = set()
+    extremes = (
+        RunSettings(),
+        RunSettings(d_steps=1, e_steps=1, batch=2, balance_direction="prior", membership_weight=0.0),
+        RunSettings(consistency_weight=9.6, invariant_to="shift", generator_membership_weight=6.4, balance_weight=3.2),
+    )
+    measured = attrs.evolve(
+        SOUND,
+        sizes=(50, 100, 0),
+        two_peaks=(1,),
+        gradient_norms={"generator": 1.0, "encoder": 0.0, "discriminator": 1.0},
+    )
+    for settings, (name, words) in itertools.product(extremes, CURES.items()):
+        for flag, value in re.findall(r"--([a-z-]+) ([a-z0-9.]+)", text := words(settings, measured)):
+            field = flag.replace("-", "_")
+            kind = type(getattr(settings, field))
+            attrs.evolve(settings, **{field: kind(value)})
+            named.add(name)
+        assert text.count("(") == text.count(")") > 0
+    assert named == {*CURES}
 
 
 def test_a_few_images_say_nothing_of_empty_clusters_and_one_cluster_of_none() -> None:
@@ -358,6 +398,11 @@ PROVOKED = {
         *("--d-steps", "40", "--lr", "1e-2", "--iterations", "10", "--log-every", "5"),
     ],
     "exploding_spectral_norms": ["--lr", "1", "--iterations", "100"],
+    "exploding_gradients": ["--latent-weight", "1e8", "--iterations", "20", "--log-every", "5"],
+    "vanishing_gradients": [
+        *("--latent-weight", "0", "--membership-weight", "0", "--entropy-weight", "0", "--balance-weight", "0"),
+        *("--consistency-weight", "0", "--iterations", "20", "--log-every", "5"),
+    ],
 }
 PAGE = (Path(__file__).resolve().parents[1] / "docs" / "reliability.md").read_text(encoding="utf-8")
 
@@ -418,6 +463,7 @@ def test_what_an_evaluation_says_of_health_is_the_same_after_a_resume(
         assert tiny(tmp_path / "killed", **flags) == 130
     assert run("--resume", tmp_path / "killed") == 0
     assert health(tmp_path / "killed") == health(tmp_path / "alone")
+    assert health(tmp_path / "alone")["quantities"]["gradient_norm_encoder"] > 0
 
 
 def test_a_restart_names_a_broken_checkpoint_and_keeps_the_divergence_if_all_are(
@@ -463,9 +509,39 @@ def test_what_is_normal_while_clusters_form_is_told_afterwards() -> None:
         ({"posterior_entropy": 0.9000001}, 0.9),
         ({"hinge": 0.0499999}, 0.05),
         ({"spectral_norms": {"generator": (100.00001, "entry.weight")}}, 100.0),
+        ({"gradient_norms": {"encoder": 0.00099999999}}, 0.001),
     ],
 )
 def test_the_number_in_a_warning_is_not_its_bound(change: dict[str, Any], bound: float) -> None:
     (symptom,) = symptoms(attrs.evolve(SOUND, **change))
     numbers = [float(number) for number in re.findall(r"(?<![\w-])\d+(?:\.\d+)?(?![\w])", symptom.message)]
     assert numbers.count(bound) == 1
+
+
+RESULTS = {
+    "iterations": 1000,
+    "iterations_per_second": 5.0,
+    "clusters": {"total": 4, "used": 4, "sizes": [30, 20, 25, 25]},
+    "metrics": {"acc": 0.95, "silhouette": 0.3},
+    "baseline": {"metrics": {"acc": 0.8}, "agreement": 0.61},
+    "health": {"warnings": []},
+}
+
+
+@pytest.mark.parametrize(
+    ("change", "line"),
+    [
+        ({}, "4 of 4 clusters in use; acc 0.950, of k-means on the pixels 0.800"),
+        ({"metrics": {"acc": 0.7}}, "0.800: not better; train longer: mpcc-run --resume runs/a --minutes 4"),
+        ({"metrics": {}}, "4 of 4 clusters in use; 61% agreement with k-means on the pixels (adjusted Rand index)"),
+        ({"iterations": 77}, "too short to judge: 77 iterations, clusters need 1,000 or more; train longer: "),
+        ({"clusters": {"total": 4, "used": 1, "sizes": [0, 99, 0, 0]}}, "no use yet: the images are spread over the 4"),
+        (
+            {"health": {"warnings": [{"name": "ignored_clusters"}]}},
+            "no use yet, as the warnings say (ignored_clusters)",
+        ),
+        ({"health": {"warnings": [{"name": "saturation"}]}}, "4 of 4 clusters in use"),
+    ],
+)
+def test_the_last_line_says_whether_the_clusters_are_of_use(change: dict[str, Any], line: str) -> None:
+    assert line in verdict({**RESULTS, **change}, "runs/a")

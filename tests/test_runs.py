@@ -130,7 +130,7 @@ def stop_at(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
 def test_the_run_folder_has_exactly_the_documented_files(finished: Path) -> None:
     found = {str(path.relative_to(finished)) for path in finished.rglob("*") if path.is_file()}
     (events,) = (name for name in found if name.startswith("events.out.tfevents"))
-    sheets = {"clusters.png", "samples.png", "reconstructions.png", "confusion.png"}
+    sheets = {"clusters.png", "samples.png", "reconstructions.png", "confusion.png", "kmeans.png"}
     pictures = sheets | {f"clusters/{k}.png" for k in range(10)}
     tables = {
         "config.toml",
@@ -722,7 +722,7 @@ def test_a_run_whose_first_evaluation_is_far_shows_a_first_look_that_changes_not
     for name in ("metrics.jsonl", "assignments.csv", "posterior.npy", "clusters.png"):
         assert (tmp_path / "plain" / name).read_bytes() == (tmp_path / "looked" / name).read_bytes()
     one, other = (state(tmp_path / name) for name in ("plain", "looked"))
-    for name in ("hinges", "told", "best", "iteration", "stream"):
+    for name in ("hinges", "gradient_norms", "told", "best", "iteration", "stream"):
         assert one[name] == other[name]
     assert torch.equal(one["random"]["cpu"], other["random"]["cpu"])
     for part, values in one["parts"].items():

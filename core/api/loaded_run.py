@@ -43,7 +43,7 @@ __all__ = ["LoadedRun", "load"]
 KEPT = ("iteration", "images", "fingerprint", "plugins", "versions", "threads", "executed", "config")
 EMPTY: Mapping[str, Any] = {
     **{"stream": {}, "optimizers": {}, "random": {}, "seconds": 0.0, "evaluation_seconds": 0.0, "best": None},
-    **{"restarts": [], "hinges": [], "told": []},
+    **{"restarts": [], "hinges": [], "gradient_norms": {}, "told": []},
 }
 
 

@@ -150,7 +150,14 @@ def of_own_images(
     exact = attrs.evolve(config, run=attrs.evolve(config.run, precision="float32", best_by="none"))
     assembled = Run.assemble(registry, exact)
     assembled.restore_model(state, source)
-    findings = find(assembled.trainer.model, assembled.data, assembled.indices, assembled.metrics, config.run)
+    findings = find(
+        assembled.trainer.model,
+        assembled.data,
+        assembled.indices,
+        assembled.metrics,
+        config.run,
+        assembled.baseline,
+    )
     baseline = assembled.baseline.record(findings.evaluation, findings.indices, assembled.metrics)
     return findings, {"baseline": baseline, **assembled.record()}
 
@@ -167,7 +174,8 @@ def of_other_images(
 
     assembled = OtherImages.assemble(registry, asked, state, source)
     findings = assembled.findings()
-    return findings, {"baseline": assembled.baseline(findings), **assembled.record()}
+    baseline = assembled.baseline.record(findings.evaluation, findings.indices, assembled.metrics)
+    return findings, {"baseline": baseline, **assembled.record()}
 
 
 def named(config: RunConfig, tables: Tables) -> str:

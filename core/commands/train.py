@@ -50,6 +50,8 @@ SECTION_HELP = {
 HELP = {"--help", "-h"}
 # Colours of images whose number is not known before they are read; it hardly matters for the cost.
 CHANNELS = 3
+# So long a dry run measures how fast this machine is.
+DRY_RUN_SECONDS = 2.0
 
 logger = logging.getLogger(__name__)
 # Settings that may change when a comparison of seeds goes on: not those that would change its scores.
@@ -231,8 +233,9 @@ def describe(
 ) -> None:
     """Print the configuration, and the networks layer by layer as comments; do what a run does before it writes.
 
-    A dry run downloads nothing. It does not fail because of files that the run would fetch. With minutes, it measures
-    the speed, as the run would, and prints what they come to.
+    A dry run downloads nothing. It does not fail because of files that the run would fetch. It carries out a few
+    iterations to tell how long the run would take here. With minutes, it measures the speed, as the run would, and
+    prints what they come to.
 
     Arguments:
         registry: The plugins.
@@ -247,17 +250,21 @@ def describe(
         OutOfResources: If memory runs out.
     """
     from mpcc.core.registry.attribution import attributed
+    from mpcc.core.reporting.pace import duration
     from mpcc.core.run.assembly import augmentation, known_metrics, load_data, make_prior
+    from mpcc.core.run.due import evaluations_left
     from mpcc.core.run.network_summary import network_summary
     from mpcc.core.run.resume import iterations_done
     from mpcc.core.run.run import Run
     from mpcc.core.run.time_budget import comment_of
+    from mpcc.core.run.timed_steps import busy_machine, load_before
     from mpcc.core.run.whole_run import remedies
     from mpcc.core.storage.kept_checkpoints import KeptCheckpoints
     from mpcc.core.storage.run_folder import RunFolder
     from mpcc.core.system.resources import memory_errors
 
-    settings, failure, done = config.run, None, None
+    settings, failure, done, time_needed = config.run, None, None, ""
+    busy = busy_machine(*load_before())
     if settings.minutes is None:
         print(config.to_toml(origins=True), end="")
     offline = attrs.evolve(config, run=attrs.evolve(settings, download=False))
@@ -265,7 +272,7 @@ def describe(
         RunFolder.plan(out, config)
     else:
         folder = RunFolder.existing(resume)
-        done = iterations_done(KeptCheckpoints(folder.checkpoints)) if settings.minutes else None
+        done = iterations_done(KeptCheckpoints(folder.checkpoints))
     if line := about_preset(registry, config):
         print(f"\n# {line}")
     with memory_errors("loading and building", remedies(config)), attributed(used(registry, config)):
@@ -275,7 +282,8 @@ def describe(
         make_prior(config)
         channels = config.data.make().channels
         try:
-            assembled = Run.assemble(registry, offline, began=began, done=done, runs=runs)
+            left = done if settings.minutes else None
+            assembled = Run.assemble(registry, offline, began=began, done=left, runs=runs)
             channels = assembled.data.images.shape[1]
             lowered = {name: getattr(assembled.config.run, name) for name in ("batch", "clusters")}
             if assembled.budget:
@@ -284,6 +292,11 @@ def describe(
                 config = attrs.evolve(config, origins=assembled.config.origins)
                 print(f"# {comment_of(assembled.budget)}")
             config = attrs.evolve(config, run=attrs.evolve(settings, **lowered))
+            if not assembled.budget:
+                seconds = assembled.seconds_per_iteration(DRY_RUN_SECONDS)
+                time_needed = duration(
+                    seconds, done or 0, config.run.iterations, evaluations_left(done or 0, config.run)
+                )
         except InvalidInput as error:
             failure = error
         if offline.run.minutes is not None:
@@ -292,6 +305,8 @@ def describe(
             print(f"\n# networks not described: {failure}")
         else:
             print("\n" + "\n".join(f"# {line}".rstrip() for line in network_summary(config, channels).lines()))
+        if time_needed:
+            print("\n".join(f"# {line}".rstrip() for line in ("", *([busy] if busy else []), time_needed)))
         if failure is not None and settings.download:
             try:
                 load_data(offline)
@@ -344,9 +359,11 @@ def train(registry: Registry, config: RunConfig, out: Path | None, resume: Path 
     if resume is not None and out is not None:
         raise InvalidInput("--resume writes into the run's own folder: leave out --out")
     # The checks above do not need torch; the imports below load it.
+    from mpcc.core.reporting.verdict import verdict
     from mpcc.core.run.execution import Stopped
     from mpcc.core.run.whole_run import carry_out
     from mpcc.core.storage.run_folder import RunFolder
+    from mpcc.core.system.output_streams import quoted
 
     folder = RunFolder.existing(resume) if resume else RunFolder.plan(out, config)
     try:
@@ -363,5 +380,6 @@ def train(registry: Registry, config: RunConfig, out: Path | None, resume: Path 
         return EXIT_INTERRUPTED
     scores = " ".join(f"{name} {value:.3f}" for name, value in results["metrics"].items())
     print(f"{folder.path}: {results['iterations']} iterations in {results['seconds']:.0f} s {scores}".rstrip())
+    print(verdict(results, quoted(folder.path)))
     print(f"look at {folder.to_look_at()}")
     return 0

@@ -74,12 +74,14 @@ class PixelClusters:
     Attributes:
         positions: Which of the evaluated images were clustered: numbers in 0..N-1, int64, shape (n,).
         clusters: The cluster of each, int64, shape (n,).
+        distances: Of each to the centre of its cluster, float32, shape (n,).
         total: K, or the number of different images if that is less.
         size: R, to which the images were averaged.
     """
 
     positions: Tensor
     clusters: Tensor
+    distances: Tensor
     total: int
     size: int
 
@@ -125,7 +127,13 @@ class PixelBaseline:
         # k-means warns if there are fewer different images than clusters.
         total = min(self._clusters, len({row.tobytes() for row in pixels.numpy()}))
         means = KMeans(total, n_init=effort.starts, max_iter=STEPS, random_state=self._seed % 2**32, copy_x=False)
-        return PixelClusters(positions, torch.from_numpy(means.fit_predict(pixels.numpy())).long(), total, effort.size)
+        found = torch.from_numpy(means.fit_predict(pixels.numpy())).long()
+        centres = torch.from_numpy(means.cluster_centers_).float()
+        distances = [
+            (some - centres[own]).norm(dim=1)
+            for some, own in zip(torch.split(pixels, BATCH), torch.split(found, BATCH), strict=True)
+        ]
+        return PixelClusters(positions, found, torch.cat(distances), total, effort.size)
 
     def record(self, evaluation: Evaluation, indices: Tensor, metrics: Mapping[str, Metric]) -> dict[str, Any]:
         """Return what ``results.json`` says about the baseline.

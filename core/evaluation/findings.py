@@ -12,6 +12,7 @@ from torch import Tensor
 from mpcc.core.config import RunSettings
 from mpcc.core.contracts import Evaluation, FeatureRequest, ImageSet, Metric, Prior
 from mpcc.core.errors import PluginError, TrainingDiverged
+from mpcc.core.evaluation.baseline import PixelBaseline, PixelClusters
 from mpcc.core.evaluation.confusion import Confusion
 from mpcc.core.evaluation.evaluated_images import ModelImages
 from mpcc.core.evaluation.evaluation import Pictures, draw_pictures, evaluate, left_out, score
@@ -46,6 +47,7 @@ class Findings:
         shown: The clusters that pictures show, and the sizes of all.
         members: Typical and uncertain real members of the clusters that are shown.
         confusion: Classes against clusters, or None without labels.
+        pixels: Clusters of the pixels of the evaluated images for comparison, or None.
     """
 
     data: ImageSet
@@ -58,6 +60,7 @@ class Findings:
     shown: ShownClusters
     members: tuple[ClusterMembers, ...]
     confusion: Confusion | None
+    pixels: PixelClusters | None = None
 
     @property
     def sizes(self) -> Tensor:
@@ -91,7 +94,12 @@ class Findings:
 
 
 def find(
-    model: Model, data: ImageSet, indices: Tensor, metrics: Mapping[str, Metric], settings: RunSettings
+    model: Model,
+    data: ImageSet,
+    indices: Tensor,
+    metrics: Mapping[str, Metric],
+    settings: RunSettings,
+    baseline: PixelBaseline | None = None,
 ) -> Findings:
     """Evaluate a model without a change to it or to any random state.
 
@@ -103,6 +111,7 @@ def find(
         indices: The images to be evaluated, shape (N,).
         metrics: Prepared metrics by name.
         settings: Seed, standing statistics, feature scores, clusters in pictures.
+        baseline: Clusters the pixels of the images for comparison.
 
     Raises:
         TrainingDiverged: If latents or posteriors are not finite.
@@ -132,7 +141,8 @@ def find(
     labelled = evaluation.labelled()
     confusion = None if labelled is None else Confusion.of(labelled, data.class_names)
     missing = left_out(metrics, evaluation.labels)
-    return Findings(data, indices, evaluation, images, scores, missing, pictures, shown, members, confusion)
+    pixels = None if baseline is None else baseline.clusters(indices)
+    return Findings(data, indices, evaluation, images, scores, missing, pictures, shown, members, confusion, pixels)
 
 
 @torch.no_grad()

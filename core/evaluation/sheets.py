@@ -9,6 +9,7 @@ from collections.abc import Iterator, Sequence
 
 from torch import Tensor
 
+from mpcc.core.evaluation.baseline_sheet import baseline_sheet
 from mpcc.core.evaluation.confusion import confusion_sheet
 from mpcc.core.evaluation.evaluation import Pictures
 from mpcc.core.evaluation.findings import Findings
@@ -34,6 +35,9 @@ def sheets(findings: Findings) -> Iterator[tuple[str, Tensor]]:
     yield "reconstructions", reconstruction_sheet(pictures, shown)
     if findings.confusion is not None:
         yield "confusion", confusion_sheet(findings.confusion)
+    if findings.pixels is not None:
+        assignments = findings.evaluation.assignments
+        yield "kmeans", baseline_sheet(findings.data, findings.indices, assignments, findings.pixels, shown)
 
 
 def member_sheets(findings: Findings) -> Iterator[Tensor]:

@@ -15,6 +15,7 @@ MEANINGS = {
     "clusters.png": "look here first: a row for each cluster, real images at the left, generated ones at the right",
     "clusters/": "a picture for each cluster: its most typical and its least certain real images, and some between",
     "samples.png": "generated images, a row for each cluster",
+    "kmeans.png": "for comparison: what k-means finds in the pixels, each group beside the cluster that it resembles",
     "reconstructions.png": "real images, each with what the model makes of it at the right",
     "confusion.png": "the table confusion.csv as a picture",
     "assignments.csv": "a row for each evaluated image: number, file, cluster, and how sure that is (0 to 1)",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 
-__all__ = ["Pace", "counted", "spoken"]
+__all__ = ["Pace", "counted", "duration", "spoken"]
 
 # The first estimate comes after so many seconds of iterations, and so many of them.
 ESTIMATED_AFTER, ESTIMATED_FROM = 10, 2
@@ -38,6 +38,29 @@ def spoken(seconds: float) -> str:
     if seconds < 90 * 60:
         return f"{seconds / 60:.0f} minutes"
     return f"{seconds / 3600:.1f} hours" if seconds < 48 * 3600 else f"{seconds / 86400:.1f} days"
+
+
+def duration(seconds: float, done: int, total: int, evaluations: int) -> str:
+    """Return how long a run will take, and if that is long, what would shorten it.
+
+    Arguments:
+        seconds: Of an iteration.
+        done: Iterations so far.
+        total: Iterations in all.
+        evaluations: Evaluations that follow.
+
+    Example:
+        >>> duration(0.05, 0, 1_000, 1)
+        'about 50 s on this machine: 1,000 iterations at 0.05 s, and 1 evaluation'
+        >>> duration(0.4, 0, 20_000, 4)[:78]
+        'about 2.2 hours on this machine: 20,000 iterations at 0.4 s, and 4 evaluations'
+    """
+    left = total - done
+    text = (
+        f"about {spoken(seconds * left)} on this machine: {counted(left, 'iteration')} at {seconds:.2g} s, and "
+        f"{counted(evaluations, 'evaluation')}"
+    )
+    return f"{text}; {ADVICE}" if seconds * left > LONG else text
 
 
 class Pace:

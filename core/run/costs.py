@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import statistics
 import time
 from collections.abc import Callable
 
@@ -9,7 +10,7 @@ import attrs
 
 from mpcc.core.run.timed_steps import Clock, timed
 
-__all__ = ["Copy", "Costs", "measure"]
+__all__ = ["Copy", "Costs", "iteration_seconds", "measure"]
 
 # Iterations and images beyond which a measurement does not become more exact.
 MOST_TIMED = 1000
@@ -72,6 +73,34 @@ class Copy:
     wait: Callable[[], None] = lambda: None
     settling: int = 0
     built_in: float = 0.0
+
+
+def iteration_seconds(
+    iterate: Callable[[], object],
+    wait: Callable[[], None],
+    *,
+    settling: int,
+    limit: float,
+    clock: Clock = time.perf_counter,
+) -> float:
+    """Return the seconds of an iteration, from a few; from the first alone if that takes too long.
+
+    Arguments:
+        iterate: Carries out an iteration.
+        wait: Returns when the device has finished.
+        settling: Iterations before the engine has settled, besides the first.
+        limit: Seconds for all of them, which one may exceed.
+        clock: Returns the time in seconds.
+    """
+    first = timed(iterate, wait, clock)
+    if first > limit:
+        return first
+    for _ in range(settling):
+        timed(iterate, wait, clock)
+    spent = [timed(iterate, wait, clock)]
+    while first + sum(spent) < limit and len(spent) < MOST_TIMED:
+        spent.append(timed(iterate, wait, clock))
+    return statistics.median(spent)
 
 
 def measure(copy: Copy, limit: float, clock: Clock = time.perf_counter) -> Costs:

@@ -23,7 +23,8 @@ from mpcc.core.reporting.health import check_parameters, finite
 from mpcc.core.reporting.observers import Observers
 from mpcc.core.reporting.pace import Pace
 from mpcc.core.reporting.progress import ProgressDisplay
-from mpcc.core.reporting.symptoms import Symptom, Vitals, still_forming, symptoms, vitals
+from mpcc.core.reporting.symptoms import Symptom, symptoms
+from mpcc.core.reporting.vitals import Vitals, still_forming, vitals
 from mpcc.core.run.due import due_after, evaluations_left, next_evaluation
 from mpcc.core.run.resume import go_back
 from mpcc.core.run.run import Run
@@ -246,6 +247,8 @@ class Execution:
         self.events.losses(self.trainer.iteration, values, self.trainer.term_weights, rates, norms)
         # Another objective may have no discriminator.
         self.run.hinges += [values["data_discriminator"]] if "data_discriminator" in values else []
+        for part, norm in norms.items():
+            self.run.gradient_norms.setdefault(part, []).append(norm)
 
     def _first_look_due(self) -> bool:
         """Return whether the folder has no results yet, and the first evaluation is still far away.
@@ -287,7 +290,7 @@ class Execution:
         training_seconds = run.seconds - run.evaluation_seconds
         # Otherwise an error would blame a metric for the scores of a model that has diverged.
         check_parameters(trainer.model, done)
-        findings = find(trainer.model, run.data, indices, metrics, settings)
+        findings = find(trainer.model, run.data, indices, metrics, settings, run.baseline)
         measured = vitals(
             trainer.model,
             findings.evaluation,
@@ -296,8 +299,9 @@ class Execution:
             real_terms=trainer.real_terms,
             forming=still_forming(done, settings.iterations),
             iterations=done,
+            gradient_norms=run.gradient_norms,
         )
-        warnings = symptoms(measured)
+        warnings = symptoms(measured, settings)
         self.results = {
             **findings.summary(),
             "baseline": run.baseline.record(findings.evaluation, indices, run.metrics),
@@ -321,7 +325,7 @@ class Execution:
         training_seconds = run.seconds - run.evaluation_seconds
         found = self._find(run.indices, run.metrics)
         findings, measured, warnings = found.findings, found.measured, found.warnings
-        run.hinges = []
+        run.hinges, run.gradient_norms = [], {}
         scores = dict(findings.scores)
         self.pace.evaluated()
         late = self.pace.late(done, settings.iterations, evaluations_left(done, settings))

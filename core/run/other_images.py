@@ -37,6 +37,7 @@ class OtherImages:
         metrics: By name.
         indices: The images to be evaluated, shape (N,).
         plugins: Name, distribution and version of every plugin in use.
+        baseline: Clusters the pixels of the evaluated images, to be compared with the model.
     """
 
     config: RunConfig
@@ -45,6 +46,7 @@ class OtherImages:
     metrics: Mapping[str, Metric]
     indices: torch.Tensor
     plugins: Mapping[str, str]
+    baseline: PixelBaseline
 
     @classmethod
     def assemble(cls, registry: Registry, asked: AskedImages, state: Mapping[str, Any], source: Path) -> OtherImages:
@@ -70,7 +72,8 @@ class OtherImages:
         try_metrics(metrics, data, indices, settings, device)
         entries = [*asked.config.entries(), *(registry.entry("metric", name) for name in metrics)]
         plugins = {f"{entry.kind} {entry.name}": f"{entry.distribution} {entry.version}" for entry in entries}
-        return cls(asked.config, data, model, metrics, indices, plugins)
+        baseline = PixelBaseline(data, model.prior.clusters, settings.seed)
+        return cls(asked.config, data, model, metrics, indices, plugins, baseline)
 
     def findings(self) -> Findings:
         """Evaluate the model on the images.
@@ -79,12 +82,7 @@ class OtherImages:
             TrainingDiverged: If latents or posteriors are not finite.
             PluginError: If a metric returns something other than finite numbers.
         """
-        return find(self.model, self.data, self.indices, self.metrics, self.config.run)
-
-    def baseline(self, findings: Findings) -> dict[str, Any]:
-        """Return what k-means finds in the pixels of these images, for ``results.json``."""
-        clusters = PixelBaseline(self.data, self.model.prior.clusters, self.config.run.seed)
-        return clusters.record(findings.evaluation, self.indices, self.metrics)
+        return find(self.model, self.data, self.indices, self.metrics, self.config.run, self.baseline)
 
     def record(self) -> dict[str, Any]:
         """Return what the result depends on, for ``results.json``."""

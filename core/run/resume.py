@@ -85,6 +85,7 @@ def restore(run: Run, state: dict[str, Any]) -> None:
     run.evaluation_seconds = state["evaluation_seconds"]
     run.restarts = list(state["restarts"])
     run.hinges, run.told = list(state["hinges"]), list(state["told"])
+    run.gradient_norms = {part: list(norms) for part, norms in state.get("gradient_norms", {}).items()}
     # Minutes that a resumed run is given count from its own start.
     run.budget = run.budget or dict(state.get("budget", {}))
     if run.best is not None:

@@ -28,7 +28,7 @@ from mpcc.core.images.fingerprint import fingerprint
 from mpcc.core.method.training import Trainer
 from mpcc.core.registry import Observer, Registry
 from mpcc.core.reporting.health import check_parameters
-from mpcc.core.reporting.symptoms import vitals
+from mpcc.core.reporting.vitals import vitals
 from mpcc.core.run.assembly import (
     build_model,
     build_trainer,
@@ -39,10 +39,10 @@ from mpcc.core.run.assembly import (
     settle,
     try_metrics,
 )
-from mpcc.core.run.costs import Copy, Costs, measure
+from mpcc.core.run.costs import Copy, Costs, iteration_seconds, measure
 from mpcc.core.run.saved_run import take_weights, warn_of_changes
 from mpcc.core.run.time_budget import budgeted, measuring_seconds
-from mpcc.core.run.timed_steps import settling_iterations, synchroniser
+from mpcc.core.run.timed_steps import busy_machine, load_before, settling_iterations, synchroniser
 from mpcc.core.storage.picture_files import png
 from mpcc.core.system.randomness import random_states, seed_everything
 
@@ -69,6 +69,7 @@ class Run:
         best: The score whose best evaluation is kept as a checkpoint, or None.
         restarts: Each restart after a breakdown: its iteration, its reason, the iteration that the run went back to.
         hinges: Logged losses of the discriminator since the last evaluation.
+        gradient_norms: Logged norms of the gradient of each part since then.
         told: Names of the warnings that have been shown.
         budget: What the time budget came to, in numbers; empty without one.
         minutes: The time budget of this process, or None.
@@ -88,6 +89,7 @@ class Run:
     best: BestScore | None = None
     restarts: list[dict[str, Any]] = attrs.field(factory=list)
     hinges: list[float] = attrs.field(factory=list)
+    gradient_norms: dict[str, list[float]] = attrs.field(factory=dict)
     told: list[str] = attrs.field(factory=list)
     budget: dict[str, float] = attrs.field(factory=dict)
     minutes: float | None = None
@@ -123,7 +125,7 @@ class Run:
             InvalidInput: If parts don't fit each other, the data can't be read, or the minutes are too few.
         """
         began = time.monotonic() if began is None else began
-        settings = config.run
+        settings, busy = config.run, busy_machine(*load_before())
         device = choose_device(settings.device)
         if settings.threads is not None:
             torch.set_num_threads(settings.threads)
@@ -141,6 +143,8 @@ class Run:
             seconds = time.monotonic() - began
             config, budget = budgeted(config, costs, before=seconds, images=len(data), done=done, runs=runs)
             logger.info(budget.line)
+            if busy:
+                logger.info(busy)
         run = cls._built(registry, config, data, baseline, metrics, device)
         run.minutes, run.began = settings.minutes, began
         run.budget = {} if budget is None else budget.record()
@@ -221,6 +225,26 @@ class Run:
         best = score_to_watch(settings.best_by, metrics, registry.names("metric"), request, settings.clusters)
         return cls(resolved, data, trainer, metrics, indices, baseline, plugins, registry.observers, best=best)
 
+    def seconds_per_iteration(self, limit: float) -> float:
+        """Carry out a few iterations and return how long one takes; the run is of no further use.
+
+        Arguments:
+            limit: Seconds for all of them, which one may exceed.
+
+        Raises:
+            TrainingDiverged: If a covariance can no longer be factorised.
+        """
+        trainer, device = self.trainer, self.trainer.model.device
+        try:
+            with trainer.engine.active():
+                return iteration_seconds(
+                    trainer.iterate, synchroniser(device), settling=settling_iterations(device), limit=limit
+                )
+        except torch.linalg.LinAlgError as error:  # type: ignore[attr-defined]
+            raise TrainingDiverged(f"{error} while the speed was measured: training has diverged") from error
+        finally:
+            trainer.stream.close()
+
     def restore_model(self, state: Mapping[str, Any], source: Path) -> None:
         """Load the weights of a checkpoint for an evaluation; a warning names plugins that have changed since.
 
@@ -286,6 +310,7 @@ class Run:
             "best": None if self.best is None else self.best.plain(),
             "restarts": self.restarts,
             "hinges": self.hinges,
+            "gradient_norms": self.gradient_norms,
             "told": self.told,
             "budget": self.budget,
         }

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable
 
 import torch
 
-__all__ = ["Clock", "settling_iterations", "synchroniser", "timed"]
+__all__ = ["Clock", "busy_machine", "load_before", "settling_iterations", "synchroniser", "timed"]
 
 SETTLING_ON_CUDA = 6
 
@@ -23,6 +24,31 @@ def synchroniser(device: torch.device) -> Callable[[], None]:
 def settling_iterations(device: torch.device) -> int:
     """Return the number of iterations before any measurement: on CUDA, engines first choose and record kernels."""
     return SETTLING_ON_CUDA if device.type == "cuda" else 0
+
+
+def busy_machine(load: float, cores: int) -> str:
+    """Return a line if other work kept a machine busy before a measurement, which then tells less.
+
+    Arguments:
+        load: Processes that ran or waited, the mean of the last minute.
+        cores: How many can run at once.
+
+    Example:
+        >>> busy_machine(0.3, 2), busy_machine(5.2, 2)[:69]
+        ('', 'other work kept this machine busy (load 5.2 on 2 cores): the measured ')
+    """
+    if load < cores:
+        return ""
+    return (
+        f"other work kept this machine busy (load {load:.1f} on {cores} core{'s' * (cores != 1)}): the measured "
+        "speed is not that of the machine alone; with less other work, more iterations fit"
+    )
+
+
+def load_before() -> tuple[float, int]:
+    """Return the load of the last minute and the number of cores; a load of 0 where the system does not tell it."""
+    load = os.getloadavg()[0] if hasattr(os, "getloadavg") else 0.0
+    return load, os.cpu_count() or 1
 
 
 def timed(

@@ -89,6 +89,8 @@ class Contents:
     told: list[str] = holds("a list of texts")
     # Earlier versions had no time budgets.
     budget: dict[str, Number] = holds("a table of numbers", attrs.Factory(dict))
+    # Earlier versions did not keep them.
+    gradient_norms: dict[str, list[Number]] = holds("a table of lists of numbers", attrs.Factory(dict))
 
 
 @functools.cache

@@ -40,7 +40,7 @@ def spoken(seconds: float) -> str:
     return f"{seconds / 3600:.1f} hours" if seconds < 48 * 3600 else f"{seconds / 86400:.1f} days"
 
 
-def duration(seconds: float, done: int, total: int, evaluations: int) -> str:
+def duration(seconds: float, done: int, total: int, evaluations: int, runs: float = 1.0) -> str:
     """Return how long a run will take, and if that is long, what would shorten it.
 
     Arguments:
@@ -48,6 +48,7 @@ def duration(seconds: float, done: int, total: int, evaluations: int) -> str:
         done: Iterations so far.
         total: Iterations in all.
         evaluations: Evaluations that follow.
+        runs: The work of how many runs this is.
 
     Example:
         >>> duration(0.05, 0, 1_000, 1)
@@ -56,11 +57,12 @@ def duration(seconds: float, done: int, total: int, evaluations: int) -> str:
         'about 2.2 hours on this machine: 20,000 iterations at 0.4 s, and 4 evaluations'
     """
     left = total - done
+    shared = "" if runs == 1 else f" for the work of {runs:.3g} runs"
     text = (
-        f"about {spoken(seconds * left)} on this machine: {counted(left, 'iteration')} at {seconds:.2g} s, and "
-        f"{counted(evaluations, 'evaluation')}"
+        f"about {spoken(seconds * left * runs)} on this machine{shared}: {counted(left, 'iteration')} at "
+        f"{seconds:.2g} s, and {counted(evaluations, 'evaluation')}"
     )
-    return f"{text}; {ADVICE}" if seconds * left > LONG else text
+    return f"{text}; {ADVICE}" if seconds * left * runs > LONG else text
 
 
 class Pace:

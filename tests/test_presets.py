@@ -261,7 +261,7 @@ def test_another_architecture_is_told_with_its_cost(capsys: pytest.CaptureFixtur
 def test_a_cost_that_cannot_be_counted_is_said_plainly(capsys: pytest.CaptureFixture[str]) -> None:
     # With J = 23, neither network can be built.
     words = ["--data", "cifar10", "--arch", "biggan64", "--latent-dim", "23"]
-    assert chosen(capsys, *words).endswith("; an iteration may cost many times as much as with biggan32")
+    assert chosen(capsys, *words).endswith("; an iteration may cost many times as much as with biggan16")
 
 
 def test_a_data_set_without_any_preset_has_the_defaults_and_says_so(registry: Registry) -> None:

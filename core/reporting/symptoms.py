@@ -20,7 +20,7 @@ from mpcc.core.method.model import Model
 from mpcc.core.reporting.two_peaks import clusters_with_two_peaks
 from mpcc.core.system.randomness import own_randomness
 
-__all__ = ["Symptom", "Vitals", "still_forming", "symptoms", "vitals"]
+__all__ = ["OF_FORMING", "Symptom", "Vitals", "still_forming", "symptoms", "vitals"]
 
 # An evaluation of fewer images than this for each cluster says nothing about empty ones.
 IMAGES_A_CLUSTER = 10

@@ -305,5 +305,6 @@ def test_an_interruption_before_training_is_one_line_and_leaves_no_folder(
     with pytest.raises(SystemExit) as caught:
         entry.run_main(["--data", "interrupted", "--arch", "biggan8", "--out", "new/run"])
     assert caught.value.code == 130
-    assert capsys.readouterr().err == "mpcc-run: interrupted\n"
+    line = "mpcc-run: interrupted: training had not begun, and nothing of the run was written\n"
+    assert capsys.readouterr().err == line
     assert tree() == before

@@ -156,7 +156,6 @@ def test_the_same_minutes_make_a_group_though_each_run_has_other_iterations(
     ("spoil", "reason"),
     [
         (lambda run: (run / "results.json").unlink(), "unfinished: not evaluated yet"),
-        (lambda run: change(run, iterations=2), "unfinished: 2 of 4 iterations"),
         (lambda run: (run / "results.json").write_text("{"), "damaged: results.json: Expecting property name"),
         (lambda run: change(run, metrics={"acc": "high"}), "damaged: results.json: expected a number, got 'high'"),
         (lambda run: change(run, metrics={"acc": float("nan")}), "damaged: results.json: expected a number, got nan"),
@@ -168,7 +167,7 @@ def test_the_same_minutes_make_a_group_though_each_run_has_other_iterations(
         ),
     ],
 )
-def test_an_unfinished_or_damaged_run_is_listed_with_the_reason_and_does_not_stop_the_others(
+def test_an_unevaluated_or_damaged_run_is_listed_with_the_reason_and_does_not_stop_the_others(
     runs: Path, capsys: pytest.CaptureFixture[str], spoil: Callable[[Path], object], reason: str
 ) -> None:
     spoil(runs / "seeds" / "seed-1")
@@ -185,12 +184,70 @@ def test_an_unfinished_or_damaged_run_is_listed_with_the_reason_and_does_not_sto
     assert written["runs/quick"]["problem"] == ""
 
 
+def test_a_stopped_run_has_a_row_with_the_scores_of_its_last_evaluation(
+    runs: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = runs / "seeds" / "seed-1"
+    change(run, iterations=2, health={"warnings": [{"name": "few", "message": "x"}]})
+    assert compare(runs / "seeds", runs / "quick", "--metrics=acc", "--out=t.csv") == 0
+    table = cells(capsys.readouterr().out)
+    (row,) = [row for row in table if row[0] == "runs/seeds/seed-1"]
+    acc = results(run)["metrics"]["acc"]
+    assert row[2:4] == ["1", "2"]
+    assert row[-2:] == [f"{acc:.3f}", "stopped or running: scores of iteration 2 of 4; few"]
+    # Its scores are not in the mean of the finished ones.
+    (others,) = [row for row in table if row[0] == "runs/seeds"]
+    assert "0,2" in others
+    written = {row["run"]: row for row in rows(Path("t.csv"))}["runs/seeds/seed-1"]
+    assert (float(written["acc"]), written["iterations"]) == (pytest.approx(acc, abs=1e-6), "2.0")
+    assert written["problem"] == "stopped or running: scores of iteration 2 of 4"
+
+
+def test_what_minutes_have_set_is_one_column_unless_all_settings_are_wanted(
+    runs: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Of finished, stopped, resumed and unevaluated runs."""
+    names = ["whole", "longer", "stopped", "resumed", "new"]
+    for number, name in enumerate(names):
+        run = runs / name
+        shutil.copytree(runs / "quick", run)
+        config, last = (run / "config.toml").read_text(encoding="utf-8"), 100 * (number + 1)
+        for old, new in {
+            "iterations": last,
+            "eval_images": 50 + number,
+            "ema_start": number,
+            "log_every": last,
+        }.items():
+            config = re.sub(rf"^{old} = .*$", f"{old} = {new}", config, flags=re.MULTILINE)
+        (run / "config.toml").write_text(config, encoding="utf-8")
+        budget = {"minutes": 10 if name == "longer" else 5, "iterations": 50 if name == "resumed" else last}
+        change(run, iterations=20 if name == "stopped" else last, budget=budget)
+    (runs / "new" / "results.json").unlink()
+    folders = [runs / name for name in names]
+    assert compare(*folders, "--metrics=acc", "--out=t.csv") == 0
+    table = cells(capsys.readouterr().out)
+    assert table[0][:4] == ["run", "--minutes", "seeds", "iterations"]
+    assert [row[1] for row in table[1:6]] == ["5", "10", "5", "5 (resumed)", "7"]
+    assert table[6] == ["--all-settings shows --ema-start, --eval-images, --log-every, too"]
+    assert [row["--minutes"] for row in rows(Path("t.csv"))] == ["5", "10", "5", "5 (resumed)", ""]
+    assert compare(*folders, "--metrics=acc", "--all-settings", "--out=all.csv") == 0
+    assert "--all-settings" not in capsys.readouterr().out
+    everything = rows(Path("all.csv"))
+    for number, row in enumerate(everything):
+        assert (row["--eval-images"], row["--ema-start"], row["--log-every"]) == (
+            *(str(50 + number), str(number), str(100 * (number + 1))),
+        )
+    assert everything[0]["--minutes"] == "5"
+    assert compare(runs / "quick", runs / "whole", "--metrics=acc", "--all-settings") == 0
+    assert "--checkpoint-every" not in capsys.readouterr().out
+
+
 def test_a_seed_that_failed_says_why(runs: Path, capsys: pytest.CaptureFixture[str]) -> None:
     record = json.loads((runs / "seeds" / "seeds.json").read_text(encoding="utf-8"))
     record["runs"][2]["failure"] = {"reason": "training has diverged", "status": 3, "final": True}
     (runs / "seeds" / "seeds.json").write_text(json.dumps(record), encoding="utf-8")
     assert compare(runs / "seeds") == 0
-    assert "failed: training has diverged" in capsys.readouterr().out
+    assert "failed: training has diverged: scores of iteration 4 of 4" in capsys.readouterr().out
     (runs / "seeds" / "seeds.json").write_text("{", encoding="utf-8")
     assert compare(runs / "seeds") == 0
     out, err = capsys.readouterr()

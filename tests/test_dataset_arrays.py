@@ -249,7 +249,9 @@ def test_other_types_are_refused(kind: str, tmp_path: Path) -> None:
         ((10, 3, 8, 3), "auto", "whose channels are unclear; pass --data.layout NHWC or --data.layout NCHW"),
         ((10, 8, 8, 5), "auto", "got (10, 8, 8, 5)"),
         ((10, 4, 8, 4), "auto", "whose channels are unclear"),
-        ((10, 8, 8, 2), "NHWC", "got (10, 8, 8, 2)"),
+        ((32, 32, 4), "auto", "save image[None] if one"),
+        ((10, 8, 8, 2), "NHWC", "got (10, 8, 8, 2); save the channels that count, such as images[..., :3]"),
+        ((10, 7, 8, 8), "NCHW", "got (10, 7, 8, 8); save the channels that count, such as images[:, :3]"),
         ((10, 8, 8, 3), "NCHW", "got (10, 8, 8, 3)"),
         ((10, 8, 8), "NHWC", "got (10, 8, 8); --data.layout NHWC does not fit"),
         ((10, 8, 8, 3), "NHW", "--data.layout NHW does not fit"),
@@ -310,6 +312,26 @@ def test_transparent_images_become_what_they_become_in_a_folder(
         loaded = load(path, 6, background=background, memory=memory)
         assert torch.equal(loaded.images[torch.arange(5)], folder.images)
         assert f"5 colour images, {layout}, RGBA, " in loaded.description
+
+
+@pytest.mark.parametrize("mode", ["L", "RGB", "RGBA"])
+@pytest.mark.parametrize("channels", ["1", "3"])
+def test_channels_are_converted_as_in_a_folder(mode: str, channels: Any, tmp_path: Path) -> None:
+    size = (5, 9, 12, len(mode)) if len(mode) > 1 else (5, 9, 12)
+    images = np.random.default_rng(1).integers(0, 256, size, dtype=np.uint8)
+    (tmp_path / "files").mkdir()
+    for index, image in enumerate(images):
+        Image.fromarray(image).save(tmp_path / "files" / f"{index}.png")
+    folder = Folder(FolderOptions(channels=channels)).load(6, tmp_path / "files", download=False)
+    kind = "grey" if channels == "1" else "colour"
+    for name, order in {"NHWC": images, "NCHW": np.moveaxis(images, -1, 1)}.items():
+        path = save(tmp_path / f"{name}.npy", only=images if mode == "L" else order)
+        for memory in ("load", "stream"):
+            loaded = load(path, 6, channels=channels, memory=memory)
+            assert loaded.images.shape == (5, int(channels), 6, 6)
+            assert torch.equal(loaded.images[torch.arange(5)], folder.images)
+            assert loaded.originals.original(2).shape == (int(channels), 9, 12)
+            assert f"5 {kind} images" in loaded.description
 
 
 LABELS = np.array([3, 1, 3, 7, 1, 1, 3])

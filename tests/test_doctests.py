@@ -23,6 +23,7 @@ every_module = pytest.mark.parametrize("name", ["mpcc.core", "mpcc.plugins", *(m
 every_leaf = pytest.mark.parametrize("name", [module.name for module in FOUND if not module.ispkg])
 
 
+@pytest.mark.filterwarnings("ignore:MPCC:UserWarning")  # examples train for a few iterations
 @every_module
 def test_the_examples_in_docstrings_print_what_they_say(name: str) -> None:
     # Not pytest's --doctest-modules: it would import every module a second time, as core.* and plugins.*.

@@ -171,6 +171,7 @@ def test_every_block_on_export_runs_in_order(workplace: Path) -> None:
     assert {path.suffix for path in Path("exported").iterdir()} == {".toml", ".safetensors", ".pt2", ".onnx"}
 
 
+@pytest.mark.filterwarnings("ignore:MPCC:UserWarning")  # the pages train for a few iterations
 def test_every_block_on_python_runs_in_order(workplace: Path) -> None:
     run("mpcc-run --out runs/first")
     names: dict[str, object] = {}
@@ -180,6 +181,7 @@ def test_every_block_on_python_runs_in_order(workplace: Path) -> None:
     assert Path("digits-model").is_dir()
 
 
+@pytest.mark.filterwarnings("ignore:MPCC:UserWarning")
 def test_the_notebook_runs(workplace: Path) -> None:
     notebook = json.loads((DOCS.parent / "examples" / "digits.ipynb").read_text(encoding="utf-8"))
     cells = ["".join(cell["source"]) for cell in notebook["cells"] if cell["cell_type"] == "code"]

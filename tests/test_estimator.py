@@ -3,28 +3,39 @@
 from __future__ import annotations
 
 import pickle
+import re
 import subprocess
 import sys
 import threading
+import warnings
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import attrs
 import numpy as np
 import pytest
 import torch
 from sklearn.base import clone
 from sklearn.datasets import load_digits, make_blobs
-from sklearn.exceptions import NotFittedError
+from sklearn.exceptions import ConvergenceWarning, NotFittedError
 from sklearn.metrics import adjusted_rand_score
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import FunctionTransformer, StandardScaler
 from sklearn.utils.estimator_checks import parametrize_with_checks
 
 import mpcc
+from mpcc.core.api.fit_warnings import in_python_words
 from mpcc.core.commands import entry
+from mpcc.core.config import SECTIONS, RunSettings
 from mpcc.core.errors import InvalidInput
+from mpcc.core.reporting.symptoms import OF_FORMING, Symptom, symptoms
+from mpcc.core.reporting.vitals import Vitals
+from mpcc.core.run import execution
 from mpcc.core.system.toml_file import read_toml
 
+# Nearly all tests train for two iterations, which is too few: `fit` says so, as tests below check.
+pytestmark = pytest.mark.filterwarnings("ignore:MPCC:UserWarning")
 DIGITS = load_digits().images[:80]
 TINY = {
     **{"arch.width": 1, "batch": 10, "latent_dim": 3, "d_steps": 1, "e_steps": 1, "standing_passes": 2},
@@ -156,7 +167,8 @@ def test_a_script_is_not_told_anything_that_it_has_not_asked_for(tmp_path: Path)
         "mpcc.MPCC(arch='biggan8', preset='digits', iterations=2, settings={'arch.width': 1}, random_state=0)"
         ".fit(sklearn.datasets.load_digits().images[:60] * 1.3)"
     )
-    done = subprocess.run([sys.executable, "-c", script], cwd=tmp_path, capture_output=True, text=True, check=True)
+    command = [sys.executable, "-W", "ignore::UserWarning", "-c", script]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=True)
     assert (done.stdout, done.stderr) == ("", "")
     assert list(tmp_path.iterdir()) == []
 
@@ -168,6 +180,87 @@ def test_it_is_quiet_unless_asked(capfd: pytest.CaptureFixture[str]) -> None:
     out, err = capfd.readouterr()
     assert out == ""
     assert "iteration 2/2" in err
+
+
+def health(monkeypatch: pytest.MonkeyPatch, signs: Sequence[Symptom], restarts: Sequence[Any] = ()) -> None:
+    """Let each training end with these signs and restarts."""
+    monkeypatch.setattr(execution, "symptoms", lambda *_: signs)
+    find = execution.Execution._find
+
+    def found(self: execution.Execution, *given: Any) -> execution.Found:
+        self.run.restarts = list(restarts)
+        return find(self, *given)
+
+    monkeypatch.setattr(execution.Execution, "_find", found)
+
+
+@pytest.mark.filterwarnings("error")
+def test_a_sound_fit_does_not_warn(monkeypatch: pytest.MonkeyPatch) -> None:
+    health(monkeypatch, [])
+    tiny().fit(DIGITS)
+
+
+def test_clusters_that_have_not_formed_are_a_convergence_warning_and_other_signs_are_not(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    signs = [Symptom("empty_clusters", "too large --prior-lr"), Symptom("saturation", "lower --batch")]
+    health(monkeypatch, signs, [{"iteration": 7, "from": 5, "reason": "not finite; lower --lr"}])
+    with warnings.catch_warnings(record=True, action="always") as caught:
+        model = tiny().fit(DIGITS)
+    assert [(one.category, str(one.message)) for one in caught] == [
+        (ConvergenceWarning, 'MPCC: too large settings["prior_lr"]'),
+        (UserWarning, 'MPCC: lower settings["batch"]'),
+        (
+            UserWarning,
+            "MPCC: the training broke down and went back to a checkpoint, 1 in all, the last time at iteration 7: "
+            'not finite; lower settings["lr"]',
+        ),
+    ]
+    # They point to the line of the caller.
+    assert {one.filename for one in caught} == {__file__}
+    assert model.labels_.shape == (80,)
+    model = tiny()
+    with warnings.catch_warnings(action="error"), pytest.raises(ConvergenceWarning):
+        model.fit(DIGITS)
+    assert model.predict(DIGITS).shape == (80,)
+
+
+def test_too_few_iterations_are_told_with_what_to_change() -> None:
+    with pytest.warns(ConvergenceWarning, match="often need more than 2 iterations: fit for longer, with more iter"):
+        tiny(settings={**TINY, "membership_weight": 0, "prior.scale_floor": 20}).fit(DIGITS)
+
+
+def test_each_sign_is_told_in_parameters_of_the_estimator() -> None:
+    sick = Vitals(
+        sizes=(0, 100, 0, 0, 0),
+        diversity=(0.0, 0.5, 0.5, 0.5, 0.5),
+        saturation=0.9,
+        posterior_entropy=0.99,
+        agreement=0.0,
+        hinge=0.0,
+        spectral_norms={"generator": (1e6, "entry.weight")},
+        real_terms=True,
+        iterations=2,
+    )
+    found = [
+        *symptoms(sick),
+        *symptoms(attrs.evolve(sick, iterations=900)),
+        *symptoms(attrs.evolve(sick, sizes=(50,) * 5, two_peaks=(1,), iterations=900)),
+    ]
+    assert {*OF_FORMING, "two_groups", "saturation", "discriminator_won"} < {one.name for one in found}
+    settings = {field.name for field in attrs.fields(RunSettings)}
+    for one in found:
+        text = in_python_words(one.message)
+        assert "--" not in text
+        assert "clusters/" not in text
+        named = re.findall(r'settings(?:\[|=\{)"([\w.]+)"', text)
+        assert all(name in settings or name.partition(".")[0] in SECTIONS for name in named), text
+        parameters = mpcc.MPCC().get_params()
+        assert all(name in parameters for name in re.findall(r"(\w+)=", text)), text
+    texts = " ".join(in_python_words(one.message) for one in found)
+    for part in ('settings={"balance_direction": "prior"}', "n_clusters=6", "fewer groups than n_clusters, or"):
+        assert part in texts
+    assert 'another settings["arch.conditioning"] (a new run' in texts
 
 
 def test_a_kept_run_is_one_like_any_other(tmp_path: Path, fitted: mpcc.MPCC) -> None:

@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import csv
 import json
+import re
+import shlex
+import shutil
+import textwrap
 import tomllib
 import zipfile
 from pathlib import Path
@@ -173,10 +177,43 @@ def test_the_page_explains_each_file_and_how_to_use_the_model(sent: Path) -> Non
     page = (sent / "README.txt").read_text()
     for name in names(sent) - {"README.txt"}:
         assert name in page or f"{name.partition('/')[0]}/" in page, name
-    for text in ('mpcc.load("model")', "mpcc predict model", "safetensors.torch.load_file", "8 x 8 pixels"):
+    for text in ('mpcc.load("model")', "mpcc predict model", "8 x 8 pixels", "python -m pip install path/to/mpcc"):
         assert text in page
+    assert page.index("Open clusters.png first") < page.index("The files")
     assert ".pt2" not in page
     assert all(len(line) <= 120 for line in page.splitlines())
+
+
+def programs(page: str) -> list[str]:
+    """The blocks of Python on a page, as a reader copies them."""
+    blocks = re.findall(r"(?:^    .*\n)+", page, re.MULTILINE)
+    return [text for text in map(textwrap.dedent, blocks) if text.startswith(("import ", "from "))]
+
+
+def test_its_lines_of_python_run_where_it_is_unpacked(
+    place: Path, run: Path, sent: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(shutil.copytree(sent, tmp_path / "here"))
+    Path("my-images").symlink_to(place / "scans")
+    with_mpcc, without = programs(Path("README.txt").read_text())
+    names: dict[str, Any] = {}
+    exec(with_mpcc, names)
+    assert np.array_equal(names["clusters"], load(run).predict(place / "scans"))
+    assert names["new"].shape == (64, 8, 8)
+    exec(without, names)
+    assert names["weights"].keys() == load_file("export/encoder.safetensors").keys()
+
+
+def test_its_commands_run_where_it_is_unpacked(
+    place: Path, sent: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(shutil.copytree(sent, tmp_path / "here"))
+    Path("my-images").symlink_to(place / "scans")
+    lines = [line.strip() for line in Path("README.txt").read_text().splitlines() if line.startswith("    mpcc ")]
+    assert len(lines) == 2
+    for line in lines:
+        assert command(entry.main, *shlex.split(line, comments=True)[1:]) == 0
+    assert len(rows(Path("predictions-my-images.csv"))) == 60
 
 
 def test_paths_of_arrays_labels_and_data_root_go_too(place: Path, tmp_path: Path) -> None:
@@ -203,16 +240,25 @@ def test_a_plugin_file_is_named_but_not_packed(place: Path, tmp_path: Path) -> N
 
 
 def test_programs_may_come_with_it_and_the_page_says_how_to_use_them(
-    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    folder = unpacked(run, tmp_path / "new", "--format", "torch")
-    assert names(folder) == LISTS | PICTURES | CONFUSION | MODEL | {"export/encoder.pt2", "export/generator.pt2"}
+    folder = unpacked(run, tmp_path / "new", "--format", "torch,onnx")
+    made = {f"export/{part}.{ending}" for part in ("encoder", "generator") for ending in ("pt2", "onnx")}
+    assert names(folder) == LISTS | PICTURES | CONFUSION | MODEL | made
     assert_private(folder, "hidden-customer", Path(__file__).resolve().parents[1])
     page = (folder / "README.txt").read_text()
     assert 'torch.export.load("export/encoder.pt2")' in page
     assert "shape (N, 1, 8, 8)" in page
     assert ".safetensors" not in page
     assert "encoder.pt2: largest difference from mpcc" in capsys.readouterr().out
+    monkeypatch.chdir(folder)
+    _, with_torch, with_onnx = programs(page)
+    found: dict[str, dict[str, Any]] = {"torch": {}, "onnx": {}}
+    exec(with_torch, found["torch"])
+    exec(with_onnx, found["onnx"])
+    for made in found.values():
+        assert tuple(made["again"].shape) == (2, 1, 8, 8)
+    assert found["torch"]["posterior"].numpy() == pytest.approx(found["onnx"]["posterior"], abs=1e-4)
 
 
 def test_the_page_tells_when_lists_and_model_are_of_different_iterations(run: Path, tmp_path: Path) -> None:

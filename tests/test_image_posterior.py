@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from typing import Any
 
+import attrs
 import pytest
 import torch
 from scipy import stats
@@ -22,11 +23,14 @@ REGISTRY = load_registry([])
 K, J, N = 4, 3, 9
 
 
-def made(name: str) -> Prior:
+def made(name: str, scale_floor: float | None = None) -> Prior:
     entry = REGISTRY.entry("prior", name)
     torch.manual_seed(1)
     cls = entry.options_class()
-    prior: Prior = entry.load()(K, J, None if cls is None else cls())
+    options = None if cls is None else cls()
+    if scale_floor is not None:
+        options = attrs.evolve(options, scale_floor=scale_floor)
+    prior: Prior = entry.load()(K, J, options)
     with torch.no_grad():
         for parameter in prior.parameters():
             parameter.add_(0.3 * torch.randn_like(parameter))
@@ -67,6 +71,35 @@ def test_an_encoder_that_is_sure_of_z_gives_the_posterior_at_its_location(name: 
     with torch.no_grad():
         sure = image_posterior(prior, location, torch.full_like(raw, -40.0))
         assert torch.allclose(sure, prior.log_responsibilities(location).exp(), atol=1e-4)
+
+
+@pytest.mark.parametrize("name", [*REGISTRY.names("prior"), "without quantiles"])
+@pytest.mark.parametrize("scale_floor", [None, 0.01])
+def test_a_raw_scale_far_out_has_a_finite_posterior(name: str, scale_floor: float | None) -> None:
+    prior = made("gmm" if name == "without quantiles" else name, scale_floor)
+    if name == "without quantiles":
+        prior = Drawn(K, J, GaussianMixtureOptions())
+    location, _ = heads()
+    raws = torch.tensor([-1e3, -200.0, -100.0, 0.0, 100.0, 200.0, 1e3, 3e38])
+    with torch.no_grad():
+        found = torch.stack([image_posterior(prior, location, raw.expand_as(location)) for raw in raws])
+        narrow = image_posterior(prior, location, torch.full_like(location, -40.0))
+        far = image_posterior(prior, 1e9 * location, torch.full_like(location, 1e3))
+    assert bool(torch.isfinite(found).all())
+    assert bool(torch.isfinite(far).all())
+    assert torch.allclose(found.sum(2), torch.ones(len(raws), N), atol=1e-5)
+    assert torch.allclose(found[:3], narrow.expand(3, N, K), atol=1e-5)
+    # Wider than wide makes no difference.
+    assert torch.equal(found[-2], found[-1])
+
+
+@pytest.mark.parametrize("wrong", [math.nan, math.inf, -math.inf])
+def test_a_head_that_is_not_finite_is_not_hidden(wrong: float) -> None:
+    prior, (location, raw) = made("gmm"), heads()
+    raw[3, 1] = wrong
+    with torch.no_grad():
+        found = image_posterior(prior, location, raw)
+    assert torch.isfinite(found).all(1).tolist() == [row != 3 for row in range(N)]
 
 
 def test_no_random_state_changes() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import os
+import shutil
 import sys
 import zipfile
 from collections.abc import Callable
@@ -175,6 +176,36 @@ def test_the_default_table_is_in_the_working_folder_and_never_in_the_run(
     assert {path: path.stat().st_mtime_ns for path in run.rglob("*")} == before
 
 
+def test_the_first_line_says_whose_images_they_are(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    flags = [f"--{name}={value}" for name, value in {**TINY, "batch": 7}.items()]
+    for number, data in enumerate(("scans", "scans.npy", "nested")):
+        run = tmp_path / f"run-{number}"
+        mixed = ["--data.classes", "none"] if data == "nested" else []
+        assert command(entry.run_main, *flags, "--data", data, *mixed, "--out", run) == 0
+        copy = Path("copy", data)
+        copy.parent.mkdir(exist_ok=True)
+        (shutil.copytree if Path(data).is_dir() else shutil.copy)(data, copy)
+        part = f"images of {Path(data).absolute()}, as the run's own, but not exactly these"
+        told = dict.fromkeys([(data,), (f"./{data}",), (str(copy),)], "the run's own images")
+        told |= {("scans/3.png",): part if data == "scans" else "not the run's own images"}
+        told |= {("scans.zip", "scans"): "not the run's own images"}
+        told |= {("--data.range", "3,9"): part, ("--data", "digits"): "not the run's own images"}
+        if data == "scans":
+            told |= {("scans/*.png",): "the run's own images", ("scans.zip",): "the run's own images"}
+        for count, (words, expected) in enumerate(told.items()):
+            capsys.readouterr()
+            assert predict(run, *words, "--out", f"{number}-{count}.csv") == 0
+            assert capsys.readouterr().out.splitlines()[0] == f"{number}-{count}.csv: {expected}", words
+    Image.fromarray(DIGITS[9]).save("scans/9.png")
+    assert predict(tmp_path / "run-0", "--out", "changed.csv") == 0
+    assert "which are not those of the training any more" in capsys.readouterr().out.splitlines()[0]
+
+
+def test_other_options_of_a_published_set_are_told(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert predict(run, "--data", "digits", "--out", "same.csv") == 0
+    assert capsys.readouterr().out.splitlines()[0] == "same.csv: the run's own images"
+
+
 def test_options_hold_for_each_reader_that_has_them(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
     Image.fromarray(np.stack([DIGITS[0]] * 3, axis=-1)).save("colour.png")
     np.save("wide.npy", np.pad(DIGITS[:1], ((0, 0), (0, 0), (3, 3))))
@@ -193,7 +224,12 @@ def test_options_hold_for_each_reader_that_has_them(run: Path, capsys: pytest.Ca
     assert found[8] == found[9]
     np.save("colour.npy", np.stack([DIGITS[:2]] * 3, axis=-1))
     assert predict(run, "scans", "colour.npy", "--out", "c.csv") == 2
-    assert "colour.npy: expected images with 1 channel" in error(capsys)
+    assert "colour.npy: expected images with 1 channel, as in training, got 3; nearest valid choice: --data.chan" in (
+        error(capsys)
+    )
+    np.save("opaque.npy", np.stack([*[DIGITS[:2]] * 3, np.full_like(DIGITS[:2], 255)], axis=1))
+    assert predict(run, "scans", "colour.npy", "opaque.npy", "--data.channels", "1", "--out", "c.csv") == 0
+    assert results("c.csv")[7:] == [*results("c.csv")[:2]] * 2
 
 
 def test_arrays_are_converted_as_the_folder_of_the_training_was(tmp_path: Path) -> None:

@@ -17,6 +17,7 @@ from sklearn.utils import check_random_state
 from sklearn.utils.validation import check_is_fitted, validate_data
 
 from mpcc.core.api.feature_rows import as_images
+from mpcc.core.api.fit_warnings import warn_of_health
 from mpcc.core.api.image_arrays import as_array, image_file
 from mpcc.core.api.loaded_run import load
 from mpcc.core.api.sheet_html import sheet_html
@@ -117,6 +118,11 @@ class MPCC(ClassNamePrefixFeaturesOutMixin, TransformerMixin, ClusterMixin, Base
             InvalidInput: If X or a parameter is not valid; it is a ValueError.
             TrainingDiverged: If the training breaks down.
             KeyboardInterrupt: If the training is interrupted.
+
+        Warns:
+            ConvergenceWarning: At the end, for each sign that clusters have not formed, such as empty ones, often after
+                too few iterations.
+            UserWarning: At the end, for each other sign that the training has gone wrong.
         """
         if hasattr(self, "run_"):
             delattr(self, "run_")  # until this fit has succeeded
@@ -139,6 +145,8 @@ class MPCC(ClassNamePrefixFeaturesOutMixin, TransformerMixin, ClusterMixin, Base
             self.run_ = trained
             if self.run_folder is not None:
                 keep_images(registry, planned, path)
+        # The last thing, as a warning may be an error for the caller: the estimator is fitted by then.
+        warn_of_health(results["health"], stacklevel=2)
         return self
 
     def predict(self, X: Any) -> Array:

@@ -79,7 +79,10 @@ def read_images(registry: Registry, run: Layer, images: Any, channels: int) -> I
         except InvalidInput as error:
             if path is None:
                 raise
-            raise InvalidInput(str(error).replace(str(path), "images")) from error
+            # There is no flag here that would convert them.
+            kind = "grey" if channels == 1 else "colour"
+            text = str(error).replace(f"nearest valid choice: --data.channels {channels}", f"convert them to {kind}")
+            raise InvalidInput(text.replace(str(path), "images")) from error
 
 
 def named_paths(images: Any) -> list[Path]:

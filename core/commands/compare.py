@@ -17,7 +17,7 @@ from mpcc.core.storage.table_formats import check_format
 from mpcc.core.studies.comparison_curves import check_picture, draw_curves
 from mpcc.core.studies.comparison_table import LAST, chosen_scores, notes, shown_table, title_of, write_table
 from mpcc.core.studies.named_runs import named_runs
-from mpcc.core.studies.run_groups import grouped
+from mpcc.core.studies.run_groups import differing, grouped
 from mpcc.core.system.whole_files import check_new
 
 __all__ = ["CompareFlags", "compare_runs"]
@@ -40,6 +40,9 @@ class CompareFlags(CommandFlags):
         (), "run folders, folders of seeds, or quoted patterns such as 'runs/*'; any number", positional=True
     )
     metrics: str | None = option(None, "scores to compare, separated by commas; by default all")
+    all_settings: bool = option(
+        False, "show settings that differ because --minutes has set them, or that no score depends on, too"
+    )
     out: Path | None = option(None, "new file for the table: .csv, .jsonl or .parquet")
     curves: Path | None = option(
         None, "new picture of the scores over the iterations: .png, .svg or .pdf; needs matplotlib (extra plots)"
@@ -54,12 +57,13 @@ def compare_runs(words: list[str]) -> int:
     check_outputs(flags)
     groups = grouped(named_runs(flags.run))
     scores = chosen_scores(groups, flags.metrics)
+    settings = differing(groups, everything=flags.all_settings)
     if flags.out is not None:
-        write_table(groups, scores, flags.out)
+        write_table(groups, scores, settings, flags.out)
     if flags.curves is not None:
         draw_curves(groups, scores, flags.curves)
-    print_table(shown_table(groups, scores), [title_of(name) for name in scores])
-    for line in notes(groups, scores):
+    print_table(shown_table(groups, scores, settings), [title_of(name) for name in scores])
+    for line in notes(groups, scores, settings):
         print(line)
     for path in (flags.out, flags.curves):
         if path is not None:

@@ -92,8 +92,9 @@ def guarded(command: str, words: Sequence[str], action: Callable[[list[str]], in
                 traceback.print_exc()
             print(f"{command}: error: {' '.join(str(error).split())}", file=sys.stderr)
             return error.status
-        except KeyboardInterrupt:
-            print(f"{command}: interrupted", file=sys.stderr)
+        except KeyboardInterrupt as stop:
+            # What was interrupted may say what it has left behind.
+            print(": ".join([f"{command}: interrupted", *map(str, stop.args)]), file=sys.stderr)
             return EXIT_INTERRUPTED
 
 

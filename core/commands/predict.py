@@ -12,7 +12,7 @@ import attrs
 
 from mpcc.core.commands.flags import Parser, PluginFiles, RunFiles
 from mpcc.core.config import RunSettings, used
-from mpcc.core.config.asked_images import AskedImages, asked_by_flags, asked_by_paths
+from mpcc.core.config.asked_images import asked_by_flags, asked_by_paths
 from mpcc.core.config.locations import entries_of, hint_if_moved, places
 from mpcc.core.config.options import option
 from mpcc.core.errors import InvalidInput
@@ -86,7 +86,7 @@ def predict_run(words: list[str]) -> int:
     from mpcc.core.evaluation.generation import Generation
     from mpcc.core.registry.attribution import attributed
     from mpcc.core.run.assembly import choose_device
-    from mpcc.core.run.prediction import load_images, write_predictions
+    from mpcc.core.run.prediction import load_images, whose_images, write_predictions
     from mpcc.core.run.saved_run import trained_model
     from mpcc.core.storage.checkpoint import load_checkpoint
     from mpcc.core.storage.prediction_output import OutputPaths
@@ -111,9 +111,10 @@ def predict_run(words: list[str]) -> int:
         # Finding images and reading their headers counts, too.
         started = time.monotonic()
         images = load_images(asked, state["images"][1])
+        whose = whose_images(asked, images, state, layer.tables.get("data", {}))
         output = write_predictions(model, images, flags.batch, settings.workers, paths, generation)
         seconds = time.monotonic() - started
-    for line in summary(asked, images, paths, output, seconds):
+    for line in summary(whose, images, paths, output, seconds):
         print(line)
     return 0
 
@@ -192,12 +193,18 @@ def check_parent(path: Path, flag: str) -> None:
         raise InvalidInput(f"{flag} {path} cannot be written: {path.absolute().parent} is not a folder")
 
 
-def summary(
-    asked: AskedImages, images: ImageSet, paths: OutputPaths, output: PredictionOutput, seconds: float
-) -> list[str]:
-    """Return the last lines of the command: what was written, for how many images, how fast, what was left out."""
+def summary(whose: str, images: ImageSet, paths: OutputPaths, output: PredictionOutput, seconds: float) -> list[str]:
+    """Return the last lines of the command: what was written, for how many images, how fast, what was left out.
+
+    Arguments:
+        whose: In words, whether the images are those of the run.
+        images: The images.
+        paths: What was written.
+        output: What was found.
+        seconds: How long it took.
+    """
     lines = [str(path) for path in paths.all()]
-    lines[0] += ": the run's own images" if asked.own else ": not the run's own images"
+    lines[0] += f": {whose}"
     if output.sorted is not None:
         kinds = {"linked": output.sorted.linked, "copied": output.sorted.written}
         lines[-1] += f": {', '.join(f'{count:,} {kind}' for kind, count in kinds.items() if count)}"

@@ -20,9 +20,13 @@ from torch.distributions import Distribution, Independent
 from mpcc.core.contracts import Prior
 from mpcc.core.system.randomness import own_randomness
 
-__all__ = ["POINTS", "image_posterior", "points_of"]
+__all__ = ["FARTHEST", "POINTS", "bounded", "image_posterior", "points_of"]
 
 POINTS = 16
+# Bounds of what the posterior is computed from: scales from 1e-13 to 1e13, and points up to 1e12. The prior is within a
+# few units of 0, so that what is narrower is a point for it, and what is wider or farther has the posterior of its
+# direction already. Without bounds, squares of distances would leave float32, and the posterior would not be a number.
+WIDEST, FARTHEST = 60.0, 1e12
 # The most dimensions of torch's Sobol points.
 SOBOL_DIMENSIONS = torch.quasirandom.SobolEngine.MAXDIM
 
@@ -39,23 +43,37 @@ def uniform_points(dimensions: int) -> Tensor:
     return points.float().clamp(edge, 1 - edge)
 
 
+def bounded(raw_scale: Tensor) -> Tensor:
+    """Return raw scales between two that are beyond any use; what is not finite becomes NaN, as it tells a breakdown.
+
+    Example:
+        >>> bounded(torch.tensor([-1e3, 0.5, 1e3, torch.inf]))
+        tensor([-60.0000,   0.5000,  60.0000,      nan])
+    """
+    finite = raw_scale.abs() < torch.inf
+    return torch.where(finite, raw_scale.clamp(-WIDEST, WIDEST), torch.full_like(raw_scale, torch.nan))
+
+
 def points_of(prior: Prior, location: Tensor, raw_scale: Tensor) -> Tensor:
     """Return points of q(z|x) for n images, each with the same weight, shape (POINTS, n, J).
 
     A family without quantiles (``icdf``) gives draws instead, with the same seed for each image, which takes longer.
+    Raw scales and points are bounded far out, so that finite heads have finite points, and a finite posterior.
 
     Arguments:
         prior: Gives q(z|x).
         location: The encoder's location, shape (n, J).
         raw_scale: The encoder's other head, shape (n, J).
     """
+    raw_scale = bounded(raw_scale)
     q = prior.encoder_distribution(location, raw_scale)
     base: Distribution = q
     while isinstance(base, Independent):
         base = base.base_dist
     if not base.event_shape:
         try:
-            return base.icdf(uniform_points(prior.latent_dim).to(location)[:, None, :])
+            points = base.icdf(uniform_points(prior.latent_dim).to(location)[:, None, :])
+            return points.clamp(-FARTHEST, FARTHEST)
         except NotImplementedError:
             pass
     drawn = []
@@ -63,7 +81,7 @@ def points_of(prior: Prior, location: Tensor, raw_scale: Tensor) -> Tensor:
         for own, raw in zip(torch.split(location, 1), torch.split(raw_scale, 1), strict=True):
             torch.manual_seed(0)
             drawn.append(prior.encoder_distribution(own, raw).sample(torch.Size((POINTS,))))
-    return torch.cat(drawn, dim=1)
+    return torch.cat(drawn, dim=1).clamp(-FARTHEST, FARTHEST)
 
 
 def image_posterior(prior: Prior, location: Tensor, raw_scale: Tensor) -> Tensor:

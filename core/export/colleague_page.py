@@ -12,7 +12,7 @@ __all__ = ["Facts", "page"]
 WIDTH = 100
 # What a file is, by name, or by the folder that holds it.
 MEANINGS = {
-    "clusters.png": "look here first: a row for each cluster, real images at the left, generated ones at the right",
+    "clusters.png": "open this first: a row for each cluster, real images at the left, generated ones at the right",
     "clusters/": "a picture for each cluster: its most typical and its least certain real images, and some between",
     "samples.png": "generated images, a row for each cluster",
     "kmeans.png": "for comparison: what k-means finds in the pixels, each group beside the cluster that it resembles",
@@ -26,28 +26,42 @@ MEANINGS = {
     "export/": "the model for other programs (see below)",
 }
 
+LOOK_FIRST = (
+    "Open clusters.png first. A row is a cluster: at the left some of its real images, at the right images that the "
+    "model has made of it."
+)
+# What goes where the texts below have this word: the shape of two images.
+SHAPE = "SHAPE"
+# mpcc is no published package.
+INSTALL = (
+    "Install mpcc {version} first. It needs Python 3.11 or newer and the folder of its source, which holds a "
+    "pyproject.toml. Ask the sender for that folder. Then open a terminal in the folder of this file:"
+)
 WITH_MPCC = """\
-    mpcc predict model my-images              the cluster of each of your images, as a table
-    mpcc sample model --cluster 0 --count 64  64 new images of cluster 0
+    python -m pip install path/to/mpcc        # the folder of the source
+    mpcc predict model my-images              # the cluster of each of your images, as a table
+    mpcc sample model --cluster 0 --count 64  # 64 new images of cluster 0
 
 The same in Python:
 
     import mpcc
     run = mpcc.load("model")
-    clusters = run.predict(images)            arrays (N, H, W), (N, H, W, C) or (N, C, H, W)
-    new, of_cluster = run.sample(64, cluster=0)"""
+    new, of_cluster = run.sample(64, cluster=0)
+    clusters = run.predict("my-images")  # a folder; or an array (N, H, W), (N, H, W, C), (N, C, H, W)"""
 
 # How to use the files with an ending.
 OTHER_PROGRAMS = {
     ".safetensors": """\
 export/*.safetensors hold the weights of each network and of the prior as named tensors, without
-code. The package safetensors reads them, as in
-safetensors.torch.load_file("export/encoder.safetensors"). The networks that take these weights are
-in mpcc.""",
+code. The package safetensors reads them. The networks that take these weights are in mpcc.
+
+    from safetensors.torch import load_file
+    weights = load_file("export/encoder.safetensors")""",
     ".pt2": """\
 export/encoder.pt2 and export/generator.pt2 are programs for PyTorch. They need no mpcc:
 
     import torch
+    images = torch.zeros(SHAPE, dtype=torch.uint8)  # yours
     encode = torch.export.load("export/encoder.pt2").module()
     z, posterior = encode(images)
     clusters = posterior.argmax(1)
@@ -58,7 +72,9 @@ PyTorch may run code that is in a .pt2 file. Load one only if you trust its send
     ".onnx": """\
 export/encoder.onnx and export/generator.onnx are programs for any system that reads ONNX:
 
+    import numpy
     import onnxruntime
+    images = numpy.zeros(SHAPE, numpy.uint8)  # yours
     encode = onnxruntime.InferenceSession("export/encoder.onnx")
     z, posterior = encode.run(None, {"images": images})
     generate = onnxruntime.InferenceSession("export/generator.onnx")
@@ -102,6 +118,7 @@ def page(names: Sequence[str], facts: Facts) -> str:
             f"labels, and what it found. mpcc {facts.version} made it in {facts.iteration:,} iterations of training. "
             "The images of the training are not in the archive, except for the examples in the pictures."
         ),
+        *([prose(LOOK_FIRST)] if "clusters.png" in names else []),
         heading("The files") + table(names),
     ]
     if facts.evaluated not in (None, facts.iteration):
@@ -112,7 +129,11 @@ def page(names: Sequence[str], facts: Facts) -> str:
             )
         )
     size = facts.shape[1]
-    parts += [heading("Use the model with mpcc") + WITH_MPCC, prose(f"mpcc brings images to {size} x {size} pixels.")]
+    parts += [
+        heading("Use the model with mpcc") + prose(INSTALL.format(version=facts.version)),
+        WITH_MPCC,
+        prose(f"mpcc brings images to {size} x {size} pixels."),
+    ]
     if facts.plugins:
         parts.append(
             prose(
@@ -123,7 +144,8 @@ def page(names: Sequence[str], facts: Facts) -> str:
             )
         )
     endings = [ending for ending in OTHER_PROGRAMS if any(name.endswith(ending) for name in names)]
-    first, *others = (OTHER_PROGRAMS[ending] for ending in endings)
+    two = str((2, *facts.shape))
+    first, *others = (OTHER_PROGRAMS[ending].replace(SHAPE, two) for ending in endings)
     parts += [heading("Use the model without mpcc") + first, *others]
     if {".pt2", ".onnx"} & set(endings):
         parts.append(prose(shapes(facts)))

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from mpcc.core.contracts import Prior
-from mpcc.core.evaluation.image_posterior import points_of
+from mpcc.core.evaluation.image_posterior import FARTHEST, bounded, points_of
 from mpcc.core.layers.fusion import fuse
 from mpcc.core.mixture import LocationScaleMixture
 
@@ -25,8 +25,9 @@ class EncoderProgram(nn.Module):
 
     .. math:: z_i = \mathrm{loc}(x) + e^{r(x) / 2} t_i
 
-    with points t_i of the standard distribution, which are computed once, here: their quantile function may be one
-    that other programs do not have. For any other family, q(z|x) itself becomes part of the program.
+    with points t_i of the standard distribution, and with the bounds of r and z of mpcc. The t_i are computed once,
+    here: their quantile function may be one that other programs do not have. For any other family, q(z|x) itself
+    becomes part of the program.
 
     Arguments:
         encoder: (N, D, R, R) in [-1, 1] to location and raw scale, each (N, J).
@@ -53,7 +54,7 @@ class EncoderProgram(nn.Module):
         if self.points is None:
             z = points_of(self.prior, location, raw_scale)
         else:
-            z = location + torch.exp(raw_scale / 2) * self.points
+            z = (location + torch.exp(bounded(raw_scale) / 2) * self.points).clamp(-FARTHEST, FARTHEST)
         of_points = self.prior.log_responsibilities(z.flatten(0, 1)).exp()
         return location, of_points.view(z.shape[0], -1, self.prior.clusters).mean(dim=0)
 

@@ -13,7 +13,7 @@ from mpcc.core.config.settings import RunSettings
 from mpcc.core.reporting.cures import NETWORKS, cure
 from mpcc.core.reporting.vitals import Vitals, effective_clusters
 
-__all__ = ["TOO_SHORT", "Symptom", "symptoms"]
+__all__ = ["OF_FORMING", "TOO_SHORT", "Symptom", "symptoms"]
 
 # An evaluation of fewer images than this for each cluster says nothing about empty ones.
 IMAGES_A_CLUSTER = 10

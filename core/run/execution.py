@@ -123,7 +123,6 @@ class Execution:
             folder.write_config(run.config, comment_of(run.budget))
             if run.data.skipped:
                 folder.write_skipped(run.data.skipped)
-        self.events = EventLog(folder.path, purge_step=start + 1 if resumed else None)
         self.observers = Observers.of(run.observers, self.trainer.model.device)
         self.pace = Pace(run.minutes, run.began)
         self._start, self._began, self._looked = start, time.monotonic(), False
@@ -131,6 +130,8 @@ class Execution:
         # How many notes of the engine have been passed on.
         self._notes = 0
         self._pass_on_notes()
+        # The last thing that is opened: `run_to_the_end` closes it, whatever happens.
+        self.events = EventLog(folder.path, purge_step=start + 1 if resumed else None)
 
     def run_to_the_end(self, *, bar: bool) -> dict[str, Any]:
         """Train until all iterations are done, or until the pause; see `execute`."""

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from mpcc.core.config import RunConfig
 from mpcc.core.config.asked_images import AskedImages, conversion
@@ -11,14 +12,17 @@ from mpcc.core.contracts import ImageSet
 from mpcc.core.errors import InvalidInput, TrainingDiverged
 from mpcc.core.evaluation import inference
 from mpcc.core.evaluation.generation import Generation
+from mpcc.core.images.fingerprint import fingerprint
 from mpcc.core.images.joined import joined
 from mpcc.core.images.read_ahead import in_order
 from mpcc.core.method.model import Model
 from mpcc.core.run.assembly import load_data
 from mpcc.core.storage.prediction_output import OutputPaths, PredictionOutput
 from mpcc.core.system.allocator import kept_memory
+from mpcc.core.system.file_addresses import path_of
+from mpcc.core.system.file_names import printable
 
-__all__ = ["load_images", "write_predictions"]
+__all__ = ["load_images", "whose_images", "write_predictions"]
 
 
 def load_images(asked: AskedImages, channels: int, *, once: bool = True) -> ImageSet:
@@ -46,6 +50,39 @@ def load_images(asked: AskedImages, channels: int, *, once: bool = True) -> Imag
     if not asked.groups:
         return load(asked.config, asked.config.data.entry.described())
     return joined([load(config, str(inputs), inputs.paths) for config, inputs in asked.groups])
+
+
+def whose_images(asked: AskedImages, data: ImageSet, state: Mapping[str, Any], trained_on: Mapping[str, Any]) -> str:
+    """Return in words whether images are those of the run: the digest decides, not the way in which they were named.
+
+    Arguments:
+        asked: The images as they were asked for.
+        data: The images.
+        state: A checkpoint of the run.
+        trained_on: The section ``data`` of the run's configuration.
+    """
+    if list(data.images.shape) == state["images"] and fingerprint(data.images) == state["fingerprint"]:
+        return "the run's own images"
+    if asked.own:
+        return "the images of the run's data set, which are not those of the training any more"
+    same = place_of_training(asked, trained_on)
+    return f"images of {same}, as the run's own, but not exactly these" if same else "not the run's own images"
+
+
+def place_of_training(asked: AskedImages, trained_on: Mapping[str, Any]) -> str:
+    """Return the data set or the place of the training in words, if the images come from there; else nothing.
+
+    They may be a part of those of the training, or may be converted with other options.
+    """
+    own, data = trained_on.get("path"), asked.config.data
+    named = getattr(data.options, "path", None)
+    paths = [path for _, each in asked.groups for path in each.paths] or ([named] if named else [])
+    if not isinstance(own, str):
+        return f"the data set {data.name}" if not paths and data.name == trained_on.get("name") else ""
+    place = path_of(own).expanduser()
+    here = [path.expanduser().resolve() for path in paths]
+    inside = bool(here) and all(path.is_relative_to(place.resolve()) for path in here)
+    return printable(str(place)) if inside else ""
 
 
 def write_predictions(

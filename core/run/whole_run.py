@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from mpcc.core.config import RunConfig, used
@@ -24,6 +24,9 @@ from mpcc.core.system.resources import memory_errors
 __all__ = ["carry_out", "remedies"]
 
 logger = logging.getLogger(__name__)
+
+# Images may have been downloaded by then, so it is the run of which there is nothing.
+NOT_BEGUN = "training had not begun, and nothing of the run was written"
 
 
 def carry_out(
@@ -60,30 +63,36 @@ def carry_out(
         TrainingDiverged: If something is not finite; the message names the last checkpoint.
         InvalidInput: If the run cannot begin or go on, or a plugin fails.
         OutOfResources: If memory or disk space ran out.
+        KeyboardInterrupt: If the user has interrupted it before training, with a line about what that has left behind;
+            or a second time in training.
     """
     plugins, lower = used(registry, config), remedies(config)
     with contextlib.ExitStack() as held:
-        if resumed:
-            held.enter_context(folder.locked())
-        moved = hint_if_moved(config) if resumed else contextlib.nullcontext()
         checkpoints = KeptCheckpoints(folder.checkpoints, config.run.keep_checkpoints)
-        with memory_errors("loading and building", lower), attributed(plugins), moved:
-            done = iterations_done(checkpoints) if resumed and config.run.minutes else None
-            run = Run.assemble(registry, config, began=began, done=done, runs=runs)
-        description = run.data.description or f"{config.data.name}: {len(run.data)} images"
-        until = None if pause is None else pause(run)
+        with before_training(folder, resumed=resumed):
+            if resumed:
+                held.enter_context(folder.locked())
+            moved = hint_if_moved(config) if resumed else contextlib.nullcontext()
+            with memory_errors("loading and building", lower), attributed(plugins), moved:
+                done = iterations_done(checkpoints) if resumed and config.run.minutes else None
+                run = Run.assemble(registry, config, began=began, done=done, runs=runs)
+            description = run.data.description or f"{config.data.name}: {len(run.data)} images"
+            # It may import modules, and Ctrl-C meanwhile ends the process at once: there is no folder yet.
+            line = "" if remark is None else remark()
+            until = None if pause is None else pause(run)
+            if not resumed:
+                with memory_errors("loading the first weights", lower):
+                    take_first_weights(run)
         if resumed:
             with memory_errors("loading the checkpoint", lower):
                 take_up(run, folder, checkpoints)
         else:
-            with memory_errors("loading the first weights", lower):
-                take_first_weights(run)
             folder.create()
         try:
             if not resumed:
                 held.enter_context(folder.locked())
             logger.info("%s; run folder %s", description, folder.path)
-            if remark is not None and (line := remark()):
+            if line:
                 logger.info("%s", line)
             with memory_errors("training", lower), attributed(plugins):
                 return execute(run, folder, checkpoints, resumed=resumed, bar=bar, until=until)
@@ -92,6 +101,8 @@ def carry_out(
         except BaseException as error:
             if not folder.kept:
                 folder.discard()
+                if isinstance(error, KeyboardInterrupt):
+                    raise KeyboardInterrupt(NOT_BEGUN) from error
                 raise
             kept = checkpoints.kept or f"run folder {folder.path} is kept, without a checkpoint"
             said = checkpoints.kept or f"the results are in {quoted(folder.path)}"
@@ -101,6 +112,21 @@ def carry_out(
                 if isinstance(error, kind) and said not in str(error):
                     raise kind(f"{error}; {kept}") from error
             raise
+
+
+@contextlib.contextmanager
+def before_training(folder: RunFolder, *, resumed: bool) -> Iterator[None]:
+    """Let a Ctrl-C in a ``with`` block, in which nothing of the run is written, say so.
+
+    Arguments:
+        folder: The run folder.
+        resumed: Whether it holds an earlier part of the run.
+    """
+    try:
+        yield
+    except KeyboardInterrupt as stop:
+        as_before = f"training had not gone on, and {quoted(folder.resumed_by)} is as it was"
+        raise KeyboardInterrupt(as_before if resumed else NOT_BEGUN) from stop
 
 
 def remedies(config: RunConfig) -> str:

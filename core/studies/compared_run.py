@@ -54,9 +54,11 @@ class ComparedRun:
     Attributes:
         folder: The folder, as the user named it.
         settings: Values by section and name, without those that no score depends on. A plugin has the name ``name``.
-        budget: The minutes of ``--minutes`` from which the iterations and what depends on them came, or None.
+        others: Those that no score depends on, except the seed.
+        budget: The minutes of ``--minutes`` from which the iterations and what depends on them came, or None; a text if
+            the run went on after that.
         seed: The seed; None if the configuration cannot be read.
-        problem: Why there are no scores to compare; None if there are.
+        problem: Why there are no scores, or none of the end of the run; None if there are.
         iterations: Those of the last evaluation.
         minutes: Of training, evaluations not counted.
         used: Clusters with images.
@@ -70,7 +72,8 @@ class ComparedRun:
 
     folder: Path
     settings: Mapping[Setting, Any] = attrs.field(factory=dict)
-    budget: float | None = None
+    others: Mapping[Setting, Any] = attrs.field(factory=dict)
+    budget: float | str | None = None
     seed: int | None = None
     problem: str | None = None
     iterations: int | None = None
@@ -98,45 +101,59 @@ class ComparedRun:
 def read_run(folder: Path, failure: str | None = None) -> ComparedRun:
     """Read what the folder of a run says; a problem with it is a part of that.
 
+    A run that has not come to its end has the scores of its last evaluation.
+
     Arguments:
         folder: The run folder.
         failure: Why the run failed, if a comparison of seeds has recorded that.
     """
     try:
         tables = run_layer(folder).tables
-        settings, seed, planned = settings_of(tables)
+        everything, seed, planned = settings_of(tables)
     except (InvalidInput, ValueError) as error:
         text = str(error).removeprefix(f"run folder {folder}: ").replace(str(folder / "config.toml"), "config.toml")
         return ComparedRun(folder, problem=f"damaged: {text}")
-    run = ComparedRun(folder, settings, seed=seed)
-    if failure is not None:
-        return attrs.evolve(run, problem=f"failed: {failure}")
+    own = {name: value for name, value in everything.items() if not of_no_part(name)}
+    others = {name: value for name, value in everything.items() if of_no_part(name)}
+    run = ComparedRun(folder, own, others, seed=seed)
+    failed = None if failure is None else f"failed: {failure}"
     path = folder / "results.json"
     try:
         results = table(json.loads(path.read_bytes()))
         found = with_results(run, results)
     except FileNotFoundError:
-        return attrs.evolve(run, problem="unfinished: not evaluated yet")
+        return attrs.evolve(run, problem=failed or "unfinished: not evaluated yet")
     except OSError as error:
-        return attrs.evolve(run, problem=f"damaged: results.json cannot be read: {error.strerror or error}")
+        text = f"damaged: results.json cannot be read: {error.strerror or error}"
+        return attrs.evolve(run, problem=failed or text)
     except KeyError as error:
-        return attrs.evolve(run, problem=f"damaged: results.json: {error} is missing")
+        return attrs.evolve(run, problem=failed or f"damaged: results.json: {error} is missing")
     except (ValueError, RecursionError) as error:
-        return attrs.evolve(run, problem=f"damaged: results.json: {error}")
-    if found.iterations is not None and found.iterations < planned:
-        return attrs.evolve(run, problem=f"unfinished: {found.iterations:,} of {planned:,} iterations")
-    return found
+        return attrs.evolve(run, problem=failed or f"damaged: results.json: {error}")
+    done = found.iterations or 0
+    if failed is None and done >= planned:
+        return found
+    # The folder does not tell whether a process still trains in it.
+    state = failed or "stopped or running"
+    return attrs.evolve(found, problem=f"{state}: scores of iteration {done:,} of {planned:,}")
+
+
+def of_no_part(setting: Setting) -> bool:
+    """Return whether no score depends on a setting."""
+    return setting[0] == "run" and setting[1] in NO_PART
 
 
 def settings_of(tables: Mapping[str, Mapping[str, Any]]) -> tuple[dict[Setting, Any], int, int]:
     """Return the settings of a configuration, its seed and its iterations; what it does not name has its default.
+
+    The settings are without the seed, and without the minutes, which a run replaces by what they come to.
 
     Raises:
         ValueError: If the seed or the iterations are no numbers.
     """
     defaults = {field.name: field.default for field in attrs.fields(RunSettings)}
     run = {**defaults, **tables.get("run", {})}
-    own = {("run", name): value for name, value in run.items() if name not in NO_PART}
+    own = {("run", name): value for name, value in run.items() if name not in ("seed", "minutes")}
     plugins = {
         (section, name): value
         for section in SECTIONS
@@ -174,15 +191,25 @@ def with_results(run: ComparedRun, results: Mapping[str, Any]) -> ComparedRun:
     )
 
 
-def minutes_of(budget: Mapping[str, Any], settings: Mapping[Setting, Any]) -> float | None:
-    """Return the minutes that the iterations of a run came from; None if it has had none, or more of them later.
+def minutes_of(budget: Mapping[str, Any], settings: Mapping[Setting, Any]) -> float | str | None:
+    """Return the minutes that the iterations of a run came from; None if it has had none.
+
+    If the run was resumed with more minutes or iterations, its results tell the last minutes only, and a text says so.
 
     Arguments:
         budget: What the time budget came to; empty without one.
         settings: Of the run.
+
+    Example:
+        >>> minutes_of({"minutes": 5, "iterations": 900}, {("run", "iterations"): 900})
+        5.0
+        >>> minutes_of({"minutes": 5, "iterations": 900}, {("run", "iterations"): 2000})
+        '5 (resumed)'
     """
-    whole_run = budget.get("iterations") == settings.get(("run", "iterations"))
-    return number(budget["minutes"]) if "minutes" in budget and whole_run else None
+    if "minutes" not in budget:
+        return None
+    minutes = number(budget["minutes"])
+    return minutes if budget.get("iterations") == settings.get(("run", "iterations")) else f"{minutes:g} (resumed)"
 
 
 def table(value: Any) -> dict[str, Any]:

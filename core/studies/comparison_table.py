@@ -10,7 +10,8 @@ from typing import Any
 from mpcc.core.config import flag
 from mpcc.core.errors import unknown_name
 from mpcc.core.storage.table_formats import FORMATS
-from mpcc.core.studies.run_groups import RunGroup, differing, image_sets
+from mpcc.core.studies.compared_run import Setting
+from mpcc.core.studies.run_groups import FOLLOWING, RunGroup, differing, image_sets
 from mpcc.core.studies.seed_list import as_ranges
 from mpcc.core.studies.spread import spreads
 from mpcc.core.system.file_names import printable
@@ -72,10 +73,16 @@ def name_of(group: RunGroup) -> str:
     return printable(str(first.folder)) + (f" and {len(others)} more" if others else "")
 
 
-def shown_table(groups: Sequence[RunGroup], scores: Sequence[str]) -> dict[str, list[str]]:
-    """Return the columns of the terminal's table: a title and a text for each group."""
+def shown_table(groups: Sequence[RunGroup], scores: Sequence[str], settings: Sequence[Setting]) -> dict[str, list[str]]:
+    """Return the columns of the terminal's table: a title and a text for each group.
+
+    Arguments:
+        groups: The runs.
+        scores: Those that are compared.
+        settings: Those that are shown.
+    """
     columns: dict[str, Callable[[RunGroup], str]] = {"run": name_of}
-    columns |= {flag(*each): partial(shown_setting, setting=each) for each in differing(groups)}
+    columns |= {flag(*each): partial(shown_setting, setting=each) for each in settings}
     columns |= {
         "seeds": seeds_text,
         "iterations": partial(quantity_text, name="iterations", form="{:,.0f}"),
@@ -87,7 +94,7 @@ def shown_table(groups: Sequence[RunGroup], scores: Sequence[str]) -> dict[str, 
     return {title: [text(group) for group in groups] for title, text in columns.items()}
 
 
-def shown_setting(group: RunGroup, setting: tuple[str, str]) -> str:
+def shown_setting(group: RunGroup, setting: Setting) -> str:
     """Return a value of a setting, or nothing."""
     return setting_text(group, setting) or ""
 
@@ -107,9 +114,17 @@ def score_text(group: RunGroup, name: str) -> str:
     return spread_text(group.spreads().get(name), "{:.3f}", len(group.runs))
 
 
-def setting_text(group: RunGroup, setting: tuple[str, str]) -> str | None:
-    """Return a value of a setting as a user writes it; None if there is none."""
-    value = group.settings.get(setting)
+def setting_text(group: RunGroup, setting: Setting) -> str | None:
+    """Return the value of a setting, or those of the runs if minutes have set it; None if there is none."""
+    values = [group.settings[setting]] if setting in group.settings else []
+    for run in () if values else group.runs:
+        values.append({**run.settings, **run.others}.get(setting))
+    texts = dict.fromkeys(text for value in values if (text := value_text(value)) is not None)
+    return " or ".join(texts) or None
+
+
+def value_text(value: Any) -> str | None:
+    """Return a value as a user writes it; None if there is none."""
     if isinstance(value, bool):
         return str(value).lower()
     if isinstance(value, list):
@@ -146,23 +161,26 @@ def used_text(group: RunGroup) -> str:
 
 
 def remarks(group: RunGroup) -> str:
-    """Return why there are no scores, or the names of the warnings, with the number of runs that have them."""
-    if group.problem is not None:
-        return printable(group.problem)
+    """Return why there are no scores of the end, and the names of the warnings, with how many runs have them."""
     several = len(group.runs) > 1
-    return ", ".join(
+    warnings = ", ".join(
         name + (f" ({count} of {len(group.runs)})" if several else "") for name, count in group.warnings().items()
     )
+    return "; ".join(filter(None, (printable(group.problem or ""), warnings)))
 
 
-def notes(groups: Sequence[RunGroup], scores: Sequence[str]) -> list[str]:
-    """Return lines below the table: which runs saw different images, and what the baseline reaches.
+def notes(groups: Sequence[RunGroup], scores: Sequence[str], settings: Sequence[Setting]) -> list[str]:
+    """Return lines below the table: which settings it leaves out, which runs saw different images, the baseline.
 
     Arguments:
         groups: The runs.
         scores: The scores that are compared.
+        settings: The settings that are shown.
     """
-    lines = []
+    by_minutes = any(("run", "minutes") in group.settings for group in groups)
+    everything = differing(groups, everything=True) if by_minutes else ()
+    hidden = [each for each in everything if each in FOLLOWING and each not in settings]
+    lines = [f"--all-settings shows {', '.join(flag(*each) for each in hidden)}, too"] if hidden else []
     sets = image_sets(groups)
     if len(sets) > 1:
         parts = [
@@ -189,15 +207,20 @@ def baseline_lines(groups: Sequence[RunGroup], scores: Sequence[str]) -> list[st
     return [f"k-means on the pixels, {runs[0].clusters} clusters: {', '.join(told)}"] if told else []
 
 
-def write_table(groups: Sequence[RunGroup], scores: Sequence[str], path: Path) -> None:
+def write_table(groups: Sequence[RunGroup], scores: Sequence[str], settings: Sequence[Setting], path: Path) -> None:
     """Write the comparison as a table, a row for each group; the ending of the name is that of a format.
 
     A group of several runs has means, and for each score its standard deviation in a column ``NAME_sd``.
 
+    Arguments:
+        groups: The runs.
+        scores: Those that are compared.
+        settings: Those that are written.
+        path: A new file.
+
     Raises:
         InvalidInput: If the file cannot be written.
     """
-    settings = differing(groups)
     titles = {name: title_of(name) for name in scores}
     types: dict[str, type] = {**BEFORE, **{flag(*each): str for each in settings}, **AFTER}
     types.update({title: float for name in scores for title in (titles[name], f"{titles[name]}_sd")})

@@ -12,10 +12,11 @@ from mpcc.core.config.time_budget import SET_BY_MINUTES
 from mpcc.core.studies.compared_run import ComparedRun, SeenImages, Setting
 from mpcc.core.studies.spread import spreads
 
-__all__ = ["RunGroup", "differing", "grouped", "image_sets"]
+__all__ = ["FOLLOWING", "RunGroup", "differing", "grouped", "image_sets"]
 
 # What follows from a time budget: a group of the same minutes has no value for it.
-FOLLOWING = {("run", name) for name in SET_BY_MINUTES}
+FOLLOWING = tuple(("run", name) for name in SET_BY_MINUTES)
+ITERATIONS = ("run", "iterations")
 # The order of settings in a table.
 SECTIONS_SHOWN = ("data", "arch", "prior", "objective", "run")
 
@@ -34,7 +35,7 @@ class RunGroup:
 
     @property
     def problem(self) -> str | None:
-        """Why there is nothing to compare; such a run is a group of its own."""
+        """Why there are no scores, or none of the end; such a run is a group of its own."""
         return self.runs[0].problem
 
     @property
@@ -84,9 +85,16 @@ def common_settings(runs: Sequence[ComparedRun]) -> dict[Setting, Any]:
     """Return the settings of runs that share them; the same time budget stands for all that follows from it."""
     settings, budgets = runs[0].settings, {run.budget for run in runs}
     minutes = budgets.pop()
+    free = {key: value for key, value in settings.items() if key not in FOLLOWING}
+    if runs[0].iterations is None:
+        # Without results it is not known which of the others minutes have set.
+        return free
     if minutes is None or budgets:
         return dict(settings)
-    return {("run", "minutes"): minutes, **{key: value for key, value in settings.items() if key not in FOLLOWING}}
+    if isinstance(minutes, str):
+        # Resumed runs may have trained for different times before.
+        free[ITERATIONS] = settings[ITERATIONS]
+    return {("run", "minutes"): minutes, **free}
 
 
 def key_of(settings: Mapping[Setting, Any]) -> Hashable:
@@ -94,22 +102,38 @@ def key_of(settings: Mapping[Setting, Any]) -> Hashable:
     return frozenset((name, repr(value)) for name, value in settings.items())
 
 
-def differing(groups: Sequence[RunGroup]) -> list[Setting]:
+def differing(groups: Sequence[RunGroup], *, everything: bool = False) -> list[Setting]:
     """Return the settings that differ between groups, as far as their configurations can be read.
 
     An option that only some plugins have does not differ between plugins. Between groups with the same plugin, an
     option that one of them does not name differs from a value. The iterations are left out, which are told anyway.
+
+    Arguments:
+        groups: The runs.
+        everything: Whether settings count that minutes have set, or that no score depends on.
     """
     known = [group.settings for group in groups if group.settings]
-    names = dict.fromkeys(name for settings in known for name in settings if name != ("run", "iterations"))
-    return sorted((name for name in names if differs(name, known)), key=lambda name: SECTIONS_SHOWN.index(name[0]))
+    names = dict.fromkeys(name for settings in known for name in settings if name != ITERATIONS)
+    found = [name for name in names if differs(name, known)]
+    if everything:
+        runs = [run for group in groups for run in group.runs if run.settings]
+        of_runs = [{**run.settings, **run.others} for run in runs]
+        names = dict.fromkeys(name for run in runs for name in (*FOLLOWING, *run.others) if name != ITERATIONS)
+        found += [name for name in names if name not in found and differs(name, of_runs, followed=False)]
+    return sorted(found, key=lambda name: SECTIONS_SHOWN.index(name[0]))
 
 
-def differs(name: Setting, known: Sequence[Mapping[Setting, Any]]) -> bool:
-    """Return whether a setting has different values."""
+def differs(name: Setting, known: Sequence[Mapping[Setting, Any]], *, followed: bool = True) -> bool:
+    """Return whether a setting has different values.
+
+    Arguments:
+        name: The setting.
+        known: Settings of groups or of runs.
+        followed: Whether those that follow from minutes may be missing.
+    """
     if len({repr(settings[name]) for settings in known if name in settings}) > 1:
         return True
-    if name in FOLLOWING:
+    if name in FOLLOWING and followed:
         return False
     plugins = {settings.get((name[0], "name")) for settings in known if name in settings}
     rivals = [settings for settings in known if settings.get((name[0], "name")) in plugins]
@@ -122,7 +146,7 @@ def image_sets(groups: Sequence[RunGroup]) -> list[tuple[SeenImages, list[RunGro
 
     Without a digest, as in results of an earlier version, sets with the same description are taken for the same.
     """
-    seen = [group for group in groups if group.problem is None and group.runs[0].images is not None]
+    seen = [group for group in groups if group.runs[0].images is not None]
     digests = all(group.runs[0].images.fingerprint is not None for group in seen if group.runs[0].images)
     found: dict[Hashable, tuple[SeenImages, list[RunGroup]]] = {}
     for group in seen:

@@ -206,9 +206,12 @@ class _Comparison:
                 began=self.began,
                 runs=1.0 if self.part is None else work_in_runs(len(self.record.runs), self.part),
             )
-        except BaseException:
+        except BaseException as error:
             if folder.kept:
                 self.folder.keep()
+            elif self.folder.kept and isinstance(error, KeyboardInterrupt):
+                line = f"seed {run.seed} had not begun; continue with: mpcc-run --resume {quoted(self.folder.path)}"
+                raise KeyboardInterrupt(line) from error
             elif not self.folder.kept and self.part is None:
                 # Nothing has been trained yet.
                 self.folder.discard()

@@ -19,7 +19,14 @@ from mpcc.plugins.datasets.array_reading.files import EXTENSIONS, Array, ArrayFi
 from mpcc.plugins.datasets.array_reading.labels import Labels, find_classes
 from mpcc.plugins.datasets.array_reading.sets import JoinedArrays, Part, image_parts, label_names, listed_arrays
 from mpcc.plugins.datasets.array_reading.tables import TABLES, read_label_table
-from mpcc.plugins.datasets.array_reading.values import Layout, find_layout, find_values, settled_range, to_bytes
+from mpcc.plugins.datasets.array_reading.values import (
+    Layout,
+    find_layout,
+    find_values,
+    settled_range,
+    to_bytes,
+    with_channels,
+)
 from mpcc.plugins.datasets.memory import read_all, streams
 from mpcc.plugins.datasets.options import ArraysOptions
 from mpcc.plugins.datasets.reading.range_option import RangeSpec, ValueRange
@@ -50,6 +57,7 @@ class ArrayImages:
         path: The file.
         parts: The arrays of the file.
         layout: The order of the values.
+        channels: D, 1 or 3.
         values: The values of black and white.
         fit: What happens to images that are not square: ``crop``, ``pad`` or ``stretch``.
         background: The grey level behind transparent pixels and beside an image that is padded.
@@ -60,6 +68,7 @@ class ArrayImages:
     path: Path
     parts: Sequence[Part]
     layout: Layout
+    channels: int
     values: ValueRange
     fit: str
     background: int
@@ -82,7 +91,7 @@ class ArrayImages:
     @property
     def shape(self) -> tuple[int, ...]:
         """(N, D, R, R)."""
-        return len(self.opened()), self.layout.channels, self.image_size, self.image_size
+        return len(self.opened()), self.channels, self.image_size, self.image_size
 
     def __getitem__(self, indices: Tensor) -> Tensor:
         """Read images, uint8, shape (n, D, R, R), for indices of shape (n,)."""
@@ -94,17 +103,19 @@ class ArrayImages:
 
     def _levels(self, indices: Tensor) -> Tensor:
         """Return images in their own size, uint8, shape (n, D, H, W)."""
-        return torch.from_numpy(to_bytes(self.opened()[indices.numpy()], self.layout, self.values, self.background))
+        levels = to_bytes(self.opened()[indices.numpy()], self.layout, self.values, self.background)
+        return torch.from_numpy(with_channels(levels, self.channels))
 
 
 class Arrays(Dataset):
     """Images in one array, and their labels, if there are any, in another: .npy, .npz, .pt or .pth.
 
     Images are (N, H, W), (N, H, W, C) or (N, C, H, W), C being 1, 3, or 4 with transparency, or rows of H W values, of
-    booleans, whole numbers or floating point. The range of values becomes the nearest of 256 grey levels. Then each
-    image is resized so that the shorter side is R (bilinear, antialiased when it shrinks) and cut to the central
-    square; the option ``fit`` pads or stretches it instead. Where a file has the arrays of several splits, they are
-    joined, or one is chosen.
+    booleans, whole numbers or floating point. The range of values becomes the nearest of 256 grey levels. Images with
+    transparency are put on a background, and the option ``channels`` makes grey or colour of all. Then each image is
+    resized so that the shorter side is R (bilinear, antialiased when it shrinks) and cut to the central square; the
+    option ``fit`` pads or stretches it instead. Where a file has the arrays of several splits, they are joined, or one
+    is chosen.
 
     Labels are whole numbers, booleans, texts or one-hot rows, in an array beside the images that has a usual name, or
     in a file of their own, which may be a table of text. Each label that occurs is a class with its name. Images may
@@ -147,12 +158,13 @@ class Arrays(Dataset):
         if options.memory == "stream" and not in_file:
             raise InvalidInput(f"--data.memory stream: {path} cannot be read part by part: {_IN_PARTS}")
         choice, remedy = (options.memory, "pass --data.memory stream") if in_file else ("load", _IN_PARTS)
-        shape = (len(array), layout.channels, image_size, image_size)
+        channels = layout.channels if options.channels == "auto" else int(options.channels)
+        shape = (len(array), channels, image_size, image_size)
         stream = streams(choice, shape, "the images of the array", remedy, each_once=self.each_once)
         spec = RangeSpec.parse(options.range)
         values = find_values(array, spec, described, sampled=stream)
         background = {"white": 255, "black": 0}[options.background]
-        source = ArrayImages(path, parts, layout, values, options.fit, background, image_size, array)
+        source = ArrayImages(path, parts, layout, channels, values, options.fit, background, image_size, array)
         if options.fit == "crop" and max(layout.sides) > _LONG * min(layout.sides):
             logger.info(
                 "%s: images of %d x %d pixels keep only their central squares; --data.fit pad or stretch keeps the "

@@ -241,6 +241,10 @@ class ArraysOptions(MemoryOptions):
         validator=attrs.validators.optional(_between(1)),
         metadata={"help": "height of images that are stored as rows of values (default: that of a square)"},
     )
+    channels: Literal["auto", "1", "3"] = attrs.field(
+        default="auto",
+        metadata={"help": "convert to grey (1) or to colour (3); auto keeps what the array holds; 4 become colour"},
+    )
     fit: Literal["crop", "pad", "stretch"] = _fit_field()
     background: Literal["white", "black"] = attrs.field(
         default="white",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from mpcc.core.evaluation.image_posterior import image_posterior
 from mpcc.core.testing import check_prior
 from scipy import stats
 from torch.autograd import gradcheck
@@ -46,6 +47,42 @@ def test_density_distribution_function_moments_and_entropy_are_those_of_scipy(sh
     assert ours.entropy().item() == pytest.approx(frozen.entropy(), rel=1e-10)
     assert (ours.mean.item(), ours.mode.item()) == (LOC, LOC)
     assert ours.variance.item() == pytest.approx(frozen.var(), rel=1e-10)
+
+
+@every_shape
+def test_quantiles_are_those_of_scipy_far_out_too(shape: float) -> None:
+    p = np.array([1e-12, 1e-6, 0.01, 0.2, 0.2499, 0.2501, 0.5, 0.6, 0.7499, 0.9, 0.999999, 1 - 1e-12])
+    found = build(shape).icdf(torch.from_numpy(p))
+    np.testing.assert_allclose(found.numpy(), stats.gennorm(shape, LOC, SCALE).ppf(p), rtol=1e-9, atol=1e-12)
+    np.testing.assert_allclose(build(shape).cdf(found).numpy(), p, rtol=1e-9, atol=1e-15)
+    narrow = build(shape, torch.float32).icdf(torch.from_numpy(p).float()[2:-2])
+    assert narrow.dtype == torch.float32
+    np.testing.assert_allclose(narrow.numpy(), stats.gennorm(shape, LOC, SCALE).ppf(p.astype("f4")[2:-2]), rtol=1e-5)
+
+
+def test_quantiles_have_the_gradients_of_location_and_scale() -> None:
+    loc, scale = (torch.tensor(value, dtype=torch.float64, requires_grad=True) for value in (LOC, SCALE))
+    p = torch.tensor([0.1, 0.5, 0.8], dtype=torch.float64)
+    assert gradcheck(lambda *given: GeneralizedNormal(*given, torch.tensor(1.5)).icdf(p), [loc, scale])
+
+
+def test_quantiles_of_several_distributions_at_several_probabilities_broadcast() -> None:
+    shapes = torch.tensor([[1.0], [1.5], [4.0]], dtype=torch.float64)
+    loc = torch.tensor([0.0, 2.0], dtype=torch.float64)
+    p = torch.rand(5, 1, 1, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    found = GeneralizedNormal(loc, torch.tensor(SCALE, dtype=torch.float64), shapes).icdf(p)
+    expected = stats.gennorm(shapes.numpy(), loc.numpy(), SCALE).ppf(p.numpy())
+    np.testing.assert_allclose(found.numpy(), expected, rtol=1e-9)
+
+
+def test_the_posterior_of_images_needs_no_draws(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(GeneralizedNormal, "rsample", None)
+    prior = GeneralizedNormalMixture(3, 2, GeneralizedNormalOptions(shape=1.5, learn_shape=True))
+    heads = torch.randn(2, 50, 2, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        posterior = image_posterior(prior, *heads)
+        alone = torch.cat([image_posterior(prior, *heads[:, k : k + 1]) for k in range(50)])
+    torch.testing.assert_close(posterior, alone, atol=1e-6, rtol=0)
 
 
 @every_shape

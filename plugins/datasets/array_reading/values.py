@@ -18,7 +18,7 @@ from mpcc.plugins.datasets.array_reading.sets import JoinedArrays
 from mpcc.plugins.datasets.reading.range_option import RangeSpec, ValueRange
 from mpcc.plugins.datasets.reading.value_range import Extremes, find_range, measure, narrow_use, to_levels
 
-__all__ = ["Layout", "find_layout", "find_values", "settled_range", "to_bytes"]
+__all__ = ["Layout", "find_layout", "find_values", "settled_range", "to_bytes", "with_channels"]
 
 logger = logging.getLogger(__name__)
 
@@ -101,7 +101,9 @@ def find_layout(shape: tuple[int, ...], given: str, height: int | None, describe
         raise InvalidInput(f"{wrong}; --data.height is for rows of values")
     if given == "auto":
         if len(shape) == 3 and shape[2] in (1, 3, 4):
-            raise InvalidInput(f"{wrong}, which may be a single image; pass --data.layout NHW if it is many")
+            raise InvalidInput(
+                f"{wrong}, which may be a single image; pass --data.layout NHW if it is many, save image[None] if one"
+            )
         given = "NHW" if len(shape) == 3 else "NCHW"
         if len(shape) == 4:
             channels = (1, 3) if {shape[1], shape[3]} & {1, 3} else (4,)
@@ -116,7 +118,8 @@ def find_layout(shape: tuple[int, ...], given: str, height: int | None, describe
         raise InvalidInput(wrong)
     layout = Layout(given, tuple(shape[1:]))
     if layout.size("C") not in (1, 3, 4):
-        raise InvalidInput(f"{wrong}; save the channels that count, such as images[..., :3], in a new file")
+        some = "images[:, :3]" if given == "NCHW" else "images[..., :3]"
+        raise InvalidInput(f"{wrong}; save the channels that count, such as {some}, in a new file")
     return layout
 
 
@@ -276,3 +279,18 @@ def _opaque(image: np.ndarray[Any, np.dtype[np.uint8]], background: int) -> np.n
     over = Image.fromarray(np.ascontiguousarray(image))
     under = Image.new("RGBA", over.size, (background, background, background, 255))
     return np.asarray(Image.alpha_composite(under, over).convert("RGB"))
+
+
+def with_channels(images: np.ndarray[Any, np.dtype[np.uint8]], channels: int) -> np.ndarray[Any, np.dtype[np.uint8]]:
+    """Return images, uint8 (n, D, H, W), with 1 or 3 channels, as the data set ``folder`` converts them.
+
+    Example:
+        >>> with_channels(np.array([[[[255]], [[0]], [[0]]]], dtype=np.uint8), 1).tolist()
+        [[[[76]]]]
+    """
+    if images.shape[1] == channels:
+        return images
+    if channels == 3:
+        return np.repeat(images, 3, axis=1)
+    pictures = (Image.fromarray(np.ascontiguousarray(image)) for image in images.transpose(0, 2, 3, 1))
+    return np.stack([np.asarray(picture.convert("L")) for picture in pictures])[:, None]

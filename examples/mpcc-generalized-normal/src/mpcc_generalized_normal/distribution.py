@@ -5,7 +5,9 @@ from __future__ import annotations
 import math
 from typing import Any
 
+import numpy as np
 import torch
+from scipy.special import gammainccinv, gammaincinv
 from torch import Tensor
 from torch.distributions import Distribution, Gamma, constraints
 from torch.distributions.utils import broadcast_all
@@ -42,12 +44,14 @@ class GeneralizedNormal(Distribution):
 
     def __init__(self, loc: Tensor, scale: Tensor, shape: Tensor, validate_args: bool | None = None) -> None:
         self.loc, self.scale, self.shape = broadcast_all(loc, scale, shape)
+        # In its own shape, often a scalar: quantiles are then computed once for all elements.
+        self._beta = shape
         super().__init__(self.loc.shape, validate_args=validate_args)
 
     def expand(self, batch_shape: Any, _instance: Any = None) -> GeneralizedNormal:
         """Return a copy with its parameters expanded to a batch shape."""
-        parameters = (value.expand(batch_shape) for value in (self.loc, self.scale, self.shape))
-        return GeneralizedNormal(*parameters, validate_args=False)
+        loc, scale = self.loc.expand(batch_shape), self.scale.expand(batch_shape)
+        return GeneralizedNormal(loc, scale, self._beta, validate_args=False)
 
     @property
     def mean(self) -> Tensor:
@@ -95,6 +99,21 @@ class GeneralizedNormal(Distribution):
         signed = (value - self.loc) / self.scale
         inside = torch.special.gammainc((1 / self.shape).expand_as(signed), signed.abs() ** self.shape)
         return (1 + signed.sign() * inside) / 2
+
+    def icdf(self, value: Tensor) -> Tensor:
+        r"""Return the quantiles at probabilities p in (0, 1), elementwise.
+
+        .. math:: x = \mu + s \, \mathrm{sign}(p - \tfrac12) \, P^{-1}(1/\beta, |2p - 1|)^{1/\beta}
+
+        P is the regularised lower incomplete gamma function. torch has no inverse of it, so scipy computes it in float64
+        on the CPU. Gradients reach mu and s, not beta.
+        """
+        p, inverse = (tensor.detach().double().cpu().numpy() for tensor in (value, 1 / self._beta))
+        # Far out, 1 - |2p - 1| has digits that |2p - 1| has lost.
+        beyond = 2 * np.minimum(p, 1 - p)
+        gamma = np.where(beyond < 0.5, gammainccinv(inverse, beyond), gammaincinv(inverse, np.abs(2 * p - 1)))
+        standard = np.sign(p - 0.5) * gamma**inverse
+        return self.loc + self.scale * torch.as_tensor(standard).to(self.loc)
 
     def _log_normaliser(self) -> Tensor:
         normaliser: Tensor = math.log(2) + self.scale.log() + torch.lgamma(1 / self.shape) - self.shape.log()

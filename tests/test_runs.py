@@ -392,6 +392,7 @@ QUANTITIES = {
     *("empty_clusters", "clusters_with_two_peaks", "least_diversity", "saturation", "posterior_entropy"),
     *("agreement", "discriminator_hinge"),
     *(f"spectral_norm_{network}" for network in ("generator", "discriminator", "encoder")),
+    *(f"gradient_norm_{part}" for part in ("generator", "discriminator", "encoder", "prior")),
 }
 
 
@@ -407,7 +408,7 @@ def test_every_term_metric_rate_picture_and_histogram_is_in_the_events(finished:
         "clusters/used",
     }
     assert {tag.partition("/")[0] for tag in tags["tensors"]} == {"health"}
-    assert set(tags["images"]) == {"clusters", "samples", "reconstructions", "confusion"}
+    assert set(tags["images"]) == {"clusters", "samples", "reconstructions", "confusion", "kmeans"}
     assert tags["histograms"] == ["prior/scales", "prior/weights"]
     assert [event.step for event in events.Scalars("terms/latent")] == [2, 4, 6]
     assert [event.step for event in events.Scalars("metrics/acc")] == [3, 6]

@@ -34,8 +34,8 @@ def busy_machine(load: float, cores: int) -> str:
         cores: How many can run at once.
 
     Example:
-        >>> busy_machine(0.3, 2), busy_machine(5.2, 2)[:69]
-        ('', 'other work kept this machine busy (load 5.2 on 2 cores): the measured ')
+        >>> busy_machine(0.3, 2), busy_machine(5.2, 2)[:68]
+        ('', 'other work kept this machine busy (load 5.2 on 2 cores): the measured')
     """
     if load < cores:
         return ""

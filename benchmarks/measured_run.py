@@ -170,7 +170,8 @@ def scores_of(folder: Path, chosen_images: int) -> dict[str, Any]:
         "scores": results["metrics"] | scores(found, labels),
         "images": {name: results["evaluated"][name] for name in ("images", "of")},
         "clusters": results["clusters"],
-        "warnings": [warning["name"] for warning in results.get("health", {}).get("warnings", [])],
+        # An evaluation afterwards looks for no warnings.
+        "warnings": [warning["name"] for warning in results["health"]["warnings"]] if "health" in results else None,
         "iterations": results["iterations"],
         "training_seconds": results["seconds"] - results["evaluation_seconds"] if "seconds" in results else None,
         "evaluation_seconds": results["evaluation_seconds"],

@@ -17,7 +17,7 @@ from sklearn.metrics import adjusted_rand_score, normalized_mutual_info_score
 from mpcc.core.commands import entry
 from mpcc.core.contracts import Evaluation, ImageSet
 from mpcc.core.evaluation.baseline import Effort, PixelBaseline, averaged
-from mpcc.core.evaluation.baseline_sheet import baseline_sheet, counterparts
+from mpcc.core.evaluation.baseline_sheet import baseline_sheet, counterparts, find_groups
 from mpcc.core.evaluation.members import ShownClusters
 from mpcc.core.registry import load_registry
 
@@ -182,7 +182,9 @@ def test_the_sheet_has_a_row_for_each_cluster_that_is_shown(clusters: int) -> No
     heights = []
     for wanted in {1, min(clusters, 6)}:
         shown = ShownClusters.of(own, clusters, wanted, seed=0)
-        picture = baseline_sheet(data, indices, own, pixels, shown)
+        groups = find_groups(data, indices, own, pixels, shown)
+        assert all(group.cluster in shown.numbers and 0 < group.shared <= group.size for group in groups)
+        picture = baseline_sheet(groups, pixels, shown)
         assert (picture.dtype, picture.shape[0]) == (torch.uint8, 3)
         heights.append((wanted, picture.shape[1]))
     if len(heights) == 2:

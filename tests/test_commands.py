@@ -199,7 +199,8 @@ def test_a_dry_run_prints_origins_writes_nothing_and_can_be_run_again(
     assert lines["latent_dim"] == "preset digits"
     assert lines["standing_passes"] == "default"
     assert re.fullmatch(
-        r"# about .+ on this machine: 1,200 iterations at [0-9.e-]+ s, and 3 evaluations", out.splitlines()[-1]
+        r"# about .+ of training on this machine: 1,200 iterations at [0-9.e-]+ s; 3 evaluations besides",
+        out.splitlines()[-1],
     )
     (tmp_path / "dry.toml").write_text(out, encoding="utf-8")
     again = run(capsys, "--dry-run", "--config", "dry.toml")[1]

@@ -391,3 +391,16 @@ def test_the_baseline_stands_below_the_table(runs: Path, capsys: pytest.CaptureF
     change(runs / "quick", baseline={})
     assert compare(runs / "quick", "--metrics=acc") == 0
     assert "k-means" not in capsys.readouterr().out
+
+
+def test_seeds_that_were_not_chosen_are_not_called_stopped(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    train(tmp_path / "few", "--seeds=0-1", "--part=0.5", "--metrics=acc,kept_information")
+    printed = capsys.readouterr().out
+    assert "too short to judge, 4 iterations" in printed
+    assert compare(tmp_path / "few", "--metrics=acc") == 0
+    shown = capsys.readouterr().out
+    assert shown.count("trained for a part, not chosen: scores of iteration 2 of 4") == 1
+    assert "stopped or running" not in shown

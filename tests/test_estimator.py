@@ -226,7 +226,10 @@ def test_clusters_that_have_not_formed_are_a_convergence_warning_and_other_signs
 
 
 def test_too_few_iterations_are_told_with_what_to_change() -> None:
-    with pytest.warns(ConvergenceWarning, match="often need more than 2 iterations: fit for longer, with more iter"):
+    with pytest.warns(
+        ConvergenceWarning,
+        match="after 2 iterations that is usual .clusters need 1,000 or more.: fit for longer, with more iter",
+    ):
         tiny(settings={**TINY, "membership_weight": 0, "prior.scale_floor": 20}).fit(DIGITS)
 
 

@@ -185,7 +185,7 @@ def test_the_first_line_says_whose_images_they_are(tmp_path: Path, capsys: pytes
         copy = Path("copy", data)
         copy.parent.mkdir(exist_ok=True)
         (shutil.copytree if Path(data).is_dir() else shutil.copy)(data, copy)
-        part = f"images of {Path(data).absolute()}, as the run's own, but not exactly these"
+        part = f"images of {Path(data).absolute()}, as the run's own are, but not the same set"
         told = dict.fromkeys([(data,), (f"./{data}",), (str(copy),)], "the run's own images")
         told |= {("scans/3.png",): part if data == "scans" else "not the run's own images"}
         told |= {("scans.zip", "scans"): "not the run's own images"}

@@ -21,6 +21,7 @@ PARAMETERS |= {name: name for name in ("prior", "arch", "preset", "iterations", 
 # Advice that names files or a command, and what it is for an estimator.
 OTHERWISE = {
     "train longer first, with --resume": "fit for longer, with more iterations or minutes",
+    "in a new run, ": "in a new fit, ",
     "its picture in clusters/ would show (with more than 30 clusters: --picture-clusters all)": (
         "its images, those of its labels_, would show"
     ),
@@ -53,7 +54,7 @@ def in_python_words(message: str) -> str:
         >>> print(in_python_words("lower --prior-lr, or run anew with --clusters 12"))
         lower settings["prior_lr"], or run anew with n_clusters=12
         >>> print(in_python_words("in a new run, --lr 8e-05 (half)"))
-        in a new run, settings={"lr": 8e-05} (half)
+        in a new fit, settings={"lr": 8e-05} (half)
     """
     for text, other in OTHERWISE.items():
         message = message.replace(text, other)
@@ -75,6 +76,6 @@ def as_parameter(found: re.Match[str]) -> str:
 
 def choices(name: str) -> list[Any]:
     """Return the words that a setting may have as its value."""
-    kinds = [field.type for field in attrs.fields(RunSettings) if field.name == name]
+    kinds = [field.type for field in attrs.fields(attrs.resolve_types(RunSettings)) if field.name == name]
     parts = [part for kind in kinds for part in (kind, *get_args(kind))]
     return [word for part in parts if get_origin(part) is Literal for word in get_args(part)]

@@ -9,7 +9,7 @@ import attrs
 from mpcc.core.commands.preset_remarks import about_preset
 from mpcc.core.config import RunConfig, used
 from mpcc.core.config.time_budget import SET_BY_MINUTES
-from mpcc.core.errors import InvalidInput
+from mpcc.core.errors import InvalidInput, TrainingDiverged
 from mpcc.core.registry import Registry
 
 __all__ = ["describe"]
@@ -49,16 +49,18 @@ def describe(
     from mpcc.core.run.assembly import augmentation, known_metrics, load_data, make_prior
     from mpcc.core.run.due import evaluations_left
     from mpcc.core.run.network_summary import network_summary
-    from mpcc.core.run.resume import iterations_done
+    from mpcc.core.run.resume import already_done, iterations_done
     from mpcc.core.run.run import Run
     from mpcc.core.run.time_budget import comment_of
     from mpcc.core.run.timed_steps import busy_machine, load_before
     from mpcc.core.run.whole_run import remedies
     from mpcc.core.storage.kept_checkpoints import KeptCheckpoints
     from mpcc.core.storage.run_folder import RunFolder
+    from mpcc.core.studies.seed_record import compares_seeds
     from mpcc.core.system.resources import memory_errors
 
-    settings, failure, done, time_needed = config.run, None, None, ""
+    settings, done, time_needed = config.run, None, ""
+    failure: Exception | None = None
     busy = busy_machine(*load_before())
     if settings.minutes is None:
         print(config.to_toml(origins=True), end="")
@@ -87,11 +89,14 @@ def describe(
                 config = attrs.evolve(config, origins=assembled.config.origins)
                 print(f"# {comment_of(assembled.budget)}")
             config = attrs.evolve(config, run=attrs.evolve(settings, **lowered))
-            if not assembled.budget:
+            if done is not None and done >= config.run.iterations:
+                raise InvalidInput(already_done(str(resume), done, config.run.iterations))
+            # What is left of a comparison of seeds is not known here.
+            if not assembled.budget and not (resume and compares_seeds(resume)):
                 seconds = assembled.seconds_per_iteration(MEASURED_SECONDS)
                 start, end = done or 0, config.run.iterations
                 time_needed = duration(seconds, start, end, evaluations_left(start, config.run), runs)
-        except InvalidInput as error:
+        except (InvalidInput, TrainingDiverged) as error:
             failure = error
         if offline.run.minutes is not None:
             print(config.to_toml(origins=True), end="")
@@ -101,7 +106,7 @@ def describe(
             print("\n" + "\n".join(f"# {line}".rstrip() for line in network_summary(config, channels).lines()))
         if time_needed:
             print("\n".join(f"# {line}".rstrip() for line in ("", *([busy] if busy else []), time_needed)))
-        if failure is not None and settings.download:
+        if isinstance(failure, InvalidInput) and settings.download:
             try:
                 load_data(offline)
             except InvalidInput:

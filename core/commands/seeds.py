@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -70,6 +71,7 @@ def train_seeds(
     return told(
         lambda: compare_seeds(registry, config, folder, seeds, part, train_all=train_all, began=began),
         lambda: folder.path,
+        warm=config.run.init_from is not None,
     )
 
 
@@ -92,16 +94,22 @@ def go_on_with_seeds(registry: Registry, config: RunConfig, out: Path | None, re
     from mpcc.core.studies.seed_study import continue_seeds
 
     folder = RunFolder.existing(resume)
-    return told(lambda: continue_seeds(registry, config, folder, train_all=train_all), lambda: folder.path)
+    return told(
+        lambda: continue_seeds(registry, config, folder, train_all=train_all),
+        lambda: folder.path,
+        warm=config.run.init_from is not None,
+    )
 
 
-def told(comparison: Callable[[], SeedRecord], place: Callable[[], Path]) -> int:
+def told(comparison: Callable[[], SeedRecord], place: Callable[[], Path], *, warm: bool) -> int:
     """Carry out a comparison, print what came of it, and return the exit status.
 
     Arguments:
         comparison: Carries it out.
         place: Returns its folder, which may get its name only when it is made.
+        warm: Whether the runs start from the weights of another one.
     """
+    from mpcc.core.reporting.verdict import verdict
     from mpcc.core.run.execution import Stopped
 
     try:
@@ -117,6 +125,8 @@ def told(comparison: Callable[[], SeedRecord], place: Callable[[], Path]) -> int
         if len(equal := record.best()) > 1:
             print(f"{len(equal)} seeds share the best {record.score}: it cannot tell them apart, the first is taken")
         print(f"{path}: {record.iterations} iterations {scores_in_words(chosen.scores[record.iterations])}".rstrip())
+        results = json.loads((path / "results.json").read_text(encoding="utf-8"))
+        print(verdict(results, quoted(folder), warm=warm))
         print(f"use it: mpcc evaluate {quoted(path)}, mpcc predict {quoted(path)}")
     print(f"all scores: {folder / 'seeds.csv'}, {folder / 'seeds.json'}")
     if chosen is None and record.score is not None and len(record.failed) < len(record.runs):

@@ -91,7 +91,8 @@ class RunFlags(PluginFiles):
         most=1,
     )
     dry_run: bool = option(
-        False, "print the configuration with the origin of each value, the layers and their cost; write nothing"
+        False,
+        "print the configuration with the origin of each value, the layers and the time needed here; write nothing",
     )
     version: bool = option(False, "print the version")
 
@@ -253,6 +254,6 @@ def train(registry: Registry, config: RunConfig, out: Path | None, resume: Path 
         return EXIT_INTERRUPTED
     scores = " ".join(f"{name} {value:.3f}" for name, value in results["metrics"].items())
     print(f"{folder.path}: {results['iterations']} iterations in {results['seconds']:.0f} s {scores}".rstrip())
-    print(verdict(results, quoted(folder.path)))
+    print(verdict(results, quoted(folder.path), warm=config.run.init_from is not None))
     print(f"look at {folder.to_look_at()}")
     return 0

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
+import attrs
 import torch
 from scipy.optimize import linear_sum_assignment
 from torch import Tensor
@@ -11,7 +14,7 @@ from mpcc.core.evaluation.baseline import PixelClusters
 from mpcc.core.evaluation.members import ShownClusters
 from mpcc.core.evaluation.page import Row, rows_page, tiles
 
-__all__ = ["baseline_sheet", "counterparts"]
+__all__ = ["PixelGroup", "baseline_sheet", "counterparts", "find_groups"]
 
 # Images of a row: those nearest to the centre, and those at equal steps from the nearest to the farthest.
 NEAREST, SPREAD = 4, 8
@@ -37,10 +40,29 @@ def counterparts(assignments: Tensor, pixels: PixelClusters, clusters: int) -> d
     return dict(zip(rows.tolist(), columns.tolist(), strict=True))
 
 
-def baseline_sheet(
+@attrs.frozen(eq=False)
+class PixelGroup:
+    """A cluster of the pixels beside one of the run; n and s of its images.
+
+    Attributes:
+        cluster: The number of the run's cluster.
+        size: How many images the group has, of those that k-means has clustered.
+        shared: How many of them are in the run's cluster.
+        nearest: Images nearest to its centre, uint8, shape (n, D, R, R).
+        spread: Images at equal steps from the nearest to the farthest, uint8, shape (s, D, R, R).
+    """
+
+    cluster: int
+    size: int
+    shared: int
+    nearest: Tensor
+    spread: Tensor
+
+
+def find_groups(
     data: ImageSet, indices: Tensor, assignments: Tensor, pixels: PixelClusters, shown: ShownClusters
-) -> Tensor:
-    """Return images of the pixels' clusters, a row for each cluster of the run, uint8, shape (3, height, width).
+) -> tuple[PixelGroup, ...]:
+    """Return the group beside each cluster that pictures show, if it has one with which it shares an image.
 
     Arguments:
         data: The images.
@@ -50,11 +72,11 @@ def baseline_sheet(
         shown: Which clusters of the run pictures show.
     """
     beside = counterparts(assignments, pixels, shown.clusters)
-    rows = []
+    own, groups = assignments[pixels.positions], []
     for cluster in shown.numbers:
         members = (pixels.clusters == beside.get(cluster, -1)).nonzero().flatten()
-        if not len(members):
-            rows.append(Row((f"beside cluster {cluster}",), ("no group", "")))
+        shared = int((own[members] == cluster).sum())
+        if not shared:
             continue
         members = members[pixels.distances[members].argsort(stable=True)]
         every = torch.linspace(0, len(members) - 1, min(SPREAD, len(members)), dtype=torch.float64).round().long()
@@ -62,7 +84,26 @@ def baseline_sheet(
         # Sets on a disk are read in order, each image once.
         numbers, places = torch.unique(indices[pixels.positions[wanted]], return_inverse=True)
         images = data.images[numbers][places]
-        label = (f"beside cluster {cluster}", f"{len(members):,} image{'s' * (len(members) != 1)}")
-        rows.append(Row(label, (tiles(images[: -len(every)]), tiles(images[-len(every) :]))))
+        groups.append(PixelGroup(cluster, len(members), shared, images[: -len(every)], images[-len(every) :]))
+    return tuple(groups)
+
+
+def baseline_sheet(groups: Sequence[PixelGroup], pixels: PixelClusters, shown: ShownClusters) -> Tensor:
+    """Return images of the pixels' clusters, a row for each cluster of the run, uint8, shape (3, height, width).
+
+    Arguments:
+        groups: From `find_groups`.
+        pixels: The clusters of the pixels.
+        shown: Which clusters of the run pictures show.
+    """
+    beside = {group.cluster: group for group in groups}
+    rows = []
+    for cluster in shown.numbers:
+        label = f"beside cluster {cluster}"
+        if (group := beside.get(cluster)) is None:
+            rows.append(Row((label,), ("no group", "")))
+            continue
+        sizes = (f"{group.size:,} image{'s' * (group.size != 1)}", f"{group.shared:,} in cluster {cluster}")
+        rows.append(Row((label, *sizes), (tiles(group.nearest), tiles(group.spread))))
     title = f"for comparison: {pixels.total} groups by k-means on the pixels of {len(pixels.clusters):,} images"
     return rows_page(title, ["nearest to the centre", "from the nearest to the farthest"], rows)

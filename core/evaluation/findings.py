@@ -13,6 +13,7 @@ from mpcc.core.config import RunSettings
 from mpcc.core.contracts import Evaluation, FeatureRequest, ImageSet, Metric, Prior
 from mpcc.core.errors import PluginError, TrainingDiverged
 from mpcc.core.evaluation.baseline import PixelBaseline, PixelClusters
+from mpcc.core.evaluation.baseline_sheet import PixelGroup, find_groups
 from mpcc.core.evaluation.confusion import Confusion
 from mpcc.core.evaluation.evaluated_images import ModelImages
 from mpcc.core.evaluation.evaluation import Pictures, draw_pictures, evaluate, left_out, score
@@ -48,6 +49,7 @@ class Findings:
         members: Typical and uncertain real members of the clusters that are shown.
         confusion: Classes against clusters, or None without labels.
         pixels: Clusters of the pixels of the evaluated images for comparison, or None.
+        groups: Those beside the clusters that are shown.
     """
 
     data: ImageSet
@@ -61,6 +63,7 @@ class Findings:
     members: tuple[ClusterMembers, ...]
     confusion: Confusion | None
     pixels: PixelClusters | None = None
+    groups: tuple[PixelGroup, ...] = ()
 
     @property
     def sizes(self) -> Tensor:
@@ -141,8 +144,12 @@ def find(
     labelled = evaluation.labelled()
     confusion = None if labelled is None else Confusion.of(labelled, data.class_names)
     missing = left_out(metrics, evaluation.labels)
-    pixels = None if baseline is None else baseline.clusters(indices)
-    return Findings(data, indices, evaluation, images, scores, missing, pictures, shown, members, confusion, pixels)
+    found = Findings(data, indices, evaluation, images, scores, missing, pictures, shown, members, confusion)
+    if baseline is None:
+        return found
+    pixels = baseline.clusters(indices)
+    groups = find_groups(data, indices, evaluation.assignments, pixels, shown)
+    return attrs.evolve(found, pixels=pixels, groups=groups)
 
 
 @torch.no_grad()

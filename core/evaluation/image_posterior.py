@@ -20,7 +20,7 @@ from torch.distributions import Distribution, Independent
 from mpcc.core.contracts import Prior
 from mpcc.core.system.randomness import own_randomness
 
-__all__ = ["FARTHEST", "POINTS", "bounded", "image_posterior", "points_of"]
+__all__ = ["POINTS", "bounded", "image_posterior", "points_of", "within"]
 
 POINTS = 16
 # Bounds of what the posterior is computed from: scales from 1e-13 to 1e13, and points up to 1e12. The prior is within a
@@ -54,6 +54,21 @@ def bounded(raw_scale: Tensor) -> Tensor:
     return torch.where(finite, raw_scale.clamp(-WIDEST, WIDEST), torch.full_like(raw_scale, torch.nan))
 
 
+def within(points: Tensor, location: Tensor) -> Tensor:
+    """Return points no farther than any use, and NaN where the location is not finite, which tells a breakdown.
+
+    Arguments:
+        points: Shape (P, n, J).
+        location: Shape (n, J).
+
+    Example:
+        >>> within(torch.tensor([[[1e20, 0.5]]]), torch.tensor([[0.0, torch.inf]]))
+        tensor([[[1.0000e+12,        nan]]])
+    """
+    bounded = points.clamp(-FARTHEST, FARTHEST)
+    return torch.where(location.abs() < torch.inf, bounded, torch.full_like(bounded, torch.nan))
+
+
 def points_of(prior: Prior, location: Tensor, raw_scale: Tensor) -> Tensor:
     """Return points of q(z|x) for n images, each with the same weight, shape (POINTS, n, J).
 
@@ -72,8 +87,7 @@ def points_of(prior: Prior, location: Tensor, raw_scale: Tensor) -> Tensor:
         base = base.base_dist
     if not base.event_shape:
         try:
-            points = base.icdf(uniform_points(prior.latent_dim).to(location)[:, None, :])
-            return points.clamp(-FARTHEST, FARTHEST)
+            return within(base.icdf(uniform_points(prior.latent_dim).to(location)[:, None, :]), location)
         except NotImplementedError:
             pass
     drawn = []
@@ -81,7 +95,7 @@ def points_of(prior: Prior, location: Tensor, raw_scale: Tensor) -> Tensor:
         for own, raw in zip(torch.split(location, 1), torch.split(raw_scale, 1), strict=True):
             torch.manual_seed(0)
             drawn.append(prior.encoder_distribution(own, raw).sample(torch.Size((POINTS,))))
-    return torch.cat(drawn, dim=1).clamp(-FARTHEST, FARTHEST)
+    return within(torch.cat(drawn, dim=1), location)
 
 
 def image_posterior(prior: Prior, location: Tensor, raw_scale: Tensor) -> Tensor:

@@ -36,8 +36,7 @@ def sheets(findings: Findings) -> Iterator[tuple[str, Tensor]]:
     if findings.confusion is not None:
         yield "confusion", confusion_sheet(findings.confusion)
     if findings.pixels is not None:
-        assignments = findings.evaluation.assignments
-        yield "kmeans", baseline_sheet(findings.data, findings.indices, assignments, findings.pixels, shown)
+        yield "kmeans", baseline_sheet(findings.groups, findings.pixels, shown)
 
 
 def member_sheets(findings: Findings) -> Iterator[Tensor]:

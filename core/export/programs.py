@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from mpcc.core.contracts import Prior
-from mpcc.core.evaluation.image_posterior import FARTHEST, bounded, points_of
+from mpcc.core.evaluation.image_posterior import bounded, points_of, within
 from mpcc.core.layers.fusion import fuse
 from mpcc.core.mixture import LocationScaleMixture
 
@@ -54,7 +54,7 @@ class EncoderProgram(nn.Module):
         if self.points is None:
             z = points_of(self.prior, location, raw_scale)
         else:
-            z = (location + torch.exp(bounded(raw_scale) / 2) * self.points).clamp(-FARTHEST, FARTHEST)
+            z = within(location + torch.exp(bounded(raw_scale) / 2) * self.points, location)
         of_points = self.prior.log_responsibilities(z.flatten(0, 1)).exp()
         return location, of_points.view(z.shape[0], -1, self.prior.clusters).mean(dim=0)
 

@@ -43,38 +43,36 @@ def half(flag: str, value: float) -> str:
 
 def fewer_groups(settings: RunSettings, measured: Vitals) -> str:
     used = sum(size > 0 for size in measured.sizes)
-    return (
-        f"--clusters {used}, if there are no more groups (costs nothing), or {half('prior-lr', settings.prior_lr)} "
-        f"({SLOWER})"
-    )
+    slower = f"{half('prior-lr', settings.prior_lr)} ({SLOWER})"
+    return slower if used < 2 else f"--clusters {used}, if there are no more groups (costs no more time), or {slower}"
 
 
 def freer_images(settings: RunSettings, measured: Vitals) -> str:
+    choices = []
     if settings.balance_direction == "images":
-        return (
-            "--balance-direction prior (costs no time; it draws images into empty clusters), or "
-            f"{half('consistency-weight', settings.consistency_weight)} (less help from the changes of --invariant-to)"
-        )
-    return (
-        f"{half('consistency-weight', settings.consistency_weight)} (less help from the changes of --invariant-to), "
-        f"or --balance-weight {2 * settings.balance_weight or 3:.3g} (clusters become more equal than the groups are)"
-    )
+        choices.append("--balance-direction prior (costs no time; it draws images into empty clusters)")
+    if settings.consistency_weight:
+        weaker = half("consistency-weight", settings.consistency_weight)
+        choices.append(f"{weaker} (less help from the changes of --invariant-to)")
+    if not choices:
+        weight = 2 * settings.balance_weight or 3.2
+        choices.append(f"--balance-weight {weight:.3g} (clusters become more equal than the groups may be)")
+    return ", or ".join(choices)
 
 
 def varied_samples(settings: RunSettings, measured: Vitals) -> str:
     generator, prior = half("generator-lr-factor", settings.generator_lr_factor), half("prior-lr", settings.prior_lr)
     return (
-        f"fewer --iterations, {generator} or {prior} (each of the two {SLOWER}), or --d-steps {settings.d_steps + 1} "
-        "(an iteration takes longer)"
+        f"{generator} or {prior} (either is {SLOWER}), or --d-steps {settings.d_steps + 1} (an iteration takes longer)"
     )
 
 
 def grey_pixels(settings: RunSettings, measured: Vitals) -> str:
-    batch = max(2, settings.batch // 2)
-    return (
-        f"{half('prior-lr', settings.prior_lr)} ({SLOWER}), or --batch {batch} (an iteration takes less time, and "
-        "there are fewer images for each cluster in it)"
-    )
+    slower = f"{half('prior-lr', settings.prior_lr)} ({SLOWER})"
+    if settings.batch < 4:
+        return slower
+    fewer = f"--batch {settings.batch // 2} (an iteration takes less time, and has fewer images of each cluster)"
+    return f"{slower}, or {fewer}"
 
 
 def clearer_posteriors(settings: RunSettings, measured: Vitals) -> str:
@@ -105,11 +103,12 @@ def smaller_steps(settings: RunSettings, measured: Vitals) -> str:
 
 def larger_gradients(settings: RunSettings, measured: Vitals) -> str:
     norms = {part: norm for part, norm in measured.gradient_norms.items() if part in NETWORKS}
-    smallest = min(norms, key=lambda part: norms[part])
-    if smallest == "encoder":
+    if min(norms, key=lambda part: norms[part], default="encoder") == "encoder":
         weight = 2 * settings.membership_weight or 1.0
         return f"--membership-weight {weight:.3g} (samples and reconstructions become less exact)"
-    return weaker_discriminator(settings, measured)
+    if settings.d_steps > 1:
+        return f"--d-steps {settings.d_steps // 2} (an iteration takes less time)"
+    return f"--lr {2 * settings.lr:.3g} (training may become unstable)"
 
 
 def more_clusters(settings: RunSettings, measured: Vitals) -> str:

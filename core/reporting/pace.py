@@ -52,15 +52,15 @@ def duration(seconds: float, done: int, total: int, evaluations: int, runs: floa
 
     Example:
         >>> duration(0.05, 0, 1_000, 1)
-        'about 50 s on this machine: 1,000 iterations at 0.05 s, and 1 evaluation'
-        >>> duration(0.4, 0, 20_000, 4)[:78]
-        'about 2.2 hours on this machine: 20,000 iterations at 0.4 s, and 4 evaluations'
+        'about 50 s of training on this machine: 1,000 iterations at 0.05 s; 1 evaluation besides'
+        >>> duration(0.4, 0, 20_000, 4)[:94]
+        'about 2.2 hours of training on this machine: 20,000 iterations at 0.4 s; 4 evaluations besides'
     """
     left = total - done
     shared = "" if runs == 1 else f" for the work of {runs:.3g} runs"
     text = (
-        f"about {spoken(seconds * left * runs)} on this machine{shared}: {counted(left, 'iteration')} at "
-        f"{seconds:.2g} s, and {counted(evaluations, 'evaluation')}"
+        f"about {spoken(seconds * left * runs)} of training on this machine{shared}: {counted(left, 'iteration')} at "
+        f"{seconds:.2g} s; {counted(evaluations, 'evaluation')} besides"
     )
     return f"{text}; {ADVICE}" if seconds * left * runs > LONG else text
 

@@ -13,7 +13,7 @@ from mpcc.core.config.settings import RunSettings
 from mpcc.core.reporting.cures import NETWORKS, cure
 from mpcc.core.reporting.vitals import Vitals, effective_clusters
 
-__all__ = ["OF_FORMING", "TOO_SHORT", "Symptom", "symptoms"]
+__all__ = ["CLUSTERS_NEED", "OF_FORMING", "TOO_SHORT", "Symptom", "symptoms"]
 
 # An evaluation of fewer images than this for each cluster says nothing about empty ones.
 IMAGES_A_CLUSTER = 10
@@ -27,14 +27,16 @@ UNDECIDED = 0.9
 WON = 0.05
 # Largest singular value of a weight before it is normalised; they start below 2.
 EXPLODED = 100.0
-# Medians of the norm of a network's gradient. In sound runs they are between 0.4 and 300; single updates reach 900.
-LARGEST_GRADIENT, SMALLEST_GRADIENT = 1e4, 1e-3
+# Medians of the norm of a network's gradient. In runs of the results page they are between 0.4 and 300
+# (docs/reliability.md). Adam divides by the gradient's own size, up to its epsilon of 1e-8: networks of some 10,000
+# weights stop below the second bound.
+LARGEST_GRADIENT, SMALLEST_GRADIENT = 1e4, 1e-6
 # Share of samples whose own cluster is the most probable one; by chance it is 1/K.
 IGNORED = 0.3
 # Effective number of clusters, exp of the entropy of their sizes, as a share of K.
 FEW = 0.3
 # A run of fewer iterations is too short for clusters, whatever its settings.
-TOO_SHORT = 500
+TOO_SHORT, CLUSTERS_NEED = 500, "clusters need 1,000 or more"
 # While clusters form (`mpcc.core.reporting.vitals.still_forming`), these symptoms are normal.
 OF_FORMING = ("empty_clusters", "collapsed_assignments", "undecided_posteriors", "ignored_clusters")
 
@@ -71,7 +73,8 @@ def symptoms(measured: Vitals, settings: RunSettings = RunSettings()) -> list[Sy
         seen = {name: observation for name, observation in seen.items() if name not in OF_FORMING}
     messages = {name: f"{observation}; {cure(name, settings, measured)}" for name, observation in seen.items()}
     if measured.iterations is not None and measured.iterations < TOO_SHORT:
-        few = f"clusters often need more than {measured.iterations:,} iterations: train longer first, with --resume"
+        usual = f"after {measured.iterations:,} iterations that is usual ({CLUSTERS_NEED})"
+        few = f"{usual}: train longer first, with --resume"
         messages |= {name: f"{seen[name]}; {few}" for name in seen if name in OF_FORMING}
     return [Symptom(name, message) for name, message in messages.items()]
 
@@ -90,7 +93,7 @@ def of_clusters(measured: Vitals) -> dict[str, str]:
     if measured.real_terms and clusters > 1 and effective < FEW * clusters:
         seen["collapsed_assignments"] = (
             f"the images are spread over the clusters as over {effective:.1f} equal ones, expected at least "
-            f"{FEW * clusters:g}: the terms on real images may hold the images together"
+            f"{FEW * clusters:g}: unless your groups are as unequal, the terms on real images hold the images together"
         )
     if measured.two_peaks and not empty:
         double = [str(cluster) for cluster in measured.two_peaks]
@@ -143,13 +146,14 @@ def of_training(measured: Vitals) -> dict[str, str]:
     if largest and gradients[largest] > LARGEST_GRADIENT:
         seen["exploding_gradients"] = (
             f"the gradient of the {largest} has a norm of {beside(gradients[largest], LARGEST_GRADIENT)} (median since "
-            f"the last evaluation, expected below {LARGEST_GRADIENT:g}): training is unstable"
+            f"the last evaluation, expected below {LARGEST_GRADIENT:g}): the weight of a term is very large "
+            "(weighted/ in TensorBoard), or training is unstable"
         )
     smallest = min(gradients, key=lambda part: gradients[part], default="")
     if smallest and gradients[smallest] < SMALLEST_GRADIENT:
         seen["vanishing_gradients"] = (
             f"the gradient of the {smallest} has a norm of {beside(gradients[smallest], SMALLEST_GRADIENT)} (median "
-            f"since the last evaluation, expected above {SMALLEST_GRADIENT:g}): it hardly learns any more"
+            f"since the last evaluation, expected above {SMALLEST_GRADIENT:g}): it does not learn any more"
         )
     return seen
 

@@ -7,26 +7,23 @@ from collections.abc import Mapping
 from typing import Any
 
 from mpcc.core.reporting.pace import counted
-from mpcc.core.reporting.symptoms import FEW, TOO_SHORT
-from mpcc.core.reporting.vitals import effective_clusters
+from mpcc.core.reporting.symptoms import CLUSTERS_NEED, TOO_SHORT
 
 __all__ = ["verdict"]
 
 # Symptoms with which the clusters of a run are of no use.
-USELESS = ("collapsed_assignments", "undecided_posteriors", "ignored_clusters")
-# The scores in which a run is compared with k-means, the first one that both have.
-COMPARED = ("acc", "purity", "nmi", "ari")
-LONGER = "train longer: mpcc-run --resume {folder} --minutes {minutes}"
-# A run goes on for as many iterations again, and until it has so many.
+USELESS = ("undecided_posteriors", "ignored_clusters")
+# A run that is of no use goes on for as many iterations again, and until it has so many.
 ENOUGH = 2000
 
 
-def verdict(results: Mapping[str, Any], folder: str) -> str:
+def verdict(results: Mapping[str, Any], folder: str, *, warm: bool = False) -> str:
     """Return the line.
 
     Arguments:
         results: The contents of ``results.json``.
         folder: The run folder, as it is typed.
+        warm: Whether the run started from the weights of another one, so that its own iterations say little.
 
     Example:
         >>> results = {
@@ -38,35 +35,41 @@ def verdict(results: Mapping[str, Any], folder: str) -> str:
         ...     "health": {"warnings": []},
         ... }
         >>> verdict(results, "runs/a")
-        '2 of 2 clusters in use; acc 0.950, of k-means on the pixels 0.800'
-        >>> short = verdict({**results, "iterations": 77}, "runs/a")
-        >>> short[:64]
-        'too short to judge: 77 iterations, clusters need 1,000 or more; '
-        >>> short[64:]
-        'train longer: mpcc-run --resume runs/a --minutes 7'
+        '2 of 2 clusters in use; acc 0.950 (k-means on the pixels: 0.800)'
+        >>> verdict({**results, "iterations": 77}, "runs/a")[:63]
+        'too short to judge, 77 iterations: clusters need 1,000 or more;'
     """
-    done, clusters = int(results["iterations"]), results["clusters"]
-    more = max(done, ENOUGH - done) / results["iterations_per_second"]
-    longer = LONGER.format(folder=folder, minutes=max(2, math.ceil(more / 60)))
-    if done < TOO_SHORT:
-        return f"too short to judge: {counted(done, 'iteration')}, clusters need {2 * TOO_SHORT:,} or more; {longer}"
-    effective = effective_clusters(clusters["sizes"])
-    if clusters["total"] > 1 and effective < FEW * clusters["total"]:
-        return (
-            f"no use yet: the images are spread over the {clusters['total']} clusters as over {effective:.1f} equal "
-            f"ones; {longer}, or follow the warnings"
-        )
+    done, total, used = int(results["iterations"]), results["clusters"]["total"], results["clusters"]["used"]
+    longer = f"train longer: mpcc-run --resume {folder}{minutes(done, results['iterations_per_second'])}"
+    if done < TOO_SHORT and not warm:
+        return f"too short to judge, {counted(done, 'iteration')}: {CLUSTERS_NEED}; {longer}"
+    if total == 1:
+        return "one cluster: all images are in it"
+    if used == 1:
+        return f"not useful yet: all images are in one of the {total} clusters; {longer}"
     seen = [warning["name"] for warning in results["health"]["warnings"] if warning["name"] in USELESS]
     if seen:
-        return f"no use yet, as the warnings say ({', '.join(seen)}); {longer}, or follow the warnings"
-    used = f"{clusters['used']} of {clusters['total']} cluster{'s' * (clusters['total'] != 1)} in use"
+        return f"not useful yet, see the warnings ({', '.join(seen)}); {longer}"
+    text = f"{used} of {total} clusters in use"
     baseline, scores = results["baseline"], results["metrics"]
-    name = next((name for name in COMPARED if name in scores and name in baseline["metrics"]), None)
-    if name is None:
-        return (
-            f"{used}; {baseline['agreement']:.0%} agreement with k-means on the pixels (adjusted Rand index): compare "
-            "clusters.png with kmeans.png"
-        )
-    own, other = scores[name], baseline["metrics"][name]
-    text = f"{used}; {name} {own:.3f}, of k-means on the pixels {other:.3f}"
-    return text if own > other else f"{text}: not better; {longer}"
+    name = next((name for name in baseline["metrics"] if name in scores), None)
+    if name is not None:
+        return f"{text}; {name} {scores[name]:.3f} (k-means on the pixels: {baseline['metrics'][name]:.3f})"
+    return (
+        f"{text}; compare clusters.png with kmeans.png, the groups of k-means on the pixels (adjusted Rand index of "
+        f"both: {baseline['agreement']:.2f}, 1 for the same groups)"
+    )
+
+
+def minutes(done: int, rate: float) -> str:
+    """Return the flag for the time that a run needs until its clusters may be of use; nothing if its rate is not known.
+
+    Arguments:
+        done: Iterations so far.
+        rate: Iterations per second.
+
+    Example:
+        >>> minutes(77, 5.0), minutes(3000, 5.0), minutes(3, 0.0)
+        (' --minutes 7', ' --minutes 10', '')
+    """
+    return f" --minutes {max(2, math.ceil(max(done, ENOUGH - done) / rate / 60))}" if rate > 0 else ""

@@ -83,7 +83,7 @@ def iteration_seconds(
     limit: float,
     clock: Clock = time.perf_counter,
 ) -> float:
-    """Return the seconds of an iteration, from a few; from the first alone if that takes too long.
+    """Return the seconds of an iteration, from a few; from the first alone if there is no need to settle.
 
     Arguments:
         iterate: Carries out an iteration.
@@ -93,7 +93,7 @@ def iteration_seconds(
         clock: Returns the time in seconds.
     """
     first = timed(iterate, wait, clock)
-    if first > limit:
+    if first > limit and not settling:
         return first
     for _ in range(settling):
         timed(iterate, wait, clock)

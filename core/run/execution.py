@@ -299,7 +299,8 @@ class Execution:
             run.hinges,
             real_terms=trainer.real_terms,
             forming=still_forming(done, settings.iterations),
-            iterations=done,
+            # The weights of another run may have been trained for long.
+            iterations=None if settings.init_from else done,
             gradient_norms=run.gradient_norms,
         )
         warnings = symptoms(measured, settings)

@@ -66,7 +66,7 @@ def whose_images(asked: AskedImages, data: ImageSet, state: Mapping[str, Any], t
     if asked.own:
         return "the images of the run's data set, which are not those of the training any more"
     same = place_of_training(asked, trained_on)
-    return f"images of {same}, as the run's own, but not exactly these" if same else "not the run's own images"
+    return f"images of {same}, as the run's own are, but not the same set" if same else "not the run's own images"
 
 
 def place_of_training(asked: AskedImages, trained_on: Mapping[str, Any]) -> str:

@@ -77,6 +77,11 @@ def iterations_done(checkpoints: KeptCheckpoints) -> int:
     return done if isinstance(done, int) else 0
 
 
+def already_done(folder: str, done: int, iterations: int) -> str:
+    """Return the error for a run that is to be resumed and has done all its iterations."""
+    return f"--resume {folder}: the run has done {done} iterations: expected more with --iterations, got {iterations}"
+
+
 def restore(run: Run, state: dict[str, Any]) -> None:
     """Put a run into the state of a checkpoint that fits it."""
     run.trainer.restore(state)
@@ -124,10 +129,7 @@ def check(run: Run, state: Mapping[str, Any], source: Path, folder: RunFolder) -
             "that mpcc-run has written"
         )
     if state["iteration"] >= run.config.run.iterations:
-        raise InvalidInput(
-            f"--resume {folder.path}: the run has done {state['iteration']} iterations: expected more with "
-            f"--iterations, got {run.config.run.iterations}"
-        )
+        raise InvalidInput(already_done(str(folder.path), state["iteration"], run.config.run.iterations))
     # Versions without objectives recorded none; their runs used the default, as `differences` assumes too.
     recorded = any(name.startswith("objective ") for name in state["plugins"])
     now_used = {name: version for name, version in run.plugins.items() if recorded or not name.startswith("objective ")}

@@ -34,21 +34,22 @@ def busy_machine(load: float, cores: int) -> str:
         cores: How many can run at once.
 
     Example:
-        >>> busy_machine(0.3, 2), busy_machine(5.2, 2)[:68]
+        >>> busy_machine(0.3, 2), busy_machine(5.2, 2)[:69]
         ('', 'other work kept this machine busy (load 5.2 on 2 cores): the measured')
     """
     if load < cores:
         return ""
     return (
         f"other work kept this machine busy (load {load:.1f} on {cores} core{'s' * (cores != 1)}): the measured "
-        "speed is not that of the machine alone; with less other work, more iterations fit"
+        "speed is not that of the machine alone"
     )
 
 
 def load_before() -> tuple[float, int]:
     """Return the load of the last minute and the number of cores; a load of 0 where the system does not tell it."""
     load = os.getloadavg()[0] if hasattr(os, "getloadavg") else 0.0
-    return load, os.cpu_count() or 1
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    return load, cores or 1
 
 
 def timed(

@@ -80,13 +80,13 @@ def carry_out(
             # It may import modules, and Ctrl-C meanwhile ends the process at once: there is no folder yet.
             line = "" if remark is None else remark()
             until = None if pause is None else pause(run)
-            if not resumed:
-                with memory_errors("loading the first weights", lower):
+            what = "the checkpoint" if resumed else "the first weights"
+            with memory_errors(f"loading {what}", lower):
+                if resumed:
+                    take_up(run, folder, checkpoints)
+                else:
                     take_first_weights(run)
-        if resumed:
-            with memory_errors("loading the checkpoint", lower):
-                take_up(run, folder, checkpoints)
-        else:
+        if not resumed:
             folder.create()
         try:
             if not resumed:

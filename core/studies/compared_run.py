@@ -29,6 +29,9 @@ NO_PART = frozenset(
     )
 )
 
+# The folder does not tell whether a process still trains in it.
+UNFINISHED = "stopped or running"
+
 
 @attrs.frozen
 class SeenImages:
@@ -98,7 +101,7 @@ class ComparedRun:
         return [(whole(each["iteration"]), numbers(each["metrics"])) for each in evaluations]
 
 
-def read_run(folder: Path, failure: str | None = None) -> ComparedRun:
+def read_run(folder: Path, failure: str | None = None, unfinished: str = UNFINISHED) -> ComparedRun:
     """Read what the folder of a run says; a problem with it is a part of that.
 
     A run that has not come to its end has the scores of its last evaluation.
@@ -106,6 +109,7 @@ def read_run(folder: Path, failure: str | None = None) -> ComparedRun:
     Arguments:
         folder: The run folder.
         failure: Why the run failed, if a comparison of seeds has recorded that.
+        unfinished: What is said of a run that has not come to its end.
     """
     try:
         tables = run_layer(folder).tables
@@ -133,8 +137,7 @@ def read_run(folder: Path, failure: str | None = None) -> ComparedRun:
     done = found.iterations or 0
     if failed is None and done >= planned:
         return found
-    # The folder does not tell whether a process still trains in it.
-    state = failed or "stopped or running"
+    state = failed or unfinished
     return attrs.evolve(found, problem=f"{state}: scores of iteration {done:,} of {planned:,}")
 
 

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from mpcc.core.errors import InvalidInput
-from mpcc.core.studies.compared_run import ComparedRun, read_run
+from mpcc.core.studies.compared_run import UNFINISHED, ComparedRun, read_run
 from mpcc.core.studies.seed_record import SeedRecord, compares_seeds
 from mpcc.core.system.file_names import printable
 
@@ -102,6 +102,7 @@ def runs_in(folder: Path) -> list[ComparedRun]:
     """
     if not compares_seeds(folder):
         return [read_run(folder)]
+    left: dict[str, str] = {}
     try:
         record = SeedRecord.read(folder)
     except InvalidInput as error:
@@ -110,7 +111,15 @@ def runs_in(folder: Path) -> list[ComparedRun]:
         failures: dict[str, str | None] = dict.fromkeys(name for name in names if name.startswith("seed-"))
     else:
         failures = {run.folder: run.error for run in record.runs}
-    runs = [read_run(folder / name, error) for name, error in failures.items() if holds_runs(folder / name)]
+        chosen = record.chosen()
+        if chosen is not None and record.state_of(chosen) == "finished" and not record.train_all:
+            part = [run for run in record.runs if record.state_of(run) == "compared"]
+            left = {run.folder: "trained for a part, not chosen" for run in part}
+    runs = [
+        read_run(folder / name, error, left.get(name, UNFINISHED))
+        for name, error in failures.items()
+        if holds_runs(folder / name)
+    ]
     if not runs:
         raise InvalidInput(f"RUN {printable(str(folder))!r}: this folder of seeds holds no run yet")
     return runs

@@ -45,7 +45,7 @@ class GeneralizedNormal(Distribution):
     def __init__(self, loc: Tensor, scale: Tensor, shape: Tensor, validate_args: bool | None = None) -> None:
         self.loc, self.scale, self.shape = broadcast_all(loc, scale, shape)
         # In its own shape, often a scalar: quantiles are then computed once for all elements.
-        self._beta = shape
+        self._beta = torch.as_tensor(shape)
         super().__init__(self.loc.shape, validate_args=validate_args)
 
     def expand(self, batch_shape: Any, _instance: Any = None) -> GeneralizedNormal:

@@ -247,8 +247,10 @@ def test_each_sign_is_told_in_parameters_of_the_estimator() -> None:
     )
     found = [
         *symptoms(sick),
-        *symptoms(attrs.evolve(sick, iterations=900)),
-        *symptoms(attrs.evolve(sick, sizes=(50,) * 5, two_peaks=(1,), iterations=900)),
+        *symptoms(attrs.evolve(sick, iterations=1900)),
+        *symptoms(
+            attrs.evolve(sick, sizes=(50,) * 5, two_peaks=(1,), iterations=1900, posterior_entropy=0.3, agreement=0.9)
+        ),
     ]
     assert {*OF_FORMING, "two_groups", "saturation", "discriminator_won"} < {one.name for one in found}
     settings = {field.name for field in attrs.fields(RunSettings)}

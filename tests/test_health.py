@@ -27,7 +27,7 @@ from mpcc.core.method.phases import MPCC, Phase
 from mpcc.core.method.training import Trainer
 from mpcc.core.reporting.cures import CURES
 from mpcc.core.reporting.symptoms import symptoms
-from mpcc.core.reporting.verdict import verdict
+from mpcc.core.reporting.verdict import caution, verdict
 from mpcc.core.reporting.vitals import Vitals
 from mpcc.core.storage.checkpoint import load_checkpoint
 from mpcc.plugins.objectives.mpcc import MatchingPriorsAndConditionals
@@ -310,12 +310,12 @@ def test_restarts_are_bounded(
         (
             {"sizes": (20, 0, 0, 0), "diversity": (0.5,) * 4, "real_terms": True},
             "collapsed_assignments",
-            "as over 1.0 equal ones, expected at least 1.2",
+            "as in 1.0 equal ones, expected at least 1.2",
         ),
         ({"diversity": (0.5, 0.001, 0.3)}, "collapsed_clusters", "(cluster 1; variance 0.001 of that of real images"),
         ({"saturation": 0.4}, "saturation", "0.4 more of the generated pixels than of real ones are black or white"),
-        ({"posterior_entropy": 0.97}, "undecided_posteriors", "mean entropy 0.97 of log K"),
-        ({"agreement": 0.34}, "ignored_clusters", "only 34% of the samples"),
+        ({"posterior_entropy": 0.97}, "undecided_posteriors", "mean entropy of q(y|x) 0.97 of log K"),
+        ({"agreement": 0.34}, "ignored_clusters", "only 34% of the generated images"),
         ({"hinge": 0.01}, "discriminator_won", "hinge loss is 0.01 "),
         (
             {"spectral_norms": {"encoder": (1e4, "loc.0.weight"), "generator": (1.0, "x")}},
@@ -546,15 +546,29 @@ UNLABELLED = {"metrics": {}, "baseline": {"metrics": {}, "agreement": 0.61}}
         # Groups may be as unequal, and fewer than K.
         ({"clusters": {"total": 9, "used": 3, "sizes": [90, 5, 5, *[0] * 6]}}, "3 of 9 clusters in use; acc 0.950"),
         (
+            {"clusters": {"total": 3, "used": 3, "sizes": [900, 9, 91]}},
+            "3 of 3 clusters in use, 1 of them with very few images; acc",
+        ),
+        (
             {"health": {"warnings": [{"name": "ignored_clusters"}]}},
-            "not useful yet, see the warnings (ignored_clusters)",
+            "not useful yet: the images that are generated for a",
         ),
         ({"health": {"warnings": [{"name": "saturation"}]}}, "4 of 4 clusters in use"),
     ],
 )
 def test_the_last_line_says_whether_the_clusters_are_of_use(change: dict[str, Any], line: str) -> None:
-    assert line in verdict({**RESULTS, **change}, "runs/a")
+    assert line in verdict({**RESULTS, **change}, "runs/a").line
 
 
 def test_a_run_from_the_weights_of_another_one_is_never_too_short() -> None:
     assert verdict({**RESULTS, "iterations": 10}, "runs/a", warm=True) == verdict(RESULTS, "runs/a")
+
+
+@pytest.mark.parametrize(("changes", "said"), [({}, False), ({"iterations": 77}, True)])
+def test_whoever_uses_a_run_is_told_if_it_is_of_no_use_yet(tmp_path: Path, changes: dict[str, Any], said: bool) -> None:
+    assert caution(tmp_path) is None
+    for text in ("{", "[]", "{}", json.dumps({**RESULTS, "clusters": 3})):
+        (tmp_path / "results.json").write_text(text, encoding="utf-8")
+        assert caution(tmp_path) is None
+    (tmp_path / "results.json").write_text(json.dumps({**RESULTS, **changes}), encoding="utf-8")
+    assert (caution(tmp_path) is not None) == said

@@ -6,6 +6,7 @@ No test waits for a clock: costs are given, or a machine is imitated that moves 
 from __future__ import annotations
 
 import json
+import re
 import tomllib
 from collections.abc import Callable
 from pathlib import Path
@@ -138,10 +139,20 @@ def test_ten_minutes_are_filled_with_iterations_and_evaluations() -> None:
     # The average remembers a twentieth of the run.
     assert 1 / (1 - run.ema_decay) == pytest.approx(run.iterations / 20, rel=1e-3)
     assert run.ema_start == run.iterations // 10
-    assert budget.line == (
-        f"10 minutes: {run.iterations} iterations at 0.8 s, 4 evaluations of {run.eval_images:,} images; "
-        "the 1,500 of preset quick need about 21 minutes here"
+    said = re.fullmatch(
+        rf"10 minutes: {run.iterations} iterations at 0\.8 s, 4 evaluations of {run.eval_images:,} images; that is too "
+        r"short, clusters need 1,000 or more: take --minutes \d+; the 1,500 of preset quick need about 21 minutes here",
+        budget.line,
     )
+    assert said is not None, budget.line
+
+
+def test_a_budget_that_is_too_short_says_which_one_is_enough() -> None:
+    _, short = came_to(MNIST)
+    asked = int(re.findall(r"take --minutes (\d+)", short.line)[0])
+    _, enough = came_to(MNIST, flags={"minutes": asked})
+    assert enough.iterations >= 1000
+    assert "too short" not in enough.line
 
 
 def test_the_example_of_the_readme_is_what_a_run_says(repository: Path) -> None:

@@ -33,7 +33,10 @@ def as_array(images: Any) -> np.ndarray[Any, Any]:
     try:
         array = np.asarray(images)
     except ValueError as error:  # nested lists of different lengths
-        raise InvalidInput(f"images: expected an array, all images of one size: {error}") from error
+        raise InvalidInput(
+            "images: expected an array of images of one size, got a list of different sizes (nearest valid choice: a "
+            "folder or a list of files, whose images are resized)"
+        ) from error
     if array.dtype.kind not in "biuf":
         raise InvalidInput(f"images: expected an array of numbers, got the type {array.dtype}")
     return array

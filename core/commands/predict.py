@@ -85,6 +85,7 @@ def predict_run(words: list[str]) -> int:
 
     from mpcc.core.evaluation.generation import Generation
     from mpcc.core.registry.attribution import attributed
+    from mpcc.core.reporting.verdict import caution
     from mpcc.core.run.assembly import choose_device
     from mpcc.core.run.prediction import load_images, whose_images, write_predictions
     from mpcc.core.run.saved_run import trained_model
@@ -116,6 +117,8 @@ def predict_run(words: list[str]) -> int:
         seconds = time.monotonic() - started
     for line in summary(whose, images, paths, output, seconds):
         print(line)
+    if judged := caution(run, warm="init_from" in layer.tables.get("run", {})):
+        print(f"caution: this run is {judged.line}", file=sys.stderr)
     return 0
 
 

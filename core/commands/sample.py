@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -70,6 +71,7 @@ def sample_run(words: list[str]) -> int:
     out = flags.out or free(run / "samples")
     # The checks above do not need torch; the imports below load it.
     from mpcc.core.api.loaded_run import load
+    from mpcc.core.reporting.verdict import caution
     from mpcc.core.system.resources import disk_errors, memory_errors
 
     with memory_errors("generating images", f"lower --count {flags.count}, or choose --device cpu"):
@@ -79,6 +81,8 @@ def sample_run(words: list[str]) -> int:
             write(out, kind, samples, flags.interpolate or COLUMNS)
     clusters = "" if flags.cluster is None else f" of cluster {flags.cluster}"
     print(f"{out}: {len(samples.images)} images{clusters}, iteration {loaded.iteration}, seed {flags.seed}")
+    if judged := caution(run, warm="init_from" in run_layer(run).tables.get("run", {})):
+        print(f"caution: this run is {judged.line}", file=sys.stderr)
     return 0
 
 

@@ -126,7 +126,7 @@ def told(comparison: Callable[[], SeedRecord], place: Callable[[], Path], *, war
             print(f"{len(equal)} seeds share the best {record.score}: it cannot tell them apart, the first is taken")
         print(f"{path}: {record.iterations} iterations {scores_in_words(chosen.scores[record.iterations])}".rstrip())
         results = json.loads((path / "results.json").read_text(encoding="utf-8"))
-        print(verdict(results, quoted(folder), warm=warm))
+        print(verdict(results, quoted(folder), warm=warm).line)
         print(f"use it: mpcc evaluate {quoted(path)}, mpcc predict {quoted(path)}")
     print(f"all scores: {folder / 'seeds.csv'}, {folder / 'seeds.json'}")
     if chosen is None and record.score is not None and len(record.failed) < len(record.runs):

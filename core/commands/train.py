@@ -254,6 +254,6 @@ def train(registry: Registry, config: RunConfig, out: Path | None, resume: Path 
         return EXIT_INTERRUPTED
     scores = " ".join(f"{name} {value:.3f}" for name, value in results["metrics"].items())
     print(f"{folder.path}: {results['iterations']} iterations in {results['seconds']:.0f} s {scores}".rstrip())
-    print(verdict(results, quoted(folder.path), warm=config.run.init_from is not None))
+    print(verdict(results, quoted(folder.path), warm=config.run.init_from is not None).line)
     print(f"look at {folder.to_look_at()}")
     return 0

@@ -18,6 +18,7 @@ from mpcc.core.export.colleague_page import Facts, page
 from mpcc.core.export.exported_run import ExportedRun
 from mpcc.core.export.private_paths import PrivatePaths
 from mpcc.core.registry import load_registry
+from mpcc.core.reporting.verdict import caution
 from mpcc.core.storage.table_formats import write_rows
 from mpcc.core.system.toml_file import parse_toml
 from mpcc.core.system.whole_files import new_file
@@ -54,6 +55,7 @@ def write_archive(path: Path, exported: ExportedRun) -> list[str]:
         private.layer(layer), {**described, "parts": state["parts"], "config": config}, exported.source, "cpu"
     )
     texts = lists(run, private)
+    judged = caution(run, warm="init_from" in layer.tables.get("run", {}))
     facts = Facts(
         loaded.n_clusters,
         loaded.latent_dim,
@@ -62,6 +64,7 @@ def write_archive(path: Path, exported: ExportedRun) -> list[str]:
         json.loads(texts[RESULTS]).get("iterations") if RESULTS in texts else None,
         str(state["versions"]["mpcc"]),
         [file.name for file in (*layer.plugins, *layer.registries)],
+        "" if judged is None else judged.text,
     )
     # Beside the archive there is room for it.
     with TemporaryDirectory(prefix=".mpcc-", dir=path.absolute().parent) as folder, new_file(path) as file:

@@ -28,7 +28,7 @@ MEANINGS = {
 
 LOOK_FIRST = (
     "Open clusters.png first. A row is a cluster: at the left some of its real images, at the right images that the "
-    "model has made of it."
+    "model has generated for it."
 )
 # What goes where the texts below have this word: the shape of two images.
 SHAPE = "SHAPE"
@@ -94,6 +94,7 @@ class Facts:
         evaluated: The iteration that lists and pictures belong to, or None if there are none.
         version: Of mpcc.
         plugins: The names of files with plugins, which are not packed.
+        caution: Why its clusters are of no use yet, or nothing.
     """
 
     clusters: int
@@ -103,6 +104,7 @@ class Facts:
     evaluated: int | None
     version: str
     plugins: Sequence[str] = ()
+    caution: str = ""
 
 
 def page(names: Sequence[str], facts: Facts) -> str:
@@ -118,6 +120,7 @@ def page(names: Sequence[str], facts: Facts) -> str:
             f"labels, and what it found. mpcc {facts.version} made it in {facts.iteration:,} iterations of training. "
             "The images of the training are not in the archive, except for the examples in the pictures."
         ),
+        *([prose(f"Caution: this run is {facts.caution}.")] if facts.caution else []),
         *([prose(LOOK_FIRST)] if "clusters.png" in names else []),
         heading("The files") + table(names),
     ]

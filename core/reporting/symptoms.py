@@ -36,7 +36,7 @@ IGNORED = 0.3
 # Effective number of clusters, exp of the entropy of their sizes, as a share of K.
 FEW = 0.3
 # A run of fewer iterations is too short for clusters, whatever its settings.
-TOO_SHORT, CLUSTERS_NEED = 500, "clusters need 1,000 or more"
+TOO_SHORT, CLUSTERS_NEED = 1000, "clusters need 1,000 or more"
 # While clusters form (`mpcc.core.reporting.vitals.still_forming`), these symptoms are normal.
 OF_FORMING = ("empty_clusters", "collapsed_assignments", "undecided_posteriors", "ignored_clusters")
 
@@ -69,6 +69,9 @@ def symptoms(measured: Vitals, settings: RunSettings = RunSettings()) -> list[Sy
         ['undecided_posteriors', 'discriminator_won']
     """
     seen = {**of_clusters(measured), **of_training(measured)}
+    if seen.keys() & {*OF_FORMING}:
+        # Two groups in a cluster are the least of its faults.
+        seen.pop("two_groups", None)
     if measured.forming:
         seen = {name: observation for name, observation in seen.items() if name not in OF_FORMING}
     messages = {name: f"{observation}; {cure(name, settings, measured)}" for name, observation in seen.items()}
@@ -87,12 +90,12 @@ def of_clusters(measured: Vitals) -> dict[str, str]:
     if empty and images >= IMAGES_A_CLUSTER * clusters:
         seen["empty_clusters"] = (
             f"{len(empty)} of {clusters} clusters have none of the {images} evaluated images ({listed(empty)}): "
-            "there are fewer groups than --clusters, or the prior moves too fast"
+            "there are fewer groups than --clusters, or the step size of the prior is too large"
         )
     effective = effective_clusters(measured.sizes)
     if measured.real_terms and clusters > 1 and effective < FEW * clusters:
         seen["collapsed_assignments"] = (
-            f"the images are spread over the clusters as over {effective:.1f} equal ones, expected at least "
+            f"most images are in few clusters, as in {effective:.1f} equal ones, expected at least "
             f"{FEW * clusters:g}: unless your groups are as unequal, the terms on real images hold the images together"
         )
     if measured.two_peaks and not empty:
@@ -114,13 +117,14 @@ def of_clusters(measured: Vitals) -> dict[str, str]:
         )
     if measured.posterior_entropy > UNDECIDED:
         seen["undecided_posteriors"] = (
-            f"posteriors are nearly uniform (mean entropy {beside(measured.posterior_entropy, UNDECIDED)} of log K, "
-            f"expected below {UNDECIDED}): the components of the prior overlap"
+            f"most images belong to no cluster clearly (mean entropy of q(y|x) "
+            f"{beside(measured.posterior_entropy, UNDECIDED)} of log K, expected below {UNDECIDED}): the components of "
+            "the prior overlap"
         )
     if clusters > 1 and measured.agreement < max(IGNORED, 1.5 / clusters):
         seen["ignored_clusters"] = (
-            f"only {measured.agreement:.0%} of the samples are assigned to the cluster that they were made for "
-            f"(chance: {1 / clusters:.0%}): the generator ignores y"
+            f"only {measured.agreement:.0%} of the generated images are assigned to the cluster that they were made "
+            f"for (chance: {1 / clusters:.0%}): what the generator draws does not depend on the cluster"
         )
     return seen
 

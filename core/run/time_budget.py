@@ -17,6 +17,7 @@ from mpcc.core.config.settings import Interval
 from mpcc.core.config.time_budget import free_settings
 from mpcc.core.errors import InvalidInput
 from mpcc.core.reporting.pace import counted, spoken
+from mpcc.core.reporting.symptoms import CLUSTERS_NEED, TOO_SHORT
 from mpcc.core.run.costs import Costs
 from mpcc.core.run.due import evaluations_left
 
@@ -83,7 +84,12 @@ class Budget:
             f"{self.costs.iteration:.2g} s, {counted(self.evaluations, 'evaluation')} of {self.images:,} images"
         )
         if self.done:
-            return f"{text}, to iteration {self.done + self.iterations:,}"
+            text += f", to iteration {self.done + self.iterations:,}"
+        if (short := TOO_SHORT - self.done - self.iterations) > 0 and self.runs == 1:
+            needed = 60 * self.minutes + 1.1 * short * self.costs.iteration
+            text += f"; that is too short, {CLUSTERS_NEED}: take --minutes {math.ceil(needed / 60)}"
+        if self.done:
+            return text
         if self.preset and not 2 / 3 <= self.iterations / self.scheduled <= 1.5:
             seconds = self.scheduled * self.costs.iteration + self.evaluations * self.evaluation_seconds
             text += f"; the {self.scheduled:,} of {self.preset} need about {spoken(self.before + seconds)} here"

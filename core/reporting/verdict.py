@@ -22,6 +22,8 @@ USELESS = {
 }
 # A run that is of no use goes on for as many iterations again, and until it has so many.
 ENOUGH = 2000
+# Fewer iterations tell no rate.
+FEW = 20
 # A cluster with less than this share of an equal share of the images is small.
 SMALL = 0.1
 
@@ -109,14 +111,16 @@ def caution(folder: Path, *, warm: bool = False) -> Verdict | None:
 
 
 def minutes(done: int, rate: float) -> str:
-    """Return the flag for the time that a run needs until its clusters may be of use; nothing if its rate is not known.
+    """Return the flag for the time that a run needs until its clusters may be of use; nothing if that is not known.
+
+    The first iterations of a process take longer, so a few of them tell no rate.
 
     Arguments:
         done: Iterations so far.
         rate: Iterations per second.
 
     Example:
-        >>> minutes(77, 5.0), minutes(3000, 5.0), minutes(3, 0.0)
+        >>> minutes(77, 5.0), minutes(3000, 5.0), minutes(3, 0.5)
         (' --minutes 7', ' --minutes 10', '')
     """
-    return f" --minutes {max(2, math.ceil(max(done, ENOUGH - done) / rate / 60))}" if rate > 0 else ""
+    return f" --minutes {max(2, math.ceil(max(done, ENOUGH - done) / rate / 60))}" if done >= FEW and rate > 0 else ""

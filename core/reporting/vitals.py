@@ -36,7 +36,7 @@ class Vitals:
         saturation: Share of generated pixels at the ends of their range, beyond that of real ones.
         posterior_entropy: Mean entropy of q(y|x) over the evaluated images as a share of log K; 0 for one cluster.
         agreement: Share of samples of y whose most probable cluster is y again.
-        hinge: Mean of the discriminator's loss since the last evaluation, or None if none was logged.
+        hinge: Mean of the discriminator's loss since the last evaluation, or None if it was not logged twice.
         gradient_norms: Median norm of the logged gradients of each part since the last evaluation; empty if none was
             logged.
         spectral_norms: Largest singular value of a weight in each network, and the name of that weight.
@@ -113,7 +113,7 @@ def vitals(
         saturation=at_the_ends(pictures.samples) - at_the_ends(pictures.originals),
         posterior_entropy=entropy / math.log(clusters) if clusters > 1 else 0.0,
         agreement=float((assigned == torch.arange(clusters)[:, None]).double().mean()),
-        hinge=sum(hinges) / len(hinges) if hinges else None,
+        hinge=sum(hinges) / len(hinges) if len(hinges) > 1 else None,
         spectral_norms={name: largest_norm(part) for name, part in model.networks.by_name().items()},
         real_terms=real_terms,
         forming=forming,

@@ -79,7 +79,11 @@ def iterations_done(checkpoints: KeptCheckpoints) -> int:
 
 def already_done(folder: str, done: int, iterations: int) -> str:
     """Return the error for a run that is to be resumed and has done all its iterations."""
-    return f"--resume {folder}: the run has done {done} iterations: expected more with --iterations, got {iterations}"
+    more = max(done + 1, 2 * iterations)
+    return (
+        f"--resume {folder}: the run has done {done} iterations: expected more with --iterations, got {iterations} "
+        f"(nearest valid choice: --iterations {more}, or --minutes)"
+    )
 
 
 def restore(run: Run, state: dict[str, Any]) -> None:

@@ -111,14 +111,19 @@ def find_layout(shape: tuple[int, ...], given: str, height: int | None, describe
                 raise InvalidInput(
                     f"{wrong}, whose channels are unclear; pass --data.layout NHWC or --data.layout NCHW"
                 )
-            given = "NHWC" if shape[3] in channels else "NCHW"
+            if {shape[1], shape[3]} & {*channels}:
+                given = "NHWC" if shape[3] in channels else "NCHW"
+            else:
+                # Images have more rows and columns than channels.
+                given = "NHWC" if shape[3] <= shape[1] else "NCHW"
     elif len(shape) != len(given):
         raise InvalidInput(f"{wrong}; --data.layout {given} does not fit")
     if len(shape) != len(given):
         raise InvalidInput(wrong)
     layout = Layout(given, tuple(shape[1:]))
     if layout.size("C") not in (1, 3, 4):
-        some = "images[:, :3]" if given == "NCHW" else "images[..., :3]"
+        few = "1" if layout.size("C") == 2 else "3"
+        some = f"images[:, :{few}]" if given == "NCHW" else f"images[..., :{few}]"
         raise InvalidInput(f"{wrong}; save the channels that count, such as {some}, in a new file")
     return layout
 

@@ -219,7 +219,7 @@ def test_colour_images_come_back_in_colour(tmp_path: Path) -> None:
         (lambda run: run.inverse_transform(np.zeros((2, 4))), r"z: expected the shape \(N, 3\), got \(2, 4\)"),
         (lambda run: run.inverse_transform(np.full((2, 3), np.nan)), "z: expected finite numbers"),
         (lambda run: run.predict([["a"]]), "images: expected an array of numbers"),
-        (lambda run: run.predict([[1, 2], [3]]), "images: expected an array, all images of one size"),
+        (lambda run: run.predict([[1, 2], [3]]), "images: expected an array of images of one size"),
         (lambda run: run.predict(np.zeros((0, 8, 8), np.uint8)), "images: expected at least one image"),
         (lambda run: run.predict(np.full((3, 8, 8), np.nan)), "images: .*finite"),
     ],

@@ -191,3 +191,13 @@ def test_the_sheet_has_a_row_for_each_cluster_that_is_shown(clusters: int) -> No
         (one, low), (many, high) = sorted(heights)
         # An image of 8 pixels is enlarged to 48; rows are 8 pixels apart.
         assert high - low == (many - one) * (48 + 8)
+
+
+def test_a_sheet_without_any_group_says_so() -> None:
+    data, indices = digits(), torch.arange(100)
+    pixels = PixelBaseline(data, 3, seed=0).clusters(indices)
+    # The only cluster that is shown has no image, and so no group.
+    shown = ShownClusters((3,), (40, 30, 30, 0))
+    own = torch.arange(100) % 3
+    assert find_groups(data, indices, own, pixels, shown) == ()
+    assert baseline_sheet((), pixels, shown).shape[0] == 3

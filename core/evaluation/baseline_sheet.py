@@ -12,7 +12,7 @@ from torch import Tensor
 from mpcc.core.contracts import ImageSet
 from mpcc.core.evaluation.baseline import PixelClusters
 from mpcc.core.evaluation.members import ShownClusters
-from mpcc.core.evaluation.page import Row, rows_page, tiles
+from mpcc.core.evaluation.page import Row, rows_page, sections_page, tiles
 
 __all__ = ["PixelGroup", "baseline_sheet", "counterparts", "find_groups"]
 
@@ -96,6 +96,9 @@ def baseline_sheet(groups: Sequence[PixelGroup], pixels: PixelClusters, shown: S
         pixels: The clusters of the pixels.
         shown: Which clusters of the run pictures show.
     """
+    title = f"for comparison: {pixels.total} groups by k-means on the pixels of {len(pixels.clusters):,} images"
+    if not groups:
+        return sections_page(f"{title}; none of them belongs to a cluster that is shown", [])
     beside = {group.cluster: group for group in groups}
     rows = []
     for cluster in shown.numbers:
@@ -105,5 +108,4 @@ def baseline_sheet(groups: Sequence[PixelGroup], pixels: PixelClusters, shown: S
             continue
         sizes = (f"{group.size:,} image{'s' * (group.size != 1)}", f"{group.shared:,} in cluster {cluster}")
         rows.append(Row((label, *sizes), (tiles(group.nearest), tiles(group.spread))))
-    title = f"for comparison: {pixels.total} groups by k-means on the pixels of {len(pixels.clusters):,} images"
     return rows_page(title, ["nearest to the centre", "from the nearest to the farthest"], rows)

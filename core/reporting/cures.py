@@ -94,7 +94,7 @@ def heeded_labels(settings: RunSettings, measured: Vitals) -> str:
 def weaker_discriminator(settings: RunSettings, measured: Vitals) -> str:
     if settings.d_steps > 1:
         return f"--d-steps {settings.d_steps // 2} (an iteration takes less time)"
-    return f"{half('lr', settings.lr)} ({SLOWER})"
+    return smaller_steps(settings, measured)
 
 
 def smaller_steps(settings: RunSettings, measured: Vitals) -> str:
@@ -107,7 +107,7 @@ def larger_gradients(settings: RunSettings, measured: Vitals) -> str:
         weight = 2 * settings.membership_weight or 1.0
         return f"--membership-weight {weight:.3g} (samples and reconstructions become less exact)"
     if settings.d_steps > 1:
-        return f"--d-steps {settings.d_steps // 2} (an iteration takes less time)"
+        return weaker_discriminator(settings, measured)
     return f"--lr {2 * settings.lr:.3g} (training may become unstable)"
 
 

@@ -11,9 +11,10 @@ import attrs
 
 from mpcc.core.config.settings import RunSettings
 from mpcc.core.reporting.cures import NETWORKS, cure
+from mpcc.core.reporting.verdict import CLUSTERS_NEED, TOO_SHORT
 from mpcc.core.reporting.vitals import Vitals, effective_clusters
 
-__all__ = ["CLUSTERS_NEED", "OF_FORMING", "TOO_SHORT", "Symptom", "symptoms"]
+__all__ = ["OF_FORMING", "Symptom", "symptoms"]
 
 # An evaluation of fewer images than this for each cluster says nothing about empty ones.
 IMAGES_A_CLUSTER = 10
@@ -35,8 +36,6 @@ LARGEST_GRADIENT, SMALLEST_GRADIENT = 1e4, 1e-6
 IGNORED = 0.3
 # Effective number of clusters, exp of the entropy of their sizes, as a share of K.
 FEW = 0.3
-# A run of fewer iterations is too short for clusters, whatever its settings.
-TOO_SHORT, CLUSTERS_NEED = 1000, "clusters need 1,000 or more"
 # While clusters form (`mpcc.core.reporting.vitals.still_forming`), these symptoms are normal.
 OF_FORMING = ("empty_clusters", "collapsed_assignments", "undecided_posteriors", "ignored_clusters")
 

@@ -11,10 +11,11 @@ from typing import Any
 import attrs
 
 from mpcc.core.reporting.pace import counted
-from mpcc.core.reporting.symptoms import CLUSTERS_NEED, TOO_SHORT
 
-__all__ = ["Verdict", "caution", "verdict"]
+__all__ = ["CLUSTERS_NEED", "TOO_SHORT", "Verdict", "caution", "verdict"]
 
+# A run of fewer iterations is too short for clusters, whatever its settings.
+TOO_SHORT, CLUSTERS_NEED = 1000, "clusters need 1,000 or more"
 # Symptoms with which the clusters of a run are of no use, in plain words.
 USELESS = {
     "undecided_posteriors": "most images belong to no cluster clearly",

@@ -17,7 +17,7 @@ from mpcc.core.config.settings import Interval
 from mpcc.core.config.time_budget import free_settings
 from mpcc.core.errors import InvalidInput
 from mpcc.core.reporting.pace import counted, spoken
-from mpcc.core.reporting.symptoms import CLUSTERS_NEED, TOO_SHORT
+from mpcc.core.reporting.verdict import CLUSTERS_NEED, TOO_SHORT
 from mpcc.core.run.costs import Costs
 from mpcc.core.run.due import evaluations_left
 

@@ -99,8 +99,9 @@ def average_generator(model: Model, schedule: Schedule, done: int) -> None:
     model.average(schedule.ema_decay if done >= schedule.ema_start else 0.0)
 
 
-# The terms of MPCC on real images (ours; method, section 8).
+# The terms of MPCC on real images (ours; method, section 8). Density trains the prior alone.
 REAL_TERMS = ("balance", "consistency")
+PRIOR_REAL_TERMS = (*REAL_TERMS, "density")
 
 
 def takes_real(phase: Phase, weights: TermWeights) -> bool:
@@ -136,7 +137,7 @@ MPCC: tuple[Phase | EndOfIteration, ...] = (
         draws=Draws.WITH_PRIOR,
         advances="encoder",
         real=0,
-        real_terms=REAL_TERMS,
+        real_terms=PRIOR_REAL_TERMS,
     ),
     Phase(
         name="encoder",

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import itertools
+import logging
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
@@ -20,10 +21,13 @@ from mpcc.core.method.finite_guard import FiniteGuard
 from mpcc.core.method.losses import Batch, Generated, Loss
 from mpcc.core.method.model import Model, thawed, to_unit_range
 from mpcc.core.method.phases import MPCC, Draws, EndOfIteration, Phase, loss_of, real_batches, takes_real
+from mpcc.core.method.prior_fit import FIT_IMAGES, fit_prior
 from mpcc.core.method.schedule import Schedule
 from mpcc.core.method.terms import TermWeights
 
 __all__ = ["Trainer"]
+
+logger = logging.getLogger(__name__)
 
 
 def adam(parameters: Iterable[nn.Parameter], lr: float | Tensor, capturable: bool = False) -> Adam:
@@ -69,6 +73,7 @@ class Trainer:
 
     Attributes:
         iteration: Number of iterations done.
+        prior_fitted: Whether the prior has been fitted to the latents of real images.
         guard: Records the first update whose loss or gradient was not finite.
         term_weights: The weight of each term in its last update, by name.
         real_terms: Whether a phase has terms on real images with a weight.
@@ -93,6 +98,7 @@ class Trainer:
         self.engine.prepare(model)
         self.phases = tuple(phases)
         self.iteration = 0
+        self.prior_fitted = False
         self.term_weights: dict[str, float] = {}
         self.section: Callable[[str], contextlib.AbstractContextManager[Any]] = no_clock
         self._real_batches = real_batches(self.phases, schedule)
@@ -100,6 +106,7 @@ class Trainer:
         self.real_terms = any(takes_real(row, weights) for row in optional)
         # On the device, because it changes after an iteration has been recorded.
         self._rise = torch.zeros((), device=model.device) if self.real_terms else None
+        self._density_factor = torch.zeros((), device=model.device)
         trained = {part for phase in self.phases if isinstance(phase, Phase) for part in phase.trains}
         # Two optimizers hold the shared trunk, each with its own moments. A fixed prior has no parameters, and Adam
         # refuses an empty list.
@@ -145,8 +152,12 @@ class Trainer:
             The raw terms by name, each from the last update that computed it, detached scalars on the device.
         """
         self._set_step_sizes()
+        if self.schedule.prior_fit_due(self.iteration) and not self.prior_fitted:
+            self._fit_prior()
         if self._rise is not None:
-            self._rise.fill_(self.schedule.real_terms_factor(self.iteration))
+            rise = self.schedule.real_terms_factor(self.iteration)
+            self._rise.fill_(rise)
+            self._density_factor.fill_(rise if self.prior_fitted or not self.schedule.prior_fit else 0.0)
         with self.section("real images"):
             count, transformed = self._real_batches, self._rise is not None
             real = self.stream.take(count, transformed=transformed) if count else torch.empty(0)
@@ -208,7 +219,7 @@ class Trainer:
                     None if pixels is None else to_unit_range(pixels, model.device) for pixels in (images, transformed)
                 )
                 rise = 1.0 if self._rise is None else self._rise
-                batch = Batch(self.schedule.batch, real, generated, moved, rise)
+                batch = Batch(self.schedule.batch, real, generated, moved, rise, self._density_factor)
                 loss = loss_of(phase, model, batch, self.weights)
             self._step(phase, loss, loss.latents if generated is None else generated.z)
         self.engine.changed(phase.trains)
@@ -235,10 +246,36 @@ class Trainer:
         for optimizer in optimizers.values():
             self.engine.step(optimizer)
 
+    @torch.no_grad()
+    def _fit_prior(self) -> None:
+        """Fit the prior to the latents of the next real images, once in a run; its optimizer starts anew."""
+        self.prior_fitted = True
+        optimizer = self.optimizers.get("prior")
+        if optimizer is None:  # nothing of it can be trained
+            return
+        model, size = self.model, self.schedule.batch
+        latents = []
+        for _ in range(max(1, min(FIT_IMAGES, len(self.stream)) // size)):
+            real = to_unit_range(self.stream.take(1)[0], model.device).to(model.prior.weights().dtype)
+            with self.engine.precision():
+                latents.append(model.networks.encoder(real)[0])
+        z = torch.cat(latents).to(model.prior.weights().dtype)
+        if not bool(z.isfinite().all()):  # the next update says what has diverged
+            return
+        groups = fit_prior(model.prior, z, self.stream.seed)
+        for moments in optimizer.state.values():
+            for value in moments.values():
+                value.zero_()
+        self.engine.changed(("prior",))
+        logger.info(
+            "iteration %d: the prior is fitted to %d groups of the latents of %d images", self.iteration, groups, len(z)
+        )
+
     def state(self) -> dict[str, Any]:
         """Return everything that the next iteration depends on, except random states."""
         return {
             "iteration": self.iteration,
+            "prior_fitted": self.prior_fitted,
             "stream": self.stream.state(),
             "parts": {name: part.state_dict() for name, part in self.model.parts().items()},
             "optimizers": {name: optimizer.state_dict() for name, optimizer in self.optimizers.items()},
@@ -247,6 +284,7 @@ class Trainer:
     def restore(self, state: dict[str, Any]) -> None:
         """Continue from a `state`."""
         self.iteration = state["iteration"]
+        self.prior_fitted = state.get("prior_fitted", False)
         self.stream.restore(state["stream"])
         for name, part in self.model.parts().items():
             part.load_state_dict(state["parts"][name])

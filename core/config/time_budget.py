@@ -37,7 +37,7 @@ def rank(origin: str) -> int:
     """
     if origin == "flag":
         return OF_A_FLAG
-    made = origin in ("default", "registry") or origin.startswith(("preset ", "compat ", "$"))
+    made = origin in ("default", "registry") or origin.startswith(("preset ", "compat ", "objective ", "$"))
     return OF_NO_USER if made else OF_A_FILE
 
 

@@ -202,12 +202,11 @@ def inference_terms(model: Model, images: Tensor, z: Tensor, y: Tensor, weights:
     with prior.full_precision():
         loc, raw_scale, ratio = loc.to(z.dtype), raw_scale.to(z.dtype), prior.label_ratio(y)
         q = prior.encoder_distribution(loc, raw_scale)
-        latent = terms.latent(q, z.detach(), ratio)
-        membership = terms.membership(prior.log_responsibilities(loc), y, ratio)
-    return Loss.of(
-        generator_latent=(weights.generator_latent, latent),
-        generator_membership=(weights.generator_membership, membership),
-    )
+        found = {"generator_latent": (weights.generator_latent, terms.latent(q, z.detach(), ratio))}
+        if weights.generator_membership:
+            membership = terms.membership(prior.log_responsibilities(loc), y, ratio)
+            found["generator_membership"] = (weights.generator_membership, membership)
+    return Loss.of(**found)
 
 
 def encoder_loss(model: Model, batch: Batch, weights: TermWeights) -> Loss:

@@ -39,7 +39,7 @@ __all__ = [
 
 # The parts that a phase can train; the first three are the networks.
 NETWORKS = ("discriminator", "generator", "encoder")
-PARTS = (*NETWORKS, "prior")
+PARTS = (*NETWORKS, "prior", "likelihood")
 
 
 class Draws(enum.Enum):
@@ -57,7 +57,7 @@ class Phase:
     Attributes:
         name: Its name in the log, the count of operations and the benchmark.
         trains: The parts that receive gradients and whose optimizers step, in this order: ``discriminator``,
-            ``generator``, ``encoder``, ``prior``. A part without parameters is left out.
+            ``generator``, ``encoder``, ``prior``, ``likelihood``. A part without parameters is left out.
         updates: Returns the number of updates in one iteration of a schedule.
         loss: Returns the loss of a model, a batch and the weights of the terms.
         draws: The samples drawn for each update.

@@ -92,7 +92,7 @@ def broken(monkeypatch: pytest.MonkeyPatch) -> Breaker:
             return wrong
 
         rows = [
-            attrs.evolve(row, loss=spoilt(row.loss)) if isinstance(row, Phase) and row.advances == network else row
+            attrs.evolve(row, loss=spoilt(row.loss)) if isinstance(row, Phase) and network in row.advances else row
             for row in MPCC
         ]
         monkeypatch.setattr(MatchingPriorsAndConditionals, "phases", lambda _: tuple(rows))

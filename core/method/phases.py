@@ -31,15 +31,22 @@ __all__ = [
     "EndOfIteration",
     "Phase",
     "check_phases",
+    "last_rows",
     "loss_of",
     "phases_of",
     "real_batches",
     "takes_real",
+    "turns",
 ]
 
 # The parts that a phase can train; the first three are the networks.
 NETWORKS = ("discriminator", "generator", "encoder")
 PARTS = (*NETWORKS, "prior", "likelihood")
+
+
+def names_of(given: str | Sequence[str] | None) -> tuple[str, ...]:
+    """Return names as a tuple: of one name, of several, or of none."""
+    return (given,) if isinstance(given, str) else tuple(given or ())
 
 
 class Draws(enum.Enum):
@@ -63,9 +70,11 @@ class Phase:
         draws: The samples drawn for each update.
         real: Index of the batch of real images for the first update. Each further update takes the next batch; after
             the last batch comes the first. None means that the phase takes no real images.
-        advances: The network whose spectral norms take a power iteration after each update.
+        advances: The network whose spectral norms take a power iteration after each update; or several, or None.
         real_terms: The terms that need the real images. If none of them has a weight, the phase takes no real images;
             otherwise it takes transformed copies of them, too. Empty if the phase always needs its real images.
+        since: The number of iterations that come before the first one with this phase.
+        until: The number of iterations after which the phase ends; None for one that lasts to the end of the run.
     """
 
     name: str = attrs.field(validator=attrs.validators.instance_of(str))
@@ -77,8 +86,17 @@ class Phase:
         default=None,
         validator=attrs.validators.optional([attrs.validators.instance_of(int), attrs.validators.ge(0)]),
     )
-    advances: str | None = None
+    advances: tuple[str, ...] = attrs.field(default=(), converter=names_of)
     real_terms: tuple[str, ...] = ()
+    since: int = attrs.field(default=0, validator=[attrs.validators.instance_of(int), attrs.validators.ge(0)])
+    until: int | None = attrs.field(
+        default=None,
+        validator=attrs.validators.optional([attrs.validators.instance_of(int), attrs.validators.ge(0)]),
+    )
+
+    def takes_part(self, done: int) -> bool:
+        """Return whether the phase is part of the iteration that follows ``done`` ones."""
+        return self.since <= done and (self.until is None or done < self.until)
 
 
 @attrs.frozen
@@ -166,6 +184,17 @@ def real_batches(phases: Sequence[Phase | EndOfIteration], schedule: Schedule) -
     return max(counts, default=0)
 
 
+def last_rows(phases: Sequence[Phase | EndOfIteration]) -> tuple[Phase | EndOfIteration, ...]:
+    """Return the rows of the last iterations of a long run: all but the phases that end before."""
+    return tuple(row for row in phases if isinstance(row, EndOfIteration) or row.until is None)
+
+
+def turns(phases: Sequence[Phase | EndOfIteration]) -> set[int]:
+    """Return the numbers of iterations after which phases begin or end."""
+    of_phases = [row for row in phases if isinstance(row, Phase)]
+    return {number for row in of_phases for number in (row.since, row.until) if number}
+
+
 def phases_of(objective: Objective) -> tuple[Phase | EndOfIteration, ...]:
     """Return the rows of a registered objective after checking them.
 
@@ -220,9 +249,9 @@ def check_phases(rows: Sequence[object], name: str) -> tuple[Phase | EndOfIterat
             raise PluginError(
                 f"{name}, phase {phase.name!r}: trains {phase.trains}; expected some of {', '.join(PARTS)}"
             )
-        if phase.advances not in (None, *NETWORKS):
+        if not {*phase.advances} <= {*NETWORKS}:
             raise PluginError(
-                f"{name}, phase {phase.name!r}: advances {phase.advances!r}; expected one of {', '.join(NETWORKS)}"
+                f"{name}, phase {phase.name!r}: advances {phase.advances}; expected some of {', '.join(NETWORKS)}"
             )
     names = [row.name for row in known]
     if len(set(names)) < len(names):

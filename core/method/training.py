@@ -19,7 +19,7 @@ from mpcc.core.method.engine import Engine, PlainEngine
 from mpcc.core.method.finite_guard import FiniteGuard
 from mpcc.core.method.losses import Batch, Generated, Loss
 from mpcc.core.method.model import Model, thawed, to_unit_range
-from mpcc.core.method.phases import MPCC, Draws, EndOfIteration, Phase, loss_of, real_batches, takes_real
+from mpcc.core.method.phases import MPCC, Draws, EndOfIteration, Phase, loss_of, real_batches, takes_real, turns
 from mpcc.core.method.schedule import Schedule
 from mpcc.core.method.terms import TermWeights
 
@@ -95,7 +95,7 @@ class Trainer:
         self.iteration = 0
         self.term_weights: dict[str, float] = {}
         self.section: Callable[[str], contextlib.AbstractContextManager[Any]] = no_clock
-        self._real_batches = real_batches(self.phases, schedule)
+        self._real_batches, self._turns = real_batches(self.phases, schedule), turns(self.phases)
         optional = [row for row in self.phases if isinstance(row, Phase) and row.real_terms]
         self.real_terms = any(takes_real(row, weights) for row in optional)
         # On the device, because it changes after an iteration has been recorded.
@@ -145,6 +145,8 @@ class Trainer:
             The raw terms by name, each from the last update that computed it, detached scalars on the device.
         """
         self._set_step_sizes()
+        if self.iteration in self._turns:
+            self.engine.reset()  # a recorded iteration has the phases of those before
         if self._rise is not None:
             self._rise.fill_(self.schedule.real_terms_factor(self.iteration))
         with self.section("real images"):
@@ -168,7 +170,7 @@ class Trainer:
         self.guard.begin()
         terms: dict[str, Tensor] = {}
         for phase in self.phases:
-            if isinstance(phase, Phase):
+            if isinstance(phase, Phase) and phase.takes_part(self.iteration):
                 for update, generated in enumerate(self._drawn(phase)):
                     images, transformed = None, None
                     if phase.real is not None and takes_real(phase, self.weights):
@@ -187,7 +189,7 @@ class Trainer:
             return
         with_prior = phase.draws is Draws.WITH_PRIOR
         # Several batches can be generated at once if no update between them changes the generator or the prior.
-        together = 1 if with_prior or {"generator", "prior"} & {*phase.trains, phase.advances} else count
+        together = 1 if with_prior or {"generator", "prior"} & {*phase.trains, *phase.advances} else count
         for _ in range(0, count, max(together, 1)):
             batches = self.engine.generated(model, size, together, with_prior)
             while (batch := self._next(batches, with_prior)) is not None:
@@ -212,8 +214,8 @@ class Trainer:
                 loss = loss_of(phase, model, batch, self.weights)
             self._step(phase, loss, loss.latents if generated is None else generated.z)
         self.engine.changed(phase.trains)
-        if phase.advances is not None:
-            self.engine.advance(getattr(model.networks, phase.advances))
+        for network in phase.advances:
+            self.engine.advance(getattr(model.networks, network))
         self.term_weights |= loss.weights
         return loss.terms
 

@@ -6,8 +6,8 @@ A preset says so in its field ``for``; its architecture and its objective are th
     for = { data = "birds", device = "cpu" }
     arch = { name = "biggan16", width = 8 }
 
-Without ``device`` it was made for every device, without an objective for the default one. Without ``for``, a preset with the name of a data set was made for that
-data set, and any other one is chosen by its name only.
+Without ``device`` it was made for every device, without an objective for the default one. Without ``for``, a preset
+with the name of a data set was made for that data set, and any other one is chosen by its name only.
 """
 
 from __future__ import annotations

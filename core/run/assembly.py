@@ -49,7 +49,10 @@ def make_prior(config: RunConfig) -> tuple[Prior, EntropyPolicy]:
     """
     settings = config.run
     prior: Prior = config.prior.make(settings.clusters, settings.latent_dim)
-    config.objective.make().check(prior)
+    try:
+        config.objective.make().check(prior)
+    except InvalidInput as error:
+        raise InvalidInput(f"--objective {config.objective.name} --prior {config.prior.name}: {error}") from error
     return prior, EntropyPolicy.of(prior, settings.entropy, settings.entropy_samples)
 
 

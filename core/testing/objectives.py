@@ -14,13 +14,13 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.distributions import Normal
 
-from mpcc.core.contracts import Networks, Objective
+from mpcc.core.contracts import Architecture, Networks, Objective
 from mpcc.core.engines.fast import FastEngine
-from mpcc.core.errors import PluginError
+from mpcc.core.errors import InvalidInput, PluginError
 from mpcc.core.images.stream import ImageStream
 from mpcc.core.method.engine import Engine, PlainEngine
 from mpcc.core.method.model import Model
-from mpcc.core.method.phases import EndOfIteration, Phase, phases_of
+from mpcc.core.method.phases import EndOfIteration, Phase, phases_of, turns
 from mpcc.core.method.schedule import Schedule
 from mpcc.core.method.terms import TermWeights
 from mpcc.core.method.training import Trainer
@@ -48,15 +48,19 @@ class Gaussians(LocationScaleMixture):
 
 
 class SmallGenerator(nn.Module):
-    """A linear map of z and y to an image."""
+    """A linear map of z and y to an image.
 
-    def __init__(self) -> None:
+    Arguments:
+        clusters: The number of labels.
+    """
+
+    def __init__(self, clusters: int) -> None:
         super().__init__()
-        self.linear = nn.Linear(LATENT_DIM + CLUSTERS, PIXELS)
+        self.clusters, self.linear = clusters, nn.Linear(LATENT_DIM + clusters, PIXELS)
 
     def forward(self, z: Tensor, y: Tensor) -> Tensor:
         """Return images, shape (N, 1, 8, 8)."""
-        label = F.one_hot(y, CLUSTERS).to(z.dtype)
+        label = F.one_hot(y, self.clusters).to(z.dtype)
         return torch.tanh(self.linear(torch.cat([z, label], 1))).view(-1, 1, SIZE, SIZE)
 
 
@@ -78,26 +82,47 @@ class SmallEncoder(nn.Module):
         return self.loc(pixels), self.raw_scale(pixels)
 
 
+class SmallArchitecture(Architecture):
+    """The three networks above."""
+
+    image_size = SIZE
+
+    def build(self, clusters: int, latent_dim: int, channels: int) -> Networks:
+        """Build them; one size of latents and images is enough here."""
+        return Networks(SmallGenerator(clusters), small_discriminator(), SmallEncoder())
+
+
 class ObjectiveCase(Case[Objective]):
     """An objective's class and options."""
 
     def trainer(self, engine: Engine) -> Trainer:
         """Return a trainer of small networks, the same each time."""
         torch.manual_seed(self.seed)
-        prior = Gaussians(CLUSTERS, LATENT_DIM, MixtureOptions())
-        networks = Networks(SmallGenerator(), small_discriminator(), SmallEncoder())
+        objective, prior = self.make(), Gaussians(CLUSTERS, LATENT_DIM, MixtureOptions())
+        try:
+            objective.check(prior)
+        except InvalidInput as error:
+            broken(f"it refuses a mixture of Gaussians: {error}")
+        networks = objective.networks(SmallArchitecture(), CLUSTERS, LATENT_DIM, 1)
         images = torch.randint(256, (5 * BATCH, 1, SIZE, SIZE), dtype=torch.uint8)
-        model = Model.assemble(prior, networks, torch.device("cpu"))
+        model = Model.assemble(prior, networks, torch.device("cpu"), likelihood=objective.likelihood())
         stream = ImageStream(images, BATCH, seed=0)
-        return Trainer(model, stream, SCHEDULE, TermWeights(), engine, phases_of(self.make()))
+        return Trainer(model, stream, SCHEDULE, TermWeights(), engine, phases_of(objective))
 
     def trained(self, engine: Engine) -> Trainer:
-        """Return a trainer after some iterations."""
+        """Return a trainer after some iterations, and as many after each number at which phases begin or end."""
         trainer = self.trainer(engine)
         torch.manual_seed(self.seed)
-        for _ in range(ITERATIONS):
-            trainer.iterate()
+        for start in starts(trainer):
+            trainer.iteration = start
+            for _ in range(ITERATIONS):
+                trainer.iterate()
         return trainer
+
+
+def starts(trainer: Trainer) -> list[int]:
+    """Return the numbers of iterations after which the phases are others than before."""
+    return [0, *sorted(turns(trainer.phases))]
 
 
 OBJECTIVE_LAWS = Laws[ObjectiveCase]()
@@ -125,11 +150,13 @@ def facts(rows: Sequence[Phase | EndOfIteration]) -> list[dict[str, Any]]:
 
 @OBJECTIVE_LAWS.add("losses and gradients are finite and every part that is named gets a gradient")
 def gradients_reach_what_is_named(case: ObjectiveCase) -> str:
-    """An iteration changes every part that a phase names, and leaves the others as they are."""
+    """Iterations with all phases change every part that a phase names, and leave the others as they are."""
     trainer = case.trainer(PlainEngine())
     parts = trainer.model.trained_parts()
     before = {name: [parameter.detach().clone() for parameter in part.parameters()] for name, part in parts.items()}
-    trainer.iterate()
+    for start in starts(trainer):
+        trainer.iteration = start
+        trainer.iterate()
     breakdown = trainer.guard.breakdown()
     require(breakdown is None, str(breakdown))
     for name, part in parts.items():

@@ -42,15 +42,20 @@ def per_value(real: Tensor, **terms: Tensor) -> Loss:
 
 
 def autoencoder_loss(model: Model, batch: Batch, weights: TermWeights) -> Loss:
-    """Return the reconstruction term at the encoder's location of z, without noise; the prior plays no part.
+    """Return the reconstruction term alone, at z ~ q(z|x); the prior plays no part.
+
+    Nothing but the noise of z keeps images apart. The scale of q(z|x) falls until images are told apart, and is small
+    beside the distances of latents when the bound takes over.
 
     Arguments:
-        model: Encoder, generator and likelihood.
+        model: Encoder, generator and likelihood; the prior names the family of q(z|x).
         batch: Real images.
         weights: Not used: a bound has no weights.
     """
-    real, loc, _ = encoded(model, batch)
-    return per_value(real, reconstruction=bound_terms.reconstruction(log_likelihood(model, real, loc)))
+    real, loc, raw_scale = encoded(model, batch)
+    with model.prior.full_precision():
+        z = model.prior.encoder_distribution(loc, raw_scale).rsample()
+    return per_value(real, reconstruction=bound_terms.reconstruction(log_likelihood(model, real, z)))
 
 
 def vade_loss(model: Model, batch: Batch, weights: TermWeights) -> Loss:

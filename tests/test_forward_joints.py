@@ -1,4 +1,4 @@
-"""Equations 3 to 7 of the supplement, exact by enumeration and on linear-Gaussian joints; VaDE's bound below log p(x)."""
+"""Equations 3 to 7 of the supplement, exact by enumeration and on Gaussian joints; VaDE's bound below log p(x)."""
 
 from __future__ import annotations
 

@@ -290,7 +290,13 @@ def test_vade_is_the_version_written_out(engine: type[Engine], likelihood: str) 
 @every_engine
 def test_vade_with_pretraining_is_an_autoencoder_first(engine: type[Engine]) -> None:
     made = trainer(VariationalDeepEmbedding(VaDEOptions(pretraining=3)), 3, engine())
-    compare(made, lambda p, images, adam, done: vade(p, images, adam, "gaussian", done < 3), ITERATIONS)
+
+    def twin(p: Parameters, images: ImageStream, adam: Adam, done: int) -> None:
+        if done == 3:  # the moments of the autoencoder are of no use for the bound
+            adam.moments, adam.counts = {}, {}
+        vade(p, images, adam, "gaussian", pretraining=done < 3)
+
+    compare(made, twin, ITERATIONS)
 
 
 def test_the_pretraining_leaves_the_prior_alone() -> None:

@@ -73,7 +73,8 @@ class Phase:
         advances: The network whose spectral norms take a power iteration after each update; or several, or None.
         real_terms: The terms that need the real images. If none of them has a weight, the phase takes no real images;
             otherwise it takes transformed copies of them, too. Empty if the phase always needs its real images.
-        since: The number of iterations that come before the first one with this phase.
+        since: The number of iterations that come before the first one with this phase. When phases begin or end, all
+            optimizers start anew.
         until: The number of iterations after which the phase ends; None for one that lasts to the end of the run.
     """
 

@@ -146,7 +146,11 @@ class Trainer:
         """
         self._set_step_sizes()
         if self.iteration in self._turns:
-            self.engine.reset()  # a recorded iteration has the phases of those before
+            # A recorded iteration has the phases of those before. Moments of other losses would make the first steps of
+            # a new one many times too large.
+            self.engine.reset()
+            for optimizer in self.optimizers.values():
+                optimizer.state.clear()
         if self._rise is not None:
             self._rise.fill_(self.schedule.real_terms_factor(self.iteration))
         with self.section("real images"):

@@ -23,7 +23,7 @@ from mpcc.core.method.phases import phases_of
 from mpcc.core.method.schedule import Schedule
 from mpcc.core.method.terms import TermWeights
 from mpcc.core.method.training import Trainer
-from mpcc.plugins.objectives.options import VaDEOptions
+from mpcc.plugins.objectives.options import VariationalOptions
 from mpcc.plugins.objectives.vade import VariationalDeepEmbedding
 from mpcc.plugins.priors.gmm import GaussianMixture
 from mpcc.plugins.priors.options import GaussianMixtureOptions
@@ -283,7 +283,10 @@ class TwoHeads(nn.Module):
 
 def test_vades_bound_is_below_log_p_of_x_by_importance_sampling() -> None:
     torch.manual_seed(0)
-    objective, prior = VariationalDeepEmbedding(VaDEOptions()), GaussianMixture(3, 2, GaussianMixtureOptions()).double()
+    objective, prior = (
+        VariationalDeepEmbedding(VariationalOptions()),
+        GaussianMixture(3, 2, GaussianMixtureOptions()).double(),
+    )
     networks = objective.networks(Layers(), 3, 2, 1)  # type: ignore[arg-type]
     model = Model.assemble(prior, networks, CPU, likelihood=objective.likelihood().double())
     rows = torch.rand(3, 1, 4, 4).repeat(20, 1, 1, 1) + 0.1 * torch.randn(60, 1, 4, 4)

@@ -6,6 +6,7 @@ and the order of the real images with the product.
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Callable
 
@@ -20,11 +21,12 @@ from mpcc.core.images.stream import ImageStream
 from mpcc.core.method.engine import Engine, PlainEngine
 from mpcc.core.method.model import Model
 from mpcc.core.method.phases import MPCC, phases_of
+from mpcc.core.method.prior_fit import fit_prior
 from mpcc.core.method.schedule import Schedule
 from mpcc.core.method.terms import TermWeights
 from mpcc.core.method.training import Trainer
 from mpcc.plugins.objectives.aim import AIM, AdversarialInference
-from mpcc.plugins.objectives.options import VaDEOptions, VAEOptions
+from mpcc.plugins.objectives.options import VariationalOptions
 from mpcc.plugins.objectives.vade import VariationalDeepEmbedding
 from mpcc.plugins.objectives.vae import VariationalAutoencoder
 from mpcc.plugins.priors.gmm import GaussianMixture
@@ -88,7 +90,9 @@ def stream() -> ImageStream:
     return ImageStream(torch.randint(256, (31, 1, SIZE, SIZE), dtype=torch.uint8), BATCH, seed=1)
 
 
-def trainer(objective: Objective, clusters: int, engine: Engine, weights: TermWeights | None = None) -> Trainer:
+def trainer(
+    objective: Objective, clusters: int, engine: Engine, weights: TermWeights | None = None, prior_fit: float = 0.0
+) -> Trainer:
     """A trainer of the small networks by an objective; a prior of one cluster is the standard Normal."""
     images = stream()
     torch.manual_seed(0)
@@ -98,7 +102,8 @@ def trainer(objective: Objective, clusters: int, engine: Engine, weights: TermWe
     model = Model.assemble(
         prior.double(), networks, CPU, likelihood=None if likelihood is None else likelihood.double()
     )
-    return Trainer(model, images, SCHEDULE, weights or TermWeights(), engine, phases_of(objective))
+    schedule = attrs.evolve(SCHEDULE, prior_fit=prior_fit, iterations=ITERATIONS)
+    return Trainer(model, images, schedule, weights or TermWeights(), engine, phases_of(objective))
 
 
 def parameters(model: Model) -> Parameters:
@@ -269,7 +274,7 @@ def test_aim_is_the_version_written_out(engine: type[Engine], generator_latent: 
 @every_engine
 @pytest.mark.parametrize("likelihood", ["gaussian", "bernoulli", "logistic"])
 def test_the_vae_is_the_version_written_out(engine: type[Engine], likelihood: str) -> None:
-    made = trainer(VariationalAutoencoder(VAEOptions(likelihood=likelihood)), 1, engine())  # type: ignore[arg-type]
+    made = trainer(VariationalAutoencoder(VariationalOptions(likelihood=likelihood)), 1, engine())  # type: ignore[arg-type]
     compare(made, lambda p, images, adam, _: vae(p, images, adam, likelihood), ITERATIONS)
     assert set(made.term_weights) == {"reconstruction", "latent_divergence"}
 
@@ -277,7 +282,7 @@ def test_the_vae_is_the_version_written_out(engine: type[Engine], likelihood: st
 @every_engine
 @pytest.mark.parametrize("likelihood", ["gaussian", "bernoulli", "logistic"])
 def test_vade_is_the_version_written_out(engine: type[Engine], likelihood: str) -> None:
-    objective = VariationalDeepEmbedding(VaDEOptions(likelihood=likelihood))  # type: ignore[arg-type]
+    objective = VariationalDeepEmbedding(VariationalOptions(likelihood=likelihood))  # type: ignore[arg-type]
     made = trainer(objective, 3, engine())
     before = parameters(made.model)
     compare(made, lambda p, images, adam, _: vade(p, images, adam, likelihood), ITERATIONS)
@@ -289,10 +294,16 @@ def test_vade_is_the_version_written_out(engine: type[Engine], likelihood: str) 
 
 @every_engine
 def test_vade_with_pretraining_is_an_autoencoder_first(engine: type[Engine]) -> None:
-    made = trainer(VariationalDeepEmbedding(VaDEOptions(pretraining=3)), 3, engine())
+    made = trainer(VariationalDeepEmbedding(VariationalOptions()), 3, engine(), prior_fit=0.5)
+    prior = copy.deepcopy(made.model.prior)
 
     def twin(p: Parameters, images: ImageStream, adam: Adam, done: int) -> None:
-        if done == 3:  # the moments of the autoencoder are of no use for the bound
+        if done == 3:
+            # The fit has taken the next real images, and has a test of its own (test_prior_fit.py). The moments of the
+            # autoencoder are of no use for the bound.
+            encoded = torch.cat([heads(p, x)[0] for x in batches(images, 31 // BATCH)])
+            fit_prior(prior, encoded, seed=1)
+            p |= {f"prior.{name}": value.detach().clone() for name, value in prior.named_parameters()}
             adam.moments, adam.counts = {}, {}
         vade(p, images, adam, "gaussian", pretraining=done < 3)
 
@@ -300,13 +311,15 @@ def test_vade_with_pretraining_is_an_autoencoder_first(engine: type[Engine]) -> 
 
 
 def test_the_pretraining_leaves_the_prior_alone() -> None:
-    made = trainer(VariationalDeepEmbedding(VaDEOptions(pretraining=3)), 3, PlainEngine())
+    made = trainer(VariationalDeepEmbedding(VariationalOptions()), 3, PlainEngine(), prior_fit=0.5)
     before = parameters(made.model)
     for _ in range(3):
         assert set(made.iterate()) == {"reconstruction"}
     for name in ("prior.loc", "prior.raw_scale"):
         assert torch.equal(parameters(made.model)[name], before[name])
+    assert not made.prior_fitted
     assert set(made.iterate()) == {"reconstruction", "latent_divergence", "label_divergence"}
+    assert made.prior_fitted
 
 
 @every_engine
@@ -332,15 +345,15 @@ def test_mpcc_with_one_cluster_and_a_fixed_prior_is_aim_step_for_step(
 
 
 def test_the_decoder_of_vade_does_not_see_y() -> None:
-    made = trainer(VariationalDeepEmbedding(VaDEOptions()), 3, PlainEngine())
+    made = trainer(VariationalDeepEmbedding(VariationalOptions()), 3, PlainEngine())
     z = torch.randn(4, J, dtype=torch.float64)
     first, second = (made.model.generate(z, torch.full((4,), label)) for label in (0, 2))
     assert torch.equal(first, second)
 
 
 def test_the_likelihood_is_a_part_of_the_model_and_bernoulli_has_nothing_to_train() -> None:
-    gaussian = trainer(VariationalAutoencoder(VAEOptions()), 1, PlainEngine())
-    bernoulli = trainer(VariationalAutoencoder(VAEOptions(likelihood="bernoulli")), 1, PlainEngine())
+    gaussian = trainer(VariationalAutoencoder(VariationalOptions()), 1, PlainEngine())
+    bernoulli = trainer(VariationalAutoencoder(VariationalOptions(likelihood="bernoulli")), 1, PlainEngine())
     assert "likelihood" in gaussian.optimizers
     assert "likelihood" not in bernoulli.optimizers
     assert {"likelihood"} <= gaussian.state()["parts"].keys()

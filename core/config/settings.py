@@ -136,6 +136,18 @@ class RunSettings:
         "weight of the consistency of images and their changed copies, in units of the latent term's; 0 for none",
         least=0,
     )
+    density_weight: float = option(
+        0.0,
+        "weight of the prior's density at the latents of real images, beside the membership term's; 0 for none",
+        least=0,
+    )
+    prior_fit: float = option(
+        0.0,
+        "share of the iterations after which the prior is fitted to the latents of real images, for many clusters; "
+        "0 for never",
+        least=0,
+        below=1,
+    )
     generator_latent_weight: float = option(
         0.0, "weight of the latent term in the generator's update, in units of the latent term's; 0 for none", least=0
     )

@@ -37,6 +37,9 @@ class ImageStream:
     Raises:
         InvalidInput: If the batch is larger than the set, or the images too small for the augmentation.
 
+    Attributes:
+        seed: As given.
+
     Example:
         >>> stream = ImageStream(torch.arange(5).to(torch.uint8), batch=2, seed=0)
         >>> [stream.next().tolist() for _ in range(2)], stream.state()
@@ -64,13 +67,17 @@ class ImageStream:
         self._augmentation.check(images.shape[-1])
         self._invariances = invariances or Invariances()
         self._images = images
-        self._seed = seed
+        self.seed = seed
         self._order = BatchOrder(count, batch, seed)
         self._workers = 0 if isinstance(images, Tensor) else workers
         self._pinned = device is not None and device.type == "cuda"
         if self._pinned and isinstance(images, Tensor) and self._augmentation.identity and fits(images, device):
             self._images = images.to(device)
         self._ahead: Iterator[Tensor] | None = None
+
+    def __len__(self) -> int:
+        """Return how many images there are."""
+        return int(self._images.shape[0])
 
     def next(self) -> Tensor:
         """Return the next batch, uint8, shape (batch, D, R, R), on the CPU or on the device.
@@ -85,7 +92,7 @@ class ImageStream:
         batch = self._images[chosen] if self._workers == 0 else self._read_ahead()
         if not self._augmentation.identity:
             epoch, end = self._order.epoch, self._order.position
-            batch = self._augmentation(batch, seeded(self._seed, epoch, end))
+            batch = self._augmentation(batch, seeded(self.seed, epoch, end))
         return batch
 
     def take(self, count: int, *, transformed: bool = False) -> Tensor:
@@ -102,7 +109,7 @@ class ImageStream:
         batches = torch.stack([self.next() for _ in range(count)])
         if transformed:
             # The batches of a position and their copies differ in the seed from the augmentation of the position.
-            generator = seeded(self._seed + 1, self._order.epoch, self._order.position)
+            generator = seeded(self.seed + 1, self._order.epoch, self._order.position)
             copies = transforms.transformed(batches.flatten(0, 1), self._invariances, generator)
             batches = torch.cat([batches, copies.view_as(batches)])
         # The device copies from page-locked memory while the host goes on.
@@ -148,13 +155,13 @@ class BatchOrder:
     """
 
     def __init__(self, count: int, batch: int, seed: int) -> None:
-        self._count, self._batch, self._seed = count, batch, seed
+        self._count, self._batch, self.seed = count, batch, seed
         self.seek(0, 0)
 
     def seek(self, epoch: int, position: int) -> None:
         """Go on after ``position`` images of an epoch."""
         self.epoch, self.position = epoch, position
-        self._permutation = torch.randperm(self._count, generator=seeded(self._seed, epoch))
+        self._permutation = torch.randperm(self._count, generator=seeded(self.seed, epoch))
 
     def next(self) -> Tensor:
         """Return the indices of the next batch, int64, shape (batch,)."""
@@ -165,7 +172,7 @@ class BatchOrder:
 
     def one_batch_ago(self) -> BatchOrder:
         """Return the same order, one batch earlier."""
-        earlier = BatchOrder(self._count, self._batch, self._seed)
+        earlier = BatchOrder(self._count, self._batch, self.seed)
         earlier.seek(self.epoch, self.position - self._batch)
         return earlier
 

@@ -82,6 +82,7 @@ class Batch:
         generated: N generated images with their latents, or None if the phase draws none.
         transformed: The real images after random changes that leave their clusters as they are, same shape, or None.
         rise: Factor on the terms on real images, from 0 to 1 in the first iterations; a scalar on the device.
+        density_factor: Factor on the density of real latents, 0 until the prior has been fitted to them; likewise.
     """
 
     size: int
@@ -89,6 +90,7 @@ class Batch:
     generated: Generated | None = None
     transformed: Tensor | None = None
     rise: Tensor | float = 1.0
+    density_factor: Tensor | float = 1.0
 
 
 @attrs.frozen(eq=False)
@@ -241,7 +243,10 @@ def encoder_and_prior_loss(model: Model, batch: Batch, weights: TermWeights) -> 
         entropy=(weights.entropy, terms.entropy(phi, model.entropy.entropies(prior))),
         label=(weights.label, terms.label(phi)),
     )
-    return loss if of_real is None else loss + real_image_terms(model, batch, weights, of_real)
+    if of_real is None:
+        return loss
+    loss = loss + real_image_terms(model, batch, weights, of_real)
+    return loss + density_term(model, batch, weights, of_real) if weights.density else loss
 
 
 def encodings(model: Model, batch: Batch) -> tuple[tuple[Tensor, Tensor], Tensor | None]:
@@ -279,6 +284,26 @@ def real_image_terms(model: Model, batch: Batch, weights: TermWeights, loc: Tens
         batch.rise * (weights.balance * balance + weights.consistency * consistency),
         {"balance": balance.detach(), "consistency": consistency.detach()},
         {"balance": weights.balance, "consistency": weights.consistency},
+    )
+
+
+def density_term(model: Model, batch: Batch, weights: TermWeights, loc: Tensor) -> Loss:
+    """Return the prior's surprise at the encoder's location of real images, which is held fixed.
+
+    Arguments:
+        model: The prior receives the gradients.
+        batch: The factor on the term.
+        weights: Weights of the terms.
+        loc: The encoder's location of the real images, then of the transformed ones, shape (2N, J).
+    """
+    prior = model.prior
+    with prior.full_precision():
+        z = loc.detach().to(prior.weights().dtype)
+        density = terms.density(prior.log_density(z), prior.log_weights())
+    return Loss(
+        batch.density_factor * weights.density * density,
+        {"density": density.detach()},
+        {"density": weights.density},
     )
 
 

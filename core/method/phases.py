@@ -35,8 +35,8 @@ __all__ = [
     "loss_of",
     "phases_of",
     "real_batches",
+    "takes_part",
     "takes_real",
-    "turns",
 ]
 
 # The parts that a phase can train; the first three are the networks.
@@ -73,9 +73,9 @@ class Phase:
         advances: The network whose spectral norms take a power iteration after each update; or several, or None.
         real_terms: The terms that need the real images. If none of them has a weight, the phase takes no real images;
             otherwise it takes transformed copies of them, too. Empty if the phase always needs its real images.
-        since: The number of iterations that come before the first one with this phase. When phases begin or end, all
-            optimizers start anew.
-        until: The number of iterations after which the phase ends; None for one that lasts to the end of the run.
+        fitted: False for a phase that ends when the prior is fitted to real images (`Schedule.prior_fit`), True for one
+            that begins then, None for one that is always there. Without such a fit, the phases are those after it. When
+            phases change, all optimizers start anew.
     """
 
     name: str = attrs.field(validator=attrs.validators.instance_of(str))
@@ -89,15 +89,9 @@ class Phase:
     )
     advances: tuple[str, ...] = attrs.field(default=(), converter=names_of)
     real_terms: tuple[str, ...] = ()
-    since: int = attrs.field(default=0, validator=[attrs.validators.instance_of(int), attrs.validators.ge(0)])
-    until: int | None = attrs.field(
-        default=None,
-        validator=attrs.validators.optional([attrs.validators.instance_of(int), attrs.validators.ge(0)]),
+    fitted: bool | None = attrs.field(
+        default=None, validator=attrs.validators.optional(attrs.validators.instance_of(bool))
     )
-
-    def takes_part(self, done: int) -> bool:
-        """Return whether the phase is part of the iteration that follows ``done`` ones."""
-        return self.since <= done and (self.until is None or done < self.until)
 
 
 @attrs.frozen
@@ -118,8 +112,9 @@ def average_generator(model: Model, schedule: Schedule, done: int) -> None:
     model.average(schedule.ema_decay if done >= schedule.ema_start else 0.0)
 
 
-# The terms of MPCC on real images (ours; method, section 8).
+# The terms of MPCC on real images (ours; method, section 8). Density trains the prior alone.
 REAL_TERMS = ("balance", "consistency")
+PRIOR_REAL_TERMS = (*REAL_TERMS, "density")
 
 
 def takes_real(phase: Phase, weights: TermWeights) -> bool:
@@ -155,7 +150,7 @@ MPCC: tuple[Phase | EndOfIteration, ...] = (
         draws=Draws.WITH_PRIOR,
         advances="encoder",
         real=0,
-        real_terms=REAL_TERMS,
+        real_terms=PRIOR_REAL_TERMS,
     ),
     Phase(
         name="encoder",
@@ -185,15 +180,20 @@ def real_batches(phases: Sequence[Phase | EndOfIteration], schedule: Schedule) -
     return max(counts, default=0)
 
 
+def takes_part(phase: Phase, schedule: Schedule, prior_fitted: bool) -> bool:
+    """Return whether a phase is part of the next iteration.
+
+    Arguments:
+        phase: The phase.
+        schedule: Says whether the prior is fitted to real images at all.
+        prior_fitted: Whether that has been done.
+    """
+    return phase.fitted in (None, prior_fitted or not schedule.prior_fit)
+
+
 def last_rows(phases: Sequence[Phase | EndOfIteration]) -> tuple[Phase | EndOfIteration, ...]:
-    """Return the rows of the last iterations of a long run: all but the phases that end before."""
-    return tuple(row for row in phases if isinstance(row, EndOfIteration) or row.until is None)
-
-
-def turns(phases: Sequence[Phase | EndOfIteration]) -> set[int]:
-    """Return the numbers of iterations after which phases begin or end."""
-    of_phases = [row for row in phases if isinstance(row, Phase)]
-    return {number for row in of_phases for number in (row.since, row.until) if number}
+    """Return the rows of the last iterations of a run: all but the phases that end when the prior is fitted."""
+    return tuple(row for row in phases if isinstance(row, EndOfIteration) or row.fitted in (None, True))
 
 
 def phases_of(objective: Objective) -> tuple[Phase | EndOfIteration, ...]:

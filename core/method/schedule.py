@@ -25,9 +25,11 @@ class Schedule:
         real_terms_rise: Iterations over which the terms on real images rise to their weights.
         generator_lr_factor: The generator's step size in units of ``lr``, 1 in the paper. A smaller one comes from
             Heusel et al. (GANs trained by a two time-scale update rule, 2017).
+        prior_fit: Share of the iterations after which the prior is fitted to the latents of real images
+            (`mpcc.core.method.prior_fit`); 0 for never.
 
     Raises:
-        ValueError: If step sizes are to fall but the number of iterations is not known.
+        ValueError: If step sizes are to fall or the prior is to be fitted but the number of iterations is not known.
     """
 
     batch: int
@@ -41,11 +43,23 @@ class Schedule:
     lr_decay: float = 0.0
     real_terms_rise: int = 200
     generator_lr_factor: float = 1.0
+    prior_fit: float = 0.0
 
     def __attrs_post_init__(self) -> None:
-        """Check that a decay knows the number of iterations."""
-        if self.lr_decay > 0 and self.iterations is None:
-            raise ValueError(f"lr_decay {self.lr_decay}: expected the number of iterations, too")
+        """Check that a share of the iterations knows their number."""
+        for name in ("lr_decay", "prior_fit"):
+            if getattr(self, name) > 0 and self.iterations is None:
+                raise ValueError(f"{name} {getattr(self, name)}: expected the number of iterations, too")
+
+    def prior_fit_due(self, done: int) -> bool:
+        """Return whether the prior should have been fitted to real images before the next iteration.
+
+        Example:
+            >>> schedule = Schedule(50, 4, 4, 2e-4, 1e-3, 0.99, 0, iterations=10, prior_fit=0.25)
+            >>> [schedule.prior_fit_due(done) for done in (0, 2, 3, 9)]
+            [False, False, True, True]
+        """
+        return self.iterations is not None and 0 < self.prior_fit * self.iterations <= done
 
     def real_terms_factor(self, done: int) -> float:
         """Return the factor on the terms on real images after ``done`` iterations.

@@ -42,6 +42,7 @@ __all__ = [
     "consistency",
     "data_discriminator",
     "data_generator",
+    "density",
     "entropy",
     "label",
     "latent",
@@ -183,6 +184,24 @@ def consistency(log_responsibilities: Tensor, log_transformed: Tensor) -> Tensor
     return (target.exp() * (target - log_transformed)).sum(1).mean()
 
 
+def density(log_density: Tensor, log_weights: Tensor) -> Tensor:
+    r"""Return E_x[-log p(z(x))] in nats, the prior's surprise at the latents of real images.
+
+    The joints agree only if the prior p(z) is the marginal of real images, q(z) = E_x q(z|x); the second form of the
+    joint divergence contains a divergence of the two (supplement, A.2, eq. 2). This term is the part of
+    KL(q(z) || p(z)) that depends on the prior, with z at the encoder's location.
+
+    Arguments:
+        log_density: log p(z|k), shape (N, K).
+        log_weights: log phi, shape (K,).
+
+    Example:
+        >>> density(torch.tensor([[0.2, 0.4]]).log(), torch.tensor([0.5, 0.5]).log())
+        tensor(1.2040)
+    """
+    return -(log_weights + log_density).logsumexp(1).mean()
+
+
 @attrs.frozen
 class TermWeights:
     """Weights of the terms; with all weights 1 and an exact data term, the weighted sum would be the KL divergence.
@@ -195,6 +214,7 @@ class TermWeights:
         label: Weight of the label term, 1.
         balance: Weight of the balance of the clusters on real images; 0, none, in the paper.
         consistency: Weight of the consistency of the clusters on real images; 0, none, in the paper.
+        density: Weight of the prior's density at the latents of real images; 0, none, in the paper.
         generator_latent: Weight of the latent term in the generator's update; 0, none, in the paper.
         generator_membership: Weight of the membership term at the encoder's location in the generator's update; 0,
             none, in the paper.
@@ -209,6 +229,7 @@ class TermWeights:
     label: float = 1.0
     balance: float = 0.0
     consistency: float = 0.0
+    density: float = 0.0
     generator_latent: float = 0.0
     generator_membership: float = 0.0
     balance_direction: Literal["images", "prior"] = "images"

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import itertools
+import logging
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
@@ -19,11 +20,14 @@ from mpcc.core.method.engine import Engine, PlainEngine
 from mpcc.core.method.finite_guard import FiniteGuard
 from mpcc.core.method.losses import Batch, Generated, Loss
 from mpcc.core.method.model import Model, thawed, to_unit_range
-from mpcc.core.method.phases import MPCC, Draws, EndOfIteration, Phase, loss_of, real_batches, takes_real, turns
+from mpcc.core.method.phases import MPCC, Draws, EndOfIteration, Phase, loss_of, real_batches, takes_part, takes_real
+from mpcc.core.method.prior_fit import FIT_IMAGES, fit_prior
 from mpcc.core.method.schedule import Schedule
 from mpcc.core.method.terms import TermWeights
 
 __all__ = ["Trainer"]
+
+logger = logging.getLogger(__name__)
 
 
 def adam(parameters: Iterable[nn.Parameter], lr: float | Tensor, capturable: bool = False) -> Adam:
@@ -69,6 +73,7 @@ class Trainer:
 
     Attributes:
         iteration: Number of iterations done.
+        prior_fitted: Whether the prior has been fitted to the latents of real images.
         guard: Records the first update whose loss or gradient was not finite.
         term_weights: The weight of each term in its last update, by name.
         real_terms: Whether a phase has terms on real images with a weight.
@@ -93,13 +98,15 @@ class Trainer:
         self.engine.prepare(model)
         self.phases = tuple(phases)
         self.iteration = 0
+        self.prior_fitted = False
         self.term_weights: dict[str, float] = {}
         self.section: Callable[[str], contextlib.AbstractContextManager[Any]] = no_clock
-        self._real_batches, self._turns = real_batches(self.phases, schedule), turns(self.phases)
+        self._real_batches = real_batches(self.phases, schedule)
         optional = [row for row in self.phases if isinstance(row, Phase) and row.real_terms]
         self.real_terms = any(takes_real(row, weights) for row in optional)
         # On the device, because it changes after an iteration has been recorded.
         self._rise = torch.zeros((), device=model.device) if self.real_terms else None
+        self._density_factor = torch.zeros((), device=model.device)
         trained = {part for phase in self.phases if isinstance(phase, Phase) for part in phase.trains}
         # Two optimizers hold the shared trunk, each with its own moments. A fixed prior has no parameters, and Adam
         # refuses an empty list.
@@ -145,14 +152,13 @@ class Trainer:
             The raw terms by name, each from the last update that computed it, detached scalars on the device.
         """
         self._set_step_sizes()
-        if self.iteration in self._turns:
-            # A recorded iteration has the phases of those before. Moments of other losses would make the first steps of
-            # a new one many times too large.
-            self.engine.reset()
-            for optimizer in self.optimizers.values():
-                optimizer.state.clear()
+        if self.schedule.prior_fit_due(self.iteration) and not self.prior_fitted:
+            self._fit_prior()
+            self._change_phases()
         if self._rise is not None:
-            self._rise.fill_(self.schedule.real_terms_factor(self.iteration))
+            rise = self.schedule.real_terms_factor(self.iteration)
+            self._rise.fill_(rise)
+            self._density_factor.fill_(rise if self.prior_fitted or not self.schedule.prior_fit else 0.0)
         with self.section("real images"):
             count, transformed = self._real_batches, self._rise is not None
             real = self.stream.take(count, transformed=transformed) if count else torch.empty(0)
@@ -174,7 +180,7 @@ class Trainer:
         self.guard.begin()
         terms: dict[str, Tensor] = {}
         for phase in self.phases:
-            if isinstance(phase, Phase) and phase.takes_part(self.iteration):
+            if isinstance(phase, Phase) and takes_part(phase, self.schedule, self.prior_fitted):
                 for update, generated in enumerate(self._drawn(phase)):
                     images, transformed = None, None
                     if phase.real is not None and takes_real(phase, self.weights):
@@ -214,7 +220,7 @@ class Trainer:
                     None if pixels is None else to_unit_range(pixels, model.device) for pixels in (images, transformed)
                 )
                 rise = 1.0 if self._rise is None else self._rise
-                batch = Batch(self.schedule.batch, real, generated, moved, rise)
+                batch = Batch(self.schedule.batch, real, generated, moved, rise, self._density_factor)
                 loss = loss_of(phase, model, batch, self.weights)
             self._step(phase, loss, loss.latents if generated is None else generated.z)
         self.engine.changed(phase.trains)
@@ -241,10 +247,46 @@ class Trainer:
         for optimizer in optimizers.values():
             self.engine.step(optimizer)
 
+    @torch.no_grad()
+    def _fit_prior(self) -> None:
+        """Fit the prior to the latents of the next real images, once in a run; its optimizer starts anew."""
+        self.prior_fitted = True
+        optimizer = self.optimizers.get("prior")
+        if optimizer is None:  # nothing of it can be trained
+            return
+        model, size = self.model, self.schedule.batch
+        latents = []
+        for _ in range(max(1, min(FIT_IMAGES, len(self.stream)) // size)):
+            real = to_unit_range(self.stream.take(1)[0], model.device).to(model.prior.weights().dtype)
+            with self.engine.precision():
+                latents.append(model.networks.encoder(real)[0])
+        z = torch.cat(latents).to(model.prior.weights().dtype)
+        if not bool(z.isfinite().all()):  # the next update says what has diverged
+            return
+        groups = fit_prior(model.prior, z, self.stream.seed)
+        for moments in optimizer.state.values():
+            for value in moments.values():
+                value.zero_()
+        self.engine.changed(("prior",))
+        logger.info(
+            "iteration %d: the prior is fitted to %d groups of the latents of %d images", self.iteration, groups, len(z)
+        )
+
+    def _change_phases(self) -> None:
+        """Start all optimizers anew if the fit of the prior has begun or ended phases.
+
+        Moments of another loss would make the first steps of a new one many times too large.
+        """
+        if any(isinstance(row, Phase) and row.fitted is not None for row in self.phases):
+            self.engine.reset()  # a recorded iteration has the phases of those before
+            for optimizer in self.optimizers.values():
+                optimizer.state.clear()
+
     def state(self) -> dict[str, Any]:
         """Return everything that the next iteration depends on, except random states."""
         return {
             "iteration": self.iteration,
+            "prior_fitted": self.prior_fitted,
             "stream": self.stream.state(),
             "parts": {name: part.state_dict() for name, part in self.model.parts().items()},
             "optimizers": {name: optimizer.state_dict() for name, optimizer in self.optimizers.items()},
@@ -253,6 +295,7 @@ class Trainer:
     def restore(self, state: dict[str, Any]) -> None:
         """Continue from a `state`."""
         self.iteration = state["iteration"]
+        self.prior_fitted = state.get("prior_fitted", False)
         self.stream.restore(state["stream"])
         for name, part in self.model.parts().items():
             part.load_state_dict(state["parts"][name])

@@ -91,6 +91,8 @@ class Contents:
     budget: dict[str, Number] = holds("a table of numbers", attrs.Factory(dict))
     # Earlier versions did not keep them.
     gradient_norms: dict[str, list[Number]] = holds("a table of lists of numbers", attrs.Factory(dict))
+    # Earlier versions never fitted the prior.
+    prior_fitted: bool = holds("true or false", False)
 
 
 @functools.cache

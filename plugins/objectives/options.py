@@ -8,12 +8,12 @@ import attrs
 
 from mpcc.core.choice_fields import check_choices
 
-__all__ = ["VAEOptions", "VaDEOptions"]
+__all__ = ["VariationalOptions"]
 
 
 @attrs.frozen(field_transformer=check_choices)
-class VAEOptions:
-    """Options of the objective ``vae``."""
+class VariationalOptions:
+    """Options of the objectives ``vade`` and ``vae``."""
 
     likelihood: Literal["gaussian", "bernoulli", "logistic"] = attrs.field(
         default="gaussian",
@@ -21,15 +21,4 @@ class VAEOptions:
             "help": "density of the pixels around the decoder's output: gaussian with a trained scale, bernoulli for "
             "images that are nearly black and white, logistic for the 256 grey levels"
         },
-    )
-
-
-@attrs.frozen(field_transformer=check_choices)
-class VaDEOptions(VAEOptions):
-    """Options of the objective ``vade``."""
-
-    pretraining: int = attrs.field(
-        default=0,
-        validator=attrs.validators.ge(0),
-        metadata={"help": "first iterations, which train encoder and decoder as an autoencoder; 0 for none"},
     )

@@ -17,7 +17,7 @@ from mpcc.core.method.decoder import (
     LogisticLikelihood,
 )
 from mpcc.core.method.phases import MPCC, EndOfIteration, Phase
-from mpcc.plugins.objectives.options import VaDEOptions
+from mpcc.plugins.objectives.options import VariationalOptions
 
 __all__ = ["LIKELIHOODS", "VariationalDeepEmbedding"]
 
@@ -56,18 +56,18 @@ def decoder_parts(likelihood: Likelihood) -> tuple[str, ...]:
 class VariationalDeepEmbedding(Objective):
     r"""VaDE: :math:`KL(q(x, z, y) \| p(x, z, y))` with q(y|x, z) = q(y|x) and p(x|z, y) = p(x|z).
 
-    One kind of update trains encoder, decoder and prior by minus the bound on log p(x). In its first iterations the
-    option ``pretraining`` trains encoder and decoder alone.
+    One kind of update trains encoder, decoder and prior by minus the bound on log p(x). With ``--prior-fit``, encoder
+    and decoder are trained as an autoencoder until the prior is fitted to the latents.
 
     Arguments:
-        options: Likelihood of the pixels, length of the pretraining.
+        options: Likelihood of the pixels.
 
     Example:
-        >>> [row.name for row in VariationalDeepEmbedding(VaDEOptions(pretraining=100)).phases()]
+        >>> [row.name for row in VariationalDeepEmbedding(VariationalOptions()).phases()]
         ['autoencoder', 'bound', 'average']
     """
 
-    def __init__(self, options: VaDEOptions) -> None:
+    def __init__(self, options: VariationalOptions) -> None:
         self.options = options
 
     def check(self, prior: Prior) -> None:
@@ -84,8 +84,8 @@ class VariationalDeepEmbedding(Objective):
         return LIKELIHOODS[self.options.likelihood]()
 
     def phases(self) -> tuple[Phase | EndOfIteration, ...]:
-        """Return the rows: the pretraining if there is one, the bound, the average."""
-        decoder, pretraining = decoder_parts(LIKELIHOODS[self.options.likelihood]()), self.options.pretraining
+        """Return the rows: the pretraining, the bound, the average."""
+        decoder = decoder_parts(LIKELIHOODS[self.options.likelihood]())
         autoencoder = Phase(
             name="autoencoder",
             trains=("encoder", *decoder),
@@ -93,7 +93,7 @@ class VariationalDeepEmbedding(Objective):
             loss=autoencoder_loss,
             real=0,
             advances=("encoder", "generator"),
-            until=pretraining,
+            fitted=False,
         )
         bound = Phase(
             name="bound",
@@ -102,6 +102,6 @@ class VariationalDeepEmbedding(Objective):
             loss=vade_loss,
             real=0,
             advances=("encoder", "generator"),
-            since=pretraining,
+            fitted=True,
         )
-        return (autoencoder, bound, AVERAGE) if pretraining else (bound, AVERAGE)
+        return (autoencoder, bound, AVERAGE)

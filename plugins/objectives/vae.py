@@ -7,7 +7,7 @@ from torch import nn
 from mpcc.core.contracts import Objective, Prior
 from mpcc.core.method.bound import vae_loss
 from mpcc.core.method.phases import EndOfIteration, Phase
-from mpcc.plugins.objectives.options import VAEOptions
+from mpcc.plugins.objectives.options import VariationalOptions
 from mpcc.plugins.objectives.vade import AVERAGE, LIKELIHOODS, check_closed_form, decoder_parts
 
 __all__ = ["VariationalAutoencoder"]
@@ -20,11 +20,11 @@ class VariationalAutoencoder(Objective):
         options: Likelihood of the pixels.
 
     Example:
-        >>> [row.name for row in VariationalAutoencoder(VAEOptions()).phases()]
+        >>> [row.name for row in VariationalAutoencoder(VariationalOptions()).phases()]
         ['bound', 'average']
     """
 
-    def __init__(self, options: VAEOptions) -> None:
+    def __init__(self, options: VariationalOptions) -> None:
         self.options = options
 
     def check(self, prior: Prior) -> None:

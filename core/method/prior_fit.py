@@ -1,0 +1,120 @@
+"""A prior placed on what the encoder makes of real images: groups of latents, and components fitted to them.
+
+With many clusters the components of a fresh prior overlap, and q(y|z) stays nearly uniform long after the latents of
+real images have formed groups. A fit in the middle of the training gives each group a component. VaDE (supplement,
+B.1) starts its mixture in the same way, from the latents of an autoencoder.
+
+Letters in shapes: N images, K clusters, J latent dimensions.
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import torch
+from scipy.optimize import linear_sum_assignment
+from sklearn.cluster import KMeans
+from torch import Tensor
+from torch.optim import Adam
+
+from mpcc.core.contracts import Prior
+
+__all__ = ["FIT_IMAGES", "fit_components", "fit_prior", "latent_groups", "renamed"]
+
+# How many images a prior is fitted to: a hundred for each of a hundred clusters.
+FIT_IMAGES = 10_000
+# A direction of the latents whose variance is below this share of the mean variance counts as constant.
+LEAST_VARIANCE = 1e-10
+# Adam's step sizes, one after the other; each ends when so many steps gain less than this many nats, or after the most.
+STEP_SIZES, STEPS, GAIN, MOST_STEPS = (0.05, 0.005), 25, 1e-3, 500
+
+
+def latent_groups(z: Tensor, count: int, seed: int) -> Tensor:
+    """Return groups of latents by k-means after whitening, int64, shape (N,), on the CPU.
+
+    Whitening gives all directions the same variance, so that groups which differ in a direction of small variance are
+    found, too.
+
+    Arguments:
+        z: Latents, shape (N, J), finite.
+        count: K, how many groups; fewer are found if there are fewer different latents.
+        seed: Of the start of k-means.
+    """
+    values = z.detach().cpu().double().numpy()
+    variances, directions = np.linalg.eigh(np.atleast_2d(np.cov(values.T)))
+    least = max(LEAST_VARIANCE * variances.mean(), np.finfo(float).tiny)
+    white = (values - values.mean(0)) @ directions / np.sqrt(np.maximum(variances, least))
+    different = len(np.unique(white, axis=0))
+    found = KMeans(min(count, different), n_init=1, random_state=seed % 2**32).fit_predict(white)
+    return torch.as_tensor(found).long()
+
+
+def renamed(groups: Tensor, responsibilities: Tensor) -> Tensor:
+    """Return groups under the names of the clusters that they share most with, one to one; same shape.
+
+    Arguments:
+        groups: In 0..K-1, shape (N,).
+        responsibilities: Of the clusters, shape (N, K).
+    """
+    clusters = responsibilities.shape[1]
+    shared = responsibilities.new_zeros(clusters, clusters, dtype=torch.float64)
+    shared.index_add_(0, groups.to(shared.device), responsibilities.double())
+    _, names = linear_sum_assignment(shared.cpu().numpy(), maximize=True)
+    return torch.as_tensor(names)[groups]
+
+
+def fit_components(prior: Prior, z: Tensor, groups: Tensor) -> float:
+    """Raise the likelihood of latents and their groups, E[log p(z, y)], by Adam; return it in nats.
+
+    The components of groups without latents stay as they are. Any prior can be fitted, because nothing but its
+    densities is used.
+
+    Arguments:
+        prior: Its parameters are changed.
+        z: Latents, shape (N, J).
+        groups: In 0..K-1, shape (N,).
+    """
+    parameters = [parameter for parameter in prior.parameters() if parameter.numel()]
+    held = [parameter.requires_grad for parameter in parameters]
+    z, groups = z.detach().to(prior.weights().dtype), groups.to(z.device)
+    likelihood = -math.inf
+    try:
+        for parameter in parameters:
+            parameter.requires_grad_(True)
+        for step_size in STEP_SIZES:
+            optimizer, before = Adam(parameters, lr=step_size), -math.inf
+            for step in range(MOST_STEPS):
+                with torch.enable_grad(), prior.full_precision():
+                    loss = -(prior.log_weights()[groups] + prior.component(groups).log_prob(z)).mean()
+                if step % STEPS == 0:
+                    likelihood = -float(loss.detach())
+                    if likelihood - before < GAIN:
+                        break
+                    before = likelihood
+                optimizer.zero_grad()
+                loss.backward()  # type: ignore[no-untyped-call]
+                optimizer.step()
+    finally:
+        for parameter, trained in zip(parameters, held, strict=True):
+            parameter.requires_grad_(trained)
+            parameter.grad = None
+    return likelihood
+
+
+def fit_prior(prior: Prior, z: Tensor, seed: int) -> int:
+    """Give each group of latents a component of the prior; return how many groups there are.
+
+    A group takes the component whose cluster it shares most with, so a second fit keeps the names of the clusters.
+
+    Arguments:
+        prior: Its parameters are changed.
+        z: Encoder locations of real images, shape (N, J).
+        seed: Of the start of k-means.
+    """
+    groups = latent_groups(z, prior.clusters, seed)
+    with torch.no_grad():
+        shares = prior.log_responsibilities(z.to(prior.weights().dtype)).exp()
+    groups = renamed(groups, shares)
+    fit_components(prior, z, groups)
+    return len(groups.unique())

@@ -1,0 +1,259 @@
+"""The fit of a prior to the latents of real images: groups, maximum likelihood, its place in a run, density."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import attrs
+import numpy as np
+import pytest
+import torch
+from scipy import stats
+from sklearn.metrics import adjusted_rand_score
+from torch import Tensor
+from torch.autograd import gradcheck
+
+from mpcc.core.config import Layer, resolve
+from mpcc.core.contracts import Prior
+from mpcc.core.engines.fast import FastEngine
+from mpcc.core.images.invariances import Invariances
+from mpcc.core.images.stream import ImageStream
+from mpcc.core.method import terms
+from mpcc.core.method.engine import Engine, PlainEngine
+from mpcc.core.method.model import Model
+from mpcc.core.method.prior_fit import fit_components, fit_prior, latent_groups, renamed
+from mpcc.core.method.schedule import Schedule
+from mpcc.core.method.terms import TermWeights
+from mpcc.core.method.training import Trainer
+from mpcc.core.registry import Registry, load_registry
+from mpcc.plugins.architectures.biggan import BigGAN8
+from mpcc.plugins.architectures.options import BigGANOptions
+from mpcc.plugins.priors.gmm import GaussianMixture
+from mpcc.plugins.priors.options import GaussianMixtureOptions
+
+K, J = 4, 3
+REGISTRY: Registry = load_registry()
+PRIORS = REGISTRY.names("prior")
+
+
+def made(name: str, **options: Any) -> Prior:
+    torch.manual_seed(0)
+    config = resolve(REGISTRY, [Layer("test", {"prior": {"name": name, **options}})])
+    prior: Prior = config.prior.make(K, J)
+    return prior.double()
+
+
+def separated(count: int = 400, spread: float = 0.3) -> tuple[Tensor, Tensor]:
+    """Latents in K groups, far apart in two directions and close in the third, with their groups."""
+    generator = torch.Generator().manual_seed(1)
+    groups = torch.arange(count) % K
+    centres = torch.tensor([[3.0, 0.0, 0.1], [-3.0, 0.0, 0.1], [0.0, 3.0, -0.1], [0.0, -3.0, -0.1]]).double()
+    return centres[groups] + spread * torch.randn(count, J, dtype=torch.float64, generator=generator), groups
+
+
+# Groups
+
+
+def test_groups_are_found_whatever_the_scale_of_a_direction() -> None:
+    z, expected = separated()
+    for factors in ([1.0, 1.0, 1.0], [1e-3, 10.0, 1.0], [1.0, 1.0, 0.0]):
+        found = latent_groups(z * torch.tensor(factors), K, seed=0)
+        assert adjusted_rand_score(expected, found) == pytest.approx(1.0), factors
+
+
+def test_groups_depend_on_the_seed_alone() -> None:
+    z, _ = separated()
+    assert torch.equal(latent_groups(z, K, seed=3), latent_groups(z, K, seed=3))
+
+
+def test_latents_that_are_all_alike_are_one_group() -> None:
+    assert latent_groups(torch.ones(20, J), K, seed=0).unique().tolist() == [0]
+
+
+def test_groups_take_the_names_of_the_clusters_that_they_share_most_with() -> None:
+    _, groups = separated()
+    names = torch.tensor([2, 0, 3, 1])
+    responsibilities = torch.nn.functional.one_hot(names[groups], K) * 0.7 + 0.075
+    assert torch.equal(renamed(groups, responsibilities), names[groups])
+
+
+# Maximum likelihood
+
+
+@pytest.mark.parametrize("name", PRIORS)
+def test_every_prior_finds_the_groups_of_latents(name: str) -> None:
+    prior = made(name)
+    if not any(parameter.numel() for parameter in prior.parameters()):
+        pytest.skip(f"{name} has no parameters")
+    z, expected = separated()
+    with torch.no_grad():
+        before = float(torch.logsumexp(prior.log_weights() + prior.log_density(z), 1).mean())
+    assert fit_prior(prior, z, seed=0) == K
+    with torch.no_grad():
+        after = float(torch.logsumexp(prior.log_weights() + prior.log_density(z), 1).mean())
+        found = prior.log_responsibilities(z).argmax(1)
+    assert after > before
+    assert adjusted_rand_score(expected, found) > 0.99
+    prior.validate()
+
+
+def test_a_normal_component_has_mean_and_deviation_of_its_group() -> None:
+    prior = made("gmm", scale_floor=0.0)
+    z, groups = separated()
+    likelihood = fit_components(prior, z, groups)
+    component = prior.component(torch.arange(K))
+    for k in range(K):
+        own = z[groups == k].numpy()
+        np.testing.assert_allclose(component.mean[k].detach().numpy(), own.mean(0), atol=0.02)
+        np.testing.assert_allclose(component.stddev[k].detach().numpy(), own.std(0), rtol=0.05)
+    best = np.mean([stats.norm(own.mean(0), own.std(0)).logpdf(own).sum(1) for own in by_group(z, groups)])
+    assert likelihood == pytest.approx(float(best) + np.log(1 / K), abs=0.02)
+
+
+def by_group(z: Tensor, groups: Tensor) -> list[Any]:
+    return [z[groups == k].numpy() for k in range(K)]
+
+
+def test_a_trained_phi_has_the_shares_of_the_groups() -> None:
+    prior = made("gmm", weights="trainable")
+    z, groups = separated()
+    chosen = (groups != 0) | (torch.arange(len(z)) % 8 == 0)
+    fit_components(prior, z[chosen], groups[chosen])
+    shares = torch.bincount(groups[chosen], minlength=K) / chosen.sum()
+    torch.testing.assert_close(prior.weights().detach(), shares.double(), atol=0.02, rtol=0)
+
+
+def test_a_cluster_without_latents_keeps_its_component() -> None:
+    prior = made("gmm")
+    before = copy.deepcopy(prior.state_dict())
+    z, groups = separated()
+    fit_components(prior, z[groups > 0], groups[groups > 0])
+    for name, value in prior.state_dict().items():
+        if value.shape[:1] == (K,) and value.dim() == 2:
+            assert torch.equal(value[0], before[name][0]), name
+            assert not torch.equal(value[1], before[name][1]), name
+
+
+def test_the_fit_leaves_open_which_parameters_are_trained_and_draws_no_random_numbers() -> None:
+    prior = made("student_t")
+    for parameter in prior.parameters():
+        parameter.requires_grad_(False)
+    state = torch.get_rng_state()
+    fit_prior(prior, separated()[0], seed=0)
+    assert not any(parameter.requires_grad or parameter.grad is not None for parameter in prior.parameters())
+    assert torch.equal(state, torch.get_rng_state())
+
+
+# Density
+
+
+def test_density_is_that_of_scipys_mixture_and_its_gradients_are_finite_differences() -> None:
+    prior, (z, _) = made("gmm"), separated(20)
+    component = prior.component(torch.arange(K))
+    loc, scale = component.mean.detach().numpy(), component.stddev.detach().numpy()
+    expected = sum(stats.norm(loc[k], scale[k]).pdf(z.numpy()).prod(1) / K for k in range(K))
+    value = terms.density(prior.log_density(z), prior.log_weights())
+    assert float(value.detach()) == pytest.approx(-np.log(expected).mean(), rel=1e-9)
+    scores = torch.randn(5, K, dtype=torch.float64, requires_grad=True)
+    assert gradcheck(lambda values: terms.density(values, prior.log_weights().detach()), scores)
+
+
+# In a run
+
+SCHEDULE = Schedule(6, 1, 2, 1e-3, 1e-2, 0.9, 0, iterations=4, real_terms_rise=0, prior_fit=0.5)
+WEIGHTS = attrs.evolve(TermWeights.published(1, 8, 8), balance=0.1, consistency=0.3, density=0.5)
+
+
+def trainer(schedule: Schedule = SCHEDULE, weights: TermWeights = WEIGHTS, engine: Engine | None = None) -> Trainer:
+    torch.manual_seed(0)
+    prior = GaussianMixture(K, 8, GaussianMixtureOptions()).double()
+    networks = BigGAN8(BigGANOptions(width=2)).build(K, 8, channels=1)
+    for network in networks.by_name().values():
+        network.double()
+    images = torch.randint(256, (60, 1, 8, 8), dtype=torch.uint8, generator=torch.Generator().manual_seed(1))
+    model = Model.assemble(prior, networks, torch.device("cpu"))
+    stream = ImageStream(images, 6, seed=1, invariances=Invariances.parse("shift"))
+    return Trainer(model, stream, schedule, weights, engine or PlainEngine())
+
+
+def bits(one: Trainer) -> list[Tensor]:
+    return [value.clone() for part in one.model.parts().values() for value in part.state_dict().values()]
+
+
+@pytest.mark.parametrize("engine", [PlainEngine, FastEngine])
+def test_the_prior_is_fitted_once_at_its_iteration(engine: type[Engine], caplog: pytest.LogCaptureFixture) -> None:
+    one, never = trainer(engine=engine()), trainer(attrs.evolve(SCHEDULE, prior_fit=0.0), engine=engine())
+    caplog.set_level("INFO")
+    for iteration in range(4):
+        assert one.prior_fitted == (iteration > 2)
+        for each in (one, never):
+            torch.manual_seed(iteration)
+            each.iterate()
+        assert (iteration >= 2) == one.prior_fitted
+    assert [record.message for record in caplog.records if "fitted" in record.message] == [
+        "iteration 2: the prior is fitted to 4 groups of the latents of 60 images"
+    ]
+    assert not never.prior_fitted
+
+
+def test_density_waits_for_the_fit_and_trains_the_prior_alone() -> None:
+    schedule = attrs.evolve(SCHEDULE, iterations=2)
+    with_density, without = trainer(schedule), trainer(schedule, attrs.evolve(WEIGHTS, density=0.0))
+
+    def networks(one: Trainer) -> dict[str, Any]:
+        return {name: part.state_dict() for name, part in one.model.networks.by_name().items()}
+
+    for each in (with_density, without):
+        torch.manual_seed(0)
+        found = each.iterate()
+        assert ("density" in found) == (each is with_density)
+    assert all(torch.equal(*pair) for pair in zip(bits(with_density), bits(without), strict=True))
+    for each in (with_density, without):
+        torch.manual_seed(1)
+        each.iterate()
+    assert with_density.prior_fitted
+    assert not torch.equal(with_density.model.prior.loc, without.model.prior.loc)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("paused", [1, 2, 3])
+def test_a_run_that_pauses_before_or_after_the_fit_ends_with_the_same_bits(paused: int) -> None:
+    whole, first, second = trainer(), trainer(), trainer()
+    for iteration in range(4):
+        torch.manual_seed(iteration)
+        whole.iterate()
+    for iteration in range(paused):
+        torch.manual_seed(iteration)
+        first.iterate()
+    second.restore(copy.deepcopy(first.state()))
+    for iteration in range(paused, 4):
+        torch.manual_seed(iteration)
+        second.iterate()
+    assert all(torch.equal(*pair) for pair in zip(bits(whole), bits(second), strict=True))
+
+
+def test_a_longer_run_that_goes_on_is_not_fitted_again() -> None:
+    first = trainer()
+    for _ in range(3):
+        first.iterate()
+    longer = trainer(attrs.evolve(SCHEDULE, iterations=20))
+    longer.restore(first.state())
+    assert longer.prior_fitted
+    assert not longer.schedule.prior_fit_due(longer.iteration)
+
+
+def test_latents_that_are_not_finite_are_left_to_the_guard() -> None:
+    one = trainer()
+    for _ in range(2):
+        one.iterate()
+    loc = one.model.prior.loc.detach().clone()  # type: ignore[operator]
+    with torch.no_grad():
+        next(one.model.networks.encoder.parameters()).fill_(float("nan"))
+    one.iterate()
+    assert one.guard.breakdown() is not None
+    assert torch.equal(one.model.prior.loc.detach(), loc)  # type: ignore[operator]
+
+
+def test_a_schedule_needs_its_length() -> None:
+    with pytest.raises(ValueError, match=r"prior_fit 0.5: expected the number of iterations"):
+        attrs.evolve(SCHEDULE, iterations=None)

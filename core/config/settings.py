@@ -148,6 +148,11 @@ class RunSettings:
         least=0,
         below=1,
     )
+    prior_fit_groups: Literal["k-means", "mixture"] = option(
+        "k-means",
+        "how the latents are grouped for --prior-fit: k-means after whitening, or a mixture of Gaussians with "
+        "covariances of their own",
+    )
     generator_latent_weight: float = option(
         0.0, "weight of the latent term in the generator's update, in units of the latent term's; 0 for none", least=0
     )

@@ -10,20 +10,26 @@ Letters in shapes: N images, K clusters, J latent dimensions.
 from __future__ import annotations
 
 import math
+import warnings
+from collections.abc import Callable
 
 import numpy as np
 import torch
 from scipy.optimize import linear_sum_assignment
 from sklearn.cluster import KMeans
+from sklearn.exceptions import ConvergenceWarning
+from sklearn.mixture import GaussianMixture
 from torch import Tensor
 from torch.optim import Adam
 
 from mpcc.core.contracts import Prior
 
-__all__ = ["FIT_IMAGES", "fit_components", "fit_prior", "latent_groups", "renamed"]
+__all__ = ["FIT_IMAGES", "GROUPINGS", "fit_components", "fit_prior", "latent_groups", "mixture_groups", "renamed"]
 
 # How many images a prior is fitted to: a hundred for each of a hundred clusters.
 FIT_IMAGES = 10_000
+# How often a mixture is started; what is added to its variances, as a share of the mean variance of the latents.
+STARTS, NARROWEST = 5, 1e-4
 # A direction of the latents whose variance is below this share of the mean variance counts as constant.
 LEAST_VARIANCE = 1e-10
 # Adam's step sizes, one after the other; each ends when so many steps gain less than this many nats, or after the most.
@@ -48,6 +54,30 @@ def latent_groups(z: Tensor, count: int, seed: int) -> Tensor:
     different = len(np.unique(white, axis=0))
     found = KMeans(min(count, different), n_init=1, random_state=seed % 2**32).fit_predict(white)
     return torch.as_tensor(found).long()
+
+
+def mixture_groups(z: Tensor, count: int, seed: int) -> Tensor:
+    """Return groups of latents by a mixture of Gaussians with a covariance for each, int64, shape (N,), on the CPU.
+
+    Groups may differ in size, spread and direction, as those of an autoencoder do (VaDE; supplement, B.1).
+
+    Arguments:
+        z: Latents, shape (N, J), finite.
+        count: K, how many groups; fewer are found if there are fewer different latents.
+        seed: Of the starts of the mixture, of which the best is taken.
+    """
+    values = z.detach().cpu().double().numpy()
+    different = len(np.unique(values, axis=0))
+    least = max(NARROWEST * float(values.var(0).mean()), np.finfo(float).tiny)
+    mixture = GaussianMixture(min(count, different), n_init=STARTS, reg_covar=least, random_state=seed % 2**32)
+    # Groups that are not at their best yet are groups, too.
+    with warnings.catch_warnings(action="ignore", category=ConvergenceWarning):
+        found = mixture.fit_predict(values)
+    return torch.as_tensor(found).long()
+
+
+# How latents are grouped, by the names that a user types.
+GROUPINGS: dict[str, Callable[[Tensor, int, int], Tensor]] = {"k-means": latent_groups, "mixture": mixture_groups}
 
 
 def renamed(groups: Tensor, responsibilities: Tensor) -> Tensor:
@@ -102,7 +132,7 @@ def fit_components(prior: Prior, z: Tensor, groups: Tensor) -> float:
     return likelihood
 
 
-def fit_prior(prior: Prior, z: Tensor, seed: int) -> int:
+def fit_prior(prior: Prior, z: Tensor, seed: int, groups_by: str = "k-means") -> int:
     """Give each group of latents a component of the prior; return how many groups there are.
 
     A group takes the component whose cluster it shares most with, so a second fit keeps the names of the clusters.
@@ -110,9 +140,10 @@ def fit_prior(prior: Prior, z: Tensor, seed: int) -> int:
     Arguments:
         prior: Its parameters are changed.
         z: Encoder locations of real images, shape (N, J).
-        seed: Of the start of k-means.
+        seed: Of the starts of the groups.
+        groups_by: One of `GROUPINGS`.
     """
-    groups = latent_groups(z, prior.clusters, seed)
+    groups = GROUPINGS[groups_by](z, prior.clusters, seed)
     with torch.no_grad():
         shares = prior.log_responsibilities(z.to(prior.weights().dtype)).exp()
     groups = renamed(groups, shares)

@@ -27,6 +27,7 @@ class Schedule:
             Heusel et al. (GANs trained by a two time-scale update rule, 2017).
         prior_fit: Share of the iterations after which the prior is fitted to the latents of real images
             (`mpcc.core.method.prior_fit`); 0 for never.
+        prior_fit_groups: How their latents are grouped for that, ``k-means`` or ``mixture``.
 
     Raises:
         ValueError: If step sizes are to fall or the prior is to be fitted but the number of iterations is not known.
@@ -44,6 +45,7 @@ class Schedule:
     real_terms_rise: int = 200
     generator_lr_factor: float = 1.0
     prior_fit: float = 0.0
+    prior_fit_groups: str = "k-means"
 
     def __attrs_post_init__(self) -> None:
         """Check that a share of the iterations knows their number."""

@@ -263,7 +263,7 @@ class Trainer:
         z = torch.cat(latents).to(model.prior.weights().dtype)
         if not bool(z.isfinite().all()):  # the next update says what has diverged
             return
-        groups = fit_prior(model.prior, z, self.stream.seed)
+        groups = fit_prior(model.prior, z, self.stream.seed, self.schedule.prior_fit_groups)
         for moments in optimizer.state.values():
             for value in moments.values():
                 value.zero_()

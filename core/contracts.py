@@ -173,7 +173,7 @@ class Prior(nn.Module, abc.ABC):
         labels = torch.arange(clusters, device=loc.device).repeat(rows)
         with self.full_precision():
             q = self.encoder_distribution(loc.repeat_interleave(clusters, 0), raw_scale.repeat_interleave(clusters, 0))
-            divergence: Tensor = kl_divergence(q, self.component(labels))  # type: ignore[no-untyped-call]
+            divergence: Tensor = kl_divergence(q, self.component(labels))
         return divergence.view(rows, clusters)
 
     @torch.no_grad()

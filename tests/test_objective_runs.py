@@ -1,4 +1,4 @@
-"""AIM, VaDE and the VAE through the commands: train, resume, evaluate, predict, sample, export, bench; from Python, too."""
+"""AIM, VaDE and the VAE through the commands: train, resume, evaluate, predict, sample, export, bench; from Python."""
 
 from __future__ import annotations
 

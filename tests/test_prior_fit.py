@@ -22,7 +22,7 @@ from mpcc.core.images.stream import ImageStream
 from mpcc.core.method import terms
 from mpcc.core.method.engine import Engine, PlainEngine
 from mpcc.core.method.model import Model
-from mpcc.core.method.prior_fit import fit_components, fit_prior, latent_groups, renamed
+from mpcc.core.method.prior_fit import GROUPINGS, fit_components, fit_prior, latent_groups, mixture_groups, renamed
 from mpcc.core.method.schedule import Schedule
 from mpcc.core.method.terms import TermWeights
 from mpcc.core.method.training import Trainer
@@ -62,13 +62,27 @@ def test_groups_are_found_whatever_the_scale_of_a_direction() -> None:
         assert adjusted_rand_score(expected, found) == pytest.approx(1.0), factors
 
 
-def test_groups_depend_on_the_seed_alone() -> None:
-    z, _ = separated()
-    assert torch.equal(latent_groups(z, K, seed=3), latent_groups(z, K, seed=3))
+def test_a_mixture_finds_groups_of_different_spread() -> None:
+    generator = torch.Generator().manual_seed(2)
+    noise = torch.randn(600, 2, dtype=torch.float64, generator=generator)
+    expected = (torch.arange(600) >= 500).long()
+    # A broad group beside a narrow one: k-means gives the nearer part of the broad one to the narrow one.
+    z = torch.where(expected[:, None] == 0, noise * 2, noise * 0.2 + torch.tensor([6.0, 0.0]))
+    assert adjusted_rand_score(expected, mixture_groups(z, 2, seed=0)) > 0.95
+    assert adjusted_rand_score(expected, latent_groups(z, 2, seed=0)) < 0.9
 
 
-def test_latents_that_are_all_alike_are_one_group() -> None:
-    assert latent_groups(torch.ones(20, J), K, seed=0).unique().tolist() == [0]
+@pytest.mark.parametrize("by", GROUPINGS)
+def test_groups_depend_on_the_seed_alone(by: str) -> None:
+    z, expected = separated()
+    found = GROUPINGS[by](z, K, 3)
+    assert torch.equal(found, GROUPINGS[by](z, K, 3))
+    assert adjusted_rand_score(expected, found) == pytest.approx(1.0)
+
+
+@pytest.mark.parametrize("by", GROUPINGS)
+def test_latents_that_are_all_alike_are_one_group(by: str) -> None:
+    assert GROUPINGS[by](torch.ones(20, J), K, 0).unique().tolist() == [0]
 
 
 def test_groups_take_the_names_of_the_clusters_that_they_share_most_with() -> None:

@@ -15,8 +15,8 @@ from mpcc.core.storage.checkpoint_contents import saved_config
 
 __all__ = ["PARTS", "part_files"]
 
-# The parts of a checkpoint, each with the section of the configuration that names its plugin. The last one is there only
-# for an objective with a trained likelihood.
+# The parts of a checkpoint, each with the section of the configuration that names its plugin. The last one is there if
+# the objective has a likelihood that is trained.
 NETWORKS = ("generator", "discriminator", "encoder", "averaged_generator")
 LIKELIHOOD = "likelihood"
 PARTS = {"prior": "prior", **dict.fromkeys(NETWORKS, "arch"), LIKELIHOOD: "objective"}

@@ -68,7 +68,9 @@ def mixture_groups(z: Tensor, count: int, seed: int) -> Tensor:
     """
     values = z.detach().cpu().double().numpy()
     different = len(np.unique(values, axis=0))
-    least = max(NARROWEST * float(values.var(0).mean()), np.finfo(float).tiny)
+    if different == 1:
+        return torch.zeros(len(z), dtype=torch.int64)
+    least = NARROWEST * float(values.var(0).mean())
     mixture = GaussianMixture(min(count, different), n_init=STARTS, reg_covar=least, random_state=seed % 2**32)
     # Groups that are not at their best yet are groups, too.
     with warnings.catch_warnings(action="ignore", category=ConvergenceWarning):
@@ -148,4 +150,4 @@ def fit_prior(prior: Prior, z: Tensor, seed: int, groups_by: str = "k-means") ->
         shares = prior.log_responsibilities(z.to(prior.weights().dtype)).exp()
     groups = renamed(groups, shares)
     fit_components(prior, z, groups)
-    return len(groups.unique())
+    return len(groups.unique())  # type: ignore[no-untyped-call]

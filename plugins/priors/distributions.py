@@ -240,8 +240,8 @@ class LowRankNormal(Distribution):
         return directions, half_log_det
 
 
-@register_kl(Independent, LowRankNormal)
-def kl_of_diagonal_normal(q: Independent, p: LowRankNormal) -> Tensor:
+@register_kl(Independent, LowRankNormal)  # type: ignore[no-untyped-call,untyped-decorator]
+def kl_of_diagonal_normal(q: Independent[Any], p: LowRankNormal) -> Tensor:
     r"""Return KL(q || p) of a diagonal Normal q(m, diag(v)) and a Normal with low-rank covariance, in nats.
 
     .. math::

@@ -470,7 +470,8 @@ def test_a_run_with_a_broken_newest_checkpoint_goes_on_from_the_one_before_to_th
     assert run("--resume", str(copy)) == 0
     err = capsys.readouterr().err
     assert f"checkpoint {newest}: cannot be read, it is broken" in err
-    assert f"continuing from an earlier checkpoint: {copy / 'checkpoints' / 'iteration-4.pt'}, iteration 4" in err
+    assert f"continuing from an earlier checkpoint: {copy / 'checkpoints' / 'iteration-4.pt'}\n" in err
+    assert "going on after iteration 4 of " in err
     assert same_training(finished, copy)
 
 

@@ -55,7 +55,7 @@ def resume(run: Run, folder: RunFolder, checkpoints: KeptCheckpoints) -> None:
         return
     check(run, state, source, folder)
     if broken:
-        logger.info("continuing from an earlier checkpoint: %s, iteration %d", source, state["iteration"])
+        logger.info("continuing from an earlier checkpoint: %s", source)
     for line in caveats(state, run, source):
         logger.warning("--resume %s: %s", folder.path, line)
     try:
@@ -65,6 +65,7 @@ def resume(run: Run, folder: RunFolder, checkpoints: KeptCheckpoints) -> None:
     except (KeyError, ValueError, RuntimeError, TypeError, AttributeError, IndexError) as error:
         text = " ".join(str(error).split())[:300]
         raise InvalidInput(f"--resume {folder.path}: the checkpoint does not fit config.toml: {text}") from error
+    logger.info("going on after iteration %d of %d", run.trainer.iteration, run.config.run.iterations)
 
 
 def iterations_done(checkpoints: KeptCheckpoints) -> int:

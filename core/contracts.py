@@ -15,7 +15,7 @@ import attrs
 import torch
 from torch import Tensor, nn
 from torch.amp.autocast_mode import is_autocast_available
-from torch.distributions import Distribution, Independent, constraints
+from torch.distributions import Distribution, Independent, constraints, kl_divergence
 
 from mpcc.core.errors import InvalidInput
 from mpcc.core.label_draws import systematic_labels
@@ -155,6 +155,26 @@ class Prior(nn.Module, abc.ABC):
         with self.full_precision():
             entropy: Tensor = self.component(labels).entropy()
         return entropy
+
+    def divergences(self, loc: Tensor, raw_scale: Tensor) -> Tensor:
+        """Return KL(q(z|x) || p(z|k)) in nats for every image and cluster, shape (N, K), in closed form.
+
+        The forms are those that are registered with torch for the two families (`torch.distributions.register_kl`). A
+        system of the forward KL needs them; one of the reverse KL does not (supplement, B.2).
+
+        Arguments:
+            loc: The encoder's location head, shape (N, J).
+            raw_scale: Its scale head, shape (N, J).
+
+        Raises:
+            NotImplementedError: If there is no closed form for the two families.
+        """
+        rows, clusters = len(loc), self.clusters
+        labels = torch.arange(clusters, device=loc.device).repeat(rows)
+        with self.full_precision():
+            q = self.encoder_distribution(loc.repeat_interleave(clusters, 0), raw_scale.repeat_interleave(clusters, 0))
+            divergence: Tensor = kl_divergence(q, self.component(labels))
+        return divergence.view(rows, clusters)
 
     @torch.no_grad()
     def validate(self) -> None:
@@ -528,8 +548,36 @@ class Metric(abc.ABC):
 class Objective(abc.ABC):
     """A system of joint matching: which updates make an iteration, in which order, and what each minimises.
 
-    A plugin's constructor takes ``(options,)``.
+    A plugin's constructor takes ``(options,)``. Most systems define their rows and nothing else.
     """
+
+    def check(self, prior: Prior) -> None:  # noqa: B027 - most systems can use any prior
+        """Refuse a prior that the system cannot use, before anything is read.
+
+        Arguments:
+            prior: On the CPU.
+
+        Raises:
+            InvalidInput: With the reason, and a prior that it can use.
+        """
+
+    def networks(self, architecture: Architecture, clusters: int, latent_dim: int, channels: int) -> Networks:
+        """Build the networks of the system; by default those of the architecture, whose generator sees y.
+
+        Arguments:
+            architecture: The user's choice.
+            clusters: K.
+            latent_dim: J.
+            channels: D.
+        """
+        return architecture.build(clusters, latent_dim, channels)
+
+    def likelihood(self) -> nn.Module | None:
+        """Return what turns generated images into densities p(x|z), or None if the system needs no density.
+
+        It becomes the part ``likelihood`` of the model, which a phase may train.
+        """
+        return None
 
     @abc.abstractmethod
     def phases(self) -> Sequence[object]:

@@ -15,7 +15,8 @@ of these hooks with `hookimpl`, and each hook may leave out arguments that it do
 
 Every ``register`` has the same signature (`Register`): the name that a user types, the import path of the class, one
 line of summary, the import path of the options class (an attrs class; none if there are no options) and default values
-of its options. A metric that is registered with ``on_request=True`` is left out of ``all``.
+of its options. A metric that is registered with ``on_request=True`` is left out of ``all``. An objective may require
+values of other sections, such as ``requires={"run": {"clusters": 1}}``; a user who asks for others is refused.
 
 Nothing is imported before it is needed. Keep torch out of the modules that hold the hooks and the
 options, so that ``--help`` and listings stay quick.
@@ -67,6 +68,7 @@ class Register(Protocol):
         defaults: Mapping[str, Any] | None = None,
         api_version: int = 1,
         on_request: bool = False,
+        requires: Mapping[str, Mapping[str, Any]] | None = None,
     ) -> None: ...
 
 

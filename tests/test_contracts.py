@@ -15,7 +15,7 @@ from PIL import Image
 
 from mpcc.core.config.options import convert, fields, make
 from mpcc.core.registry import load_registry
-from mpcc.core.testing import check_architecture, check_dataset, check_metric, check_prior
+from mpcc.core.testing import check_architecture, check_dataset, check_metric, check_objective, check_prior
 
 REGISTRY = load_registry()
 
@@ -61,6 +61,17 @@ def test_every_prior_fulfils_its_contract_with_other_options(name: str, options:
 @pytest.mark.parametrize("name", REGISTRY.names("architecture"))
 def test_every_architecture_fulfils_its_contract(name: str) -> None:
     check_architecture(name)
+
+
+@pytest.mark.parametrize("name", REGISTRY.names("objective"))
+def test_every_objective_fulfils_its_contract(name: str) -> None:
+    check_objective(name)
+
+
+@pytest.mark.parametrize("likelihood", ["bernoulli", "logistic"])
+@pytest.mark.parametrize("name", ["vade", "vae"])
+def test_the_objectives_with_a_likelihood_fulfil_their_contract_with_each(name: str, likelihood: str) -> None:
+    check_objective(name, options_of("objective", name, likelihood=likelihood))
 
 
 @pytest.mark.parametrize("name", REGISTRY.names("metric"))

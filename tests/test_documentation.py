@@ -94,6 +94,7 @@ def test_every_block_on_writing_a_prior_runs_in_order(workplace: Path) -> None:
 
 OTHER_PAGES = [
     *("architectures.md", "compatibility.md", "real-images.md", "reliability.md", "scores.md", "time-budgets.md"),
+    "objectives.md",
     "seeds.md",
     *(pytest.param(page, marks=pytest.mark.check) for page in ("data.md", "performance.md")),
 ]

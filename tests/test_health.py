@@ -20,11 +20,12 @@ from torch import Tensor
 from torch.optim import Adam
 
 from mpcc.core.commands import entry
-from mpcc.core.config import RunSettings
+from mpcc.core.config import Layer, RunSettings, resolve
 from mpcc.core.method.finite_guard import FiniteGuard
 from mpcc.core.method.losses import Loss
 from mpcc.core.method.phases import MPCC, Phase
 from mpcc.core.method.training import Trainer
+from mpcc.core.registry import load_registry
 from mpcc.core.reporting.cures import CURES
 from mpcc.core.reporting.symptoms import symptoms
 from mpcc.core.reporting.verdict import caution, verdict
@@ -92,7 +93,7 @@ def broken(monkeypatch: pytest.MonkeyPatch) -> Breaker:
             return wrong
 
         rows = [
-            attrs.evolve(row, loss=spoilt(row.loss)) if isinstance(row, Phase) and row.advances == network else row
+            attrs.evolve(row, loss=spoilt(row.loss)) if isinstance(row, Phase) and network in row.advances else row
             for row in MPCC
         ]
         monkeypatch.setattr(MatchingPriorsAndConditionals, "phases", lambda _: tuple(rows))
@@ -297,6 +298,49 @@ def test_restarts_are_bounded(
     flags = {"on-nonfinite": "restart-from-last", "max-restarts": restarts}
     assert tiny(tmp_path / "run", **flags) == 3
     assert re.search(part, capsys.readouterr().err.splitlines()[-1])
+
+
+# What goes wrong in a system that is not the paper's, and the terms and the trained parts of the other systems.
+WRONG: list[dict[str, Any]] = [
+    {"sizes": (0, 0, 150)},
+    {"diversity": (0.5, 0.001, 0.3)},
+    {"saturation": 0.4},
+    {"posterior_entropy": 0.97},
+    {"agreement": 0.34},
+    {"spectral_norms": {"encoder": (1e4, "loc.0.weight")}},
+]
+OTHERS = {
+    "aim": (("data_discriminator", "data_generator", "latent"), ("discriminator", "generator", "encoder")),
+    "vade": (("reconstruction", "latent_divergence", "label_divergence"), ("generator", "encoder", "prior")),
+    "vae": (("reconstruction", "latent_divergence"), ("generator", "encoder")),
+}
+
+
+@pytest.mark.parametrize("objective", OTHERS)
+@pytest.mark.parametrize("size", [1.0, 1e5, 1e-8])
+def test_the_cures_of_another_objective_can_be_typed_with_it(objective: str, size: float) -> None:
+    registry, (terms, parts) = load_registry([]), OTHERS[objective]
+    config = resolve(registry, [Layer("flag", {"objective": {"name": objective}})])
+    norms = dict.fromkeys(parts, size)
+    for change in WRONG:
+        if len(set(change.get("sizes", ()))) and config.run.clusters == 1:
+            continue
+        measured = attrs.evolve(SOUND, hinge=None, terms=frozenset(terms), gradient_norms=norms, **change)
+        for symptom in symptoms(measured, config.run):
+            flags = dict(re.findall(r"--([a-z][a-z-]+) ([0-9.e-]+)", symptom.message))
+            assert flags, symptom.message
+            typed = {name.replace("-", "_"): value for name, value in flags.items()}
+            assert not ("d_steps" in typed and "data_discriminator" not in terms)
+            assert not ("prior_lr" in typed and "prior" not in parts)
+            if "clusters" not in typed:
+                resolve(registry, [Layer("flag", {"objective": {"name": objective}, "run": typed})])
+
+
+def test_two_peaks_say_nothing_in_a_system_without_labels() -> None:
+    sick = attrs.evolve(SOUND, two_peaks=(0,))
+    assert [symptom.name for symptom in symptoms(sick)] == ["two_groups"]
+    assert symptoms(attrs.evolve(sick, terms=frozenset(OTHERS["vae"][0]))) == []
+    assert len(symptoms(attrs.evolve(sick, terms=frozenset(OTHERS["vade"][0])))) == 1
 
 
 @pytest.mark.parametrize(

@@ -315,7 +315,7 @@ def test_a_phase_that_advances_the_generator_draws_from_each_of_its_states(engin
         ([attrs.evolve(VALID, trains=())], r"trains \(\); expected some of"),
         (
             [attrs.evolve(VALID, advances="prior")],
-            "advances 'prior'; expected one of discriminator, generator, encoder",
+            r"advances \('prior',\); expected some of discriminator, generator, encoder",
         ),
         ([VALID, VALID], "expected a name of its own for each row, got autoencoder, autoencoder"),
         ([attrs.evolve(VALID, real=None)], "expected a phase that takes real images"),

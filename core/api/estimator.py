@@ -46,8 +46,10 @@ class MPCC(ClassNamePrefixFeaturesOutMixin, TransformerMixin, ClusterMixin, Base
 
     Arguments:
         n_clusters: K.
-        prior: Name of the prior.
+        prior: Name of the prior; by default that of the preset.
         arch: Name of the architecture; by default that of the preset.
+        objective: Name of the objective, such as ``"vade"``; by default ``"mpcc"``. One without clusters needs an
+            ``n_clusters`` of 1.
         preset: Name of the preset; by default the one for arrays, the architecture and the device.
         iterations: How long to train; by default that of the preset.
         minutes: How long `fit` may take instead.
@@ -80,8 +82,9 @@ class MPCC(ClassNamePrefixFeaturesOutMixin, TransformerMixin, ClusterMixin, Base
         self,
         n_clusters: int = 10,
         *,
-        prior: str = "gmm",
+        prior: str | None = None,
         arch: str | None = None,
+        objective: str | None = None,
         preset: str | None = None,
         iterations: int | None = None,
         minutes: float | None = None,
@@ -96,6 +99,7 @@ class MPCC(ClassNamePrefixFeaturesOutMixin, TransformerMixin, ClusterMixin, Base
         self.n_clusters = n_clusters
         self.prior = prior
         self.arch = arch
+        self.objective = objective
         self.preset = preset
         self.iterations = iterations
         self.minutes = minutes
@@ -271,9 +275,9 @@ class MPCC(ClassNamePrefixFeaturesOutMixin, TransformerMixin, ClusterMixin, Base
         run = {"iterations": self.iterations, "minutes": self.minutes, "invariant_to": self.invariant_to}
         tables["run"] |= {name: value for name, value in run.items() if value is not None}
         tables["run"] |= {"clusters": self.n_clusters, "seed": seed_of(self.random_state), "device": self.device}
-        tables["prior"]["name"] = self.prior
-        if self.arch is not None:
-            tables["arch"]["name"] = self.arch
+        for section in ("prior", "arch", "objective"):
+            if (name := getattr(self, section)) is not None:
+                tables[section]["name"] = name
         layout = {"layout": "NHW"} if images.ndim == 3 else {}
         own = {"name": registry.defaults["data_file"], "path": path, "labels_key": "none", "memory": "load"}
         tables["data"] = {**layout, **tables["data"], **own}

@@ -153,7 +153,10 @@ class Subject:
         settings = attrs.evolve(self.config.run, **values)
         count = max(SYNTHETIC_IMAGES, settings.batch)
         choice = PluginChoice(SYNTHETIC, SyntheticOptions(count, self.channels), entry)
-        return Run.assemble(self.registry, attrs.evolve(self.config, run=settings, data=choice))
+        run = Run.assemble(self.registry, attrs.evolve(self.config, run=settings, data=choice))
+        # The iterations of the longer part of a run are measured, without a fit between them.
+        run.trainer.prior_fitted = True
+        return run
 
     def summary(self) -> Summary:
         """Count the operations of an iteration."""

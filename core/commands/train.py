@@ -67,7 +67,7 @@ class RunFlags(PluginFiles):
     preset: str | None = option(
         None,
         "preset to start from, or none; by default that of the configuration file, or the one made for data set, "
-        "architecture and device",
+        "objective, architecture and device",
         validator=_name,
     )
     compat: str | None = option(

@@ -1,8 +1,9 @@
 """The configuration of one run: frozen, resolved in layers, written to and read from TOML.
 
 A later layer overrides an earlier one. The layers are: defaults of the option classes, defaults of the registry, the
-preset (`mpcc.core.config.preset_choice`), a configuration file, a set of choices for compatibility (``--compat``),
-flags. The configuration records the layer of every value.
+preset (`mpcc.core.config.preset_choice`), what the objective requires (`mpcc.core.config.requirements`), a
+configuration file, a set of choices for compatibility (``--compat``), flags. The configuration records the layer of
+every value.
 
 Above its tables, a configuration file may name another preset, or ``none``, in a line ``preset = "NAME"``. It lists
 the plugin files that it needs there, too: ``plugins = ["my_prior.py"]``, ``registries = ["my.toml"]``. The file that a
@@ -24,6 +25,7 @@ from mpcc.core.config import options
 from mpcc.core.config.layers import DISTRIBUTIONS, FILE_LISTS, NO_PRESET, SECTIONS, Layer, absolute, flag
 from mpcc.core.config.own_files import check_path_wanted, check_reader, with_readers
 from mpcc.core.config.preset_choice import PresetChoice, choose_preset
+from mpcc.core.config.requirements import check_required, required_layer
 from mpcc.core.config.settings import RunSettings
 from mpcc.core.config.time_budget import one_length
 from mpcc.core.errors import InvalidInput, unknown_name
@@ -157,13 +159,15 @@ def resolve(registry: Registry, layers: list[Layer], preset: str | None = None) 
     typed = with_readers(registry, layers)[0]
     chosen_names(registry, typed)  # checks them
     choice = choose_preset(registry, typed, preset)
-    if choice.name is not None:
-        # The preset comes first, so that --preset mnist with the user's own folder keeps that folder.
-        layers = [choice.layer(registry), *layers]
+    # The preset comes first, so that --preset mnist with the user's own folder keeps that folder.
+    start = [] if choice.name is None else [choice.layer(registry)]
+    came_with = {key: value for layer in layers for key, value in layer.distributions.items()}
+    objective = entry_of(registry, "objective", chosen_names(registry, [*start, *layers])["objective"][0], came_with)
+    check_required(registry, objective, layers)
+    layers = [*start, required_layer(objective), *layers]
     layers, told = with_readers(registry, layers)
     for line in told:
         logger.info(line)
-    came_with = {key: value for layer in layers for key, value in layer.distributions.items()}
     names = chosen_names(registry, layers)
     entries = {section: entry_of(registry, kind, names[section][0], came_with) for section, kind in SECTIONS.items()}
     classes = {section: entry.options_class() for section, entry in entries.items()}

@@ -1,12 +1,13 @@
 """Which preset a run starts from: the one that the user names, or the one made for data set, architecture and device.
 
-A preset was made for a data set, for its own architecture, and perhaps for one kind of device
-(`mpcc.core.registry.presets`). Among those of the data set, the first is taken by these rules:
+A preset was made for a data set, for its own architecture, and perhaps for one kind of device and for another objective
+than the default one (`mpcc.core.registry.presets`). Among those of the data set, the first is taken by these rules:
 
-1. On a CPU, no preset that was made for CUDA, unless there is no other.
-2. The architecture that the user has typed, if one was made for it.
-3. The kind of device of the run.
-4. A preset for that device before one for any, then the order of registration.
+1. None that was made for another objective; one that was made for this objective comes first.
+2. On a CPU, no preset that was made for CUDA, unless there is no other.
+3. The architecture that the user has typed, if one was made for it.
+4. The kind of device of the run.
+5. A preset for that device before one for any, then the order of registration.
 """
 
 from __future__ import annotations
@@ -88,12 +89,13 @@ def choose_preset(registry: Registry, layers: Sequence[Layer], named: str | None
             raise unknown_name("preset", asked, registry.presets)
         purpose = purpose_of(asked, registry.presets[asked], registry.entries["dataset"])
         return PresetChoice(asked, data=purpose.data)
-    choice = made_for_run(registry, data, arch, typed(layers, "run", "device"))
+    objective = typed(layers, "objective", "name") or registry.defaults["objective"]
+    choice = made_for_run(registry, data, arch, typed(layers, "run", "device"), objective)
     line = choice.line or (f"preset {choice.name} is used" if before else "")
     return attrs.evolve(choice, line=before + line)
 
 
-def made_for_run(registry: Registry, data: str, arch: str | None, device: object) -> PresetChoice:
+def made_for_run(registry: Registry, data: str, arch: str | None, device: object, objective: str) -> PresetChoice:
     """Return the preset for a data set, by the rules of this module.
 
     Arguments:
@@ -101,11 +103,13 @@ def made_for_run(registry: Registry, data: str, arch: str | None, device: object
         data: The data set.
         arch: The architecture that the user has typed, if any.
         device: The value of ``--device`` that the user has typed, if any.
+        objective: That of the run.
     """
     purposes = {
         name: purpose
         for name, preset in registry.presets.items()
         if (purpose := purpose_of(name, preset, registry.entries["dataset"])).data == data
+        and purpose.objective in (None, objective)
     }
     if not purposes:
         none = f"no preset was made for {data}: the defaults are used; choose a preset with {flag('run', 'preset')}"
@@ -116,6 +120,7 @@ def made_for_run(registry: Registry, data: str, arch: str | None, device: object
     def rank(name: str) -> tuple[bool, ...]:
         purpose = purposes[name]
         return (
+            purpose.objective != objective,
             kind == "cpu" and purpose.device == "cuda",
             arch is not None and purpose.arch not in (None, arch),
             purpose.device not in (None, kind),

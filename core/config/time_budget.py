@@ -21,8 +21,8 @@ logger = logging.getLogger(__name__)
 
 # What follows from the length of a run; `lr_decay` is a share of it already.
 SCHEDULE = (
-    *("iterations", "ema_start", "ema_decay", "real_terms_rise", "eval_every", "eval_images", "standing_passes"),
-    *("checkpoint_every", "log_every"),
+    *("iterations", "ema_start", "ema_decay", "real_terms_rise", "prior_fit", "eval_every", "eval_images"),
+    *("standing_passes", "checkpoint_every", "log_every"),
 )
 SET_BY_MINUTES = (*SCHEDULE, "first_eval")
 OF_NO_USER, OF_A_FILE, OF_A_FLAG = range(3)
@@ -37,7 +37,7 @@ def rank(origin: str) -> int:
     """
     if origin == "flag":
         return OF_A_FLAG
-    made = origin in ("default", "registry") or origin.startswith(("preset ", "compat ", "$"))
+    made = origin in ("default", "registry") or origin.startswith(("preset ", "compat ", "objective ", "$"))
     return OF_NO_USER if made else OF_A_FILE
 
 

@@ -15,9 +15,11 @@ from mpcc.core.storage.checkpoint_contents import saved_config
 
 __all__ = ["PARTS", "part_files"]
 
-# The parts of a checkpoint, each with the section of the configuration that names its plugin.
+# The parts of a checkpoint, each with the section of the configuration that names its plugin. The last one is there if
+# the objective has a likelihood that is trained.
 NETWORKS = ("generator", "discriminator", "encoder", "averaged_generator")
-PARTS = {"prior": "prior", **dict.fromkeys(NETWORKS, "arch")}
+LIKELIHOOD = "likelihood"
+PARTS = {"prior": "prior", **dict.fromkeys(NETWORKS, "arch"), LIKELIHOOD: "objective"}
 
 
 def part_files(state: Mapping[str, Any], source: Path) -> dict[str, tuple[dict[str, Tensor], dict[str, str]]]:
@@ -30,8 +32,9 @@ def part_files(state: Mapping[str, Any], source: Path) -> dict[str, tuple[dict[s
     Raises:
         InvalidInput: If a part or a description is missing, or a part holds something other than tensors.
     """
-    tensors = {part: separate(part, state["parts"], source) for part in PARTS}
-    return {part: (tensors[part], metadata(part, state, source)) for part in PARTS}
+    there = [part for part in PARTS if part != LIKELIHOOD or state["parts"].get(LIKELIHOOD)]
+    tensors = {part: separate(part, state["parts"], source) for part in there}
+    return {part: (tensors[part], metadata(part, state, source)) for part in there}
 
 
 def separate(part: str, parts: Mapping[str, Any], source: Path) -> dict[str, Tensor]:

@@ -204,12 +204,11 @@ def inference_terms(model: Model, images: Tensor, z: Tensor, y: Tensor, weights:
     with prior.full_precision():
         loc, raw_scale, ratio = loc.to(z.dtype), raw_scale.to(z.dtype), prior.label_ratio(y)
         q = prior.encoder_distribution(loc, raw_scale)
-        latent = terms.latent(q, z.detach(), ratio)
-        membership = terms.membership(prior.log_responsibilities(loc), y, ratio)
-    return Loss.of(
-        generator_latent=(weights.generator_latent, latent),
-        generator_membership=(weights.generator_membership, membership),
-    )
+        found = {"generator_latent": (weights.generator_latent, terms.latent(q, z.detach(), ratio))}
+        if weights.generator_membership:
+            membership = terms.membership(prior.log_responsibilities(loc), y, ratio)
+            found["generator_membership"] = (weights.generator_membership, membership)
+    return Loss.of(**found)
 
 
 def encoder_loss(model: Model, batch: Batch, weights: TermWeights) -> Loss:
@@ -247,7 +246,7 @@ def encoder_and_prior_loss(model: Model, batch: Batch, weights: TermWeights) -> 
     if of_real is None:
         return loss
     loss = loss + real_image_terms(model, batch, weights, of_real)
-    return loss + density_term(model, batch, weights, of_real) if weights.density else loss
+    return loss + density_term(model, batch, weights, of_real[: len(needed(batch.real))]) if weights.density else loss
 
 
 def encodings(model: Model, batch: Batch) -> tuple[tuple[Tensor, Tensor], Tensor | None]:
@@ -295,7 +294,7 @@ def density_term(model: Model, batch: Batch, weights: TermWeights, loc: Tensor) 
         model: The prior receives the gradients.
         batch: The factor on the term.
         weights: Weights of the terms.
-        loc: The encoder's location of the real images, then of the transformed ones, shape (2N, J).
+        loc: The encoder's location of the real images, shape (N, J).
     """
     prior = model.prior
     with prior.full_precision():

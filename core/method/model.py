@@ -31,23 +31,30 @@ class Model:
         networks: Generator, discriminator, encoder.
         averaged: The generator with exponentially averaged parameters, for pictures; never trained.
         entropy: How the entropies of the components are computed.
+        likelihood: What turns generated images into densities p(x|z), in systems that need one.
     """
 
     prior: Prior
     networks: Networks
     averaged: nn.Module
     entropy: EntropyPolicy
+    likelihood: nn.Module | None = None
 
     @classmethod
     def assemble(
-        cls, prior: Prior, networks: Networks, device: torch.device, entropy: EntropyPolicy | None = None
+        cls,
+        prior: Prior,
+        networks: Networks,
+        device: torch.device,
+        entropy: EntropyPolicy | None = None,
+        likelihood: nn.Module | None = None,
     ) -> Model:
         """Move the parts to a device, freeze all of them (a phase thaws what it trains) and copy the generator.
 
         Raises:
             PluginError: If a part has a parameter without gradient, or the prior's weights are on another device.
         """
-        parts = (prior, *networks.by_name().values())
+        parts = (prior, *networks.by_name().values(), *([] if likelihood is None else [likelihood]))
         # Discriminator and encoder share parameters: the check must end before the first part is frozen.
         for part in parts:
             for name, parameter in part.named_parameters():
@@ -63,7 +70,7 @@ class Model:
                 f"{type(prior).__name__}.weights() is on {prior.weights().device}, but the run is on {device}; "
                 "expected weights computed from parameters or buffers, which move with the prior"
             )
-        return cls(prior, networks, copy.deepcopy(networks.generator), entropy or EntropyPolicy.of(prior))
+        return cls(prior, networks, copy.deepcopy(networks.generator), entropy or EntropyPolicy.of(prior), likelihood)
 
     @property
     def device(self) -> torch.device:
@@ -77,7 +84,8 @@ class Model:
 
     def trained_parts(self) -> dict[str, nn.Module]:
         """Return the modules that are trained, under the names that phases, optimizers and logs use."""
-        return {**self.networks.by_name(), "prior": self.prior}
+        density = {} if self.likelihood is None else {"likelihood": self.likelihood}
+        return {**self.networks.by_name(), "prior": self.prior, **density}
 
     def parts(self) -> dict[str, nn.Module]:
         """Return all modules under the names that checkpoints use."""

@@ -31,15 +31,22 @@ __all__ = [
     "EndOfIteration",
     "Phase",
     "check_phases",
+    "last_rows",
     "loss_of",
     "phases_of",
     "real_batches",
+    "takes_part",
     "takes_real",
 ]
 
 # The parts that a phase can train; the first three are the networks.
 NETWORKS = ("discriminator", "generator", "encoder")
-PARTS = (*NETWORKS, "prior")
+PARTS = (*NETWORKS, "prior", "likelihood")
+
+
+def names_of(given: str | Sequence[str] | None) -> tuple[str, ...]:
+    """Return names as a tuple: of one name, of several, or of none."""
+    return (given,) if isinstance(given, str) else tuple(given or ())
 
 
 class Draws(enum.Enum):
@@ -57,15 +64,18 @@ class Phase:
     Attributes:
         name: Its name in the log, the count of operations and the benchmark.
         trains: The parts that receive gradients and whose optimizers step, in this order: ``discriminator``,
-            ``generator``, ``encoder``, ``prior``. A part without parameters is left out.
+            ``generator``, ``encoder``, ``prior``, ``likelihood``. A part without parameters is left out.
         updates: Returns the number of updates in one iteration of a schedule.
         loss: Returns the loss of a model, a batch and the weights of the terms.
         draws: The samples drawn for each update.
         real: Index of the batch of real images for the first update. Each further update takes the next batch; after
             the last batch comes the first. None means that the phase takes no real images.
-        advances: The network whose spectral norms take a power iteration after each update.
+        advances: The network whose spectral norms take a power iteration after each update; or several, or None.
         real_terms: The terms that need the real images. If none of them has a weight, the phase takes no real images;
             otherwise it takes transformed copies of them, too. Empty if the phase always needs its real images.
+        fitted: False for a phase that ends when the prior is fitted to real images (`Schedule.prior_fit`), True for one
+            that begins then, None for one that is always there. Without such a fit, the phases are those after it. When
+            phases change, all optimizers start anew.
     """
 
     name: str = attrs.field(validator=attrs.validators.instance_of(str))
@@ -77,8 +87,11 @@ class Phase:
         default=None,
         validator=attrs.validators.optional([attrs.validators.instance_of(int), attrs.validators.ge(0)]),
     )
-    advances: str | None = None
+    advances: tuple[str, ...] = attrs.field(default=(), converter=names_of)
     real_terms: tuple[str, ...] = ()
+    fitted: bool | None = attrs.field(
+        default=None, validator=attrs.validators.optional(attrs.validators.instance_of(bool))
+    )
 
 
 @attrs.frozen
@@ -99,15 +112,21 @@ def average_generator(model: Model, schedule: Schedule, done: int) -> None:
     model.average(schedule.ema_decay if done >= schedule.ema_start else 0.0)
 
 
-# The terms of MPCC on real images (ours; method, section 8). Density trains the prior alone.
+# The terms of MPCC on real images (ours; method, section 8), and those that train the prior alone.
 REAL_TERMS = ("balance", "consistency")
-PRIOR_REAL_TERMS = (*REAL_TERMS, "density")
+PRIOR_TERMS = ("density",)
 
 
 def takes_real(phase: Phase, weights: TermWeights) -> bool:
     """Return whether a phase takes real images if the terms have these weights."""
     wanted = not phase.real_terms or any(getattr(weights, name, 0) for name in phase.real_terms)
     return phase.real is not None and wanted
+
+
+def trains_encoder(phase: Phase, weights: TermWeights) -> bool:
+    """Return whether terms on real images, with these weights, train the encoder in a phase."""
+    of_encoder = [name for name in phase.real_terms if name not in PRIOR_TERMS]
+    return phase.real is not None and any(getattr(weights, name, 0) for name in of_encoder)
 
 
 # The prior steps twice in an iteration: with the generator and with the first encoder update. The encoder's other
@@ -137,7 +156,7 @@ MPCC: tuple[Phase | EndOfIteration, ...] = (
         draws=Draws.WITH_PRIOR,
         advances="encoder",
         real=0,
-        real_terms=PRIOR_REAL_TERMS,
+        real_terms=(*REAL_TERMS, *PRIOR_TERMS),
     ),
     Phase(
         name="encoder",
@@ -165,6 +184,22 @@ def real_batches(phases: Sequence[Phase | EndOfIteration], schedule: Schedule) -
     with_real = [row for row in phases if isinstance(row, Phase) and row.real is not None and row.updates(schedule)]
     counts = [1 if row.real_terms else (row.real or 0) + row.updates(schedule) for row in with_real]
     return max(counts, default=0)
+
+
+def takes_part(phase: Phase, schedule: Schedule, prior_fitted: bool) -> bool:
+    """Return whether a phase is part of the next iteration.
+
+    Arguments:
+        phase: The phase.
+        schedule: Says whether the prior is fitted to real images at all.
+        prior_fitted: Whether that has been done.
+    """
+    return phase.fitted in (None, prior_fitted or not schedule.prior_fit)
+
+
+def last_rows(phases: Sequence[Phase | EndOfIteration]) -> tuple[Phase | EndOfIteration, ...]:
+    """Return the rows of the last iterations of a run: all but the phases that end when the prior is fitted."""
+    return tuple(row for row in phases if isinstance(row, EndOfIteration) or row.fitted in (None, True))
 
 
 def phases_of(objective: Objective) -> tuple[Phase | EndOfIteration, ...]:
@@ -221,9 +256,9 @@ def check_phases(rows: Sequence[object], name: str) -> tuple[Phase | EndOfIterat
             raise PluginError(
                 f"{name}, phase {phase.name!r}: trains {phase.trains}; expected some of {', '.join(PARTS)}"
             )
-        if phase.advances not in (None, *NETWORKS):
+        if not {*phase.advances} <= {*NETWORKS}:
             raise PluginError(
-                f"{name}, phase {phase.name!r}: advances {phase.advances!r}; expected one of {', '.join(NETWORKS)}"
+                f"{name}, phase {phase.name!r}: advances {phase.advances}; expected some of {', '.join(NETWORKS)}"
             )
     names = [row.name for row in known]
     if len(set(names)) < len(names):

@@ -41,6 +41,7 @@ class Entry:
         distribution: The installed distribution that it came with.
         version: That distribution's version.
         on_request: Whether a metric is left out of ``all`` without being loaded.
+        requires: Values of other sections that an objective comes with, in the tables of a configuration.
     """
 
     kind: str
@@ -53,6 +54,7 @@ class Entry:
     distribution: str
     version: str
     on_request: bool = False
+    requires: Mapping[str, Mapping[str, Any]] = attrs.field(factory=dict)
 
     def load(self) -> type:
         """Import the class and check it against the contract.

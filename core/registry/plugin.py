@@ -17,6 +17,8 @@ from mpcc.core.registry.entries import KINDS, Entry
 __all__ = ["API_VERSION", "Observer", "Plugin"]
 
 API_VERSION = 1
+# What an objective may require: settings of the run, the prior and the architecture with their options.
+REQUIRED_SECTIONS = ("run", "prior", "arch")
 # Categories that one line of text must not contain: control characters, line and paragraph separators, surrogates.
 BREAKS = ("Cc", "Zl", "Zp", "Cs")
 
@@ -79,12 +81,16 @@ class Plugin:
             defaults: Mapping[str, Any] | None = None,
             api_version: int = API_VERSION,
             on_request: bool = False,
+            requires: Mapping[str, Mapping[str, Any]] | None = None,
         ) -> None:
             check_registration(kind, name, target, summary, options, api_version)
+            needs = dict(requires or {})
+            check_requirements(kind, name, needs)
             if any((entry.kind, entry.name) == (kind, name) for entry in entries):
                 raise PluginError(f"{kind} {name!r} is registered twice by {distribution} ({origin})")
             own = dict(defaults or {})
-            entries.append(Entry(kind, name, target, summary, options, own, origin, distribution, version, on_request))
+            where = (origin, distribution, version)
+            entries.append(Entry(kind, name, target, summary, options, own, *where, on_request, needs))
 
         for kind in KINDS:
             getattr(manager.hook, f"register_{kind}s")(register=functools.partial(register, kind))
@@ -125,3 +131,18 @@ def check_registration(kind: str, name: str, target: str, summary: str, options:
         raise PluginError(f"{kind} {name!r}: the summary must be one line of text, got {summary!r}")
     if api_version != API_VERSION:
         raise PluginError(f"{kind} {name!r} is written for plugin API {api_version}; this mpcc has {API_VERSION}")
+
+
+def check_requirements(kind: str, name: str, requires: Mapping[str, Any]) -> None:
+    """Refuse requirements that are not values of a configuration's sections, or not those of an objective.
+
+    Raises:
+        PluginError: With the value and what was expected.
+    """
+    if requires and kind != "objective":
+        raise PluginError(f"{kind} {name!r}: only an objective requires values of other sections, got {requires!r}")
+    for section, table in requires.items():
+        if section not in REQUIRED_SECTIONS:
+            raise unknown_name(f"section that {kind} {name!r} requires:", section, REQUIRED_SECTIONS)
+        if not isinstance(table, Mapping):
+            raise PluginError(f"{kind} {name!r}: expected a table {section} of values, got {table!r}")

@@ -1,13 +1,13 @@
-"""What each preset was made for: a data set, an architecture and a kind of device.
+"""What each preset was made for: a data set, an architecture, an objective and a kind of device.
 
-A preset says so in its field ``for``; its architecture is the one that it chooses itself::
+A preset says so in its field ``for``; its architecture and its objective are those that it chooses itself::
 
     [presets.birds]
     for = { data = "birds", device = "cpu" }
     arch = { name = "biggan16", width = 8 }
 
-Without ``device`` it was made for every device. Without ``for``, a preset with the name of a data set was made for that
-data set, and any other one is chosen by its name only.
+Without ``device`` it was made for every device, without an objective for the default one. Without ``for``, a preset
+with the name of a data set was made for that data set, and any other one is chosen by its name only.
 """
 
 from __future__ import annotations
@@ -34,20 +34,22 @@ class Purpose:
         data: A data set; None for a preset that is chosen by its name only.
         arch: An architecture; None for any.
         device: One of `DEVICES`; None for any.
+        objective: An objective; None for the default one, and for others that have no preset of their own.
 
     Example:
-        >>> str(Purpose("mnist", "biggan16", "cpu")), str(Purpose("mnist", None, None))
-        ('mnist with biggan16 on a CPU', 'mnist')
+        >>> str(Purpose("mnist", "biggan16", "cpu")), str(Purpose("mnist", None, None, "vade"))
+        ('mnist with biggan16 on a CPU', 'mnist by vade')
     """
 
     data: str | None
     arch: str | None
     device: str | None
+    objective: str | None = None
 
     def __str__(self) -> str:
         """Return it in words."""
-        words = [self.data or "", f"with {self.arch}" if self.arch else "", DEVICES.get(self.device or "", "")]
-        return " ".join(filter(None, words))
+        arch, objective = (f"with {self.arch}" if self.arch else "", f"by {self.objective}" if self.objective else "")
+        return " ".join(filter(None, [self.data or "", arch, objective, DEVICES.get(self.device or "", "")]))
 
 
 def purpose_of(name: str, preset: Mapping[str, Any], datasets: Collection[str]) -> Purpose:
@@ -59,8 +61,13 @@ def purpose_of(name: str, preset: Mapping[str, Any], datasets: Collection[str]) 
         datasets: The names of all data sets.
     """
     given = preset.get("for", {"data": name} if name in datasets else {})
-    arch = preset.get("arch", {}).get("name")
-    return Purpose(given.get("data"), arch if isinstance(arch, str) else None, given.get("device"))
+    arch, objective = (preset.get(section, {}).get("name") for section in ("arch", "objective"))
+    return Purpose(
+        given.get("data"),
+        arch if isinstance(arch, str) else None,
+        given.get("device"),
+        objective if isinstance(objective, str) else None,
+    )
 
 
 def check_purpose(value: Mapping[str, Any], spelled: str) -> None:

@@ -41,9 +41,14 @@ def half(flag: str, value: float) -> str:
     return f"--{flag} {value / 2:.3g}"
 
 
+def slower_prior(settings: RunSettings, measured: Vitals) -> str:
+    """Return a smaller step size of the prior, or of the networks if the prior is fixed."""
+    return f"{half('lr', settings.lr) if measured.prior_is_fixed else half('prior-lr', settings.prior_lr)} ({SLOWER})"
+
+
 def fewer_groups(settings: RunSettings, measured: Vitals) -> str:
     used = sum(size > 0 for size in measured.sizes)
-    slower = f"{half('prior-lr', settings.prior_lr)} ({SLOWER})"
+    slower = slower_prior(settings, measured)
     return slower if used < 2 else f"--clusters {used}, if there are no more groups (costs no more time), or {slower}"
 
 
@@ -61,14 +66,15 @@ def freer_images(settings: RunSettings, measured: Vitals) -> str:
 
 
 def varied_samples(settings: RunSettings, measured: Vitals) -> str:
+    if not measured.has("data_discriminator"):
+        return slower_prior(settings, measured)
     generator, prior = half("generator-lr-factor", settings.generator_lr_factor), half("prior-lr", settings.prior_lr)
-    return (
-        f"{generator} or {prior} (either is {SLOWER}), or --d-steps {settings.d_steps + 1} (an iteration takes longer)"
-    )
+    slower = f"{generator} ({SLOWER})" if measured.prior_is_fixed else f"{generator} or {prior} (either is {SLOWER})"
+    return f"{slower}, or --d-steps {settings.d_steps + 1} (an iteration takes longer)"
 
 
 def grey_pixels(settings: RunSettings, measured: Vitals) -> str:
-    slower = f"{half('prior-lr', settings.prior_lr)} ({SLOWER})"
+    slower = slower_prior(settings, measured)
     if settings.batch < 4:
         return slower
     fewer = f"--batch {settings.batch // 2} (an iteration takes less time, and has fewer images of each cluster)"
@@ -76,6 +82,8 @@ def grey_pixels(settings: RunSettings, measured: Vitals) -> str:
 
 
 def clearer_posteriors(settings: RunSettings, measured: Vitals) -> str:
+    if not measured.has("membership"):
+        return f"{slower_prior(settings, measured)}, or less spread in the prior by its options (samples vary less)"
     if not settings.prior_fit:
         return "--prior-fit 0.3 --density-weight 1 (some seconds once; it needs a few thousand iterations before it)"
     weight = 2 * settings.membership_weight or 1.0
@@ -86,6 +94,8 @@ def clearer_posteriors(settings: RunSettings, measured: Vitals) -> str:
 
 
 def heeded_labels(settings: RunSettings, measured: Vitals) -> str:
+    if not measured.has("membership"):
+        return slower_prior(settings, measured)
     other = "another --arch.conditioning (a new run of the same length)"
     if settings.generator_membership_weight:
         weight = 2 * settings.generator_membership_weight
@@ -105,10 +115,10 @@ def smaller_steps(settings: RunSettings, measured: Vitals) -> str:
 
 def larger_gradients(settings: RunSettings, measured: Vitals) -> str:
     norms = {part: norm for part, norm in measured.gradient_norms.items() if part in NETWORKS}
-    if min(norms, key=lambda part: norms[part], default="encoder") == "encoder":
+    if min(norms, key=lambda part: norms[part], default="encoder") == "encoder" and measured.has("membership"):
         weight = 2 * settings.membership_weight or 1.0
         return f"--membership-weight {weight:.3g} (samples and reconstructions become less exact)"
-    if settings.d_steps > 1:
+    if settings.d_steps > 1 and measured.has("data_discriminator"):
         return weaker_discriminator(settings, measured)
     return f"--lr {2 * settings.lr:.3g} (training may become unstable)"
 

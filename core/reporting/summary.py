@@ -20,11 +20,11 @@ import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from mpcc.core.contracts import Architecture, Networks, Prior
+from mpcc.core.contracts import Architecture, Networks, Objective, Prior
 from mpcc.core.method.entropy import EntropyPolicy
 from mpcc.core.method.losses import Batch, draw
 from mpcc.core.method.model import Model, trainable
-from mpcc.core.method.phases import MPCC, Draws, EndOfIteration, Phase, loss_of, takes_real
+from mpcc.core.method.phases import MPCC, Draws, EndOfIteration, Phase, last_rows, loss_of, phases_of, takes_real
 from mpcc.core.method.schedule import Schedule
 from mpcc.core.method.terms import TermWeights
 
@@ -310,6 +310,7 @@ def summarise(
     phases: Sequence[Phase | EndOfIteration] = MPCC,
     weights: TermWeights = TermWeights(),  # noqa: B008 - it is frozen
     entropy: EntropyPolicy | None = None,
+    objective: Objective | None = None,
 ) -> Summary:
     """Describe the networks that an architecture builds for a prior, and count the operations of an iteration.
 
@@ -320,9 +321,10 @@ def summarise(
         prior: A prior on the CPU.
         channels: D.
         schedule: Batch size and numbers of updates.
-        phases: The updates of an iteration.
+        phases: The updates of an iteration; of those that end before the run does, none is counted.
         weights: Weights of the terms, for those that take images only if they have one.
         entropy: How the entropies of the components are computed; None for the prior's own declaration.
+        objective: Builds the networks, and has the phases; None for those of the architecture.
 
     Raises:
         InvalidInput: If the architecture does not support K, J or D.
@@ -343,13 +345,16 @@ def summarise(
         declared = prior.entropy_kind != "none"
         entropy = EntropyPolicy.of(prior) if declared else EntropyPolicy("monte-carlo", samples=1)
     policy = entropy
+    rows = last_rows(phases if objective is None else phases_of(objective))
     shape = (channels, architecture.image_size, architecture.image_size)
 
     def build() -> Model:
-        networks, own_prior = architecture.build(prior.clusters, prior.latent_dim, channels), copy.deepcopy(prior)
-        for part in (*networks.by_name().values(), own_prior):
+        sizes, own_prior = (prior.clusters, prior.latent_dim, channels), copy.deepcopy(prior)
+        networks = architecture.build(*sizes) if objective is None else objective.networks(architecture, *sizes)
+        likelihood = None if objective is None else objective.likelihood()
+        for part in (*networks.by_name().values(), own_prior, *([] if likelihood is None else [likelihood])):
             part.train().requires_grad_(False)
-        return Model(own_prior, networks, networks.generator, policy)
+        return Model(own_prior, networks, networks.generator, policy, likelihood)
 
     with torch.random.fork_rng(devices=[]), torch.enable_grad():
         model = build()
@@ -357,13 +362,13 @@ def summarise(
         try:
             parts: dict[str, Any] = {name: ShapesOnly(part) for name, part in model.networks.by_name().items()}
             on_meta = attrs.evolve(model, networks=attrs.evolve(model.networks, **parts))
-            costs, counted = count(on_meta, shape, schedule, phases, weights), FROM_SHAPES
+            costs, counted = count(on_meta, shape, schedule, rows, weights), FROM_SHAPES
         except Exception:
             # A plugin may read values, which the meta device does not have. A broken plugin fails again below.
             model = build()
             summaries = describe(model.networks)
             small, large = (
-                count(model, shape, attrs.evolve(schedule, batch=batch), phases, weights) for batch in SMALL_BATCHES
+                count(model, shape, attrs.evolve(schedule, batch=batch), rows, weights) for batch in SMALL_BATCHES
             )
             steps = (schedule.batch - SMALL_BATCHES[0]) / (SMALL_BATCHES[1] - SMALL_BATCHES[0])
             costs = tuple(

@@ -97,7 +97,7 @@ def of_clusters(measured: Vitals) -> dict[str, str]:
             f"most images are in few clusters, as in {effective:.1f} equal ones, expected at least "
             f"{FEW * clusters:g}: unless your groups are as unequal, the terms on real images hold the images together"
         )
-    if measured.two_peaks and not empty:
+    if measured.two_peaks and not empty and measured.clusters_images:
         double = [str(cluster) for cluster in measured.two_peaks]
         seen["two_groups"] = (
             f"the latents of {listed(double)} have two peaks: a cluster may hold two groups, which its picture in "

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 import attrs
 import torch
@@ -44,6 +44,7 @@ class Vitals:
         forming: Whether the run is in the phase in which clusters still form.
         two_peaks: Clusters whose latents have two peaks (`clusters_with_two_peaks`).
         iterations: How long the model has been trained, or None if that is not known.
+        terms: The names of the terms that train the model, or None for those of the default objective.
     """
 
     sizes: tuple[int, ...]
@@ -58,6 +59,21 @@ class Vitals:
     two_peaks: tuple[int, ...] = ()
     iterations: int | None = None
     gradient_norms: Mapping[str, float] = attrs.field(factory=dict)
+    terms: frozenset[str] | None = None
+
+    def has(self, term: str) -> bool:
+        """Return whether a term trains the model."""
+        return self.terms is None or term in self.terms
+
+    @property
+    def clusters_images(self) -> bool:
+        """Whether the system has labels y: a term says what they are worth."""
+        return self.has("membership") or self.has("label_divergence")
+
+    @property
+    def prior_is_fixed(self) -> bool:
+        """Whether gradients were logged, and none of the prior."""
+        return bool(self.gradient_norms) and "prior" not in self.gradient_norms
 
     def quantities(self) -> dict[str, float]:
         """Return the numbers for curves and ``results.json``."""
@@ -85,6 +101,7 @@ def vitals(
     forming: bool = False,
     iterations: int | None = None,
     gradient_norms: Mapping[str, Sequence[float]] | None = None,
+    terms: Collection[str] | None = None,
 ) -> Vitals:
     """Measure a model without a change to it or to any random state.
 
@@ -97,6 +114,7 @@ def vitals(
         forming: The result of `still_forming`.
         iterations: How long the model has been trained.
         gradient_norms: Logged norms of the gradients of each part since the last evaluation.
+        terms: The names of the terms that train the model.
     """
     clusters = evaluation.clusters
     # Shares are the same for images in [-1, 1] and in 0..255.
@@ -121,6 +139,7 @@ def vitals(
         two_peaks=() if forming else tuple(clusters_with_two_peaks(evaluation.locations, evaluation.assignments)),
         iterations=iterations,
         gradient_norms={part: statistics.median(norms) for part, norms in (gradient_norms or {}).items() if norms},
+        terms=None if terms is None else frozenset(terms),
     )
 
 

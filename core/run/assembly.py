@@ -14,7 +14,7 @@ from torch import Tensor
 
 from mpcc.core.config import RESUMABLE, RunConfig, RunSettings, options
 from mpcc.core.config.locations import Places
-from mpcc.core.contracts import Architecture, Dataset, FeatureRequest, ImageSet, ImageSource, Metric, Prior
+from mpcc.core.contracts import Architecture, Dataset, FeatureRequest, ImageSet, ImageSource, Metric, Objective, Prior
 from mpcc.core.engines.choice import choose_engine
 from mpcc.core.errors import InvalidInput, PluginError, unknown_name
 from mpcc.core.evaluation.findings import feature_request
@@ -45,10 +45,14 @@ def make_prior(config: RunConfig) -> tuple[Prior, EntropyPolicy]:
     """Return the prior of a configuration, on the CPU, and where the entropies of its components come from.
 
     Raises:
-        InvalidInput: If the prior does not have the entropies that are asked for.
+        InvalidInput: If the objective cannot use the prior, or it lacks the entropies that are asked for.
     """
     settings = config.run
     prior: Prior = config.prior.make(settings.clusters, settings.latent_dim)
+    try:
+        config.objective.make().check(prior)
+    except InvalidInput as error:
+        raise InvalidInput(f"--objective {config.objective.name} --prior {config.prior.name}: {error}") from error
     return prior, EntropyPolicy.of(prior, settings.entropy, settings.entropy_samples)
 
 
@@ -72,9 +76,9 @@ def build_model(config: RunConfig, channels: int, device: torch.device) -> Model
         logger.warning(
             "%s draws its labels itself: --label-draws %s does not change it", cls.__name__, prior.label_draws
         )
-    architecture: Architecture = config.arch.make()
-    networks = architecture.build(config.run.clusters, config.run.latent_dim, channels)
-    return Model.assemble(prior, networks, device, entropy)
+    objective: Objective = config.objective.make()
+    networks = objective.networks(config.arch.make(), config.run.clusters, config.run.latent_dim, channels)
+    return Model.assemble(prior, networks, device, entropy, objective.likelihood())
 
 
 def augmentation(settings: RunSettings) -> Augmentation:

@@ -302,6 +302,7 @@ class Execution:
             # The weights of another run may have been trained for long.
             iterations=None if settings.init_from else done,
             gradient_norms=run.gradient_norms,
+            terms=trainer.term_weights or None,
         )
         warnings = symptoms(measured, settings)
         self.results = {

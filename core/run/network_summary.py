@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from mpcc.core.config import RunConfig
-from mpcc.core.method.phases import phases_of
 from mpcc.core.reporting.summary import Summary, summarise
 from mpcc.core.run.assembly import make_prior, schedule_of, term_weights
 
@@ -24,7 +23,7 @@ def network_summary(config: RunConfig, channels: int) -> Summary:
         prior,
         channels=channels,
         schedule=schedule_of(config.run),
-        phases=phases_of(config.objective.make()),
+        objective=config.objective.make(),
         weights=weights,
         entropy=entropy,
     )

@@ -194,6 +194,12 @@ def caveats(state: Mapping[str, Any], run: Run, source: Path) -> list[str]:
                 f"the step sizes of iteration {last + 1} were {used:.2g} of the first ones, with --iterations "
                 f"{schedule.iterations} they would have been {expected:.2g}"
             )
+        before, after = (one.prior_fit_due(last) for one in (attrs.evolve(schedule, iterations=end), schedule))
+        if before != after:
+            changed.append(
+                f"with --iterations {schedule.iterations} the prior would {'not ' * before}have been fitted by "
+                f"iteration {last + 1}"
+            )
     if not changed:
         return []
     return [f"{'; '.join(changed)}: the continued run may differ from an uninterrupted one"]
@@ -216,6 +222,11 @@ def take_first_weights(run: Run) -> None:
     check_contents(state, source)
     saved, now = saved_config(state, source), run.config.to_tables()
     changed = differences(saved, {section: now[section] for section in ("prior", "arch")})
+    built = {name: set(part.state_dict()) for name, part in run.trainer.model.parts().items()}
+    if {name: set(tensors) for name, tensors in state["parts"].items()} != built and not changed:
+        before = saved.get("objective", {}).get("name", "an earlier one")
+        if before != now["objective"]["name"]:
+            changed.append(f"objective was {before}, is {now['objective']['name']}")
     for name in ("clusters", "latent_dim"):
         if saved["run"].get(name) != now["run"][name]:
             changed.append(f"run.{name} was {saved['run'].get(name)}, is {now['run'][name]}")

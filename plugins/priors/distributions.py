@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from scipy.special import stdtrit
 from torch import Tensor
-from torch.distributions import Distribution, Gamma, constraints
+from torch.distributions import Distribution, Gamma, Independent, Normal, constraints, register_kl
 from torch.distributions.utils import broadcast_all
 
 __all__ = ["BoundedGumbel", "BoundedLogistic", "LowRankNormal", "StableStudentT"]
@@ -207,7 +207,7 @@ class LowRankNormal(Distribution):
 
     def log_prob(self, value: Tensor) -> Tensor:
         """Return the log-density of ``value``, shape (..., J) -> (...)."""
-        directions, half_log_det = self._factorised()
+        directions, half_log_det = self.factorised()
         y = (value.double() - self.loc.double()) / self.scale.double()
         residual = F.pad(y, (0, self.factor.shape[-1]))
         for direction in directions:
@@ -217,11 +217,14 @@ class LowRankNormal(Distribution):
 
     def entropy(self) -> Tensor:
         """Return J (1 + log 2 pi) / 2 plus half of log det of the covariance, shape (...)."""
-        _, half_log_det = self._factorised()
+        _, half_log_det = self.factorised()
         return (half_log_det + self.loc.shape[-1] * (1 + math.log(2 * math.pi)) / 2).to(self.loc.dtype)
 
-    def _factorised(self) -> tuple[list[Tensor], Tensor]:
-        """Return an orthonormal basis of the columns of A on top of I, and half of log det of the covariance."""
+    def factorised(self) -> tuple[list[Tensor], Tensor]:
+        """Return an orthonormal basis of the columns of A on top of I, and half of log det of the covariance.
+
+        Both are float64. A vector of the basis has the shape (..., J + rank), the determinant (...).
+        """
         scale, rank = self.scale.double(), self.factor.shape[-1]
         top = self.factor.double() / scale.unsqueeze(-1)
         identity = torch.eye(rank, dtype=top.dtype, device=top.device).expand(*top.shape[:-2], rank, rank)
@@ -235,3 +238,32 @@ class LowRankNormal(Distribution):
             column = direction.unsqueeze(-1)
             rest = rest - (rest * column).sum(-2, keepdim=True) * column
         return directions, half_log_det
+
+
+@register_kl(Independent, LowRankNormal)  # type: ignore[no-untyped-call,untyped-decorator]
+def kl_of_diagonal_normal(q: Independent[Any], p: LowRankNormal) -> Tensor:
+    r"""Return KL(q || p) of a diagonal Normal q(m, diag(v)) and a Normal with low-rank covariance, in nats.
+
+    .. math::
+        KL = \tfrac12 \left( \mathrm{tr}(\Sigma^{-1} \mathrm{diag}(v)) + (m - \mu)^T \Sigma^{-1} (m - \mu) - J
+        + \log \det \Sigma - \sum_j \log v_j \right)
+
+    With the basis Q of `LowRankNormal.factorised`, whose upper J rows are Q1, the inverse of I + A A^T is I - Q1 Q1^T.
+    The density of p at m has the quadratic form and the determinant already.
+
+    Arguments:
+        q: Independent Normals, event shape (J,).
+        p: Batch shape as that of q.
+
+    Raises:
+        NotImplementedError: If q is no vector of Normals.
+    """
+    if not isinstance(q.base_dist, Normal) or q.reinterpreted_batch_ndims != 1:
+        raise NotImplementedError(f"no closed form of the KL divergence of {q} and a LowRankNormal")
+    mean, variance = q.base_dist.mean, q.base_dist.variance
+    directions, _ = p.factorised()
+    size = mean.shape[-1]
+    removed = sum((direction[..., :size].square() for direction in directions), torch.zeros_like(mean.double()))
+    trace = (variance.double() / p.scale.double().square() * (1 - removed).clamp(min=0)).sum(-1)
+    surprise = -p.log_prob(mean) - size * math.log(2 * math.pi) / 2
+    return surprise + ((trace - size - variance.double().log().sum(-1)) / 2).to(surprise.dtype)

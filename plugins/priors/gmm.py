@@ -80,6 +80,12 @@ class GaussianMixture(LocationScaleMixture):
             return Independent(component, 1, validate_args=False)
         return super().component(y)
 
+    def divergences(self, loc: Tensor, raw_scale: Tensor) -> Tensor:
+        """Return KL(q(z|x) || p(z|k)), shape (N, K); samples and density of a `ReferenceNormal` have no common one."""
+        if self.options.variances == "reference":
+            raise NotImplementedError("a component of reference variances is no distribution")
+        return super().divergences(loc, raw_scale)
+
     def family(self, loc: Tensor, scale: Tensor) -> Distribution:
         """Return Normal(loc, scale); q(z|x) is Normal too, its raw scale a log-variance."""
         normal: Distribution = dist.Normal(loc, scale, validate_args=False)

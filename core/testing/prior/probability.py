@@ -238,3 +238,30 @@ def entropy_monte_carlo(case: PriorCase) -> str:
         return float(surprise.mean()), STANDARD_ERRORS * float(surprise.std()) / count**0.5 + 1e-9
 
     return check_entropies(prior, "Monte Carlo", mean_surprise)
+
+
+@PROBABILITY.add("divergences from q(z|x), if they have a closed form, are mean log ratios of samples")
+@torch.no_grad()
+def divergences(case: PriorCase) -> str:
+    prior, count, rows = case.build(3, 4), 40_000, 2
+    loc, raw_scale = torch.randn(rows, 4).double(), torch.randn(rows, 4).double()
+    try:
+        declared = prior.divergences(loc, raw_scale)
+    except NotImplementedError:
+        return "there is none: systems of the forward KL cannot use it"
+    require(
+        tuple(declared.shape) == (rows, 3),
+        f"divergences(loc, raw_scale): expected shape {(rows, 3)}, got {tuple(declared.shape)}",
+    )
+    worst, figures = -math.inf, ""
+    for row in range(rows):
+        q = prior.encoder_distribution(loc[row].expand(count, -1), raw_scale[row].expand(count, -1))
+        z = q.rsample()
+        for k in range(3):
+            ratios = q.log_prob(z) - prior.component(torch.full((count,), k)).log_prob(z)
+            mean, allowed = float(ratios.mean()), STANDARD_ERRORS * float(ratios.std()) / count**0.5 + 1e-9
+            found = float(declared[row, k])
+            compared = f"J = 4, cluster {k}: divergences() {found:.4f}, Monte Carlo {mean:.4f} +- {allowed:.2g}"
+            require(abs(found - mean) <= allowed, f"{compared}: expected the same")
+            worst, figures = max((worst, figures), (abs(found - mean) / allowed, compared))
+    return figures

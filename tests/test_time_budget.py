@@ -407,6 +407,8 @@ def test_minutes_given_later_set_a_runs_own_configuration_anew() -> None:
     assert run.first_eval is None
     run, _ = came_to(MNIST, file=of_a_run, flags={"eval_every": 11})
     assert run.eval_every == 11
+    run, _ = came_to(attrs.evolve(MNIST, iteration=10.0), file={**of_a_run, "iterations": 6000, "prior_fit": 0.3})
+    assert run.prior_fit == 0.6
 
 
 def test_minutes_and_iterations_in_one_place_contradict_each_other(

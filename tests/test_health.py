@@ -323,8 +323,8 @@ def test_the_cures_of_another_objective_can_be_typed_with_it(objective: str, siz
     config = resolve(registry, [Layer("flag", {"objective": {"name": objective}})])
     norms = dict.fromkeys(parts, size)
     for change in WRONG:
-        if len(set(change.get("sizes", ()))) and config.run.clusters == 1:
-            continue
+        if config.run.clusters == 1 and change.keys() & {"sizes", "posterior_entropy"}:
+            continue  # the only cluster has all images, for sure
         measured = attrs.evolve(SOUND, hinge=None, terms=frozenset(terms), gradient_norms=norms, **change)
         for symptom in symptoms(measured, config.run):
             flags = dict(re.findall(r"--([a-z][a-z-]+) ([0-9.e-]+)", symptom.message))

@@ -161,8 +161,8 @@ def test_over_many_draws_the_gradient_of_phi_is_that_of_the_expectation() -> Non
     assert bool(((actual - exact).abs() < 5 * each.std(0) / len(y) ** 0.5).all())
 
 
-@pytest.mark.parametrize("name", REGISTRY.names("prior"))
-def test_every_prior_can_train_its_weights_or_hold_them(name: str) -> None:
+@pytest.mark.parametrize("name", [name for name in REGISTRY.names("prior") if REGISTRY.entry("prior", name).options])
+def test_every_prior_with_options_can_train_its_weights_or_hold_them(name: str) -> None:
     entry = REGISTRY.entry("prior", name)
     options = entry.options_class()
     assert options is not None

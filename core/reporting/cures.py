@@ -83,7 +83,10 @@ def grey_pixels(settings: RunSettings, measured: Vitals) -> str:
 
 def clearer_posteriors(settings: RunSettings, measured: Vitals) -> str:
     if not measured.has("membership"):
-        return f"{slower_prior(settings, measured)}, or less spread in the prior by its options (samples vary less)"
+        fit = "" if settings.prior_fit else "--prior-fit 0.2 (an autoencoder is trained before it), or "
+        return (
+            f"{fit}{slower_prior(settings, measured)}, or less spread in the prior by its options (samples vary less)"
+        )
     if not settings.prior_fit:
         return "--prior-fit 0.3 --density-weight 1 (some seconds once; it needs a few thousand iterations before it)"
     weight = 2 * settings.membership_weight or 1.0

@@ -172,6 +172,6 @@ def both_engines_agree(case: ObjectiveCase) -> str:
 
 
 def vector(trainer: Trainer) -> list[Tensor]:
-    """Return the parameters of each part as one vector."""
-    parts = trainer.model.trained_parts().values()
-    return [torch.cat([parameter.detach().flatten() for parameter in part.parameters()]) for part in parts]
+    """Return the parameters of each part that has any as one vector."""
+    parts = [list(part.parameters()) for part in trainer.model.trained_parts().values()]
+    return [torch.cat([parameter.detach().flatten() for parameter in part]) for part in parts if part]

@@ -8,6 +8,7 @@ import tomllib
 from pathlib import Path
 from typing import Any
 
+import attrs
 import numpy as np
 import pytest
 import torch
@@ -15,6 +16,7 @@ import torch
 from mpcc.core.commands import entry
 from mpcc.core.config import Layer, compat_layer, read_config, resolve
 from mpcc.core.errors import InvalidInput
+from mpcc.core.method.terms import TermWeights
 from mpcc.core.registry import Registry, load_registry
 
 # What the presets of the paper said before they were called so, with the defaults of that day: sizes, options, run.
@@ -290,6 +292,10 @@ def test_the_papers_preset_replaces_that_of_the_data_set_and_nothing_else_is_add
             f"preset mnist-paper: that of --compat {name}",
         )
         assert (config.run.balance_weight, config.run.consistency_weight, config.run.invariant_to) == (0, 0, "none")
+        ours = {field.name for field in attrs.fields(TermWeights) if field.default == 0}
+        assert ours >= {"balance", "density"}
+        assert all(compat.tables["run"][f"{term}_weight"] == 0 for term in ours - {"balance_tolerance"})
+        assert compat.tables["run"]["prior_fit"] == 0
         # A user's flags come last, and a preset that the user names comes before that of --compat.
         assert resolve(registry, [compat, flags(data={"name": "mnist"}, run=terms)]).run.balance_weight == 3
         config = resolve(registry, [compat, flags(data={"name": "mnist"})], "mnist")

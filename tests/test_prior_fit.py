@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from pathlib import Path
 from typing import Any
 
 import attrs
@@ -14,6 +15,7 @@ from sklearn.metrics import adjusted_rand_score
 from torch import Tensor
 from torch.autograd import gradcheck
 
+from mpcc.core.commands import start
 from mpcc.core.config import Layer, resolve
 from mpcc.core.contracts import Prior
 from mpcc.core.engines.fast import FastEngine
@@ -34,7 +36,7 @@ from mpcc.plugins.priors.options import GaussianMixtureOptions
 
 K, J = 4, 3
 REGISTRY: Registry = load_registry()
-PRIORS = REGISTRY.names("prior")
+PRIORS = [name for name in REGISTRY.names("prior") if name != "standard_normal"]  # which has no parameters
 
 
 def made(name: str, **options: Any) -> Prior:
@@ -57,7 +59,7 @@ def separated(count: int = 400, spread: float = 0.3) -> tuple[Tensor, Tensor]:
 
 def test_groups_are_found_whatever_the_scale_of_a_direction() -> None:
     z, expected = separated()
-    for factors in ([1.0, 1.0, 1.0], [1e-3, 10.0, 1.0], [1.0, 1.0, 0.0]):
+    for factors in ([1.0, 1.0, 1.0], [1e-2, 10.0, 1.0], [1.0, 1.0, 0.0]):
         found = latent_groups(z * torch.tensor(factors), K, seed=0)
         assert adjusted_rand_score(expected, found) == pytest.approx(1.0), factors
 
@@ -98,8 +100,6 @@ def test_groups_take_the_names_of_the_clusters_that_they_share_most_with() -> No
 @pytest.mark.parametrize("name", PRIORS)
 def test_every_prior_finds_the_groups_of_latents(name: str) -> None:
     prior = made(name)
-    if not any(parameter.numel() for parameter in prior.parameters()):
-        pytest.skip(f"{name} has no parameters")
     z, expected = separated()
     with torch.no_grad():
         before = float(torch.logsumexp(prior.log_weights() + prior.log_density(z), 1).mean())
@@ -266,6 +266,87 @@ def test_latents_that_are_not_finite_are_left_to_the_guard() -> None:
     one.iterate()
     assert one.guard.breakdown() is not None
     assert torch.equal(one.model.prior.loc.detach(), loc)  # type: ignore[operator]
+
+
+def test_a_prior_that_cannot_be_fitted_stays_as_it_was(caplog: pytest.LogCaptureFixture) -> None:
+    prior, (z, groups) = made("gmm"), separated()
+    fit_components(prior, z, groups)
+    best = copy.deepcopy(prior.state_dict())
+    caplog.clear()
+    reached = fit_components(prior, z * float("nan"), groups)
+    assert not reached > -float("inf")
+    assert all(torch.equal(value, best[name]) for name, value in prior.state_dict().items())
+    assert "could not be fitted to the latents of real images" in caplog.text
+
+
+@pytest.mark.parametrize("name", ["gmm", "student_t", "gumbel"])
+def test_one_outlier_does_not_stop_the_fit(name: str) -> None:
+    prior, (z, groups) = made(name), separated()
+    z[0] = -100
+    fit_components(prior, z, groups)
+    with torch.no_grad():
+        found = prior.log_responsibilities(z[1:]).argmax(1)
+    assert adjusted_rand_score(groups[1:], found) > 0.99
+
+
+def test_groups_that_are_far_away_are_reached() -> None:
+    prior, (z, groups) = made("gmm"), separated()
+    fit_components(prior, 10 * z + 20, groups)
+    component = prior.component(torch.arange(K))
+    for k, own in enumerate(by_group(10 * z + 20, groups)):
+        np.testing.assert_allclose(component.mean[k].detach().numpy(), own.mean(0), atol=0.1)
+
+
+def test_rounding_is_no_group() -> None:
+    noise = 1e-8 * torch.randn(50, J, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    assert len(latent_groups(1 + noise, K, seed=0).unique()) == 1
+    five = torch.arange(50).remainder(5).double()[:, None].expand(50, J) + noise / 1e4
+    assert len(latent_groups(five, 10, seed=0).unique()) == 5
+
+
+def test_the_images_of_a_fit_are_different_ones_and_the_stream_stays_where_it_is() -> None:
+    images = torch.arange(99, dtype=torch.uint8).view(99, 1, 1, 1)
+    stream = ImageStream(images, 50, seed=4)
+    stream.next()
+    before = stream.state()
+    parts = list(stream.some(1000))
+    assert [len(part) for part in parts] == [50, 49]
+    assert torch.cat(parts).flatten().tolist() == list(range(99))
+    chosen = torch.cat(list(stream.some(60))).flatten()
+    assert len(chosen.unique()) == 60
+    assert torch.equal(chosen, torch.cat(list(stream.some(60))).flatten())
+    assert stream.state() == before
+
+
+def test_a_short_run_is_fitted_before_its_last_iteration() -> None:
+    late = attrs.evolve(SCHEDULE, iterations=10, prior_fit=0.95)
+    assert [late.prior_fit_due(done) for done in (8, 9)] == [False, True]
+
+
+def test_density_alone_trains_no_encoder() -> None:
+    alone = attrs.evolve(WEIGHTS, balance=0.0, consistency=0.0)
+    one = trainer(weights=alone)
+    assert not one.real_terms
+    assert "density" in one.iterate()
+    assert trainer().real_terms
+
+
+def test_another_length_on_resume_that_moves_the_fit_is_told(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["--arch.width", "2", "--batch", "10", "--d-steps", "1", "--e-steps", "1", "--metrics", "acc"]
+    length = ["--lr-decay", "0", "--prior-fit", "0.5", "--eval-images", "20", "--standing-passes", "1"]
+    run = tmp_path / "run"
+    for more in (
+        ["--iterations", "4", "--out", str(run), *words, *length],
+        ["--resume", str(run), "--iterations", "20"],
+    ):
+        with pytest.raises(SystemExit) as end:
+            start.run_main(more)
+        assert end.value.code == 0
+    err = capsys.readouterr().err
+    assert "with --iterations 20 the prior would not have been fitted by iteration 4: the continued run" in err
+    assert err.count("the prior is fitted to") == 1
 
 
 def test_a_schedule_needs_its_length() -> None:

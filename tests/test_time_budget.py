@@ -203,6 +203,16 @@ def test_terms_on_real_images_rise_within_a_share_of_the_run(name: str | None) -
     assert longer.real_terms_rise == 200
 
 
+def test_a_shorter_run_is_fitted_after_as_many_iterations_and_a_longer_one_after_the_same_share() -> None:
+    intended = config_of().run.iterations
+    for iteration in (0.01, 0.3, 1.0, 10.0):
+        run, _ = came_to(attrs.evolve(MNIST, iteration=iteration), flags={"prior_fit": 0.3})
+        assert run.prior_fit == 0.3  # typed
+        run, _ = came_to(attrs.evolve(MNIST, iteration=iteration), prior_fit=0.3)
+        expected = min(max(0.3, 0.3 * intended / run.iterations), 0.6)
+        assert run.prior_fit == pytest.approx(expected, abs=1e-3)
+
+
 @settings(max_examples=100, deadline=None)
 @given(
     minutes=st.floats(0.2, 3000),
@@ -397,6 +407,8 @@ def test_minutes_given_later_set_a_runs_own_configuration_anew() -> None:
     assert run.first_eval is None
     run, _ = came_to(MNIST, file=of_a_run, flags={"eval_every": 11})
     assert run.eval_every == 11
+    run, _ = came_to(attrs.evolve(MNIST, iteration=10.0), file={**of_a_run, "iterations": 6000, "prior_fit": 0.3})
+    assert run.prior_fit == 0.6
 
 
 def test_minutes_and_iterations_in_one_place_contradict_each_other(

@@ -138,7 +138,7 @@ class RunSettings:
     )
     density_weight: float = option(
         0.0,
-        "weight of the prior's density at the latents of real images, beside the membership term's; 0 for none",
+        "weight of the prior's density at the latents of real images, in nats; 0 for none",
         least=0,
     )
     prior_fit: float = option(
@@ -167,7 +167,7 @@ class RunSettings:
         f"takes its default: {Invariances.usual()}",
         validator=_changes,
     )
-    real_terms_rise: int = option(200, "iterations over which balance and consistency rise to their weights", least=0)
+    real_terms_rise: int = option(200, "iterations over which the terms on real images rise to their weights", least=0)
     entropy: Literal["auto", "closed-form", "lower-bound", "monte-carlo"] = option(
         "auto", "entropies of the prior's components; auto takes what the prior declares, never an estimate"
     )

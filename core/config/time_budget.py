@@ -21,8 +21,8 @@ logger = logging.getLogger(__name__)
 
 # What follows from the length of a run; `lr_decay` is a share of it already.
 SCHEDULE = (
-    *("iterations", "ema_start", "ema_decay", "real_terms_rise", "eval_every", "eval_images", "standing_passes"),
-    *("checkpoint_every", "log_every"),
+    *("iterations", "ema_start", "ema_decay", "real_terms_rise", "prior_fit", "eval_every", "eval_images"),
+    *("standing_passes", "checkpoint_every", "log_every"),
 )
 SET_BY_MINUTES = (*SCHEDULE, "first_eval")
 OF_NO_USER, OF_A_FILE, OF_A_FLAG = range(3)
@@ -81,6 +81,7 @@ def free_settings(origins: Mapping[str, str]) -> set[str]:
     """
     ranks = {name: rank(origins.get(f"run.{name}", "default")) for name in SET_BY_MINUTES}
     by_flag = rank(origins.get("run.minutes", "default")) == OF_A_FLAG
-    recorded = by_flag and all(ranks[name] != OF_NO_USER for name in SCHEDULE)
+    # Runs of earlier versions have no `prior_fit`.
+    recorded = by_flag and all(ranks[name] != OF_NO_USER for name in SCHEDULE if name != "prior_fit")
     highest = OF_A_FILE if recorded else OF_NO_USER
     return {name for name, typed in ranks.items() if typed <= highest or name == "iterations"}

@@ -115,6 +115,23 @@ class ImageStream:
         # The device copies from page-locked memory while the host goes on.
         return batches.pin_memory() if self._pinned and batches.device.type == "cpu" else batches
 
+    def some(self, count: int) -> Iterator[Tensor]:
+        """Yield batches of different images, chosen by the seed alone, as they are; the stream stays where it is.
+
+        Arguments:
+            count: How many images in all; all of them if there are fewer.
+
+        Yields:
+            uint8, shape (batch, D, R, R); the last one may be smaller.
+
+        Raises:
+            InvalidInput: If an image cannot be read.
+        """
+        chosen = torch.randperm(len(self), generator=seeded(self.seed + 2, 0))[:count].sort().values
+        for part in chosen.split(self._order.batch):
+            # Images may be on a GPU, or be read from files here.
+            yield self._images[part.to(self._images.device) if isinstance(self._images, Tensor) else part]
+
     def _read_ahead(self) -> Tensor:
         if self._ahead is None:
             # The order has already moved past the batch that is wanted, so the workers begin one batch earlier.
@@ -150,30 +167,31 @@ class BatchOrder:
         seed: Any integer.
 
     Attributes:
+        batch: Images in a batch.
         epoch: The epoch of the last batch.
         position: Where that batch ended in the permutation of its epoch.
     """
 
     def __init__(self, count: int, batch: int, seed: int) -> None:
-        self._count, self._batch, self.seed = count, batch, seed
+        self._count, self.batch, self._seed = count, batch, seed
         self.seek(0, 0)
 
     def seek(self, epoch: int, position: int) -> None:
         """Go on after ``position`` images of an epoch."""
         self.epoch, self.position = epoch, position
-        self._permutation = torch.randperm(self._count, generator=seeded(self.seed, epoch))
+        self._permutation = torch.randperm(self._count, generator=seeded(self._seed, epoch))
 
     def next(self) -> Tensor:
         """Return the indices of the next batch, int64, shape (batch,)."""
-        if self.position + self._batch > self._count:
+        if self.position + self.batch > self._count:
             self.seek(self.epoch + 1, 0)
-        self.position += self._batch
-        return self._permutation[self.position - self._batch : self.position]
+        self.position += self.batch
+        return self._permutation[self.position - self.batch : self.position]
 
     def one_batch_ago(self) -> BatchOrder:
         """Return the same order, one batch earlier."""
-        earlier = BatchOrder(self._count, self._batch, self.seed)
-        earlier.seek(self.epoch, self.position - self._batch)
+        earlier = BatchOrder(self._count, self.batch, self._seed)
+        earlier.seek(self.epoch, self.position - self.batch)
         return earlier
 
 

@@ -246,7 +246,7 @@ def encoder_and_prior_loss(model: Model, batch: Batch, weights: TermWeights) -> 
     if of_real is None:
         return loss
     loss = loss + real_image_terms(model, batch, weights, of_real)
-    return loss + density_term(model, batch, weights, of_real) if weights.density else loss
+    return loss + density_term(model, batch, weights, of_real[: len(needed(batch.real))]) if weights.density else loss
 
 
 def encodings(model: Model, batch: Batch) -> tuple[tuple[Tensor, Tensor], Tensor | None]:
@@ -294,7 +294,7 @@ def density_term(model: Model, batch: Batch, weights: TermWeights, loc: Tensor) 
         model: The prior receives the gradients.
         batch: The factor on the term.
         weights: Weights of the terms.
-        loc: The encoder's location of the real images, then of the transformed ones, shape (2N, J).
+        loc: The encoder's location of the real images, shape (N, J).
     """
     prior = model.prior
     with prior.full_precision():

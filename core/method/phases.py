@@ -112,15 +112,21 @@ def average_generator(model: Model, schedule: Schedule, done: int) -> None:
     model.average(schedule.ema_decay if done >= schedule.ema_start else 0.0)
 
 
-# The terms of MPCC on real images (ours; method, section 8). Density trains the prior alone.
+# The terms of MPCC on real images (ours; method, section 8), and those that train the prior alone.
 REAL_TERMS = ("balance", "consistency")
-PRIOR_REAL_TERMS = (*REAL_TERMS, "density")
+PRIOR_TERMS = ("density",)
 
 
 def takes_real(phase: Phase, weights: TermWeights) -> bool:
     """Return whether a phase takes real images if the terms have these weights."""
     wanted = not phase.real_terms or any(getattr(weights, name, 0) for name in phase.real_terms)
     return phase.real is not None and wanted
+
+
+def trains_encoder(phase: Phase, weights: TermWeights) -> bool:
+    """Return whether terms on real images, with these weights, train the encoder in a phase."""
+    of_encoder = [name for name in phase.real_terms if name not in PRIOR_TERMS]
+    return phase.real is not None and any(getattr(weights, name, 0) for name in of_encoder)
 
 
 # The prior steps twice in an iteration: with the generator and with the first encoder update. The encoder's other
@@ -150,7 +156,7 @@ MPCC: tuple[Phase | EndOfIteration, ...] = (
         draws=Draws.WITH_PRIOR,
         advances="encoder",
         real=0,
-        real_terms=PRIOR_REAL_TERMS,
+        real_terms=(*REAL_TERMS, *PRIOR_TERMS),
     ),
     Phase(
         name="encoder",

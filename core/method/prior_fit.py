@@ -1,24 +1,19 @@
 """A prior placed on what the encoder makes of real images: groups of latents, and components fitted to them.
 
 With many clusters the components of a fresh prior overlap, and q(y|z) stays nearly uniform long after the latents of
-real images have formed groups. A fit in the middle of the training gives each group a component. VaDE (supplement,
-B.1) starts its mixture in the same way, from the latents of an autoencoder.
+real images have formed groups. A fit in the middle of the training gives each group a component. VaDE (Jiang et al.,
+2017) starts its mixture in the same way, from the latents of an autoencoder.
 
 Letters in shapes: N images, K clusters, J latent dimensions.
 """
 
 from __future__ import annotations
 
-import math
-import warnings
+import logging
 from collections.abc import Callable
 
 import numpy as np
 import torch
-from scipy.optimize import linear_sum_assignment
-from sklearn.cluster import KMeans
-from sklearn.exceptions import ConvergenceWarning
-from sklearn.mixture import GaussianMixture
 from torch import Tensor
 from torch.optim import Adam
 
@@ -30,10 +25,13 @@ __all__ = ["FIT_IMAGES", "GROUPINGS", "fit_components", "fit_prior", "latent_gro
 FIT_IMAGES = 10_000
 # How often a mixture is started; what is added to its variances, as a share of the mean variance of the latents.
 STARTS, NARROWEST = 5, 1e-4
-# A direction of the latents whose variance is below this share of the mean variance counts as constant.
-LEAST_VARIANCE = 1e-10
+# A direction counts as constant if its standard deviation is below this share of the mean one or of the largest latent:
+# what is left is rounding. Whitened latents that agree to so many digits are the same.
+LEAST_DEVIATION, DIGITS = 1e-4, 2
+logger = logging.getLogger(__name__)
+
 # Adam's step sizes, one after the other; each ends when so many steps gain less than this many nats, or after the most.
-STEP_SIZES, STEPS, GAIN, MOST_STEPS = (0.05, 0.005), 25, 1e-3, 500
+STEP_SIZES, STEPS, GAIN, MOST_STEPS = (0.05, 0.005), 25, 1e-4, 2000
 
 
 def latent_groups(z: Tensor, count: int, seed: int) -> Tensor:
@@ -47,11 +45,14 @@ def latent_groups(z: Tensor, count: int, seed: int) -> Tensor:
         count: K, how many groups; fewer are found if there are fewer different latents.
         seed: Of the start of k-means.
     """
+    from sklearn.cluster import KMeans  # the import takes a moment and 50 MiB
+
     values = z.detach().cpu().double().numpy()
     variances, directions = np.linalg.eigh(np.atleast_2d(np.cov(values.T)))
-    least = max(LEAST_VARIANCE * variances.mean(), np.finfo(float).tiny)
-    white = (values - values.mean(0)) @ directions / np.sqrt(np.maximum(variances, least))
-    different = len(np.unique(white, axis=0))
+    deviations = np.sqrt(np.maximum(variances, 0))
+    least = max(LEAST_DEVIATION * max(deviations.mean(), np.abs(values).max()), np.finfo(float).tiny)
+    white = (values - values.mean(0)) @ directions / np.maximum(deviations, least)
+    different = len(np.unique(white.round(DIGITS), axis=0))
     found = KMeans(min(count, different), n_init=1, random_state=seed % 2**32).fit_predict(white)
     return torch.as_tensor(found).long()
 
@@ -66,16 +67,16 @@ def mixture_groups(z: Tensor, count: int, seed: int) -> Tensor:
         count: K, how many groups; fewer are found if there are fewer different latents.
         seed: Of the starts of the mixture, of which the best is taken.
     """
+    from sklearn.mixture import GaussianMixture  # as above
+
     values = z.detach().cpu().double().numpy()
     different = len(np.unique(values, axis=0))
     if different == 1:
         return torch.zeros(len(z), dtype=torch.int64)
     least = NARROWEST * float(values.var(0).mean())
-    mixture = GaussianMixture(min(count, different), n_init=STARTS, reg_covar=least, random_state=seed % 2**32)
-    # Groups that are not at their best yet are groups, too.
-    with warnings.catch_warnings(action="ignore", category=ConvergenceWarning):
-        found = mixture.fit_predict(values)
-    return torch.as_tensor(found).long()
+    kinds = min(count, different)
+    mixture = GaussianMixture(kinds, n_init=STARTS, max_iter=1000, reg_covar=least, random_state=seed % 2**32)
+    return torch.as_tensor(mixture.fit_predict(values)).long()
 
 
 # How latents are grouped, by the names that a user types.
@@ -89,6 +90,8 @@ def renamed(groups: Tensor, responsibilities: Tensor) -> Tensor:
         groups: In 0..K-1, shape (N,).
         responsibilities: Of the clusters, shape (N, K).
     """
+    from scipy.optimize import linear_sum_assignment  # as above
+
     clusters = responsibilities.shape[1]
     shared = responsibilities.new_zeros(clusters, clusters, dtype=torch.float64)
     shared.index_add_(0, groups.to(shared.device), responsibilities.double())
@@ -99,39 +102,60 @@ def renamed(groups: Tensor, responsibilities: Tensor) -> Tensor:
 def fit_components(prior: Prior, z: Tensor, groups: Tensor) -> float:
     """Raise the likelihood of latents and their groups, E[log p(z, y)], by Adam; return it in nats.
 
-    The components of groups without latents stay as they are. Any prior can be fitted, because nothing but its
-    densities is used.
+    The components of groups without latents stay as they are; their weights fall if phi is trained. Any prior can be
+    fitted, because nothing but its densities is used. Gains are judged by their mean over the latents, each counted up
+    to one nat, which a few outliers do not move.
 
     Arguments:
-        prior: Its parameters are changed.
+        prior: Its parameters are changed, unless the likelihood would not be higher afterwards.
         z: Latents, shape (N, J).
         groups: In 0..K-1, shape (N,).
     """
     parameters = [parameter for parameter in prior.parameters() if parameter.numel()]
     held = [parameter.requires_grad for parameter in parameters]
+    kept = [parameter.detach().clone() for parameter in parameters]
     z, groups = z.detach().to(prior.weights().dtype), groups.to(z.device)
-    likelihood = -math.inf
+
+    def likelihoods() -> Tensor:
+        with torch.enable_grad(), prior.full_precision():
+            values: Tensor = prior.log_weights()[groups] + prior.component(groups).log_prob(z)
+        return values
+
+    def gain(since: Tensor, until: Tensor) -> float:
+        return float((until - since).clamp(-1, 1).mean())
+
     try:
         for parameter in parameters:
             parameter.requires_grad_(True)
+        start = likelihoods().detach()
         for step_size in STEP_SIZES:
-            optimizer, before = Adam(parameters, lr=step_size), -math.inf
-            for step in range(MOST_STEPS):
-                with torch.enable_grad(), prior.full_precision():
-                    loss = -(prior.log_weights()[groups] + prior.component(groups).log_prob(z)).mean()
-                if step % STEPS == 0:
-                    likelihood = -float(loss.detach())
-                    if likelihood - before < GAIN:
-                        break
-                    before = likelihood
+            optimizer, before = Adam(parameters, lr=step_size, betas=(0.9, 0.9)), likelihoods().detach()
+            for step in range(1, MOST_STEPS + 1):
                 optimizer.zero_grad()
-                loss.backward()  # type: ignore[no-untyped-call]
+                with torch.enable_grad():
+                    torch.autograd.backward(-likelihoods().mean())
                 optimizer.step()
+                if step % STEPS == 0:
+                    now = likelihoods().detach()
+                    if not gain(before, now) >= GAIN:
+                        break
+                    before = now
+        reached = likelihoods().detach()
     finally:
         for parameter, trained in zip(parameters, held, strict=True):
             parameter.requires_grad_(trained)
             parameter.grad = None
-    return likelihood
+    if not gain(start, reached) >= 0:
+        with torch.no_grad():
+            for parameter, value in zip(parameters, kept, strict=True):
+                parameter.copy_(value)
+        logger.warning(
+            "%s could not be fitted to the latents of real images (mean log-likelihood %.3g, before %.3g): it stays as "
+            "it was",
+            *(type(prior).__name__, float(reached.mean()), float(start.mean())),
+        )
+        return float(start.mean())
+    return float(reached.mean())
 
 
 def fit_prior(prior: Prior, z: Tensor, seed: int, groups_by: str = "k-means") -> int:

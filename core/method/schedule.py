@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import attrs
 
 __all__ = ["Schedule"]
@@ -19,7 +21,7 @@ class Schedule:
         prior_lr: Adam's step size for the prior, eta_p.
         ema_decay: Decay of the generator's average.
         ema_start: The first iteration that is averaged; before it the average is a copy.
-        iterations: Length of the run; only a decay of the step sizes needs it.
+        iterations: Length of the run; a decay of the step sizes and a fit of the prior need it.
         lr_decay: Share of the iterations, at the end, in which all step sizes fall linearly to 0. The paper's step
             sizes are constant, 0 here (supplement, C); the decay is ours.
         real_terms_rise: Iterations over which the terms on real images rise to their weights.
@@ -61,7 +63,10 @@ class Schedule:
             >>> [schedule.prior_fit_due(done) for done in (0, 2, 3, 9)]
             [False, False, True, True]
         """
-        return self.iterations is not None and 0 < self.prior_fit * self.iterations <= done
+        if self.iterations is None or self.prior_fit == 0:
+            return False
+        # A fit after the last iteration would be no part of the run.
+        return done >= min(math.ceil(self.prior_fit * self.iterations), self.iterations - 1)
 
     def real_terms_factor(self, done: int) -> float:
         """Return the factor on the terms on real images after ``done`` iterations.

@@ -20,7 +20,17 @@ from mpcc.core.method.engine import Engine, PlainEngine
 from mpcc.core.method.finite_guard import FiniteGuard
 from mpcc.core.method.losses import Batch, Generated, Loss
 from mpcc.core.method.model import Model, thawed, to_unit_range
-from mpcc.core.method.phases import MPCC, Draws, EndOfIteration, Phase, loss_of, real_batches, takes_part, takes_real
+from mpcc.core.method.phases import (
+    MPCC,
+    Draws,
+    EndOfIteration,
+    Phase,
+    loss_of,
+    real_batches,
+    takes_part,
+    takes_real,
+    trains_encoder,
+)
 from mpcc.core.method.prior_fit import FIT_IMAGES, fit_prior
 from mpcc.core.method.schedule import Schedule
 from mpcc.core.method.terms import TermWeights
@@ -76,7 +86,7 @@ class Trainer:
         prior_fitted: Whether the prior has been fitted to the latents of real images.
         guard: Records the first update whose loss or gradient was not finite.
         term_weights: The weight of each term in its last update, by name.
-        real_terms: Whether a phase has terms on real images with a weight.
+        real_terms: Whether terms on real images train the encoder.
         section: Returns a context for the named section of an iteration: ``real images``, ``generated images``, or a
             row of the phases. `mpcc bench` puts a clock here.
     """
@@ -103,9 +113,10 @@ class Trainer:
         self.section: Callable[[str], contextlib.AbstractContextManager[Any]] = no_clock
         self._real_batches = real_batches(self.phases, schedule)
         optional = [row for row in self.phases if isinstance(row, Phase) and row.real_terms]
-        self.real_terms = any(takes_real(row, weights) for row in optional)
-        # On the device, because it changes after an iteration has been recorded.
-        self._rise = torch.zeros((), device=model.device) if self.real_terms else None
+        self.real_terms = any(trains_encoder(row, weights) for row in optional)
+        # On the device, because they change after an iteration has been recorded.
+        taken = any(takes_real(row, weights) for row in optional)
+        self._rise = torch.zeros((), device=model.device) if taken else None
         self._density_factor = torch.zeros((), device=model.device)
         trained = {part for phase in self.phases if isinstance(phase, Phase) for part in phase.trains}
         # Two optimizers hold the shared trunk, each with its own moments. A fixed prior has no parameters, and Adam
@@ -153,7 +164,7 @@ class Trainer:
         """
         self._set_step_sizes()
         if self.schedule.prior_fit_due(self.iteration) and not self.prior_fitted:
-            self._fit_prior()
+            self.fit_prior()
             self._change_phases()
         if self._rise is not None:
             rise = self.schedule.real_terms_factor(self.iteration)
@@ -248,18 +259,18 @@ class Trainer:
             self.engine.step(optimizer)
 
     @torch.no_grad()
-    def _fit_prior(self) -> None:
-        """Fit the prior to the latents of the next real images, once in a run; its optimizer starts anew."""
+    def fit_prior(self) -> None:
+        """Fit the prior to the latents of real images, which the seed chooses; its optimizer starts anew."""
         self.prior_fitted = True
-        optimizer = self.optimizers.get("prior")
-        if optimizer is None:  # nothing of it can be trained
+        optimizer, model = self.optimizers.get("prior"), self.model
+        if optimizer is None:
+            logger.warning("the prior %s has nothing that is trained: it is not fitted", type(model.prior).__name__)
             return
-        model, size = self.model, self.schedule.batch
+        dtype = next(model.networks.encoder.parameters()).dtype
         latents = []
-        for _ in range(max(1, min(FIT_IMAGES, len(self.stream)) // size)):
-            real = to_unit_range(self.stream.take(1)[0], model.device).to(model.prior.weights().dtype)
+        for pixels in self.stream.some(FIT_IMAGES):
             with self.engine.precision():
-                latents.append(model.networks.encoder(real)[0])
+                latents.append(model.networks.encoder(to_unit_range(pixels, model.device).to(dtype))[0])
         z = torch.cat(latents).to(model.prior.weights().dtype)
         if not bool(z.isfinite().all()):  # the next update says what has diverged
             return

@@ -194,6 +194,12 @@ def caveats(state: Mapping[str, Any], run: Run, source: Path) -> list[str]:
                 f"the step sizes of iteration {last + 1} were {used:.2g} of the first ones, with --iterations "
                 f"{schedule.iterations} they would have been {expected:.2g}"
             )
+        before, after = (one.prior_fit_due(last) for one in (attrs.evolve(schedule, iterations=end), schedule))
+        if before != after:
+            changed.append(
+                f"with --iterations {schedule.iterations} the prior would {'not ' * before}have been fitted by "
+                f"iteration {last + 1}"
+            )
     if not changed:
         return []
     return [f"{'; '.join(changed)}: the continued run may differ from an uninterrupted one"]

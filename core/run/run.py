@@ -42,7 +42,7 @@ from mpcc.core.run.assembly import (
 from mpcc.core.run.costs import Copy, Costs, iteration_seconds, measure
 from mpcc.core.run.saved_run import take_weights, warn_of_changes
 from mpcc.core.run.time_budget import budgeted, measuring_seconds
-from mpcc.core.run.timed_steps import busy_machine, load_before, settling_iterations, synchroniser
+from mpcc.core.run.timed_steps import busy_machine, load_before, settling_iterations, synchroniser, timed
 from mpcc.core.storage.picture_files import png
 from mpcc.core.system.randomness import random_states, seed_everything
 
@@ -189,9 +189,13 @@ class Run:
             passes=settings.standing_passes,
             built_in=time.perf_counter() - built,
         )
+        # Most iterations come after the fit of the prior, whose seconds are measured by themselves.
+        trainer.prior_fitted = True
         try:
             with trainer.engine.active():
-                return measure(copy, measuring_seconds(config.run.minutes or 0))
+                costs = measure(copy, measuring_seconds(config.run.minutes or 0))
+                fit = timed(trainer.fit_prior, synchroniser(device)) if settings.prior_fit else 0.0
+            return attrs.evolve(costs, start=costs.start + fit)
         except torch.linalg.LinAlgError as error:  # type: ignore[attr-defined]
             raise TrainingDiverged(f"{error} while the speed was measured: training has diverged") from error
         finally:

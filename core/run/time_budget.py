@@ -35,6 +35,8 @@ FEWEST_IMAGES, FEWEST_OF_A_CLUSTER, FEWEST_PASSES, PASSES_SHARE = 200, 10, 2, 0.
 # The generator's average remembers this share of the iterations, at most the paper's 10,000; it starts after a tenth.
 AVERAGE_SHARE, LONGEST_MEMORY, AVERAGE_START = 0.05, 10_000, 0.1
 RISE_SHARE = 0.15
+# The share of a run after which the prior is fitted at the latest.
+LATEST_FIT = 0.6
 # Checkpoints may take this share of the time; a minute at least lies between two.
 CHECKPOINT_SHARE, CHECKPOINT_SECONDS = 0.02, 60
 LOG_ENTRIES = 100
@@ -199,7 +201,7 @@ def plan(run: RunSettings, costs: Costs, left: float, free: Set[str], images: in
         if iterations < 1:
             return None
         made = attrs.evolve(made, iterations=iterations)
-        return scheduled(made, costs, free, between), evaluation
+        return scheduled(made, costs, free, between, run.iterations), evaluation
     # Evaluations are so many seconds of training apart; those of a run of a few minutes are nearer.
     apart = min(FIRST_SECONDS, 0.4 * left)
     interval = max(apart, min(left / EVALUATIONS, LONGEST_INTERVAL))
@@ -220,7 +222,7 @@ def plan(run: RunSettings, costs: Costs, left: float, free: Set[str], images: in
     made = attrs.evolve(made, iterations=iterations, eval_every=every)
     if "first_eval" in free:
         made = attrs.evolve(made, first_eval=first if early and first < every else None)
-    return scheduled(made, costs, free, between), evaluation
+    return scheduled(made, costs, free, between, run.iterations), evaluation
 
 
 def filled(left: float, iteration: float, evaluation: float, every: int) -> int:
@@ -283,14 +285,18 @@ def rounded(number: int) -> int:
     return number // unit * unit
 
 
-def scheduled(run: RunSettings, costs: Costs, free: Set[str], between: float) -> RunSettings:
-    """Return settings with averages, rise, checkpoints and log entries that suit the number of iterations.
+def scheduled(run: RunSettings, costs: Costs, free: Set[str], between: float, intended: int) -> RunSettings:
+    """Return settings with averages, rise, fit, checkpoints and log entries that suit the number of iterations.
+
+    A shorter run than the preset's has its fit of the prior after as many iterations, if that leaves time after it:
+    the latents need these iterations to form groups.
 
     Arguments:
         run: With the number of iterations.
         costs: What an iteration costs.
         free: The settings that may be set.
         between: Seconds between two checkpoints.
+        intended: The number of iterations that the other settings were made for.
     """
     iterations = run.iterations
     memory = min(max(AVERAGE_SHARE * iterations, 1), LONGEST_MEMORY)
@@ -300,7 +306,10 @@ def scheduled(run: RunSettings, costs: Costs, free: Set[str], between: float) ->
         "checkpoint_every": min(math.ceil(between / costs.iteration), iterations),
         "log_every": min(run.log_every, max(1, iterations // LOG_ENTRIES)),
     }
-    if run.balance_weight or run.consistency_weight:
+    if run.prior_fit:
+        as_late = run.prior_fit * max(1.0, intended / iterations)
+        suitable["prior_fit"] = max(run.prior_fit, round(min(as_late, LATEST_FIT), 3))
+    if run.balance_weight or run.consistency_weight or run.density_weight:
         suitable["real_terms_rise"] = min(run.real_terms_rise, math.ceil(RISE_SHARE * iterations))
     return attrs.evolve(run, **{name: value for name, value in suitable.items() if name in free})
 

@@ -45,6 +45,7 @@ SCORE = "the score has mean 0 under the samples"
 BAYES = "responsibilities equal Bayes' rule and sum to 1"
 EACH = "log p(z|k) for all k is that of each component"
 ENTROPY = "entropies are the integral of -p log p"
+DIVERGENCES = "divergences from q(z|x), if they have a closed form, are mean log ratios of samples"
 SURPRISE = "entropies are the mean surprise of samples"
 USED = "density or weights react to every parameter, with finite gradients"
 REACHED = "samples carry a gradient to every parameter of p(z|y)"
@@ -146,7 +147,7 @@ class Inconsistent(GaussianMixture):
 def test_a_variance_that_differs_between_sampling_and_density_is_found() -> None:
     found = failures(check_prior, Inconsistent, GAUSSIAN)
     # Its entropy is that of the samples' scale, so that it fits neither; its gradients are right, each for itself.
-    assert set(found) == {SAMPLES, SCORE, ENTROPY, SURPRISE, EXPECTATION}
+    assert set(found) == {SAMPLES, SCORE, ENTROPY, SURPRISE, EXPECTATION, DIVERGENCES}
     assert "Kolmogorov-Smirnov" in found[SAMPLES]
 
 

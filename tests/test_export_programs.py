@@ -133,7 +133,8 @@ QUICK = ("gmm", "student_t")
 def test_the_programs_of_every_built_in_prior_compute_what_mpcc_does(name: str, tmp_path: Path) -> None:
     torch.manual_seed(0)
     registered = load_registry().entry("prior", name)
-    prior = registered.load()(K, J, registered.options_class()(weights="trainable"))
+    options = registered.options_class()
+    prior = registered.load()(K, J, options(weights="trainable") if options else None)
     check(some_model(prior, BigGAN8(BigGANOptions(width=2))), 8, tmp_path)
 
 

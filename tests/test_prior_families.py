@@ -34,7 +34,9 @@ FAMILIES: dict[str, tuple[Family, Family]] = {
     "gumbel": (stats.gumbel_r, stats.laplace),
 }
 every_family = pytest.mark.parametrize("name", FAMILIES)
-every_prior = pytest.mark.parametrize("name", REGISTRY.names("prior"))
+# The fixed one has no options; it is tested by itself.
+PRIORS = [name for name in REGISTRY.names("prior") if REGISTRY.entry("prior", name).options_class()]
+every_prior = pytest.mark.parametrize("name", PRIORS)
 
 
 def build(name: str, clusters: int = K, latent_dim: int = J, **options: Any) -> LocationScaleMixture:
@@ -51,7 +53,22 @@ def build(name: str, clusters: int = K, latent_dim: int = J, **options: Any) -> 
 
 
 def test_every_built_in_prior_is_compared_with_scipy() -> None:
-    assert {*FAMILIES, "lowrank_gmm"} == set(REGISTRY.names("prior"))
+    assert {*FAMILIES, "lowrank_gmm"} == set(PRIORS)
+    assert {*PRIORS, "standard_normal"} == set(REGISTRY.names("prior"))
+
+
+def test_the_fixed_prior_is_scipys_standard_normal_at_every_precision() -> None:
+    prior: Prior = REGISTRY.entry("prior", "standard_normal").load()(1, J).double()
+    z = 5 * np.random.default_rng(0).normal(size=(9, J))
+    density = prior.log_density(torch.from_numpy(z)).numpy()
+    np.testing.assert_allclose(density[:, 0], stats.norm().logpdf(z).sum(1), rtol=1e-12)
+    np.testing.assert_allclose(prior.entropies().numpy(), J * stats.norm().entropy(), rtol=1e-12)
+    drawn, _ = prior.sample(2000)
+    assert stats.kstest(drawn.numpy().ravel(), stats.norm().cdf).pvalue > 1e-3
+    assert not list(prior.parameters())
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert prior.float().sample(3)[0].dtype == torch.float32
+    prior.validate()
 
 
 @every_family

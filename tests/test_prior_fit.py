@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -347,6 +349,12 @@ def test_another_length_on_resume_that_moves_the_fit_is_told(
     err = capsys.readouterr().err
     assert "with --iterations 20 the prior would not have been fitted by iteration 4: the continued run" in err
     assert err.count("the prior is fitted to") == 1
+
+
+def test_prediction_imports_nothing_that_only_a_fit_needs() -> None:
+    code = "import sys, mpcc.core.run.prediction; print('sklearn.cluster' in sys.modules)"
+    found = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
+    assert found.stdout.strip() == "False"
 
 
 def test_a_schedule_needs_its_length() -> None:

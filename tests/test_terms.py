@@ -207,6 +207,7 @@ def arguments(name: str, dtype: torch.dtype) -> tuple[Tensor, ...]:
         "balance": (torch.randn(6, 3, dtype=dtype), torch.randn(3, dtype=dtype)),
         # The first argument of consistency receives no gradient.
         "consistency": (torch.randn(6, 3, dtype=dtype),),
+        "density": (torch.randn(6, 3, dtype=dtype), torch.randn(3, dtype=dtype)),
     }[name]
     return tuple(value.detach().requires_grad_() for value in made)
 

@@ -150,7 +150,7 @@ class RunSettings:
     )
     prior_fit_groups: Literal["k-means", "mixture"] = option(
         "k-means",
-        "how the latents are grouped for --prior-fit: k-means after whitening, or a mixture of Gaussians with "
+        "how --prior-fit groups the latents: by k-means after whitening, or by a mixture of Gaussians with "
         "covariances of their own",
     )
     generator_latent_weight: float = option(

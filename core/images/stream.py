@@ -128,7 +128,7 @@ class ImageStream:
             InvalidInput: If an image cannot be read.
         """
         chosen = torch.randperm(len(self), generator=seeded(self.seed + 2, 0))[:count].sort().values
-        for part in chosen.split(self._order.batch):
+        for part in torch.split(chosen, self._order.batch):
             # Images may be on a GPU, or be read from files here.
             yield self._images[part.to(self._images.device) if isinstance(self._images, Tensor) else part]
 

@@ -211,6 +211,10 @@ def test_the_prior_is_fitted_once_at_its_iteration(engine: type[Engine], caplog:
         "iteration 2: the prior is fitted to 4 groups of the latents of 60 images"
     ]
     assert not never.prior_fitted
+    # `--minutes` times a fit of a copy, which is not one of the run.
+    caplog.clear()
+    assert never.fit_prior() == "the prior is fitted to 4 groups of the latents of 60 images"
+    assert not caplog.records
 
 
 def test_density_waits_for_the_fit_and_trains_the_prior_alone() -> None:

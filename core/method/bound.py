@@ -20,12 +20,14 @@ from mpcc.core.method.terms import TermWeights
 __all__ = ["autoencoder_loss", "vade_loss", "vae_loss"]
 
 
-def encoded(model: Model, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
-    """Return the real images, and the encoder's two heads for them, in the type that the prior computes in."""
+def encoded(model: Model, batch: Batch) -> tuple[Tensor, tuple[Tensor, Tensor], Tensor]:
+    """Return the real images, the encoder's two heads for them, and z ~ q(z|x), in the type of the prior."""
     dtype = model.prior.weights().dtype
     real = needed(batch.real).to(dtype)
-    loc, raw_scale = model.networks.encoder(real)
-    return real, loc.to(dtype), raw_scale.to(dtype)
+    loc, raw_scale = (head.to(dtype) for head in model.networks.encoder(real))
+    with model.prior.full_precision():
+        z = model.prior.encoder_distribution(loc, raw_scale).rsample()
+    return real, (loc, raw_scale), z
 
 
 def log_likelihood(model: Model, real: Tensor, z: Tensor) -> Tensor:
@@ -52,9 +54,7 @@ def autoencoder_loss(model: Model, batch: Batch, weights: TermWeights) -> Loss:
         batch: Real images.
         weights: Not used: a bound has no weights.
     """
-    real, loc, raw_scale = encoded(model, batch)
-    with model.prior.full_precision():
-        z = model.prior.encoder_distribution(loc, raw_scale).rsample()
+    real, _, z = encoded(model, batch)
     return per_value(real, reconstruction=bound_terms.reconstruction(log_likelihood(model, real, z)))
 
 
@@ -69,10 +69,8 @@ def vade_loss(model: Model, batch: Batch, weights: TermWeights) -> Loss:
         weights: Not used: a bound has no weights.
     """
     prior = model.prior
-    real, loc, raw_scale = encoded(model, batch)
-    with prior.full_precision():
-        z = prior.encoder_distribution(loc, raw_scale).rsample()
-        log_gamma, divergences = prior.log_responsibilities(z), prior.divergences(loc, raw_scale)
+    real, heads, z = encoded(model, batch)
+    log_gamma, divergences = prior.log_responsibilities(z), prior.divergences(*heads)
     return per_value(
         real,
         reconstruction=bound_terms.reconstruction(log_likelihood(model, real, z)),
@@ -89,13 +87,9 @@ def vae_loss(model: Model, batch: Batch, weights: TermWeights) -> Loss:
         batch: Real images.
         weights: Not used: a bound has no weights.
     """
-    prior = model.prior
-    real, loc, raw_scale = encoded(model, batch)
-    with prior.full_precision():
-        z = prior.encoder_distribution(loc, raw_scale).rsample()
-        divergence = prior.divergences(loc, raw_scale)[:, 0].mean()
+    real, heads, z = encoded(model, batch)
     return per_value(
         real,
         reconstruction=bound_terms.reconstruction(log_likelihood(model, real, z)),
-        latent_divergence=divergence,
+        latent_divergence=model.prior.divergences(*heads)[:, 0].mean(),
     )

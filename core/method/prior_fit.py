@@ -21,6 +21,8 @@ from mpcc.core.contracts import Prior
 
 __all__ = ["FIT_IMAGES", "GROUPINGS", "fit_components", "fit_prior", "latent_groups", "mixture_groups", "renamed"]
 
+logger = logging.getLogger(__name__)
+
 # How many images a prior is fitted to: a hundred for each of a hundred clusters.
 FIT_IMAGES = 10_000
 # How often a mixture is started; what is added to its variances, as a share of the mean variance of the latents.
@@ -28,8 +30,6 @@ STARTS, NARROWEST = 5, 1e-4
 # A direction counts as constant if its standard deviation is below this share of the mean one or of the largest latent:
 # what is left is rounding. Whitened latents that agree to so many digits are the same.
 LEAST_DEVIATION, DIGITS = 1e-4, 2
-logger = logging.getLogger(__name__)
-
 # Adam's step sizes, one after the other; each ends when so many steps gain less than this many nats, or after the most.
 STEP_SIZES, STEPS, GAIN, MOST_STEPS = (0.05, 0.005), 25, 1e-4, 2000
 
@@ -60,7 +60,7 @@ def latent_groups(z: Tensor, count: int, seed: int) -> Tensor:
 def mixture_groups(z: Tensor, count: int, seed: int) -> Tensor:
     """Return groups of latents by a mixture of Gaussians with a covariance for each, int64, shape (N,), on the CPU.
 
-    Groups may differ in size, spread and direction, as those of an autoencoder do (VaDE; supplement, B.1).
+    Groups may differ in size, spread and direction, as those of an autoencoder do (VaDE; Jiang et al., 2017).
 
     Arguments:
         z: Latents, shape (N, J), finite.

@@ -164,7 +164,7 @@ class Trainer:
         """
         self._set_step_sizes()
         if self.schedule.prior_fit_due(self.iteration) and not self.prior_fitted:
-            self.fit_prior()
+            logger.info("iteration %d: %s", self.iteration, self.fit_prior())
             self._change_phases()
         if self._rise is not None:
             rise = self.schedule.real_terms_factor(self.iteration)
@@ -259,13 +259,16 @@ class Trainer:
             self.engine.step(optimizer)
 
     @torch.no_grad()
-    def fit_prior(self) -> None:
-        """Fit the prior to the latents of real images, which the seed chooses; its optimizer starts anew."""
+    def fit_prior(self) -> str:
+        """Fit the prior to the latents of real images, which the seed chooses; its optimizer starts anew.
+
+        Returns:
+            What was done, in words.
+        """
         self.prior_fitted = True
         optimizer, model = self.optimizers.get("prior"), self.model
         if optimizer is None:
-            logger.warning("the prior %s has nothing that is trained: it is not fitted", type(model.prior).__name__)
-            return
+            return f"the prior is not fitted: {type(model.prior).__name__} has nothing that is trained"
         dtype = next(model.networks.encoder.parameters()).dtype
         latents = []
         for pixels in self.stream.some(FIT_IMAGES):
@@ -273,15 +276,13 @@ class Trainer:
                 latents.append(model.networks.encoder(to_unit_range(pixels, model.device).to(dtype))[0])
         z = torch.cat(latents).to(model.prior.weights().dtype)
         if not bool(z.isfinite().all()):  # the next update says what has diverged
-            return
+            return "the prior is not fitted: the latents of real images are not finite"
         groups = fit_prior(model.prior, z, self.stream.seed, self.schedule.prior_fit_groups)
         for moments in optimizer.state.values():
             for value in moments.values():
                 value.zero_()
         self.engine.changed(("prior",))
-        logger.info(
-            "iteration %d: the prior is fitted to %d groups of the latents of %d images", self.iteration, groups, len(z)
-        )
+        return f"the prior is fitted to {groups} groups of the latents of {len(z)} images"
 
     def _change_phases(self) -> None:
         """Start all optimizers anew if the fit of the prior has begun or ended phases.

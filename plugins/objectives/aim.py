@@ -7,9 +7,9 @@ from typing import Any
 import attrs
 
 from mpcc.core.contracts import Objective
-from mpcc.core.method.losses import Batch, Loss, discriminator_loss, encoder_loss, generator_loss
+from mpcc.core.method.losses import Batch, Loss, generator_loss
 from mpcc.core.method.model import Model
-from mpcc.core.method.phases import MPCC, Draws, EndOfIteration, Phase
+from mpcc.core.method.phases import MPCC, EndOfIteration, Phase
 from mpcc.core.method.terms import TermWeights
 
 __all__ = ["AIM", "AdversarialInference"]
@@ -26,32 +26,14 @@ def generator_loss_without_labels(model: Model, batch: Batch, weights: TermWeigh
     return generator_loss(model, batch, attrs.evolve(weights, generator_membership=0.0))
 
 
-# The prior takes no step, so that all updates of the encoder are alike. The last row is the average.
+# The rows of MPCC without labels. The prior takes no step, so that all updates of the encoder are alike.
+ROWS = {row.name: row for row in MPCC if isinstance(row, Phase)}
 AIM: tuple[Phase | EndOfIteration, ...] = (
-    Phase(
-        name="discriminator",
-        trains=("discriminator",),
-        updates=lambda schedule: schedule.d_steps,
-        loss=discriminator_loss,
-        draws=Draws.FIXED,
-        real=0,
-        advances="discriminator",
+    ROWS["discriminator"],
+    attrs.evolve(
+        ROWS["generator and prior"], name="generator", trains=("generator",), loss=generator_loss_without_labels
     ),
-    Phase(
-        name="generator",
-        trains=("generator",),
-        updates=lambda schedule: 1,
-        loss=generator_loss_without_labels,
-        advances="generator",
-    ),
-    Phase(
-        name="encoder",
-        trains=("encoder",),
-        updates=lambda schedule: schedule.e_steps,
-        loss=encoder_loss,
-        draws=Draws.FIXED,
-        advances="encoder",
-    ),
+    attrs.evolve(ROWS["encoder"], updates=lambda schedule: schedule.e_steps, real=None, real_terms=()),
     MPCC[-1],
 )
 

@@ -46,8 +46,7 @@ def trainer(
     torch.manual_seed(0)
     entry = REGISTRY.entry("prior", prior)
     cls = entry.options_class()
-    assert cls is not None
-    made = entry.load()(K, J, cls(**entry.defaults)).to(dtype)
+    made = entry.load()(K, J, None if cls is None else cls(**entry.defaults)).to(dtype)
     networks = BigGAN8(BigGANOptions(width=2)).build(K, J, channels=1)
     for network in (networks.generator, networks.discriminator, networks.encoder):
         network.to(dtype)

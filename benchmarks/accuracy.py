@@ -25,7 +25,7 @@ from pathlib import Path
 from typing import Any
 
 from baseline_methods import METHODS
-from measured_run import collapsed, evaluated, measure, replaced, scores_of
+from measured_run import collapsed, evaluated, grouped_latents, measure, replaced, scores_of
 from proof_settings import SETTINGS, AccuracySetting, Settings, filled, read_settings
 from result_files import RESULTS, read_results, seeds_of, write_result
 from result_tables import COLUMNS, SHORT_COLUMNS, race_tables, rank_correlations, replace_block
@@ -91,8 +91,10 @@ def run_one(setting: AccuracySetting, seed: int, flags: argparse.Namespace) -> N
     result |= {"ended": done.ended, "wall_seconds": round(done.seconds, 1), "evaluations": done.evaluations}
     result["first_result_seconds"] = done.evaluations[0]["seconds"] if done.evaluations else None
     if done.ended == "finished":
-        result |= scores_of(run, setting.chosen_images)
-    elif (run / "checkpoints" / "last.pt").exists() and done.ended != "diverged":
+        groups = grouped_latents(run.resolve(), seed, log.resolve()) if setting.latent_groups else None
+        result |= scores_of(run, setting.chosen_images, groups)
+        result |= {"latent_groups": "k-means"} if setting.latent_groups else {}
+    elif (run / "checkpoints" / "last.pt").exists() and done.ended != "diverged" and not setting.latent_groups:
         result |= scores_of(evaluated(run, log), setting.chosen_images)
     result["versions"] = {**versions(), **(result.get("versions") or {})}
     if flags.shared:

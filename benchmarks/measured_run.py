@@ -16,6 +16,7 @@ from typing import Any
 import attrs
 import numpy as np
 import tomli_w
+from baseline_methods import k_means
 from numpy.typing import NDArray
 from result_files import scores
 
@@ -23,7 +24,9 @@ from mpcc.core.errors import EXIT_INTERRUPTED, InvalidInput, TrainingDiverged
 from mpcc.core.storage.checkpoint import load_checkpoint, save_checkpoint
 from mpcc.core.system.whole_files import write_whole
 
-__all__ = ["MeasuredRun", "assigned", "collapsed", "evaluated", "measure", "replaced", "scores_of"]
+__all__ = [
+    *("MeasuredRun", "assigned", "collapsed", "evaluated", "grouped_latents", "measure", "replaced", "scores_of"),
+]
 
 # How often a run is looked at, and how long it may take to save its state once it is interrupted (s).
 INTERVAL, PATIENCE = 0.1, 600.0
@@ -157,15 +160,44 @@ def assigned(folder: Path) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArra
     return first, second, third
 
 
-def scores_of(folder: Path, chosen_images: int) -> dict[str, Any]:
+def grouped_latents(run: Path, seed: int, log: Path) -> NDArray[np.int64]:
+    """Return clusters of a run's images, found in its latents by k-means with as many groups as there are classes.
+
+    Arguments:
+        run: A run folder, with ``assignments.csv``.
+        seed: Of k-means.
+        log: File for what ``mpcc predict`` prints.
+
+    Returns:
+        Shape (N,), a cluster for each image of the data set.
+
+    Raises:
+        InvalidInput: If the latents cannot be had.
+    """
+    table, latents = (run / "latents" / name for name in ("predictions.csv", "latents.npy"))
+    table.parent.mkdir(exist_ok=True)
+    words = ["predict", str(run), "--out", str(table), "--latents", str(latents)]
+    with log.open("a", encoding="utf-8") as output:
+        done = subprocess.run([program("mpcc"), *words], cwd=run.parent, stdout=output, stderr=subprocess.STDOUT)
+    if done.returncode != 0:
+        raise InvalidInput(f"mpcc predict ended with status {done.returncode}: {last_line(log)}")
+    _, _, labels = assigned(run)
+    return k_means(np.load(latents), len(set(labels.tolist()) - {-1}), seed, 0.0)[0]
+
+
+def scores_of(folder: Path, chosen_images: int, groups: NDArray[np.int64] | None = None) -> dict[str, Any]:
     """Return what a result says about the scores of an evaluation.
 
     Arguments:
         folder: With ``results.json`` and ``assignments.csv``.
         chosen_images: How many images, the first ones, do not count for the score of the rest.
+        groups: Clusters in place of the run's, one for each image of the data set.
     """
     results = json.loads((folder / "results.json").read_text(encoding="utf-8"))
     index, found, labels = assigned(folder)
+    if groups is not None:
+        found = groups[index]
+        results["clusters"] = {"total": len(set(groups.tolist())), "used": len(set(found.tolist()))}
     content: dict[str, Any] = {
         "scores": results["metrics"] | scores(found, labels),
         "images": {name: results["evaluated"][name] for name in ("images", "of")},

@@ -37,6 +37,8 @@ class AccuracySetting:
         chosen_images: How many images, the first ones, the settings were chosen on.
         made: A set of `made_sets.MADE`.
         collapse: Arguments of ``mpcc-run`` that replace others during a first part; then the run goes on without them.
+        latent_groups: Whether clusters are found in the latents afterwards, by k-means with as many groups as there
+            are classes: for systems that have no clusters.
         readme: Whether the README shows the row.
     """
 
@@ -51,6 +53,7 @@ class AccuracySetting:
     chosen_images: int = 0
     made: str | None = None
     collapse: tuple[str, ...] = ()
+    latent_groups: bool = False
     readme: bool = False
 
 

@@ -25,7 +25,7 @@ NOTHING = "–"
 SHORT_COLUMNS = ("method", "seeds", "acc", "acc on images not chosen on", "purity", "nmi", "seconds", "remarks")
 COLUMNS = (
     *("method", "seeds", "acc", "lowest acc", "acc on images not chosen on", "purity", "nmi", "ari"),
-    *("clusters used", "iterations", "seconds", "GFLOP/s", "remarks"),
+    *("reconstruction", "clusters used", "iterations", "seconds", "GFLOP/s", "remarks"),
 )
 
 
@@ -76,6 +76,7 @@ def row(title: str, results: Sequence[Result]) -> list[str]:
         f"{min(acc):.3f}" if len(acc) > 1 else NOTHING,
         spread(score(results, "acc", "rest")),
         *(spread(score(results, name)) for name in AGAINST_LABELS[1:]),
+        spread(score(results, "reconstruction")),
         clusters(results),
         whole([result["iterations"] for result in results if result.get("iterations")]),
         spread([result["wall_seconds"] for result in finished], 0),
@@ -117,6 +118,7 @@ def remarks(results: Sequence[Result]) -> list[str]:
     lines += [f"{endings.count(ending)} of {len(results)}: {ending}" for ending in dict.fromkeys(endings)]
     untimed = [result for result in results if not result.get("timed", True)]
     lines += [f"{len(untimed)} of {len(results)} not timed"] if untimed else []
+    lines += ["clusters by k-means on the latents"] if any(result.get("latent_groups") for result in results) else []
     finished = [result for result in results if result.get("timed", True) and result["ended"] == "finished"]
     over = [result for result in finished if result["wall_seconds"] > result["budget_seconds"]]
     lines += [f"{len(over)} of {len(results)} took longer than {over[0]['budget_seconds']:g} s"] if over else []

@@ -490,6 +490,25 @@ def test_a_collapsed_run_goes_on_with_the_other_settings(
     assert "iterations = 5" in config
 
 
+def test_a_system_without_clusters_is_judged_by_groups_of_its_latents(
+    tools: dict[str, ModuleType], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    setting = '[accuracy.vae]\ntitle = "VAE"\ndata = "digits"\nseeds = "0"\nbudget = 9\nlatent_groups = true\n'
+    arguments = ["--objective", "vae", "--iterations", "20", "--threads", "1", "--eval-images", "500"]
+    Path("settings.toml").write_text(f"{setting}arguments = {json.dumps(arguments)}\n")
+    places = ["--settings", "settings.toml", "--results", "results", "--baselines", "baselines"]
+    assert tools["accuracy"].main(["run", *places, "--work", "work", "--rate-seconds", "0.01"]) == 0
+    found = result("results/vae-0.json")
+    assert found["latent_groups"] == "k-means"
+    assert found["clusters"]["total"] == 10
+    # One cluster for all images would have 0.1; pixels, and latents near the start, tell digits apart better.
+    assert 0.2 < found["scores"]["acc"] <= found["scores"]["purity"]
+    table = tools["result_tables"].race_tables({"vae": ("VAE", "digits")}, [found], [])
+    assert "clusters by k-means on the latents" in table
+    assert f"{found['scores']['reconstruction']:.3f}" in table
+
+
 @pytest.mark.check
 def test_made_sets_are_the_same_at_every_call(tools: dict[str, ModuleType], tmp_path: Path, data_root: Path) -> None:
     make = tools["made_sets"].make

@@ -336,6 +336,18 @@ def test_the_cures_of_another_objective_can_be_typed_with_it(objective: str, siz
                 resolve(registry, [Layer("flag", {"objective": {"name": objective}, "run": typed})])
 
 
+def test_clusters_that_a_bound_has_lost_name_the_autoencoder_before_it() -> None:
+    vade = attrs.evolve(SOUND, hinge=None, terms=frozenset(OTHERS["vade"][0]))
+    config = resolve(load_registry([]), [Layer("flag", {"objective": {"name": "vade"}, "run": {"prior_fit": 0.0}})])
+    few = attrs.evolve(vade, sizes=(1, *[0] * 8, 149), diversity=(0.5,) * 10)
+    alike = attrs.evolve(vade, sizes=(*[1] * 9, 141), diversity=(0.5,) * 10)
+    for measured, name in ((few, "empty_clusters"), (few, "collapsed_assignments"), (alike, "collapsed_assignments")):
+        message = {symptom.name: symptom.message for symptom in symptoms(measured, config.run)}[name]
+        assert "--prior-fit 0.2 (an autoencoder is trained before it)" in message
+        after_one = symptoms(measured, attrs.evolve(config.run, prior_fit=0.2))
+        assert "--prior-fit" not in {symptom.name: symptom.message for symptom in after_one}[name]
+
+
 def test_two_peaks_say_nothing_in_a_system_without_labels() -> None:
     sick = attrs.evolve(SOUND, two_peaks=(0,))
     assert [symptom.name for symptom in symptoms(sick)] == ["two_groups"]

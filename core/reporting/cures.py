@@ -46,13 +46,21 @@ def slower_prior(settings: RunSettings, measured: Vitals) -> str:
     return f"{half('lr', settings.lr) if measured.prior_is_fixed else half('prior-lr', settings.prior_lr)} ({SLOWER})"
 
 
+def pretrained(settings: RunSettings, measured: Vitals) -> str:
+    """Return the start as an autoencoder, for a run of an objective that has one and did not use it."""
+    without = not measured.has("membership") and not settings.prior_fit
+    return "--prior-fit 0.2 (an autoencoder is trained before it), or " if without else ""
+
+
 def fewer_groups(settings: RunSettings, measured: Vitals) -> str:
     used = sum(size > 0 for size in measured.sizes)
-    slower = slower_prior(settings, measured)
+    slower = pretrained(settings, measured) + slower_prior(settings, measured)
     return slower if used < 2 else f"--clusters {used}, if there are no more groups (costs no more time), or {slower}"
 
 
 def freer_images(settings: RunSettings, measured: Vitals) -> str:
+    if measured.has("label_divergence"):
+        return pretrained(settings, measured) + slower_prior(settings, measured)
     choices = []
     if settings.balance_direction == "images":
         choices.append("--balance-direction prior (costs no time; it draws images into empty clusters)")
@@ -83,10 +91,8 @@ def grey_pixels(settings: RunSettings, measured: Vitals) -> str:
 
 def clearer_posteriors(settings: RunSettings, measured: Vitals) -> str:
     if not measured.has("membership"):
-        fit = "" if settings.prior_fit else "--prior-fit 0.2 (an autoencoder is trained before it), or "
-        return (
-            f"{fit}{slower_prior(settings, measured)}, or less spread in the prior by its options (samples vary less)"
-        )
+        slower = pretrained(settings, measured) + slower_prior(settings, measured)
+        return f"{slower}, or less spread in the prior by its options (samples vary less)"
     if not settings.prior_fit:
         return "--prior-fit 0.3 --density-weight 1 (some seconds once; it needs a few thousand iterations before it)"
     weight = 2 * settings.membership_weight or 1.0

@@ -92,10 +92,11 @@ def of_clusters(measured: Vitals) -> dict[str, str]:
             "there are fewer groups than --clusters, or the step size of the prior is too large"
         )
     effective = effective_clusters(measured.sizes)
-    if measured.real_terms and clusters > 1 and effective < FEW * clusters:
+    if (measured.real_terms or measured.has("label_divergence")) and clusters > 1 and effective < FEW * clusters:
+        reason = "the terms on real images hold" if measured.real_terms else "the bound holds"
         seen["collapsed_assignments"] = (
             f"most images are in few clusters, as in {effective:.1f} equal ones, expected at least "
-            f"{FEW * clusters:g}: unless your groups are as unequal, the terms on real images hold the images together"
+            f"{FEW * clusters:g}: unless your groups are as unequal, {reason} the images together"
         )
     if measured.two_peaks and not empty and measured.clusters_images:
         double = [str(cluster) for cluster in measured.two_peaks]

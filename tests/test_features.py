@@ -31,7 +31,7 @@ from mpcc.plugins.metrics.frechet_distance import FrechetInceptionDistance, frec
 from mpcc.plugins.metrics.inception_score import InceptionScore, classifier_score
 from mpcc.plugins.metrics.kernel_distance import KernelInceptionDistance, kernel_distance
 
-# Machines with a GPU and without a network often lack it; all of these tests need it or its oracle.
+# Of the extra `features`, which a machine without a network may lack.
 inception = pytest.importorskip("torch_fidelity.feature_extractor_inceptionv3")
 
 CPU = torch.device("cpu")

@@ -94,7 +94,7 @@ def clearer_posteriors(settings: RunSettings, measured: Vitals) -> str:
         slower = pretrained(settings, measured) + slower_prior(settings, measured)
         return f"{slower}, or less spread in the prior by its options (samples vary less)"
     if not settings.prior_fit:
-        return "--prior-fit 0.3 --density-weight 1 (some seconds once; it needs a few thousand iterations before it)"
+        return "--prior-fit 0.8 --density-weight 1 (some seconds once; it needs a few thousand iterations before it)"
     weight = 2 * settings.membership_weight or 1.0
     return (
         f"--membership-weight {weight:.3g} (samples and reconstructions become less exact), or less spread in the "

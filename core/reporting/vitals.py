@@ -24,6 +24,8 @@ __all__ = ["Vitals", "effective_clusters", "still_forming", "vitals"]
 NEAR = 6
 # Clusters form in this share of the iterations, and in so many at most.
 FORMING_SHARE, FORMING = 0.25, 2000
+# The terms that train a model of the default objective, those on real images left out.
+OF_MPCC = frozenset({"data_discriminator", "data_generator", "latent", "membership", "entropy", "label"})
 
 
 @attrs.frozen
@@ -44,7 +46,7 @@ class Vitals:
         forming: Whether the run is in the phase in which clusters still form.
         two_peaks: Clusters whose latents have two peaks (`clusters_with_two_peaks`).
         iterations: How long the model has been trained, or None if that is not known.
-        terms: The names of the terms that train the model, or None for those of the default objective.
+        terms: The names of the terms that train the model; by default, those of MPCC.
     """
 
     sizes: tuple[int, ...]
@@ -59,11 +61,11 @@ class Vitals:
     two_peaks: tuple[int, ...] = ()
     iterations: int | None = None
     gradient_norms: Mapping[str, float] = attrs.field(factory=dict)
-    terms: frozenset[str] | None = None
+    terms: frozenset[str] = OF_MPCC
 
     def has(self, term: str) -> bool:
         """Return whether a term trains the model."""
-        return self.terms is None or term in self.terms
+        return term in self.terms
 
     @property
     def clusters_images(self) -> bool:
@@ -114,7 +116,7 @@ def vitals(
         forming: The result of `still_forming`.
         iterations: How long the model has been trained.
         gradient_norms: Logged norms of the gradients of each part since the last evaluation.
-        terms: The names of the terms that train the model.
+        terms: The names of the terms that train the model, or None for those of MPCC.
     """
     clusters = evaluation.clusters
     # Shares are the same for images in [-1, 1] and in 0..255.
@@ -139,7 +141,7 @@ def vitals(
         two_peaks=() if forming else tuple(clusters_with_two_peaks(evaluation.locations, evaluation.assignments)),
         iterations=iterations,
         gradient_norms={part: statistics.median(norms) for part, norms in (gradient_norms or {}).items() if norms},
-        terms=None if terms is None else frozenset(terms),
+        terms=OF_MPCC if terms is None else frozenset(terms),
     )
 
 

@@ -16,7 +16,9 @@ of these hooks with `hookimpl`, and each hook may leave out arguments that it do
 Every ``register`` has the same signature (`Register`): the name that a user types, the import path of the class, one
 line of summary, the import path of the options class (an attrs class; none if there are no options) and default values
 of its options. A metric that is registered with ``on_request=True`` is left out of ``all``. An objective may require
-values of other sections, such as ``requires={"run": {"clusters": 1}}``; a user who asks for others is refused.
+values of other sections, such as ``requires={"run": {"clusters": 1}}``; a user who asks for others is refused. Values
+in ``suggests`` replace those of a preset that was made for another objective, and a user may change them. A user who
+types a flag of a setting in ``unused``, such as ``("d_steps",)``, is told.
 
 Nothing is imported before it is needed. Keep torch out of the modules that hold the hooks and the
 options, so that ``--help`` and listings stay quick.
@@ -27,7 +29,7 @@ is called too often for that, and must not draw random numbers. A hook that rais
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -69,6 +71,8 @@ class Register(Protocol):
         api_version: int = 1,
         on_request: bool = False,
         requires: Mapping[str, Mapping[str, Any]] | None = None,
+        suggests: Mapping[str, Mapping[str, Any]] | None = None,
+        unused: Sequence[str] = (),
     ) -> None: ...
 
 

@@ -325,7 +325,14 @@ def test_the_cures_of_another_objective_can_be_typed_with_it(objective: str, siz
     for change in WRONG:
         if config.run.clusters == 1 and change.keys() & {"sizes", "posterior_entropy"}:
             continue  # the only cluster has all images, for sure
-        measured = attrs.evolve(SOUND, hinge=None, terms=frozenset(terms), gradient_norms=norms, **change)
+        measured = attrs.evolve(
+            SOUND,
+            hinge=None,
+            terms=frozenset(terms),
+            gradient_norms=norms,
+            prior_is_fixed="prior" not in parts,
+            **change,
+        )
         for symptom in symptoms(measured, config.run):
             flags = dict(re.findall(r"--([a-z][a-z-]+) ([0-9.e-]+)", symptom.message))
             assert flags, symptom.message

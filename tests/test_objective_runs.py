@@ -15,6 +15,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 import mpcc
 from mpcc.core.commands import entry
 from mpcc.core.method.training import Trainer
+from mpcc.core.registry import load_registry
 from mpcc.core.storage.checkpoint import load_checkpoint
 
 TINY = {
@@ -89,6 +90,22 @@ def test_a_run_that_was_killed_and_resumed_ends_with_the_same_bits(
     assert command(entry.run_main, "--resume", tmp_path / "run") == 0
     found, expected = weights(tmp_path / "run"), weights(runs[objective])
     assert found.keys() == expected.keys()
+    assert all(torch.equal(found[name], value) for name, value in expected.items())
+
+
+# Another value of each setting that an objective may have no use for.
+OTHER_VALUES = {
+    **{"d_steps": 2, "label_draws": "systematic", "prior_lr": 0.1, "balance_direction": "prior"},
+    **{"prior_fit_groups": "mixture", "real_terms_rise": 1, "entropy": "monte-carlo", "entropy_samples": 7},
+}
+
+
+@every_objective
+def test_settings_without_use_change_no_bit(runs: dict[str, Path], objective: str, tmp_path: Path) -> None:
+    unused = load_registry([]).entry("objective", objective).unused
+    assert unused
+    assert train(objective, tmp_path / "run", **{name.replace("_", "-"): OTHER_VALUES[name] for name in unused}) == 0
+    found, expected = weights(tmp_path / "run"), weights(runs[objective])
     assert all(torch.equal(found[name], value) for name, value in expected.items())
 
 

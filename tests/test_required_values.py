@@ -95,33 +95,74 @@ def test_the_paper_s_choices_can_be_joined_with_another_objective(registry: Regi
 
 
 class Asks:
-    """A plugin whose objective requires something."""
+    """A plugin whose objective requires or suggests something, or has no use for a setting."""
 
-    def __init__(self, kind: str, requires: Any) -> None:
-        self.kind, self.requires = kind, requires
+    def __init__(self, kind: str, **fields: Any) -> None:
+        self.kind, self.fields = kind, fields
 
     @hookimpl
     def register_objectives(self, register: Any) -> None:
         if self.kind == "objective":
-            register("mine", "mine:Mine", summary="Mine.", requires=self.requires)
+            register("mine", "mine:Mine", summary="Mine.", **self.fields)
 
     @hookimpl
     def register_priors(self, register: Any) -> None:
         if self.kind == "prior":
-            register("mine", "mine:Mine", summary="Mine.", requires=self.requires)
+            register("mine", "mine:Mine", summary="Mine.", **self.fields)
 
 
 @pytest.mark.parametrize(
-    ("kind", "requires", "expected"),
+    ("kind", "field", "value", "expected"),
     [
-        ("prior", {"run": {"clusters": 1}}, "prior 'mine': only an objective requires values"),
-        ("objective", {"data": {"name": "digits"}}, "unknown section that objective 'mine' requires: 'data'"),
-        ("objective", {"run": 3}, "objective 'mine': expected a table run of values, got 3"),
+        ("prior", "requires", {"run": {"clusters": 1}}, "prior 'mine': only an objective requires values"),
+        ("prior", "suggests", {"run": {"lr": 1.0}}, "prior 'mine': only an objective suggests values"),
+        ("prior", "unused", ["lr"], "prior 'mine': only an objective has unused settings"),
+        ("objective", "unused", "lr", "objective 'mine': unused: expected a list of settings of the run, got 'lr'"),
+        ("objective", "requires", {"data": {"name": "digits"}}, "section that objective 'mine' requires: 'data'"),
+        ("objective", "suggests", {"data": {"name": "digits"}}, "section that objective 'mine' suggests: 'data'"),
+        ("objective", "requires", {"run": 3}, "objective 'mine': expected a table run of values, got 3"),
     ],
 )
-def test_requirements_that_cannot_be_are_refused_at_registration(kind: str, requires: Any, expected: str) -> None:
+def test_requirements_that_cannot_be_are_refused_at_registration(
+    kind: str, field: str, value: Any, expected: str
+) -> None:
     with pytest.raises((PluginError, InvalidInput), match=expected):
-        Plugin.of(Asks(kind, requires), "mine", "mine", "1")
+        Plugin.of(Asks(kind, **{field: value}), "mine", "mine", "1")
+
+
+def test_a_preset_for_another_objective_gets_the_suggested_values(registry: Registry) -> None:
+    of_mpcc = resolved(registry, data={"name": "fashion-mnist"}, objective={"name": "vade"}, run={"device": "cpu"})
+    assert of_mpcc.preset.name == "fashion-mnist"
+    assert (of_mpcc.run.prior_fit, of_mpcc.run.generator_lr_factor, of_mpcc.run.lr) == (0.2, 1.0, 1e-3)
+    assert of_mpcc.prior.options.scale_floor == 0.05
+    assert of_mpcc.origins["run.prior_fit"] == "objective vade"
+    own = resolved(registry, objective={"name": "vade"})
+    assert (own.preset.name, own.origins["run.prior_fit"]) == ("digits-vade", "preset digits-vade")
+    assert resolved(registry, data={"name": "fashion-mnist"}, run={"device": "cpu"}).run.generator_lr_factor == 0.25
+
+
+def test_a_user_may_change_what_is_suggested(registry: Registry) -> None:
+    config = resolve(registry, [typed(objective={"name": "vade"}, run={"prior_fit": "0"})], "digits")
+    assert (config.run.prior_fit, config.origins["run.prior_fit"]) == (0, "flag")
+    # A prior without that option is none the worse for it.
+    assert resolved(registry, data={"name": "mnist"}, objective={"name": "vae"}).prior.name == "standard_normal"
+
+
+@pytest.mark.parametrize(
+    ("name", "setting", "value"),
+    [("aim", "prior_lr", "1e-3"), ("vade", "d_steps", "2"), ("vae", "label_draws", "systematic")],
+)
+def test_a_flag_without_use_is_told(
+    registry: Registry, name: str, setting: str, value: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    resolved(registry, objective={"name": name}, run={setting: value})
+    flag = f"--{setting.replace('_', '-')}"
+    assert [record.getMessage() for record in caplog.records if record.levelname == "WARNING"] == [
+        f"{flag} {value} changes nothing: the objective {name} does not use it"
+    ]
+    caplog.clear()
+    resolved(registry, objective={"name": "mpcc"}, run={setting: value})
+    assert not caplog.records
 
 
 @pytest.mark.parametrize(
@@ -140,6 +181,20 @@ def test_vade_refuses_a_prior_without_a_closed_form_in_one_line(
         assert f"--objective vade --prior {prior}: {family} has no closed form of KL(q(z|x) || p(z|y))" in line
         assert "(supplement, B.2)" in line
         assert "--prior gmm" in line
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("objective", ["mpcc", "vade"])
+def test_clusters_that_can_never_differ_are_refused(
+    objective: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SystemExit) as caught:
+        entry.run_main(["--objective", objective, "--prior", "standard_normal", "--out", "run"])
+    assert caught.value.code == 2
+    message = capsys.readouterr().err
+    assert "--prior standard_normal --clusters 10: all its clusters are the same" in message
+    assert "--clusters 1, or --prior gmm" in message
     assert not (tmp_path / "run").exists()
 
 

@@ -1,7 +1,7 @@
 """The configuration of one run: frozen, resolved in layers, written to and read from TOML.
 
 A later layer overrides an earlier one. The layers are: defaults of the option classes, defaults of the registry, the
-preset (`mpcc.core.config.preset_choice`), what the objective requires (`mpcc.core.config.requirements`), a
+preset (`mpcc.core.config.preset_choice`), what the objective suggests and requires (`mpcc.core.config.requirements`), a
 configuration file, a set of choices for compatibility (``--compat``), flags. The configuration records the layer of
 every value.
 
@@ -25,7 +25,7 @@ from mpcc.core.config import options
 from mpcc.core.config.layers import DISTRIBUTIONS, FILE_LISTS, NO_PRESET, SECTIONS, Layer, absolute, flag
 from mpcc.core.config.own_files import check_path_wanted, check_reader, with_readers
 from mpcc.core.config.preset_choice import PresetChoice, choose_preset
-from mpcc.core.config.requirements import check_required, required_layer
+from mpcc.core.config.requirements import check_required, objective_layers, unused_flags
 from mpcc.core.config.settings import RunSettings
 from mpcc.core.config.time_budget import one_length
 from mpcc.core.errors import InvalidInput, unknown_name
@@ -164,7 +164,10 @@ def resolve(registry: Registry, layers: list[Layer], preset: str | None = None) 
     came_with = {key: value for layer in layers for key, value in layer.distributions.items()}
     objective = entry_of(registry, "objective", chosen_names(registry, [*start, *layers])["objective"][0], came_with)
     check_required(registry, objective, layers)
-    layers = [*start, required_layer(objective), *layers]
+    for line in unused_flags(objective, layers):
+        logger.warning(line)
+    tables = start[0].tables if start else {}
+    layers = [*start, *objective_layers(objective, tables), *layers]
     layers, told = with_readers(registry, layers)
     for line in told:
         logger.info(line)

@@ -1,29 +1,58 @@
-"""What an objective requires of the rest of a configuration: a prior of its own, one cluster, no terms of another one.
+"""What an objective brings for the rest of a configuration: a prior of its own, one cluster, no terms of another one.
 
-The required values come after those of the preset and before those of the user. A user who asks for others is refused:
-the system would not be the one that was named.
+Its values come after those of the preset and before those of the user. A user who asks for other values than the
+required ones is refused: the system would not be the one that was named. Suggested values are for a preset that was
+made for another objective, and a user may change them. A flag that the system has no use for is told.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from mpcc.core.config import options
 from mpcc.core.config.layers import Layer, flag
 from mpcc.core.config.settings import RunSettings
-from mpcc.core.errors import InvalidInput
+from mpcc.core.errors import InvalidInput, unknown_name
 from mpcc.core.registry import Entry, Registry
 
-__all__ = ["REQUIRED", "check_required", "required_layer"]
+__all__ = ["REQUIRED", "check_required", "objective_layers", "unused_flags"]
 
-# What the origin of a required value begins with.
+# What the origin of a value that an objective brings begins with.
 REQUIRED = "objective "
 
 
-def required_layer(entry: Entry) -> Layer:
-    """Return the values that an objective requires."""
-    return Layer(f"{REQUIRED}{entry.name}", entry.requires)
+def objective_layers(entry: Entry, preset: Mapping[str, Any]) -> list[Layer]:
+    """Return the values that an objective suggests, unless the preset was made for it, and those that it requires.
+
+    Arguments:
+        entry: The objective.
+        preset: The tables of the preset that the run starts from; empty for none.
+    """
+    origin = f"{REQUIRED}{entry.name}"
+    # Not strict: what it suggests for one prior, another one may not have.
+    suggested = [] if preset.get("objective", {}).get("name") == entry.name else [Layer(origin, entry.suggests, False)]
+    return [*suggested, Layer(origin, entry.requires)]
+
+
+def unused_flags(entry: Entry, layers: Sequence[Layer]) -> list[str]:
+    """Return a line for each flag that an objective has no use for; in a file, all settings may stand.
+
+    Raises:
+        InvalidInput: If the objective names a setting that does not exist.
+    """
+    known = options.fields(RunSettings)
+    for name in entry.unused:
+        if name not in known:
+            raise unknown_name(f"setting that {entry.described()} does not use:", name, known)
+    return [
+        f"{layer.spelled('run', name)} {layer.tables['run'][name]} changes nothing: the objective {entry.name} does "
+        "not use it"
+        for layer in layers
+        if layer.origin == "flag"
+        for name in entry.unused
+        if layer.tables.get("run", {}).get(name) is not None
+    ]
 
 
 def check_required(registry: Registry, entry: Entry, layers: Sequence[Layer]) -> None:

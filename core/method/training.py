@@ -258,6 +258,11 @@ class Trainer:
         for optimizer in optimizers.values():
             self.engine.step(optimizer)
 
+    @property
+    def fit_to_come(self) -> bool:
+        """Whether the prior will still be fitted to the latents of real images (`Schedule.prior_fit`)."""
+        return self.schedule.prior_fit > 0 and self.schedule.iterations is not None and not self.prior_fitted
+
     @torch.no_grad()
     def fit_prior(self) -> str:
         """Fit the prior to the latents of real images, which the seed chooses; its optimizer starts anew.

@@ -42,6 +42,8 @@ class Entry:
         version: That distribution's version.
         on_request: Whether a metric is left out of ``all`` without being loaded.
         requires: Values of other sections that an objective comes with, in the tables of a configuration.
+        suggests: The same for values that a user may change; they replace those of a preset for another objective.
+        unused: Settings of the run that an objective has no use for.
     """
 
     kind: str
@@ -55,6 +57,8 @@ class Entry:
     version: str
     on_request: bool = False
     requires: Mapping[str, Mapping[str, Any]] = attrs.field(factory=dict)
+    suggests: Mapping[str, Mapping[str, Any]] = attrs.field(factory=dict)
+    unused: tuple[str, ...] = ()
 
     def load(self) -> type:
         """Import the class and check it against the contract.

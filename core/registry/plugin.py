@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import unicodedata
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import attrs
@@ -17,8 +17,8 @@ from mpcc.core.registry.entries import KINDS, Entry
 __all__ = ["API_VERSION", "Observer", "Plugin"]
 
 API_VERSION = 1
-# What an objective may require: settings of the run, the prior and the architecture with their options.
-REQUIRED_SECTIONS = ("run", "prior", "arch")
+# What an objective may require or suggest: settings of the run, the prior and the architecture with their options.
+OBJECTIVE_SECTIONS = ("run", "prior", "arch")
 # Categories that one line of text must not contain: control characters, line and paragraph separators, surrogates.
 BREAKS = ("Cc", "Zl", "Zp", "Cs")
 
@@ -82,15 +82,20 @@ class Plugin:
             api_version: int = API_VERSION,
             on_request: bool = False,
             requires: Mapping[str, Mapping[str, Any]] | None = None,
+            suggests: Mapping[str, Mapping[str, Any]] | None = None,
+            unused: Sequence[str] = (),
         ) -> None:
             check_registration(kind, name, target, summary, options, api_version)
-            needs = dict(requires or {})
-            check_requirements(kind, name, needs)
+            needs, wishes = dict(requires or {}), dict(suggests or {})
+            check_tables(kind, name, "requires", needs)
+            check_tables(kind, name, "suggests", wishes)
+            check_unused(kind, name, unused)
             if any((entry.kind, entry.name) == (kind, name) for entry in entries):
                 raise PluginError(f"{kind} {name!r} is registered twice by {distribution} ({origin})")
             own = dict(defaults or {})
             where = (origin, distribution, version)
-            entries.append(Entry(kind, name, target, summary, options, own, *where, on_request, needs))
+            of_objective = (needs, wishes, tuple(unused))
+            entries.append(Entry(kind, name, target, summary, options, own, *where, on_request, *of_objective))
 
         for kind in KINDS:
             getattr(manager.hook, f"register_{kind}s")(register=functools.partial(register, kind))
@@ -133,16 +138,34 @@ def check_registration(kind: str, name: str, target: str, summary: str, options:
         raise PluginError(f"{kind} {name!r} is written for plugin API {api_version}; this mpcc has {API_VERSION}")
 
 
-def check_requirements(kind: str, name: str, requires: Mapping[str, Any]) -> None:
-    """Refuse requirements that are not values of a configuration's sections, or not those of an objective.
+def check_tables(kind: str, name: str, verb: str, tables: Mapping[str, Any]) -> None:
+    """Refuse what is not values of a configuration's sections, or not those of an objective.
+
+    Arguments:
+        kind: Of the plugin.
+        name: Of the plugin.
+        verb: What it does with them, ``requires`` or ``suggests``.
+        tables: The values by section and name.
 
     Raises:
         PluginError: With the value and what was expected.
     """
-    if requires and kind != "objective":
-        raise PluginError(f"{kind} {name!r}: only an objective requires values of other sections, got {requires!r}")
-    for section, table in requires.items():
-        if section not in REQUIRED_SECTIONS:
-            raise unknown_name(f"section that {kind} {name!r} requires:", section, REQUIRED_SECTIONS)
+    if tables and kind != "objective":
+        raise PluginError(f"{kind} {name!r}: only an objective {verb} values of other sections, got {tables!r}")
+    for section, table in tables.items():
+        if section not in OBJECTIVE_SECTIONS:
+            raise unknown_name(f"section that {kind} {name!r} {verb}:", section, OBJECTIVE_SECTIONS)
         if not isinstance(table, Mapping):
             raise PluginError(f"{kind} {name!r}: expected a table {section} of values, got {table!r}")
+
+
+def check_unused(kind: str, name: str, unused: Any) -> None:
+    """Refuse what is not a list of settings, or not that of an objective.
+
+    Raises:
+        PluginError: With the value and what was expected.
+    """
+    if isinstance(unused, str) or not all(isinstance(setting, str) for setting in unused):
+        raise PluginError(f"{kind} {name!r}: unused: expected a list of settings of the run, got {unused!r}")
+    if unused and kind != "objective":
+        raise PluginError(f"{kind} {name!r}: only an objective has unused settings, got {list(unused)!r}")

@@ -40,7 +40,7 @@ __all__ = ["RegistryFile", "digest", "environment_registries"]
 VARIABLE = "MPCC_REGISTRY"
 SECTIONS = ("priors", "architectures", "datasets", "metrics", "objectives")
 PRESET_TABLES = ("run", "prior", "arch", "data", "objective")
-FIELDS = ("target", "summary", "options", "defaults", "api_version", "on_request", "requires")
+FIELDS = ("target", "summary", "options", "defaults", "api_version", "on_request", "requires", "suggests", "unused")
 
 
 def digest(content: bytes) -> str:
@@ -130,7 +130,7 @@ def check_entry(where: str, section: str, name: str, entry: Any) -> None:
     for field, value in entry.items():
         if field not in known:
             raise unknown_name(f"field of {spelled}", field, known)
-        if field in ("for", *PRESET_TABLES, "defaults", "requires") and not isinstance(value, dict):
+        if field in ("for", *PRESET_TABLES, "defaults", "requires", "suggests") and not isinstance(value, dict):
             raise InvalidInput(f"{spelled} expected a table {field} = {{ ... }}, got {value!r}")
         if field == "for":
             check_purpose(value, spelled)

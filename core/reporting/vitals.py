@@ -47,6 +47,7 @@ class Vitals:
         two_peaks: Clusters whose latents have two peaks (`clusters_with_two_peaks`).
         iterations: How long the model has been trained, or None if that is not known.
         terms: The names of the terms that train the model; by default, those of MPCC.
+        prior_is_fixed: Whether nothing ever trains the prior.
     """
 
     sizes: tuple[int, ...]
@@ -62,6 +63,7 @@ class Vitals:
     iterations: int | None = None
     gradient_norms: Mapping[str, float] = attrs.field(factory=dict)
     terms: frozenset[str] = OF_MPCC
+    prior_is_fixed: bool = False
 
     def has(self, term: str) -> bool:
         """Return whether a term trains the model."""
@@ -71,11 +73,6 @@ class Vitals:
     def clusters_images(self) -> bool:
         """Whether the system has labels y: a term says what they are worth."""
         return self.has("membership") or self.has("label_divergence")
-
-    @property
-    def prior_is_fixed(self) -> bool:
-        """Whether gradients were logged, and none of the prior."""
-        return bool(self.gradient_norms) and "prior" not in self.gradient_norms
 
     def quantities(self) -> dict[str, float]:
         """Return the numbers for curves and ``results.json``."""
@@ -104,6 +101,7 @@ def vitals(
     iterations: int | None = None,
     gradient_norms: Mapping[str, Sequence[float]] | None = None,
     terms: Collection[str] | None = None,
+    prior_is_fixed: bool = False,
 ) -> Vitals:
     """Measure a model without a change to it or to any random state.
 
@@ -117,6 +115,7 @@ def vitals(
         iterations: How long the model has been trained.
         gradient_norms: Logged norms of the gradients of each part since the last evaluation.
         terms: The names of the terms that train the model, or None for those of MPCC.
+        prior_is_fixed: Whether nothing ever trains the prior.
     """
     clusters = evaluation.clusters
     # Shares are the same for images in [-1, 1] and in 0..255.
@@ -142,17 +141,25 @@ def vitals(
         iterations=iterations,
         gradient_norms={part: statistics.median(norms) for part, norms in (gradient_norms or {}).items() if norms},
         terms=OF_MPCC if terms is None else frozenset(terms),
+        prior_is_fixed=prior_is_fixed,
     )
 
 
-def still_forming(done: int, iterations: int) -> bool:
+def still_forming(done: int, iterations: int, *, fit_to_come: bool = False) -> bool:
     """Return whether clusters still form: in the first quarter of a run, and in 2,000 iterations at most.
+
+    Arguments:
+        done: Iterations that are done.
+        iterations: Those of the whole run.
+        fit_to_come: Whether the prior will be fitted to the latents of real images: most clusters form then.
 
     Example:
         >>> still_forming(200, 1_000), still_forming(300, 1_000), still_forming(3_000, 200_000)
         (True, False, False)
+        >>> still_forming(300, 1_000, fit_to_come=True)
+        True
     """
-    return done < min(FORMING_SHARE * iterations, FORMING)
+    return fit_to_come or done < min(FORMING_SHARE * iterations, FORMING)
 
 
 def at_the_ends(images: Tensor) -> float:

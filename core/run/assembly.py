@@ -45,15 +45,31 @@ def make_prior(config: RunConfig) -> tuple[Prior, EntropyPolicy]:
     """Return the prior of a configuration, on the CPU, and where the entropies of its components come from.
 
     Raises:
-        InvalidInput: If the objective cannot use the prior, or it lacks the entropies that are asked for.
+        InvalidInput: If the objective cannot use the prior, its clusters can never differ, or it lacks the entropies
+            that are asked for.
     """
     settings = config.run
     prior: Prior = config.prior.make(settings.clusters, settings.latent_dim)
+    if never_differ(prior):
+        raise InvalidInput(
+            f"--prior {config.prior.name} --clusters {settings.clusters}: all its clusters are the same, and nothing "
+            "trains them (nearest valid choice: --clusters 1, or --prior gmm)"
+        )
     try:
         config.objective.make().check(prior)
     except InvalidInput as error:
         raise InvalidInput(f"--objective {config.objective.name} --prior {config.prior.name}: {error}") from error
     return prior, EntropyPolicy.of(prior, settings.entropy, settings.entropy_samples)
+
+
+@torch.no_grad()
+def never_differ(prior: Prior) -> bool:
+    """Return whether all of several components are the same and have nothing that is trained."""
+    if prior.clusters == 1 or any(parameter.numel() for parameter in prior.parameters()):
+        return False
+    z = torch.linspace(-2, 2, 5, dtype=prior.weights().dtype)[:, None].expand(5, prior.latent_dim)
+    densities = prior.log_density(z)
+    return bool((densities == densities[:, :1]).all())
 
 
 def build_model(config: RunConfig, channels: int, device: torch.device) -> Model:

@@ -298,11 +298,12 @@ class Execution:
             findings.pictures,
             run.hinges,
             real_terms=trainer.real_terms,
-            forming=still_forming(done, settings.iterations),
+            forming=still_forming(done, settings.iterations, fit_to_come=trainer.fit_to_come),
             # The weights of another run may have been trained for long.
             iterations=None if settings.init_from else done,
             gradient_norms=run.gradient_norms,
             terms=trainer.term_weights or None,
+            prior_is_fixed="prior" not in trainer.optimizers,
         )
         warnings = symptoms(measured, settings)
         self.results = {

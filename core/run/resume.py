@@ -223,10 +223,10 @@ def take_first_weights(run: Run) -> None:
     saved, now = saved_config(state, source), run.config.to_tables()
     changed = differences(saved, {section: now[section] for section in ("prior", "arch")})
     built = {name: set(part.state_dict()) for name, part in run.trainer.model.parts().items()}
-    if {name: set(tensors) for name, tensors in state["parts"].items()} != built and not changed:
+    if {name: set(tensors) for name, tensors in state["parts"].items()} != built:
         before = saved.get("objective", {}).get("name", "an earlier one")
         if before != now["objective"]["name"]:
-            changed.append(f"objective was {before}, is {now['objective']['name']}")
+            changed.insert(0, f"objective was {before}, is {now['objective']['name']}")
     for name in ("clusters", "latent_dim"):
         if saved["run"].get(name) != now["run"][name]:
             changed.append(f"run.{name} was {saved['run'].get(name)}, is {now['run'][name]}")

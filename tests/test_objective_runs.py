@@ -101,6 +101,12 @@ OTHER_VALUES = {
 
 
 @every_objective
+def test_results_say_whether_the_prior_has_been_fitted(runs: dict[str, Path], objective: str) -> None:
+    fitted = json.loads((runs[objective] / "results.json").read_text())["prior_fitted"]
+    assert fitted == ("prior-fit" in OF_OBJECTIVE[objective])
+
+
+@every_objective
 def test_settings_without_use_change_no_bit(runs: dict[str, Path], objective: str, tmp_path: Path) -> None:
     unused = load_registry([]).entry("objective", objective).unused
     assert unused

@@ -25,8 +25,17 @@ from mpcc.core.images.invariances import Invariances
 from mpcc.core.images.stream import ImageStream
 from mpcc.core.method import terms
 from mpcc.core.method.engine import Engine, PlainEngine
-from mpcc.core.method.model import Model
-from mpcc.core.method.prior_fit import GROUPINGS, fit_components, fit_prior, latent_groups, mixture_groups, renamed
+from mpcc.core.method.losses import Batch, density_term
+from mpcc.core.method.model import Model, thawed
+from mpcc.core.method.prior_fit import (
+    GROUPINGS,
+    draws,
+    fit_components,
+    fit_prior,
+    latent_groups,
+    mixture_groups,
+    renamed,
+)
 from mpcc.core.method.schedule import Schedule
 from mpcc.core.method.terms import TermWeights
 from mpcc.core.method.training import Trainer
@@ -55,6 +64,9 @@ def separated(count: int = 400, spread: float = 0.3) -> tuple[Tensor, Tensor]:
     centres = torch.tensor([[3.0, 0.0, 0.1], [-3.0, 0.0, 0.1], [0.0, 3.0, -0.1], [0.0, -3.0, -0.1]]).double()
     return centres[groups] + spread * torch.randn(count, J, dtype=torch.float64, generator=generator), groups
 
+
+# Raw scales of q(z|x): nearly no spread.
+NARROW = torch.full((400, J), -8.0, dtype=torch.float64)
 
 # Groups
 
@@ -105,7 +117,7 @@ def test_every_prior_finds_the_groups_of_latents(name: str) -> None:
     z, expected = separated()
     with torch.no_grad():
         before = float(torch.logsumexp(prior.log_weights() + prior.log_density(z), 1).mean())
-    assert fit_prior(prior, z, seed=0) == K
+    assert fit_prior(prior, z, NARROW, seed=0) == K
     with torch.no_grad():
         after = float(torch.logsumexp(prior.log_weights() + prior.log_density(z), 1).mean())
         found = prior.log_responsibilities(z).argmax(1)
@@ -151,12 +163,41 @@ def test_a_cluster_without_latents_keeps_its_component() -> None:
             assert not torch.equal(value[1], before[name][1]), name
 
 
+@pytest.mark.parametrize("name", PRIORS)
+def test_draws_are_those_of_each_image(name: str) -> None:
+    """Averages over draws against the distribution function of q(z|x), within their standard error."""
+    prior, (loc, _) = made(name), separated(8)
+    raw_scale = torch.linspace(-2, 1, 8 * J, dtype=torch.float64).view(8, J)
+    z = torch.cat([draws(prior, loc, raw_scale, seed) for seed in range(40)])
+    assert z.shape == (4000, 8, J)
+    # Draws of the scaled noise have one distribution, that of an image with location 0.
+    noise = torch.cat([draws(prior, torch.zeros_like(loc), raw_scale, seed) for seed in range(100, 140)])
+    for threshold in (-0.5, 0.0, 0.7):
+        one, other = ((values < threshold).double().mean(0) for values in (z - loc, noise))
+        assert bool(((one - other).abs() < 5 * (0.5 / 4000) ** 0.5).all())
+    assert torch.equal(draws(prior, loc, raw_scale, 3), draws(prior, loc, raw_scale, 3))
+
+
+def test_a_component_has_the_spread_of_its_locations_and_that_of_the_encoder() -> None:
+    prior = made("gmm", scale_floor=0.0)
+    loc, groups = separated()
+    raw_scale = torch.full_like(loc, 0.3)
+    own = prior.encoder_distribution(loc[:1], raw_scale[:1]).stddev[0]
+    fit_prior(prior, loc, raw_scale, seed=0)
+    component, found = prior.component(torch.arange(K)), prior.log_responsibilities(loc).argmax(1)
+    for k in range(K):
+        group = loc[groups == groups[found == k][0]]
+        expected = (group.var(0, correction=0) + own.square()).sqrt()
+        torch.testing.assert_close(component.stddev[k].detach(), expected.detach(), rtol=0.08, atol=0)
+        torch.testing.assert_close(component.mean[k].detach(), group.mean(0), rtol=0, atol=0.1)
+
+
 def test_the_fit_leaves_open_which_parameters_are_trained_and_draws_no_random_numbers() -> None:
     prior = made("student_t")
     for parameter in prior.parameters():
         parameter.requires_grad_(False)
     state = torch.get_rng_state()
-    fit_prior(prior, separated()[0], seed=0)
+    fit_prior(prior, separated()[0], NARROW, seed=0)
     assert not any(parameter.requires_grad or parameter.grad is not None for parameter in prior.parameters())
     assert torch.equal(state, torch.get_rng_state())
 
@@ -219,21 +260,42 @@ def test_the_prior_is_fitted_once_at_its_iteration(engine: type[Engine], caplog:
 
 def test_density_waits_for_the_fit_and_trains_the_prior_alone() -> None:
     schedule = attrs.evolve(SCHEDULE, iterations=2)
-    with_density, without = trainer(schedule), trainer(schedule, attrs.evolve(WEIGHTS, density=0.0))
-
-    def networks(one: Trainer) -> dict[str, Any]:
-        return {name: part.state_dict() for name, part in one.model.networks.by_name().items()}
-
-    for each in (with_density, without):
+    one, other = trainer(schedule), trainer(schedule, attrs.evolve(WEIGHTS, density=7.0))
+    for each in (one, other):
         torch.manual_seed(0)
-        found = each.iterate()
-        assert ("density" in found) == (each is with_density)
-    assert all(torch.equal(*pair) for pair in zip(bits(with_density), bits(without), strict=True))
-    for each in (with_density, without):
+        assert "density" in each.iterate()
+    assert all(torch.equal(*pair) for pair in zip(bits(one), bits(other), strict=True))
+    for each in (one, other):
         torch.manual_seed(1)
         each.iterate()
-    assert with_density.prior_fitted
-    assert not torch.equal(with_density.model.prior.loc, without.model.prior.loc)  # type: ignore[arg-type]
+    assert one.prior_fitted
+    assert not torch.equal(one.model.prior.loc, other.model.prior.loc)  # type: ignore[arg-type]
+
+
+def test_the_density_term_is_the_cross_entropy_of_draws_and_the_prior() -> None:
+    """Its mean over many draws, for Normals, against integrals by scipy; gradients reach the prior alone."""
+    model = trainer().model
+    loc = torch.randn(6, 8, dtype=torch.float64, generator=torch.Generator().manual_seed(3)).requires_grad_()
+    raw_scale = torch.linspace(-1, 0, 48, dtype=torch.float64).view(6, 8).requires_grad_()
+    batch = Batch(6)
+    torch.manual_seed(4)
+    values = torch.stack([density_term(model, batch, WEIGHTS, loc, raw_scale).terms["density"] for _ in range(4000)])
+    prior, generator = model.prior, np.random.default_rng(5)
+    q = prior.encoder_distribution(loc, raw_scale)
+    centre, scale = loc.detach().numpy(), q.stddev.detach().numpy()
+    component = prior.component(torch.arange(K))
+    mean, deviation = component.mean.detach().numpy(), component.stddev.detach().numpy()
+    z = centre + scale * generator.normal(size=(4000, 6, 8))
+    log_p = np.stack([stats.norm(mean[k], deviation[k]).logpdf(z).sum(-1) for k in range(K)])
+    expected = -(np.logaddexp.reduce(log_p, 0) - np.log(K)).mean(1)
+    error = np.hypot(float(values.std()), expected.std()) / 4000**0.5
+    assert abs(float(values.mean()) - expected.mean()) < 4 * error
+    own = [prior.get_parameter(name) for name in ("loc", "raw_scale")]
+    with thawed(own):
+        total = density_term(model, batch, WEIGHTS, loc, raw_scale).total
+        found = torch.autograd.grad(total, [loc, raw_scale, *own], allow_unused=True)
+    assert found[:2] == (None, None)
+    assert all(bool(gradient.any()) for gradient in found[2:])
 
 
 @pytest.mark.parametrize("paused", [1, 2, 3])

@@ -301,8 +301,8 @@ def test_vade_with_pretraining_is_an_autoencoder_first(engine: type[Engine]) -> 
         if done == 3:
             # The fit has a test of its own (test_prior_fit.py). Moments of the autoencoder are of no use for the bound.
             pixels = torch.cat(list(images.some(FIT_IMAGES)))
-            encoded = heads(p, (pixels.float() / 127.5 - 1).double().flatten(1))[0]
-            fit_prior(prior, encoded, seed=1)
+            encoded = heads(p, (pixels.float() / 127.5 - 1).double().flatten(1))
+            fit_prior(prior, *encoded, seed=1)
             p |= {f"prior.{name}": value.detach().clone() for name, value in prior.named_parameters()}
             adam.moments, adam.counts = {}, {}
         vade(p, images, adam, "gaussian", pretraining=done < 3)

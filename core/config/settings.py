@@ -138,7 +138,7 @@ class RunSettings:
     )
     density_weight: float = option(
         0.0,
-        "weight of the prior's density at the latents of real images, in nats; 0 for none",
+        "weight of the prior's density at draws from q(z|x) of real images, in nats; 0 for none",
         least=0,
     )
     prior_fit: float = option(

@@ -221,7 +221,7 @@ def encoder_loss(model: Model, batch: Batch, weights: TermWeights) -> Loss:
     """
     (loc, raw_scale), of_real = encodings(model, batch)
     loss = Loss.of(latent=(weights.latent, latent_term(model, needed(batch.generated), loc, raw_scale)))
-    return loss if of_real is None else loss + real_image_terms(model, batch, weights, of_real)
+    return loss if of_real is None else loss + real_image_terms(model, batch, weights, of_real[0])
 
 
 def encoder_and_prior_loss(model: Model, batch: Batch, weights: TermWeights) -> Loss:
@@ -245,12 +245,15 @@ def encoder_and_prior_loss(model: Model, batch: Batch, weights: TermWeights) -> 
     )
     if of_real is None:
         return loss
-    loss = loss + real_image_terms(model, batch, weights, of_real)
-    return loss + density_term(model, batch, weights, of_real[: len(needed(batch.real))]) if weights.density else loss
+    loss = loss + real_image_terms(model, batch, weights, of_real[0])
+    if not weights.density:
+        return loss
+    count = len(needed(batch.real))
+    return loss + density_term(model, batch, weights, of_real[0][:count], of_real[1][:count])
 
 
-def encodings(model: Model, batch: Batch) -> tuple[tuple[Tensor, Tensor], Tensor | None]:
-    """Return location and raw scale of the generated images, and the location of the real and transformed ones, if any.
+def encodings(model: Model, batch: Batch) -> tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor] | None]:
+    """Return location and raw scale of the generated images, and those of the real and transformed ones, if any.
 
     One call encodes all of them: the encoder has no batch statistics, so an encoding does not depend on the other
     images. No gradient enters the generator through the images.
@@ -261,7 +264,7 @@ def encodings(model: Model, batch: Batch) -> tuple[tuple[Tensor, Tensor], Tensor
     real = torch.cat([needed(batch.real), batch.transformed]).to(generated.dtype)
     loc, raw_scale = model.networks.encoder(torch.cat([generated, real]))
     count = len(generated)
-    return (loc[:count], raw_scale[:count]), loc[count:]
+    return (loc[:count], raw_scale[:count]), (loc[count:], raw_scale[count:])
 
 
 def real_image_terms(model: Model, batch: Batch, weights: TermWeights, loc: Tensor) -> Loss:
@@ -287,18 +290,23 @@ def real_image_terms(model: Model, batch: Batch, weights: TermWeights, loc: Tens
     )
 
 
-def density_term(model: Model, batch: Batch, weights: TermWeights, loc: Tensor) -> Loss:
-    """Return the prior's surprise at the encoder's location of real images, which is held fixed.
+def density_term(model: Model, batch: Batch, weights: TermWeights, loc: Tensor, raw_scale: Tensor) -> Loss:
+    """Return the prior's surprise at a draw from q(z|x) for each real image; the encoder is held fixed.
+
+    It is the part of KL(q(z) || p(z)) that the prior can change, where q(z) is the mean of q(z|x) over real images.
 
     Arguments:
         model: The prior receives the gradients.
         batch: The factor on the term.
         weights: Weights of the terms.
         loc: The encoder's location of the real images, shape (N, J).
+        raw_scale: Its raw scale of them, shape (N, J).
     """
     prior = model.prior
+    dtype = prior.weights().dtype
     with prior.full_precision():
-        z = loc.detach().to(prior.weights().dtype)
+        # `sample` would check the scales, for which the host waits; a loss that is not finite is left to the guard.
+        z = prior.encoder_distribution(loc.detach().to(dtype), raw_scale.detach().to(dtype)).rsample()
         density = terms.density(prior.log_density(z), prior.log_weights())
     return Loss(
         batch.density_factor * weights.density * density,

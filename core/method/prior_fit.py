@@ -4,6 +4,9 @@ With many clusters the components of a fresh prior overlap, and q(y|z) stays nea
 real images have formed groups. A fit in the middle of the training gives each group a component. VaDE (Jiang et al.,
 2017) starts its mixture in the same way, from the latents of an autoencoder.
 
+Groups are found among the locations of q(z|x). Components are fitted to draws from q(z|x), because its mean over the
+images of a cluster is what a component has to match: fitted to the locations it would lack the spread of q(z|x).
+
 Letters in shapes: N images, K clusters, J latent dimensions.
 """
 
@@ -18,13 +21,24 @@ from torch import Tensor
 from torch.optim import Adam
 
 from mpcc.core.contracts import Prior
+from mpcc.core.system.randomness import own_randomness
 
-__all__ = ["FIT_IMAGES", "GROUPINGS", "fit_components", "fit_prior", "latent_groups", "mixture_groups", "renamed"]
+__all__ = [
+    "FIT_IMAGES",
+    "GROUPINGS",
+    "draws",
+    "fit_components",
+    "fit_prior",
+    "latent_groups",
+    "mixture_groups",
+    "renamed",
+]
 
 logger = logging.getLogger(__name__)
 
-# How many images a prior is fitted to: a hundred for each of a hundred clusters.
-FIT_IMAGES = 10_000
+# How many images a prior is fitted to: a hundred for each of a hundred clusters. If there are fewer, each has several
+# draws from q(z|x), about as many in all, and this many at most.
+FIT_IMAGES, MOST_DRAWS = 10_000, 100
 # How often a mixture is started; what is added to its variances, as a share of the mean variance of the latents.
 STARTS, NARROWEST = 5, 1e-4
 # A direction counts as constant if its standard deviation is below this share of the mean one or of the largest latent:
@@ -158,20 +172,38 @@ def fit_components(prior: Prior, z: Tensor, groups: Tensor) -> float:
     return float(reached.mean())
 
 
-def fit_prior(prior: Prior, z: Tensor, seed: int, groups_by: str = "k-means") -> int:
+def draws(prior: Prior, loc: Tensor, raw_scale: Tensor, seed: int) -> Tensor:
+    """Return draws from q(z|x) of each image, shape (S, N, J), with S N around `FIT_IMAGES`.
+
+    Arguments:
+        prior: Names the family of q(z|x).
+        loc: Encoder locations, shape (N, J).
+        raw_scale: Raw scales of the encoder, shape (N, J).
+        seed: Of the draws; the global random states stay as they are.
+    """
+    count = min(max(1, FIT_IMAGES // len(loc)), MOST_DRAWS)
+    with own_randomness(seed, loc.device), torch.no_grad(), prior.full_precision():
+        z: Tensor = prior.encoder_distribution(loc, raw_scale).rsample(torch.Size((count,)))
+        return z
+
+
+def fit_prior(prior: Prior, loc: Tensor, raw_scale: Tensor, seed: int, groups_by: str = "k-means") -> int:
     """Give each group of latents a component of the prior; return how many groups there are.
 
     A group takes the component whose cluster it shares most with, so a second fit keeps the names of the clusters.
 
     Arguments:
         prior: Its parameters are changed.
-        z: Encoder locations of real images, shape (N, J).
-        seed: Of the starts of the groups.
+        loc: Encoder locations of real images, shape (N, J).
+        raw_scale: Raw scales of the encoder, shape (N, J).
+        seed: Of the starts of the groups, and of the draws.
         groups_by: One of `GROUPINGS`.
     """
-    groups = GROUPINGS[groups_by](z, prior.clusters, seed)
+    groups = GROUPINGS[groups_by](loc, prior.clusters, seed)
+    dtype = prior.weights().dtype
     with torch.no_grad():
-        shares = prior.log_responsibilities(z.to(prior.weights().dtype)).exp()
+        shares = prior.log_responsibilities(loc.to(dtype)).exp()
     groups = renamed(groups, shares)
-    fit_components(prior, z, groups)
+    z = draws(prior, loc.to(dtype), raw_scale.to(dtype), seed)
+    fit_components(prior, z.flatten(0, 1), groups.repeat(len(z)))
     return len(groups.unique())  # type: ignore[no-untyped-call]

@@ -214,7 +214,7 @@ class TermWeights:
         label: Weight of the label term, 1.
         balance: Weight of the balance of the clusters on real images; 0, none, in the paper.
         consistency: Weight of the consistency of the clusters on real images; 0, none, in the paper.
-        density: Weight of the prior's density at the latents of real images; 0, none, in the paper.
+        density: Weight of the prior's density at draws from q(z|x) of real images; 0, none, in the paper.
         generator_latent: Weight of the latent term in the generator's update; 0, none, in the paper.
         generator_membership: Weight of the membership term at the encoder's location in the generator's update; 0,
             none, in the paper.

@@ -275,19 +275,19 @@ class Trainer:
         if optimizer is None:
             return f"the prior is not fitted: {type(model.prior).__name__} has nothing that is trained"
         dtype = next(model.networks.encoder.parameters()).dtype
-        latents = []
+        heads = []
         for pixels in self.stream.some(FIT_IMAGES):
             with self.engine.precision():
-                latents.append(model.networks.encoder(to_unit_range(pixels, model.device).to(dtype))[0])
-        z = torch.cat(latents).to(model.prior.weights().dtype)
-        if not bool(z.isfinite().all()):  # the next update says what has diverged
+                heads.append(model.networks.encoder(to_unit_range(pixels, model.device).to(dtype)))
+        loc, raw_scale = (torch.cat(values).to(model.prior.weights().dtype) for values in zip(*heads, strict=True))
+        if not bool(loc.isfinite().all() & raw_scale.isfinite().all()):  # the next update says what has diverged
             return "the prior is not fitted: the latents of real images are not finite"
-        groups = fit_prior(model.prior, z, self.stream.seed, self.schedule.prior_fit_groups)
+        groups = fit_prior(model.prior, loc, raw_scale, self.stream.seed, self.schedule.prior_fit_groups)
         for moments in optimizer.state.values():
             for value in moments.values():
                 value.zero_()
         self.engine.changed(("prior",))
-        return f"the prior is fitted to {groups} groups of the latents of {len(z)} images"
+        return f"the prior is fitted to {groups} groups of the latents of {len(loc)} images"
 
     def _change_phases(self) -> None:
         """Start all optimizers anew if the fit of the prior has begun or ended phases.

@@ -315,6 +315,7 @@ class Execution:
                 "restarts": run.restarts,
             },
             "iterations": done,
+            "prior_fitted": trainer.prior_fitted,
             "seconds": round(run.seconds, 3),
             "evaluation_seconds": round(run.seconds - training_seconds, 3),
             "iterations_per_second": round(done / training_seconds, 3),

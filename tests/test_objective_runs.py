@@ -96,7 +96,13 @@ def test_a_run_that_was_killed_and_resumed_ends_with_the_same_bits(
 # Another value of each setting that an objective may have no use for.
 OTHER_VALUES = {
     **{"d_steps": 2, "label_draws": "systematic", "prior_lr": 0.1, "balance_direction": "prior"},
-    **{"prior_fit_groups": "mixture", "real_terms_rise": 1, "entropy": "monte-carlo", "entropy_samples": 7},
+    **{
+        "prior_fit_groups": "mixture",
+        "prior_fit_when": "collapsed",
+        "real_terms_rise": 1,
+        "entropy": "monte-carlo",
+        "entropy_samples": 7,
+    },
 }
 
 

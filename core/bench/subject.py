@@ -155,7 +155,7 @@ class Subject:
         choice = PluginChoice(SYNTHETIC, SyntheticOptions(count, self.channels), entry)
         run = Run.assemble(self.registry, attrs.evolve(self.config, run=settings, data=choice))
         # The iterations of the longer part of a run are measured, without a fit between them.
-        run.trainer.prior_fitted = True
+        run.trainer.fit_decided = True
         return run
 
     def summary(self) -> Summary:

@@ -186,15 +186,15 @@ def real_batches(phases: Sequence[Phase | EndOfIteration], schedule: Schedule) -
     return max(counts, default=0)
 
 
-def takes_part(phase: Phase, schedule: Schedule, prior_fitted: bool) -> bool:
+def takes_part(phase: Phase, schedule: Schedule, fit_decided: bool) -> bool:
     """Return whether a phase is part of the next iteration.
 
     Arguments:
         phase: The phase.
         schedule: Says whether the prior is fitted to real images at all.
-        prior_fitted: Whether that has been done.
+        fit_decided: Whether the time for that is over.
     """
-    return phase.fitted in (None, prior_fitted or not schedule.prior_fit)
+    return phase.fitted in (None, fit_decided or not schedule.prior_fit)
 
 
 def last_rows(phases: Sequence[Phase | EndOfIteration]) -> tuple[Phase | EndOfIteration, ...]:

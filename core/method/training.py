@@ -31,7 +31,7 @@ from mpcc.core.method.phases import (
     takes_real,
     trains_encoder,
 )
-from mpcc.core.method.prior_fit import FIT_IMAGES, fit_prior
+from mpcc.core.method.prior_fit import FIT_IMAGES, fit_prior, has_collapsed
 from mpcc.core.method.schedule import Schedule
 from mpcc.core.method.terms import TermWeights
 
@@ -83,7 +83,8 @@ class Trainer:
 
     Attributes:
         iteration: Number of iterations done.
-        prior_fitted: Whether the prior has been fitted to the latents of real images.
+        fit_decided: Whether the time for a fit of the prior to the latents of real images is over.
+        prior_fitted: Whether it has been fitted then.
         guard: Records the first update whose loss or gradient was not finite.
         term_weights: The weight of each term in its last update, by name.
         real_terms: Whether terms on real images train the encoder.
@@ -108,7 +109,7 @@ class Trainer:
         self.engine.prepare(model)
         self.phases = tuple(phases)
         self.iteration = 0
-        self.prior_fitted = False
+        self.fit_decided = self.prior_fitted = False
         self.term_weights: dict[str, float] = {}
         self.section: Callable[[str], contextlib.AbstractContextManager[Any]] = no_clock
         self._real_batches = real_batches(self.phases, schedule)
@@ -163,13 +164,15 @@ class Trainer:
             The raw terms by name, each from the last update that computed it, detached scalars on the device.
         """
         self._set_step_sizes()
-        if self.schedule.prior_fit_due(self.iteration) and not self.prior_fitted:
-            logger.info("iteration %d: %s", self.iteration, self.fit_prior())
+        if self.schedule.prior_fit_due(self.iteration) and not self.fit_decided:
+            if self.schedule.prior_fit_when == "always" or has_collapsed(self.model.prior, self._encodings()[0]):
+                logger.info("iteration %d: %s", self.iteration, self.fit_prior())
+            self.fit_decided = True
             self._change_phases()
         if self._rise is not None:
             rise = self.schedule.real_terms_factor(self.iteration)
             self._rise.fill_(rise)
-            self._density_factor.fill_(rise if self.prior_fitted or not self.schedule.prior_fit else 0.0)
+            self._density_factor.fill_(rise if self.fit_decided or not self.schedule.prior_fit else 0.0)
         with self.section("real images"):
             count, transformed = self._real_batches, self._rise is not None
             real = self.stream.take(count, transformed=transformed) if count else torch.empty(0)
@@ -191,7 +194,7 @@ class Trainer:
         self.guard.begin()
         terms: dict[str, Tensor] = {}
         for phase in self.phases:
-            if isinstance(phase, Phase) and takes_part(phase, self.schedule, self.prior_fitted):
+            if isinstance(phase, Phase) and takes_part(phase, self.schedule, self.fit_decided):
                 for update, generated in enumerate(self._drawn(phase)):
                     images, transformed = None, None
                     if phase.real is not None and takes_real(phase, self.weights):
@@ -260,8 +263,9 @@ class Trainer:
 
     @property
     def fit_to_come(self) -> bool:
-        """Whether the prior will still be fitted to the latents of real images (`Schedule.prior_fit`)."""
-        return self.schedule.prior_fit > 0 and self.schedule.iterations is not None and not self.prior_fitted
+        """Whether the prior will still be fitted to the latents of real images, collapsed or not."""
+        schedule = self.schedule
+        return schedule.prior_fit > 0 and schedule.prior_fit_when == "always" and not self.fit_decided
 
     @torch.no_grad()
     def fit_prior(self) -> str:
@@ -270,24 +274,30 @@ class Trainer:
         Returns:
             What was done, in words.
         """
-        self.prior_fitted = True
         optimizer, model = self.optimizers.get("prior"), self.model
         if optimizer is None:
             return f"the prior is not fitted: {type(model.prior).__name__} has nothing that is trained"
-        dtype = next(model.networks.encoder.parameters()).dtype
-        heads = []
-        for pixels in self.stream.some(FIT_IMAGES):
-            with self.engine.precision():
-                heads.append(model.networks.encoder(to_unit_range(pixels, model.device).to(dtype)))
-        loc, raw_scale = (torch.cat(values).to(model.prior.weights().dtype) for values in zip(*heads, strict=True))
+        loc, raw_scale = self._encodings()
         if not bool(loc.isfinite().all() & raw_scale.isfinite().all()):  # the next update says what has diverged
             return "the prior is not fitted: the latents of real images are not finite"
         groups = fit_prior(model.prior, loc, raw_scale, self.stream.seed, self.schedule.prior_fit_groups)
+        self.prior_fitted = True
         for moments in optimizer.state.values():
             for value in moments.values():
                 value.zero_()
         self.engine.changed(("prior",))
         return f"the prior is fitted to {groups} groups of the latents of {len(loc)} images"
+
+    @torch.no_grad()
+    def _encodings(self) -> tuple[Tensor, Tensor]:
+        """Return the encoder's location and raw scale of real images which the seed chooses, each of shape (N, J)."""
+        model, heads = self.model, []
+        dtype = next(model.networks.encoder.parameters()).dtype
+        for pixels in self.stream.some(FIT_IMAGES):
+            with self.engine.precision():
+                heads.append(model.networks.encoder(to_unit_range(pixels, model.device).to(dtype)))
+        loc, raw_scale = (torch.cat(values).to(model.prior.weights().dtype) for values in zip(*heads, strict=True))
+        return loc, raw_scale
 
     def _change_phases(self) -> None:
         """Start all optimizers anew if the fit of the prior has begun or ended phases.
@@ -303,6 +313,7 @@ class Trainer:
         """Return everything that the next iteration depends on, except random states."""
         return {
             "iteration": self.iteration,
+            "fit_decided": self.fit_decided,
             "prior_fitted": self.prior_fitted,
             "stream": self.stream.state(),
             "parts": {name: part.state_dict() for name, part in self.model.parts().items()},
@@ -313,6 +324,7 @@ class Trainer:
         """Continue from a `state`."""
         self.iteration = state["iteration"]
         self.prior_fitted = state.get("prior_fitted", False)
+        self.fit_decided = state.get("fit_decided", self.prior_fitted)
         self.stream.restore(state["stream"])
         for name, part in self.model.parts().items():
             part.load_state_dict(state["parts"][name])

@@ -93,6 +93,8 @@ class Contents:
     gradient_norms: dict[str, list[Number]] = holds("a table of lists of numbers", attrs.Factory(dict))
     # Earlier versions never fitted the prior.
     prior_fitted: bool = holds("true or false", False)
+    # Earlier versions always fitted it when its time had come.
+    fit_decided: bool = holds("true or false", False)
 
 
 @functools.cache

@@ -18,7 +18,7 @@ line of summary, the import path of the options class (an attrs class; none if t
 of its options. A metric that is registered with ``on_request=True`` is left out of ``all``. An objective may require
 values of other sections, such as ``requires={"run": {"clusters": 1}}``; a user who asks for others is refused. Values
 in ``suggests`` replace those of a preset that was made for another objective, and a user may change them. A user who
-types a flag of a setting in ``unused``, such as ``("d_steps",)``, is told.
+types a setting in ``unused``, such as ``["d_steps"]``, is told that training does not use it.
 
 Nothing is imported before it is needed. Keep torch out of the modules that hold the hooks and the
 options, so that ``--help`` and listings stay quick.
@@ -72,7 +72,7 @@ class Register(Protocol):
         on_request: bool = False,
         requires: Mapping[str, Mapping[str, Any]] | None = None,
         suggests: Mapping[str, Mapping[str, Any]] | None = None,
-        unused: Sequence[str] = (),
+        unused: Sequence[str] | None = None,
     ) -> None: ...
 
 

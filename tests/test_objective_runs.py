@@ -95,7 +95,7 @@ def test_a_run_that_was_killed_and_resumed_ends_with_the_same_bits(
 
 # Another value of each setting that an objective may have no use for.
 OTHER_VALUES = {
-    **{"d_steps": 2, "label_draws": "systematic", "prior_lr": 0.1, "balance_direction": "prior"},
+    **{"d_steps": 2, "prior_lr": 0.1, "balance_direction": "prior"},
     **{
         "prior_fit_groups": "mixture",
         "prior_fit_when": "collapsed",
@@ -119,6 +119,8 @@ def test_settings_without_use_change_no_bit(runs: dict[str, Path], objective: st
     assert train(objective, tmp_path / "run", **{name.replace("_", "-"): OTHER_VALUES[name] for name in unused}) == 0
     found, expected = weights(tmp_path / "run"), weights(runs[objective])
     assert all(torch.equal(found[name], value) for name, value in expected.items())
+    one, other = (json.loads((run / "results.json").read_text()) for run in (tmp_path / "run", runs[objective]))
+    assert [one[name] for name in ("metrics", "health")] == [other[name] for name in ("metrics", "health")]
 
 
 @every_objective

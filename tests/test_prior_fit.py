@@ -166,7 +166,7 @@ def test_a_cluster_without_latents_keeps_its_component() -> None:
 
 @pytest.mark.parametrize("name", PRIORS)
 def test_draws_are_those_of_each_image(name: str) -> None:
-    """Averages over draws against the distribution function of q(z|x), within their standard error."""
+    """Each image has its own location, and the noise of its own scale, within the standard error."""
     prior, (loc, _) = made(name), separated(8)
     raw_scale = torch.linspace(-2, 1, 8 * J, dtype=torch.float64).view(8, J)
     z = torch.cat([draws(prior, loc, raw_scale, seed) for seed in range(40)])

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from mpcc.core.commands import entry
 from mpcc.core.config import Layer, RunConfig, compat_layer, read_config, resolve
@@ -13,6 +14,8 @@ from mpcc.core.errors import InvalidInput, PluginError
 from mpcc.core.hookspecs import hookimpl
 from mpcc.core.registry import Registry, load_registry
 from mpcc.core.registry.plugin import Plugin
+from mpcc.core.run.assembly import never_differ
+from mpcc.plugins.priors.standard_normal import StandardNormal
 
 
 @pytest.fixture(scope="module")
@@ -117,6 +120,7 @@ class Asks:
         ("prior", "requires", {"run": {"clusters": 1}}, "prior 'mine': only an objective requires values"),
         ("prior", "suggests", {"run": {"lr": 1.0}}, "prior 'mine': only an objective suggests values"),
         ("prior", "unused", ["lr"], "prior 'mine': only an objective has unused settings"),
+        ("objective", "unused", 3, "objective 'mine': unused: expected a list of settings of the run, got 3"),
         ("objective", "unused", "lr", "objective 'mine': unused: expected a list of settings of the run, got 'lr'"),
         ("objective", "requires", {"data": {"name": "digits"}}, "section that objective 'mine' requires: 'data'"),
         ("objective", "suggests", {"data": {"name": "digits"}}, "section that objective 'mine' suggests: 'data'"),
@@ -148,21 +152,54 @@ def test_a_user_may_change_what_is_suggested(registry: Registry) -> None:
     assert resolved(registry, data={"name": "mnist"}, objective={"name": "vae"}).prior.name == "standard_normal"
 
 
-@pytest.mark.parametrize(
-    ("name", "setting", "value"),
-    [("aim", "prior_lr", "1e-3"), ("vade", "d_steps", "2"), ("vae", "label_draws", "systematic")],
-)
-def test_a_flag_without_use_is_told(
+@pytest.mark.parametrize("named", ["--compat", "--preset none"])
+def test_nothing_is_suggested_beside_choices_for_compatibility_or_without_a_preset(
+    registry: Registry, named: str
+) -> None:
+    layers = [typed(objective={"name": "vade"}, data={"name": "mnist"})]
+    if named == "--compat":
+        config = resolve(registry, [*layers, compat_layer(registry, "paper")])
+        assert (config.run.lr, config.origins["run.lr"]) == (2e-4, "preset mnist-paper")
+    else:
+        config = resolve(registry, layers, "none")
+        assert config.origins["run.lr"] == "default"
+    assert config.run.prior_fit == 0
+
+
+def test_what_is_replaced_is_told(registry: Registry, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO")
+    resolve(registry, [typed(objective={"name": "vae"})], "digits")
+    assert "the objective vae replaces run.lr, run.generator_lr_factor of preset digits" in caplog.messages
+
+
+@pytest.mark.parametrize(("name", "setting", "value"), [("aim", "prior_lr", "1e-3"), ("vade", "d_steps", "2")])
+def test_a_flag_that_training_does_not_use_is_told(
     registry: Registry, name: str, setting: str, value: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     resolved(registry, objective={"name": name}, run={setting: value})
     flag = f"--{setting.replace('_', '-')}"
     assert [record.getMessage() for record in caplog.records if record.levelname == "WARNING"] == [
-        f"{flag} {value} changes nothing: the objective {name} does not use it"
+        f"{flag} {value} does not change the training: the objective {name} does not use it"
     ]
     caplog.clear()
     resolved(registry, objective={"name": "mpcc"}, run={setting: value})
     assert not caplog.records
+
+
+class Fixed(StandardNormal):
+    """Fixed components at different places, on the axes."""
+
+    def __init__(self, clusters: int, latent_dim: int) -> None:
+        super().__init__(clusters, latent_dim)
+        self.loc.copy_(5 * torch.eye(clusters, latent_dim))
+
+
+@pytest.mark.parametrize("size", [2, 3, 7])
+def test_fixed_components_may_differ(size: int) -> None:
+    fixed, same, single = Fixed(size, size), StandardNormal(size, size), StandardNormal(1, size)
+    state = torch.get_rng_state()
+    assert [never_differ(prior) for prior in (fixed, same, single)] == [False, True, False]
+    assert torch.equal(state, torch.get_rng_state())
 
 
 @pytest.mark.parametrize(

@@ -166,8 +166,7 @@ def resolve(registry: Registry, layers: list[Layer], preset: str | None = None) 
     check_required(registry, objective, layers)
     for line in unused_flags(objective, layers):
         logger.warning(line)
-    tables = start[0].tables if start else {}
-    layers = [*start, *objective_layers(objective, tables), *layers]
+    layers = [*start, *objective_layers(objective, start[0] if start else None, layers), *layers]
     layers, told = with_readers(registry, layers)
     for line in told:
         logger.info(line)

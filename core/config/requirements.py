@@ -1,13 +1,15 @@
 """What an objective brings for the rest of a configuration: a prior of its own, one cluster, no terms of another one.
 
 Its values come after those of the preset and before those of the user. A user who asks for other values than the
-required ones is refused: the system would not be the one that was named. Suggested values are for a preset that was
-made for another objective, and a user may change them. A flag that the system has no use for is told.
+required ones is refused: the system would not be the one that was named. Suggested values replace those of a preset
+that was made for another objective, unless choices for compatibility are asked for; a user may change them. A user who
+types a flag that the system does not use in training is told.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import logging
+from collections.abc import Sequence
 from typing import Any
 
 from mpcc.core.config import options
@@ -21,22 +23,35 @@ __all__ = ["REQUIRED", "check_required", "objective_layers", "unused_flags"]
 # What the origin of a value that an objective brings begins with.
 REQUIRED = "objective "
 
+logger = logging.getLogger(__name__)
 
-def objective_layers(entry: Entry, preset: Mapping[str, Any]) -> list[Layer]:
-    """Return the values that an objective suggests, unless the preset was made for it, and those that it requires.
+
+def objective_layers(entry: Entry, preset: Layer | None, layers: Sequence[Layer]) -> list[Layer]:
+    """Return the values that an objective suggests, if they are wanted, and those that it requires.
+
+    Suggested ones are wanted if the preset was made for another objective and there are no choices for compatibility.
 
     Arguments:
         entry: The objective.
-        preset: The tables of the preset that the run starts from; empty for none.
+        preset: What the run starts from, or None for no preset.
+        layers: Values of the user.
     """
     origin = f"{REQUIRED}{entry.name}"
-    # Not strict: what it suggests for one prior, another one may not have.
-    suggested = [] if preset.get("objective", {}).get("name") == entry.name else [Layer(origin, entry.suggests, False)]
-    return [*suggested, Layer(origin, entry.requires)]
+    required = Layer(origin, entry.requires)
+    own = preset is None or preset.tables.get("objective", {}).get("name") == entry.name
+    if own or any(layer.preset_of_data is not None for layer in layers) or not entry.suggests:
+        return [required]
+    told = ", ".join(f"{section}.{name}" for section, table in entry.suggests.items() for name in table)
+    assert preset is not None
+    logger.info("the objective %s replaces %s of %s", entry.name, told, preset.origin)
+    run = {section: table for section, table in entry.suggests.items() if section == "run"}
+    others = {section: table for section, table in entry.suggests.items() if section != "run"}
+    # What it suggests for one prior or architecture, another one may not have.
+    return [Layer(origin, run), Layer(origin, others, strict=False), required]
 
 
 def unused_flags(entry: Entry, layers: Sequence[Layer]) -> list[str]:
-    """Return a line for each flag that an objective has no use for; in a file, all settings may stand.
+    """Return a line for each flag that the objective does not use in training; in a file all settings may stand.
 
     Raises:
         InvalidInput: If the objective names a setting that does not exist.
@@ -46,8 +61,8 @@ def unused_flags(entry: Entry, layers: Sequence[Layer]) -> list[str]:
         if name not in known:
             raise unknown_name(f"setting that {entry.described()} does not use:", name, known)
     return [
-        f"{layer.spelled('run', name)} {layer.tables['run'][name]} changes nothing: the objective {entry.name} does "
-        "not use it"
+        f"{layer.spelled('run', name)} {layer.tables['run'][name]} does not change the training: the objective "
+        f"{entry.name} does not use it"
         for layer in layers
         if layer.origin == "flag"
         for name in entry.unused

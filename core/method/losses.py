@@ -306,7 +306,7 @@ def density_term(model: Model, batch: Batch, weights: TermWeights, loc: Tensor, 
     dtype = prior.weights().dtype
     with prior.full_precision():
         # `sample` would check the scales, for which the host waits; a loss that is not finite is left to the guard.
-        z = prior.encoder_distribution(loc.detach().to(dtype), raw_scale.detach().to(dtype)).rsample()
+        z = prior.encoder_distribution(loc.detach().to(dtype), raw_scale.detach().to(dtype)).rsample().detach()
         density = terms.density(prior.log_density(z), prior.log_weights())
     return Loss(
         batch.density_factor * weights.density * density,

@@ -13,6 +13,7 @@ Letters in shapes: N images, K clusters, J latent dimensions.
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Callable, Sequence
 
 import numpy as np
@@ -30,8 +31,8 @@ __all__ = [
 
 logger = logging.getLogger(__name__)
 
-# How many images a prior is fitted to: a hundred for each of a hundred clusters. If there are fewer, each has several
-# draws from q(z|x), about as many in all, and this many at most.
+# How many images a prior is fitted to: a hundred for each of a hundred clusters. If there are fewer, each has so many
+# draws from q(z|x) that there are as many draws or a few more, and this many at most.
 FIT_IMAGES, MOST_DRAWS = 10_000, 100
 # Clusters have collapsed if the images are in fewer equal ones than this share of all (`effective_clusters`).
 COLLAPSED = 0.5
@@ -193,7 +194,7 @@ def has_collapsed(prior: Prior, loc: Tensor) -> bool:
 
 
 def draws(prior: Prior, loc: Tensor, raw_scale: Tensor, seed: int) -> Tensor:
-    """Return draws from q(z|x) of each image, shape (S, N, J), with S N around `FIT_IMAGES`.
+    """Return draws from q(z|x) of each image, shape (S, N, J), with S N at least `FIT_IMAGES` unless N is below 100.
 
     Arguments:
         prior: Names the family of q(z|x).
@@ -201,14 +202,14 @@ def draws(prior: Prior, loc: Tensor, raw_scale: Tensor, seed: int) -> Tensor:
         raw_scale: Raw scales of the encoder, shape (N, J).
         seed: Of the draws; the global random states stay as they are.
     """
-    count = min(max(1, FIT_IMAGES // len(loc)), MOST_DRAWS)
+    count = min(math.ceil(FIT_IMAGES / len(loc)), MOST_DRAWS)
     with own_randomness(seed, loc.device), torch.no_grad(), prior.full_precision():
         z: Tensor = prior.encoder_distribution(loc, raw_scale).rsample(torch.Size((count,)))
         return z
 
 
 def fit_prior(prior: Prior, loc: Tensor, raw_scale: Tensor, seed: int, groups_by: str = "k-means") -> int:
-    """Give each group of latents a component of the prior; return how many groups there are.
+    """Give each group of latents a component of the prior; return how many groups there are, or 0 if it cannot be done.
 
     A group takes the component whose cluster it shares most with, so a second fit keeps the names of the clusters.
 
@@ -225,5 +226,8 @@ def fit_prior(prior: Prior, loc: Tensor, raw_scale: Tensor, seed: int, groups_by
         shares = prior.log_responsibilities(loc.to(dtype)).exp()
     groups = renamed(groups, shares)
     z = draws(prior, loc.to(dtype), raw_scale.to(dtype), seed)
+    before = [parameter.detach().clone() for parameter in prior.parameters()]
     fit_components(prior, z.flatten(0, 1), groups.repeat(len(z)))
+    if all(torch.equal(*pair) for pair in zip(before, prior.parameters(), strict=True)):
+        return 0
     return len(groups.unique())  # type: ignore[no-untyped-call]

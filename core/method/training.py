@@ -263,9 +263,9 @@ class Trainer:
 
     @property
     def fit_to_come(self) -> bool:
-        """Whether the prior will still be fitted to the latents of real images, collapsed or not."""
-        schedule = self.schedule
-        return schedule.prior_fit > 0 and schedule.prior_fit_when == "always" and not self.fit_decided
+        """Whether nothing trains clusters before a fit of the prior that is still to come, as in an autoencoder."""
+        waiting = any(isinstance(row, Phase) and row.fitted is not None for row in self.phases)
+        return waiting and self.schedule.prior_fit > 0 and not self.fit_decided
 
     @torch.no_grad()
     def fit_prior(self) -> str:
@@ -281,6 +281,8 @@ class Trainer:
         if not bool(loc.isfinite().all() & raw_scale.isfinite().all()):  # the next update says what has diverged
             return "the prior is not fitted: the latents of real images are not finite"
         groups = fit_prior(model.prior, loc, raw_scale, self.stream.seed, self.schedule.prior_fit_groups)
+        if not groups:
+            return "the prior is not fitted: its likelihood did not rise"
         self.prior_fitted = True
         for moments in optimizer.state.values():
             for value in moments.values():

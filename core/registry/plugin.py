@@ -83,18 +83,18 @@ class Plugin:
             on_request: bool = False,
             requires: Mapping[str, Mapping[str, Any]] | None = None,
             suggests: Mapping[str, Mapping[str, Any]] | None = None,
-            unused: Sequence[str] = (),
+            unused: Sequence[str] | None = None,
         ) -> None:
             check_registration(kind, name, target, summary, options, api_version)
-            needs, wishes = dict(requires or {}), dict(suggests or {})
-            check_tables(kind, name, "requires", needs)
-            check_tables(kind, name, "suggests", wishes)
+            required, suggested = dict(requires or {}), dict(suggests or {})
+            check_tables(kind, name, "requires", required)
+            check_tables(kind, name, "suggests", suggested)
             check_unused(kind, name, unused)
             if any((entry.kind, entry.name) == (kind, name) for entry in entries):
                 raise PluginError(f"{kind} {name!r} is registered twice by {distribution} ({origin})")
             own = dict(defaults or {})
             where = (origin, distribution, version)
-            of_objective = (needs, wishes, tuple(unused))
+            of_objective = (required, suggested, tuple(unused or ()))
             entries.append(Entry(kind, name, target, summary, options, own, *where, on_request, *of_objective))
 
         for kind in KINDS:
@@ -165,7 +165,9 @@ def check_unused(kind: str, name: str, unused: Any) -> None:
     Raises:
         PluginError: With the value and what was expected.
     """
-    if isinstance(unused, str) or not all(isinstance(setting, str) for setting in unused):
+    if unused is None:
+        return
+    if not isinstance(unused, (list, tuple)) or not all(isinstance(setting, str) for setting in unused):
         raise PluginError(f"{kind} {name!r}: unused: expected a list of settings of the run, got {unused!r}")
     if unused and kind != "objective":
         raise PluginError(f"{kind} {name!r}: only an objective has unused settings, got {list(unused)!r}")

@@ -151,7 +151,7 @@ def still_forming(done: int, iterations: int, *, fit_to_come: bool = False) -> b
     Arguments:
         done: Iterations that are done.
         iterations: Those of the whole run.
-        fit_to_come: Whether the prior will be fitted to the latents of real images: most clusters form then.
+        fit_to_come: Whether nothing trains clusters before a fit of the prior that is still to come.
 
     Example:
         >>> still_forming(200, 1_000), still_forming(300, 1_000), still_forming(3_000, 200_000)

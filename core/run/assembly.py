@@ -14,6 +14,7 @@ from torch import Tensor
 
 from mpcc.core.config import RESUMABLE, RunConfig, RunSettings, options
 from mpcc.core.config.locations import Places
+from mpcc.core.config.requirements import REQUIRED
 from mpcc.core.contracts import Architecture, Dataset, FeatureRequest, ImageSet, ImageSource, Metric, Objective, Prior
 from mpcc.core.engines.choice import choose_engine
 from mpcc.core.errors import InvalidInput, PluginError, unknown_name
@@ -64,12 +65,15 @@ def make_prior(config: RunConfig) -> tuple[Prior, EntropyPolicy]:
 
 @torch.no_grad()
 def never_differ(prior: Prior) -> bool:
-    """Return whether all of several components are the same and have nothing that is trained."""
+    """Return whether the prior has several components without parameters, each as dense as the first at its draws."""
     if prior.clusters == 1 or any(parameter.numel() for parameter in prior.parameters()):
         return False
-    z = torch.linspace(-2, 2, 5, dtype=prior.weights().dtype)[:, None].expand(5, prior.latent_dim)
-    densities = prior.log_density(z)
-    return bool((densities == densities[:, :1]).all())
+    with own_randomness(0, torch.device("cpu")), prior.full_precision():
+        try:
+            densities = prior.log_density(prior.component(torch.arange(prior.clusters)).rsample())
+        except ValueError:  # a draw of one component is outside the support of another one
+            return False
+    return bool(torch.isclose(densities, densities[:, :1]).all())
 
 
 def build_model(config: RunConfig, channels: int, device: torch.device) -> Model:
@@ -316,9 +320,9 @@ def fitted(config: RunConfig, count: int) -> RunConfig:
 
 
 def of_no_user(config: RunConfig, name: str) -> bool:
-    """Return whether a setting has the value of the defaults or of a preset."""
+    """Return whether a setting has the value of the defaults, of a preset or of an objective."""
     origin = config.origins.get(f"run.{name}", "")
-    return origin == "default" or origin.startswith("preset ")
+    return origin == "default" or origin.startswith(("preset ", REQUIRED))
 
 
 def check_images(data: ImageSet, architecture: Architecture, described: str, config: RunConfig) -> None:

@@ -8,6 +8,7 @@ import sys
 from typing import Any
 
 from mpcc.core.config import options
+from mpcc.core.config.settings import RunSettings
 from mpcc.core.errors import InvalidInput
 from mpcc.core.registry import Entry
 from mpcc.core.testing.report import Laws, broken, require
@@ -40,6 +41,9 @@ def loads(entry: Entry) -> str:
         default_options(entry)
     except InvalidInput as error:
         broken(str(error))
+    settings = options.fields(RunSettings)
+    for name in (*entry.unused, *entry.requires.get("run", {}), *entry.suggests.get("run", {})):
+        require(name in settings, f"{name!r}, which it requires, suggests or lists as unused, is no setting of a run")
     described = f"{cls.__module__}:{cls.__qualname__} of {entry.distribution} {entry.version}"
     fields, owner = options.fields(entry.options_class()), str(entry.options).rpartition(":")[2]
     for name, field in fields.items():

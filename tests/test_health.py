@@ -442,10 +442,10 @@ PROVOKED = {
     "empty_clusters": ["--clusters", "100", "--iterations", "60"],
     "collapsed_assignments": [
         *("--balance-weight", "0", "--consistency-weight", "1000", "--real-terms-rise", "0"),
-        *("--prior-fit", "0", "--iterations", "60"),
+        *("--iterations", "60"),
     ],
     "collapsed_clusters": [
-        *("--prior-lr", "0.5", "--lr", "1e-3", "--lr-decay", "0", "--prior-fit", "0", "--iterations", "150"),
+        *("--prior-lr", "0.5", "--lr", "1e-3", "--lr-decay", "0", "--iterations", "150"),
         *("--generator-latent-weight", "0", "--generator-membership-weight", "0", "--label-draws", "independent"),
     ],
     "two_groups": [

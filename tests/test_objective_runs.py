@@ -98,7 +98,6 @@ OTHER_VALUES = {
     **{"d_steps": 2, "prior_lr": 0.1, "balance_direction": "prior"},
     **{
         "prior_fit_groups": "mixture",
-        "prior_fit_when": "collapsed",
         "real_terms_rise": 1,
         "entropy": "monte-carlo",
         "entropy_samples": 7,

@@ -153,11 +153,6 @@ class RunSettings:
         "how --prior-fit groups the latents: by k-means after whitening, or by a mixture of Gaussians with "
         "covariances of their own",
     )
-    prior_fit_when: Literal["always", "collapsed"] = option(
-        "always",
-        "whether --prior-fit fits the prior always, or only if clusters have collapsed by then: real images in few of "
-        "them",
-    )
     generator_latent_weight: float = option(
         0.0, "weight of the latent term in the generator's update, in units of the latent term's; 0 for none", least=0
     )

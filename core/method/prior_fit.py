@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 import numpy as np
 import torch
@@ -25,8 +25,7 @@ from mpcc.core.contracts import Prior
 from mpcc.core.system.randomness import own_randomness
 
 __all__ = [
-    *("FIT_IMAGES", "GROUPINGS", "draws", "effective_clusters", "fit_components", "fit_prior", "has_collapsed"),
-    *("latent_groups", "mixture_groups", "renamed"),
+    *("FIT_IMAGES", "GROUPINGS", "draws", "fit_components", "fit_prior", "latent_groups", "mixture_groups", "renamed"),
 ]
 
 logger = logging.getLogger(__name__)
@@ -34,8 +33,6 @@ logger = logging.getLogger(__name__)
 # How many images a prior is fitted to: a hundred for each of a hundred clusters. If there are fewer, each has so many
 # draws from q(z|x) that there are as many draws or a few more, and this many at most.
 FIT_IMAGES, MOST_DRAWS = 10_000, 100
-# Clusters have collapsed if the images are in fewer equal ones than this share of all (`effective_clusters`).
-COLLAPSED = 0.5
 # How often a mixture is started; what is added to its variances, as a share of the mean variance of the latents.
 STARTS, NARROWEST = 5, 1e-4
 # A direction counts as constant if its standard deviation is below this share of the mean one or of the largest latent:
@@ -167,30 +164,6 @@ def fit_components(prior: Prior, z: Tensor, groups: Tensor) -> float:
         )
         return float(start.mean())
     return float(reached.mean())
-
-
-def effective_clusters(sizes: Sequence[int]) -> float:
-    """Return exp of the entropy of the sizes: the number of equally large clusters with that entropy.
-
-    Example:
-        >>> round(effective_clusters((50, 50, 0)), 3), round(effective_clusters((98, 1, 1)), 2)
-        (2.0, 1.12)
-    """
-    shares = torch.tensor(sizes, dtype=torch.float64) / max(sum(sizes), 1)
-    return float(torch.special.entr(shares).sum().exp())
-
-
-@torch.no_grad()
-def has_collapsed(prior: Prior, loc: Tensor) -> bool:
-    """Return whether real images are in few of the clusters.
-
-    Arguments:
-        prior: Says which cluster an image belongs to.
-        loc: Encoder locations of real images, shape (N, J).
-    """
-    assigned = prior.log_responsibilities(loc.to(prior.weights().dtype)).argmax(1)
-    sizes = torch.bincount(assigned, minlength=prior.clusters).tolist()
-    return effective_clusters(sizes) < COLLAPSED * prior.clusters
 
 
 def draws(prior: Prior, loc: Tensor, raw_scale: Tensor, seed: int) -> Tensor:

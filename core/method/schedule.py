@@ -30,7 +30,6 @@ class Schedule:
         prior_fit: Share of the iterations after which the prior is fitted to the latents of real images
             (`mpcc.core.method.prior_fit`); 0 for never.
         prior_fit_groups: How their latents are grouped for that, ``k-means`` or ``mixture``.
-        prior_fit_when: ``always``, or ``collapsed`` for a fit only if real images are in few clusters by then.
 
     Raises:
         ValueError: If step sizes are to fall or the prior is to be fitted but the number of iterations is not known.
@@ -49,7 +48,6 @@ class Schedule:
     generator_lr_factor: float = 1.0
     prior_fit: float = 0.0
     prior_fit_groups: str = "k-means"
-    prior_fit_when: str = "always"
 
     def __attrs_post_init__(self) -> None:
         """Check that a share of the iterations knows their number."""

@@ -31,7 +31,7 @@ from mpcc.core.method.phases import (
     takes_real,
     trains_encoder,
 )
-from mpcc.core.method.prior_fit import FIT_IMAGES, fit_prior, has_collapsed
+from mpcc.core.method.prior_fit import FIT_IMAGES, fit_prior
 from mpcc.core.method.schedule import Schedule
 from mpcc.core.method.terms import TermWeights
 
@@ -83,7 +83,7 @@ class Trainer:
 
     Attributes:
         iteration: Number of iterations done.
-        fit_decided: Whether the time for a fit of the prior to the latents of real images is over.
+        fit_decided: Whether the iteration of a fit of the prior to the latents of real images has come.
         prior_fitted: Whether it has been fitted then.
         guard: Records the first update whose loss or gradient was not finite.
         term_weights: The weight of each term in its last update, by name.
@@ -165,9 +165,8 @@ class Trainer:
         """
         self._set_step_sizes()
         if self.schedule.prior_fit_due(self.iteration) and not self.fit_decided:
-            if self.schedule.prior_fit_when == "always" or has_collapsed(self.model.prior, self._encodings()[0]):
-                logger.info("iteration %d: %s", self.iteration, self.fit_prior())
             self.fit_decided = True
+            logger.info("iteration %d: %s", self.iteration, self.fit_prior())
             self._change_phases()
         if self._rise is not None:
             rise = self.schedule.real_terms_factor(self.iteration)
@@ -277,7 +276,11 @@ class Trainer:
         optimizer, model = self.optimizers.get("prior"), self.model
         if optimizer is None:
             return f"the prior is not fitted: {type(model.prior).__name__} has nothing that is trained"
-        loc, raw_scale = self._encodings()
+        dtype, heads = next(model.networks.encoder.parameters()).dtype, []
+        for pixels in self.stream.some(FIT_IMAGES):
+            with self.engine.precision():
+                heads.append(model.networks.encoder(to_unit_range(pixels, model.device).to(dtype)))
+        loc, raw_scale = (torch.cat(values).to(model.prior.weights().dtype) for values in zip(*heads, strict=True))
         if not bool(loc.isfinite().all() & raw_scale.isfinite().all()):  # the next update says what has diverged
             return "the prior is not fitted: the latents of real images are not finite"
         groups = fit_prior(model.prior, loc, raw_scale, self.stream.seed, self.schedule.prior_fit_groups)
@@ -289,17 +292,6 @@ class Trainer:
                 value.zero_()
         self.engine.changed(("prior",))
         return f"the prior is fitted to {groups} groups of the latents of {len(loc)} images"
-
-    @torch.no_grad()
-    def _encodings(self) -> tuple[Tensor, Tensor]:
-        """Return the encoder's location and raw scale of real images which the seed chooses, each of shape (N, J)."""
-        model, heads = self.model, []
-        dtype = next(model.networks.encoder.parameters()).dtype
-        for pixels in self.stream.some(FIT_IMAGES):
-            with self.engine.precision():
-                heads.append(model.networks.encoder(to_unit_range(pixels, model.device).to(dtype)))
-        loc, raw_scale = (torch.cat(values).to(model.prior.weights().dtype) for values in zip(*heads, strict=True))
-        return loc, raw_scale
 
     def _change_phases(self) -> None:
         """Start all optimizers anew if the fit of the prior has begun or ended phases.

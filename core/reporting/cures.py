@@ -62,8 +62,6 @@ def freer_images(settings: RunSettings, measured: Vitals) -> str:
     if measured.has("label_divergence"):
         return pretrained(settings, measured) + slower_prior(settings, measured)
     choices = []
-    if not settings.prior_fit:
-        choices.append("--prior-fit 0.5 --prior-fit-when collapsed (costs time only if it is needed)")
     if settings.balance_direction == "images":
         choices.append("--balance-direction prior (costs no time; it draws images into empty clusters)")
     if settings.consistency_weight:

@@ -10,10 +10,9 @@ from collections.abc import Sequence
 import attrs
 
 from mpcc.core.config.settings import RunSettings
-from mpcc.core.method.prior_fit import effective_clusters
 from mpcc.core.reporting.cures import NETWORKS, cure
 from mpcc.core.reporting.verdict import CLUSTERS_NEED, TOO_SHORT
-from mpcc.core.reporting.vitals import Vitals
+from mpcc.core.reporting.vitals import Vitals, effective_clusters
 
 __all__ = ["OF_FORMING", "Symptom", "symptoms"]
 

@@ -18,7 +18,7 @@ from mpcc.core.method.model import Model
 from mpcc.core.reporting.two_peaks import clusters_with_two_peaks
 from mpcc.core.system.randomness import own_randomness
 
-__all__ = ["Vitals", "still_forming", "vitals"]
+__all__ = ["Vitals", "effective_clusters", "still_forming", "vitals"]
 
 # A hyperbolic tangent never reaches the ends: pixels within so many grey levels count as black or white.
 NEAR = 6
@@ -181,3 +181,14 @@ def largest_norm(network: nn.Module) -> tuple[float, str]:
         return 0.0, ""
     worst = max(norms, key=lambda name: norms[name])
     return norms[worst], worst
+
+
+def effective_clusters(sizes: Sequence[int]) -> float:
+    """Return exp of the entropy of the sizes: the number of equally large clusters with that entropy.
+
+    Example:
+        >>> round(effective_clusters((50, 50, 0)), 3), round(effective_clusters((98, 1, 1)), 2)
+        (2.0, 1.12)
+    """
+    shares = torch.tensor(sizes, dtype=torch.float64) / max(sum(sizes), 1)
+    return float(torch.special.entr(shares).sum().exp())

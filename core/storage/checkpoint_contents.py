@@ -93,7 +93,7 @@ class Contents:
     gradient_norms: dict[str, list[Number]] = holds("a table of lists of numbers", attrs.Factory(dict))
     # Earlier versions never fitted the prior.
     prior_fitted: bool = holds("true or false", False)
-    # Earlier versions always fitted it when its time had come.
+    # Earlier versions counted a fit that could not be made as one.
     fit_decided: bool = holds("true or false", False)
 
 

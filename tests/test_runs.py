@@ -151,7 +151,7 @@ def test_the_run_folder_has_exactly_the_documented_files(finished: Path) -> None
 def test_results_metrics_and_assignments_say_what_was_found(finished: Path) -> None:
     results = json.loads((finished / "results.json").read_text(encoding="utf-8"))
     assert set(results) == {
-        *("metrics", "not_computed", "iterations", "seconds", "evaluation_seconds"),
+        *("metrics", "not_computed", "iterations", "prior_fitted", "seconds", "evaluation_seconds"),
         *("iterations_per_second", "evaluated", "baseline", "entropy", "prior", "clusters", "health"),
         *("seed", "data", "device", "threads", "engine", "plugins", "versions"),
     }

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +32,7 @@ from mpcc.core.method.prior_fit import (
     GROUPINGS,
     draws,
     fit_components,
+    fit_images,
     fit_prior,
     latent_groups,
     mixture_groups,
@@ -262,6 +264,51 @@ def test_the_prior_is_fitted_once_at_its_iteration(engine: type[Engine], caplog:
     assert not caplog.records
 
 
+@pytest.mark.parametrize("engine", [PlainEngine, FastEngine])
+def test_a_second_fit_is_made_at_its_iteration(engine: type[Engine], caplog: pytest.LogCaptureFixture) -> None:
+    schedule = attrs.evolve(SCHEDULE, prior_refit=0.75)
+    whole, first = trainer(schedule, engine=engine()), trainer(schedule, engine=engine())
+    caplog.set_level("INFO")
+    for iteration in range(4):
+        torch.manual_seed(iteration)
+        whole.iterate()
+    fits = [message for message in caplog.messages if "fitted" in message]
+    assert [message.split(":")[0] for message in fits] == ["iteration 2", "iteration 3"]
+    # A run that goes on after its second fit is not fitted a third time.
+    for iteration in range(4):
+        torch.manual_seed(iteration)
+        first.iterate()
+        resumed = trainer(schedule, engine=engine())
+        resumed.restore(copy.deepcopy(first.state()))
+        assert (resumed.fit_decided, resumed.refit_decided) == (iteration >= 2, iteration >= 3)
+        first = resumed
+    assert all(torch.equal(*pair) for pair in zip(bits(whole), bits(first), strict=True))
+
+
+def test_a_second_fit_needs_a_first_one(capsys: pytest.CaptureFixture[str]) -> None:
+    for before in ([], ["--prior-fit", "0.9"]):
+        with pytest.raises(SystemExit) as end:
+            start.run_main(["--prior-refit", "0.5", *before, "--dry-run"])
+        assert end.value.code == 2
+        message = capsys.readouterr().err
+        assert "prior_refit 0.5 needs an earlier fit, but prior_fit is 0" in message
+        assert "nearest valid choice: --prior-refit 0" in message
+
+
+def test_a_prior_with_many_clusters_is_fitted_to_more_images(monkeypatch: pytest.MonkeyPatch) -> None:
+    one, asked = trainer(), list[int]()
+    some = one.stream.some
+
+    def counted(count: int) -> Iterator[Tensor]:
+        asked.append(count)
+        return some(count)
+
+    monkeypatch.setattr(one.stream, "some", counted)
+    one.fit_prior()
+    assert asked == [fit_images(K)] == [10_000]
+    assert fit_images(100) == 40_000
+
+
 def test_what_a_checkpoint_says_of_the_fit() -> None:
     one, other = trainer(), trainer()
     for _ in range(3):
@@ -325,9 +372,10 @@ def test_the_density_term_is_the_cross_entropy_of_draws_and_the_prior() -> None:
     assert all(bool(gradient.any()) for gradient in found[2:])
 
 
+@pytest.mark.parametrize("engine", [PlainEngine, FastEngine])
 @pytest.mark.parametrize("paused", [1, 2, 3])
-def test_a_run_that_pauses_before_or_after_the_fit_ends_with_the_same_bits(paused: int) -> None:
-    whole, first, second = trainer(), trainer(), trainer()
+def test_a_run_that_pauses_before_or_after_the_fit_ends_with_the_same_bits(paused: int, engine: type[Engine]) -> None:
+    whole, first, second = (trainer(engine=engine()) for _ in range(3))
     for iteration in range(4):
         torch.manual_seed(iteration)
         whole.iterate()
@@ -430,7 +478,8 @@ def test_another_length_on_resume_that_moves_the_fit_is_told(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     words = ["--arch.width", "2", "--batch", "10", "--d-steps", "1", "--e-steps", "1", "--metrics", "acc"]
-    length = ["--lr-decay", "0", "--prior-fit", "0.5", "--eval-images", "20", "--standing-passes", "1"]
+    fits = ["--prior-fit", "0.5", "--prior-refit", "0.6"]
+    length = ["--lr-decay", "0", *fits, "--eval-images", "20", "--standing-passes", "1"]
     run = tmp_path / "run"
     for more in (
         ["--iterations", "4", "--out", str(run), *words, *length],
@@ -440,8 +489,9 @@ def test_another_length_on_resume_that_moves_the_fit_is_told(
             start.run_main(more)
         assert end.value.code == 0
     err = capsys.readouterr().err
-    assert "with --iterations 20 the prior would not have been fitted by iteration 4: the continued run" in err
-    assert err.count("the prior is fitted to") == 1
+    assert "with --iterations 20 the prior would not have been fitted by iteration 4" in err
+    assert "with --iterations 20 the prior would not have been fitted again by iteration 4: the continued run" in err
+    assert err.count("the prior is fitted to") == 2
 
 
 def test_prediction_imports_nothing_that_only_a_fit_needs() -> None:

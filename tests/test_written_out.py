@@ -21,7 +21,7 @@ from mpcc.core.images.stream import ImageStream
 from mpcc.core.method.engine import Engine, PlainEngine
 from mpcc.core.method.model import Model
 from mpcc.core.method.phases import MPCC, phases_of
-from mpcc.core.method.prior_fit import FIT_IMAGES, fit_prior
+from mpcc.core.method.prior_fit import fit_images, fit_prior
 from mpcc.core.method.schedule import Schedule
 from mpcc.core.method.terms import TermWeights
 from mpcc.core.method.training import Trainer
@@ -300,7 +300,7 @@ def test_vade_with_pretraining_is_an_autoencoder_first(engine: type[Engine]) -> 
     def twin(p: Parameters, images: ImageStream, adam: Adam, done: int) -> None:
         if done == 3:
             # The fit has a test of its own (test_prior_fit.py). Moments of the autoencoder are of no use for the bound.
-            pixels = torch.cat(list(images.some(FIT_IMAGES)))
+            pixels = torch.cat(list(images.some(fit_images(10))))
             encoded = heads(p, (pixels.float() / 127.5 - 1).double().flatten(1))
             fit_prior(prior, *encoded, seed=1)
             p |= {f"prior.{name}": value.detach().clone() for name, value in prior.named_parameters()}

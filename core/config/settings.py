@@ -148,6 +148,12 @@ class RunSettings:
         least=0,
         below=1,
     )
+    prior_refit: float = option(
+        0.0,
+        "share of the iterations after which the prior is fitted once more; 0 for never",
+        least=0,
+        below=1,
+    )
     prior_fit_groups: Literal["k-means", "mixture"] = option(
         "k-means",
         "how --prior-fit groups the latents: by k-means after whitening, or by a mixture of Gaussians with "
@@ -234,6 +240,11 @@ class RunSettings:
             raise ValueError(
                 f"consistency_weight {self.consistency_weight:g} needs changes that leave a group as it "
                 "is; nearest valid choice: --invariant-to shift"
+            )
+        if self.prior_refit and not 0 < self.prior_fit < self.prior_refit:
+            raise ValueError(
+                f"prior_refit {self.prior_refit:g} needs an earlier fit, but prior_fit is {self.prior_fit:g}; nearest "
+                "valid choice: --prior-refit 0"
             )
 
 

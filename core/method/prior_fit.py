@@ -25,21 +25,32 @@ from mpcc.core.contracts import Prior
 from mpcc.core.system.randomness import own_randomness
 
 __all__ = [
-    *("FIT_IMAGES", "GROUPINGS", "draws", "fit_components", "fit_prior", "latent_groups", "mixture_groups", "renamed"),
+    *("GROUPINGS", "draws", "fit_components", "fit_images", "fit_prior", "latent_groups", "mixture_groups", "renamed"),
 ]
 
 logger = logging.getLogger(__name__)
 
-# How many images a prior is fitted to: a hundred for each of a hundred clusters. If there are fewer, each has so many
-# draws from q(z|x) that there are as many draws or a few more, and this many at most.
-FIT_IMAGES, MOST_DRAWS = 10_000, 100
-# How often a mixture is started; what is added to its variances, as a share of the mean variance of the latents.
+# How many images a prior is fitted to: so many for each cluster, and so many at least. If there are fewer, each has so
+# many draws from q(z|x) that there are as many draws or a few more, and this many at most.
+IMAGES_PER_CLUSTER, LEAST_IMAGES, MOST_DRAWS = 400, 10_000, 100
+# How often k-means or a mixture is started; what is added to a mixture's variances, as a share of the mean variance of
+# the latents.
 STARTS, NARROWEST = 5, 1e-4
 # A direction counts as constant if its standard deviation is below this share of the mean one or of the largest latent:
 # what is left is rounding. Whitened latents that agree to so many digits are the same.
 LEAST_DEVIATION, DIGITS = 1e-4, 2
 # Adam's step sizes, one after the other; each ends when so many steps gain less than this many nats, or after the most.
 STEP_SIZES, STEPS, GAIN, MOST_STEPS = (0.05, 0.005), 25, 1e-4, 2000
+
+
+def fit_images(clusters: int) -> int:
+    """Return how many images a prior is fitted to, if there are so many.
+
+    Example:
+        >>> fit_images(10), fit_images(100)
+        (10000, 40000)
+    """
+    return max(LEAST_IMAGES, IMAGES_PER_CLUSTER * clusters)
 
 
 def latent_groups(z: Tensor, count: int, seed: int) -> Tensor:
@@ -51,7 +62,7 @@ def latent_groups(z: Tensor, count: int, seed: int) -> Tensor:
     Arguments:
         z: Latents, shape (N, J), finite.
         count: K, how many groups; fewer are found if there are fewer different latents.
-        seed: Of the start of k-means.
+        seed: Of the starts of k-means, of which the best is taken.
     """
     from sklearn.cluster import KMeans  # the import takes a moment and 50 MiB
 
@@ -61,7 +72,7 @@ def latent_groups(z: Tensor, count: int, seed: int) -> Tensor:
     least = max(LEAST_DEVIATION * max(deviations.mean(), np.abs(values).max()), np.finfo(float).tiny)
     white = (values - values.mean(0)) @ directions / np.maximum(deviations, least)
     different = len(np.unique(white.round(DIGITS), axis=0))
-    found = KMeans(min(count, different), n_init=1, random_state=seed % 2**32).fit_predict(white)
+    found = KMeans(min(count, different), n_init=STARTS, random_state=seed % 2**32).fit_predict(white)
     return torch.as_tensor(found).long()
 
 
@@ -167,7 +178,7 @@ def fit_components(prior: Prior, z: Tensor, groups: Tensor) -> float:
 
 
 def draws(prior: Prior, loc: Tensor, raw_scale: Tensor, seed: int) -> Tensor:
-    """Return draws from q(z|x) of each image, shape (S, N, J), with S N at least `FIT_IMAGES` unless N is below 100.
+    """Return draws from q(z|x) of each image, shape (S, N, J), with S N at least `fit_images` unless N is very small.
 
     Arguments:
         prior: Names the family of q(z|x).
@@ -175,7 +186,7 @@ def draws(prior: Prior, loc: Tensor, raw_scale: Tensor, seed: int) -> Tensor:
         raw_scale: Raw scales of the encoder, shape (N, J).
         seed: Of the draws; the global random states stay as they are.
     """
-    count = min(math.ceil(FIT_IMAGES / len(loc)), MOST_DRAWS)
+    count = min(math.ceil(fit_images(prior.clusters) / len(loc)), MOST_DRAWS)
     with own_randomness(seed, loc.device), torch.no_grad(), prior.full_precision():
         z: Tensor = prior.encoder_distribution(loc, raw_scale).rsample(torch.Size((count,)))
         return z

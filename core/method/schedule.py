@@ -29,6 +29,7 @@ class Schedule:
             Heusel et al. (GANs trained by a two time-scale update rule, 2017).
         prior_fit: Share of the iterations after which the prior is fitted to the latents of real images
             (`mpcc.core.method.prior_fit`); 0 for never.
+        prior_refit: Share of the iterations after which the prior is fitted once more; 0 for never.
         prior_fit_groups: How their latents are grouped for that, ``k-means`` or ``mixture``.
 
     Raises:
@@ -47,6 +48,7 @@ class Schedule:
     real_terms_rise: int = 200
     generator_lr_factor: float = 1.0
     prior_fit: float = 0.0
+    prior_refit: float = 0.0
     prior_fit_groups: str = "k-means"
 
     def __attrs_post_init__(self) -> None:
@@ -67,6 +69,18 @@ class Schedule:
             return False
         # A fit after the last iteration would be no part of the run.
         return done >= min(math.ceil(self.prior_fit * self.iterations), self.iterations - 1)
+
+    def prior_refit_due(self, done: int) -> bool:
+        """Return whether the prior should have been fitted a second time before the next iteration.
+
+        Example:
+            >>> schedule = Schedule(50, 4, 4, 2e-4, 1e-3, 0.99, 0, iterations=10, prior_fit=0.25, prior_refit=0.5)
+            >>> [schedule.prior_refit_due(done) for done in (3, 4, 5, 9)]
+            [False, False, True, True]
+        """
+        if self.iterations is None or not 0 < self.prior_fit < self.prior_refit:
+            return False
+        return done >= min(math.ceil(self.prior_refit * self.iterations), self.iterations - 1)
 
     def real_terms_factor(self, done: int) -> float:
         """Return the factor on the terms on real images after ``done`` iterations.

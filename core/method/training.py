@@ -31,7 +31,7 @@ from mpcc.core.method.phases import (
     takes_real,
     trains_encoder,
 )
-from mpcc.core.method.prior_fit import FIT_IMAGES, fit_prior
+from mpcc.core.method.prior_fit import fit_images, fit_prior
 from mpcc.core.method.schedule import Schedule
 from mpcc.core.method.terms import TermWeights
 
@@ -84,6 +84,7 @@ class Trainer:
     Attributes:
         iteration: Number of iterations done.
         fit_decided: Whether the iteration of a fit of the prior to the latents of real images has come.
+        refit_decided: Whether the iteration of a second fit has come.
         prior_fitted: Whether it has been fitted then.
         guard: Records the first update whose loss or gradient was not finite.
         term_weights: The weight of each term in its last update, by name.
@@ -109,7 +110,7 @@ class Trainer:
         self.engine.prepare(model)
         self.phases = tuple(phases)
         self.iteration = 0
-        self.fit_decided = self.prior_fitted = False
+        self.fit_decided = self.refit_decided = self.prior_fitted = False
         self.term_weights: dict[str, float] = {}
         self.section: Callable[[str], contextlib.AbstractContextManager[Any]] = no_clock
         self._real_batches = real_batches(self.phases, schedule)
@@ -168,6 +169,9 @@ class Trainer:
             self.fit_decided = True
             logger.info("iteration %d: %s", self.iteration, self.fit_prior())
             self._change_phases()
+        elif self.schedule.prior_refit_due(self.iteration) and not self.refit_decided:
+            self.refit_decided = True
+            logger.info("iteration %d: %s", self.iteration, self.fit_prior())
         if self._rise is not None:
             rise = self.schedule.real_terms_factor(self.iteration)
             self._rise.fill_(rise)
@@ -277,7 +281,9 @@ class Trainer:
         if optimizer is None:
             return f"the prior is not fitted: {type(model.prior).__name__} has nothing that is trained"
         dtype, heads = next(model.networks.encoder.parameters()).dtype, []
-        for pixels in self.stream.some(FIT_IMAGES):
+        # What an engine has kept from the last iteration is not kept by a checkpoint, and can differ in its last digits.
+        self.engine.changed(("encoder",))
+        for pixels in self.stream.some(fit_images(model.prior.clusters)):
             with self.engine.precision():
                 heads.append(model.networks.encoder(to_unit_range(pixels, model.device).to(dtype)))
         loc, raw_scale = (torch.cat(values).to(model.prior.weights().dtype) for values in zip(*heads, strict=True))
@@ -308,6 +314,7 @@ class Trainer:
         return {
             "iteration": self.iteration,
             "fit_decided": self.fit_decided,
+            "refit_decided": self.refit_decided,
             "prior_fitted": self.prior_fitted,
             "stream": self.stream.state(),
             "parts": {name: part.state_dict() for name, part in self.model.parts().items()},
@@ -319,6 +326,7 @@ class Trainer:
         self.iteration = state["iteration"]
         self.prior_fitted = state.get("prior_fitted", False)
         self.fit_decided = state.get("fit_decided", self.prior_fitted)
+        self.refit_decided = state.get("refit_decided", False)
         self.stream.restore(state["stream"])
         for name, part in self.model.parts().items():
             part.load_state_dict(state["parts"][name])

@@ -15,6 +15,7 @@ from mpcc.core.config import SECTIONS
 from mpcc.core.config.locations import places
 from mpcc.core.config.settings import MOST_ITERATIONS
 from mpcc.core.errors import InvalidInput
+from mpcc.core.method.schedule import Schedule
 from mpcc.core.run.assembly import differences
 from mpcc.core.run.run import Run, versions
 from mpcc.core.run.saved_run import take_weights
@@ -194,12 +195,14 @@ def caveats(state: Mapping[str, Any], run: Run, source: Path) -> list[str]:
                 f"the step sizes of iteration {last + 1} were {used:.2g} of the first ones, with --iterations "
                 f"{schedule.iterations} they would have been {expected:.2g}"
             )
-        before, after = (one.prior_fit_due(last) for one in (attrs.evolve(schedule, iterations=end), schedule))
-        if before != after:
-            changed.append(
-                f"with --iterations {schedule.iterations} the prior would {'not ' * before}have been fitted by "
-                f"iteration {last + 1}"
-            )
+        ends = attrs.evolve(schedule, iterations=end), schedule
+        for again, due in ("", Schedule.prior_fit_due), ("again ", Schedule.prior_refit_due):
+            before, after = (due(one, last) for one in ends)
+            if before != after:
+                changed.append(
+                    f"with --iterations {schedule.iterations} the prior would {'not ' * before}have been fitted "
+                    f"{again}by iteration {last + 1}"
+                )
     if not changed:
         return []
     return [f"{'; '.join(changed)}: the continued run may differ from an uninterrupted one"]

@@ -195,6 +195,7 @@ class Run:
             with trainer.engine.active():
                 costs = measure(copy, measuring_seconds(config.run.minutes or 0))
                 fit = timed(trainer.fit_prior, synchroniser(device)) if settings.prior_fit else 0.0
+                fit *= 1 + bool(settings.prior_refit)
             return attrs.evolve(costs, start=costs.start + fit)
         except torch.linalg.LinAlgError as error:  # type: ignore[attr-defined]
             raise TrainingDiverged(f"{error} while the speed was measured: training has diverged") from error

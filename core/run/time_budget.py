@@ -308,7 +308,8 @@ def scheduled(run: RunSettings, costs: Costs, free: Set[str], between: float, in
     }
     if run.prior_fit:
         as_late = run.prior_fit * max(1.0, intended / iterations)
-        suitable["prior_fit"] = max(run.prior_fit, round(min(as_late, LATEST_FIT), 3))
+        later = max(run.prior_fit, round(min(as_late, LATEST_FIT), 3))
+        suitable["prior_fit"] = later if later < (run.prior_refit or 1) else run.prior_fit
     if run.balance_weight or run.consistency_weight or run.density_weight:
         suitable["real_terms_rise"] = min(run.real_terms_rise, math.ceil(RISE_SHARE * iterations))
     return attrs.evolve(run, **{name: value for name, value in suitable.items() if name in free})

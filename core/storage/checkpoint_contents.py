@@ -95,6 +95,8 @@ class Contents:
     prior_fitted: bool = holds("true or false", False)
     # Earlier versions counted a fit that could not be made as one.
     fit_decided: bool = holds("true or false", False)
+    # Earlier versions fitted it once.
+    refit_decided: bool = holds("true or false", False)
 
 
 @functools.cache

@@ -182,7 +182,13 @@ def test_a_flag_that_training_does_not_use_is_told(
         f"{flag} {value} does not change the training: the objective {name} does not use it"
     ]
     caplog.clear()
+    resolve(registry, [Layer("MPCC", {"objective": {"name": name}, "run": {setting: value}})], "none")
+    assert [record.getMessage() for record in caplog.records if record.levelname == "WARNING"] == [
+        f"MPCC: run.{setting} {value} does not change the training: the objective {name} does not use it"
+    ]
+    caplog.clear()
     resolved(registry, objective={"name": "mpcc"}, run={setting: value})
+    resolve(registry, [Layer("a.toml", {"objective": {"name": name}, "run": {setting: value}})], "none")
     assert not caplog.records
 
 

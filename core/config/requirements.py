@@ -22,6 +22,8 @@ __all__ = ["REQUIRED", "check_required", "objective_layers", "unused_flags"]
 
 # What the origin of a value that an objective brings begins with.
 REQUIRED = "objective "
+# Origins of values that a user has typed for one run: flags, and the parameters and settings of the estimator.
+TYPED = ("flag", "MPCC")
 
 logger = logging.getLogger(__name__)
 
@@ -51,7 +53,7 @@ def objective_layers(entry: Entry, preset: Layer | None, layers: Sequence[Layer]
 
 
 def unused_flags(entry: Entry, layers: Sequence[Layer]) -> list[str]:
-    """Return a line for each flag that the objective does not use in training; in a file all settings may stand.
+    """Return a line for each typed setting that the objective does not use in training; in a file all may stand.
 
     Raises:
         InvalidInput: If the objective names a setting that does not exist.
@@ -64,7 +66,7 @@ def unused_flags(entry: Entry, layers: Sequence[Layer]) -> list[str]:
         f"{layer.spelled('run', name)} {layer.tables['run'][name]} does not change the training: the objective "
         f"{entry.name} does not use it"
         for layer in layers
-        if layer.origin == "flag"
+        if layer.origin in TYPED
         for name in entry.unused
         if layer.tables.get("run", {}).get(name) is not None
     ]

@@ -47,7 +47,7 @@ class Case:
 
 def cases(first: bool) -> list[Case]:
     """Return what is measured; all of it only for the first preset, because the host takes long without a graph."""
-    graphs = [Case("fast-tf32"), Case("fast-bf16"), Case("fast")]
+    graphs = [Case("fast-tf32"), Case("fast-bf16"), Case("fast"), Case("fast-tf32-triton"), Case("fast-bf16-triton")]
     return [*graphs, Case("fast-tf32", graph=False), Case("plain", graph=False)] if first else graphs
 
 

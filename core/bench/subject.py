@@ -142,14 +142,16 @@ class Subject:
         """Build a run on random images under an engine; the weights do not depend on the engine.
 
         Arguments:
-            engine: ``plain``, ``fast``, or ``fast-`` and another precision.
+            engine: ``plain``, ``fast``, or ``fast-`` and another precision; ``-triton`` follows for our own kernels.
         """
-        name, _, precision = engine.partition("-")
+        plain, triton, _ = engine.partition("-triton")
+        name, _, precision = plain.partition("-")
         entry = Entry(
             *("dataset", SYNTHETIC, f"{__name__}:{SyntheticImages.__name__}", "Random pixels.", None),
             *({}, "built-in", "mpcc", ""),
         )
         values: dict[str, Any] = {"engine": name, "precision": precision or "float32", "metrics": "all", "workers": 0}
+        values["kernels"] = "triton" if triton else "torch"
         settings = attrs.evolve(self.config.run, **values)
         count = max(SYNTHETIC_IMAGES, settings.batch)
         choice = PluginChoice(SYNTHETIC, SyntheticOptions(count, self.channels), entry)

@@ -230,6 +230,10 @@ class RunSettings:
         "float32",
         "precision of networks in the fast engine; tf32 needs CUDA; auto takes bf16 if a matrix unit computes in it",
     )
+    kernels: Literal["torch", "triton"] = option(
+        "torch",
+        "kernels of the fast engine; triton adds some of our own, on CUDA; no GPU has run them yet",
+    )
     threads: int | None = option(None, "threads on the CPU, torch's own choice if not given", least=1, most=1024)
     data_root: Path | None = option(None, "folder of the data sets, $MPCC_DATA if not given")
     download: bool = option(False, "fetch a missing data set into the data root")
@@ -254,6 +258,7 @@ RESUMABLE = frozenset(
         *("iterations", "minutes", "eval_every", "first_eval", "eval_images", "picture_clusters"),
         *("checkpoint_every", "keep_checkpoints", "log_every"),
         *("on_nonfinite", "max_restarts", "device", "data_root", "download", "workers", "engine", "precision"),
+        "kernels",
         *("features", "feature_weights", "generated_images", "best_by", "init_from"),
     )
 )

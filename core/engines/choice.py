@@ -9,6 +9,7 @@ import torch
 from mpcc.core.config import RunSettings
 from mpcc.core.engines.fast import FastEngine
 from mpcc.core.errors import InvalidInput
+from mpcc.core.layers.triton_kernels import available
 from mpcc.core.method.engine import Engine, PlainEngine
 
 __all__ = ["bf16_pays", "choose_engine", "computes_bf16", "computes_in"]
@@ -49,9 +50,14 @@ def choose_engine(settings: RunSettings, device: torch.device) -> Engine:
     """Return the engine that a run asks for.
 
     Raises:
-        InvalidInput: If the device does not support the precision, or the plain engine is to use another than float32.
+        InvalidInput: If the device does not support the precision or the kernels, or the plain engine is to use another
+            precision than float32 or other kernels than torch's.
     """
-    precision = settings.precision
+    precision, own_kernels = settings.precision, settings.kernels == "triton"
+    if own_kernels and (settings.engine == "plain" or not available(device)):
+        why = f"this {device.type} cannot run them; they need CUDA and the package triton"
+        why = "the plain engine computes with torch alone" if settings.engine == "plain" else why
+        raise InvalidInput(f"--kernels triton: {why} (nearest valid choice: --kernels torch)")
     if settings.engine == "plain":
         if precision not in ("float32", "auto"):
             raise InvalidInput(
@@ -65,4 +71,4 @@ def choose_engine(settings: RunSettings, device: torch.device) -> Engine:
         only_cuda = precision == "tf32" and device.type != "cuda"
         why = "only CUDA devices have it" if only_cuda else f"this {device.type} has no {precision} arithmetic"
         raise InvalidInput(f"--precision {precision}: {why} (nearest valid choice: --precision float32)")
-    return FastEngine(precision)
+    return FastEngine(precision, own_kernels)

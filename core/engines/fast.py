@@ -42,13 +42,14 @@ class FastEngine(Engine):
     Arguments:
         precision: Precision of the networks' forward and backward passes: ``float32``; ``tf32``, which on CUDA rounds
             the factors of products; or ``bf16`` by autocast, with parameters, prior and losses in float32.
+        own_kernels: Whether layers use `mpcc.core.layers.triton_kernels`.
     """
 
     name = "fast"
 
-    def __init__(self, precision: Precision = "float32") -> None:
+    def __init__(self, precision: Precision = "float32", own_kernels: bool = False) -> None:
         super().__init__()
-        self.precision_name = precision
+        self.precision_name, self.own_kernels = precision, own_kernels
         self._grouped = False
         self._device = torch.device("cpu")
         self._graph: GraphedIteration | None = None
@@ -65,7 +66,7 @@ class FastEngine(Engine):
         self.capturable = self._device.type == "cuda"
         self._networks, self._weights = model.networks.by_name(), {}
         for part in model.parts().values():
-            fuse(part)
+            fuse(part, own_kernels=self.own_kernels)
         generator = model.networks.generator
         in_forward = advances_in_forward(generator)
         modules = {module for network in self._networks.values() for module in network.modules()}
@@ -128,7 +129,8 @@ class FastEngine(Engine):
             # The largest first, which then has room for the others.
             workspace, networks = Workspace(), {network, *self._networks.values()}
             for each in sorted(networks, key=lambda each: -sum(weight.numel() for weight in each.parameters())):
-                self._weights[each], self._left_alone[each] = network_weights(each, workspace), left_alone(each)
+                self._weights[each] = network_weights(each, workspace, self.own_kernels)
+                self._left_alone[each] = left_alone(each)
             known = self._weights[network]
         return known
 

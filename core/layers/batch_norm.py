@@ -12,7 +12,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mpcc.core.layers.fusion import Fusable, fuse
+from mpcc.core.layers.fusion import Fusable, channels_last, fuse, upsampled
+from mpcc.core.layers.triton_kernels import block_moments, scaled_relu
 
 __all__ = ["GroupedBatchNorm2d", "averaged_statistics", "batch_groups"]
 
@@ -59,7 +60,7 @@ class GroupedBatchNorm2d(nn.BatchNorm2d, Fusable):
             factors = [self.momentum] * self.groups
         tracked.add_(self.groups)
         mean, variance = self.running_mean, self.running_var
-        if x.device.type == "cpu":
+        if x.device.type == "cpu" and not self.own_kernels:
             # This takes one pass in either layout; var_mean takes ten times as long if channels are innermost.
             groups = x.chunk(self.groups)
             found = [
@@ -68,7 +69,10 @@ class GroupedBatchNorm2d(nn.BatchNorm2d, Fusable):
             ]
             means, variances = found[0] if len(found) == 1 else map(torch.cat, zip(*found, strict=True))
             return means.view(self.groups, -1), variances.view(self.groups, -1)
-        means, variances = group_moments(x.to(mean.dtype), self.groups)
+        if self.own_kernels and x.dtype != torch.float64:
+            means, variances = block_moments(channels_last(x), self.groups)
+        else:
+            means, variances = group_moments(x.to(mean.dtype), self.groups)
         count = x.numel() // means.numel()
         unbiased = variances * (count / (count - 1))
         for factor, *group in zip(factors, means.unbind(), unbiased.unbind(), strict=True):
@@ -76,27 +80,40 @@ class GroupedBatchNorm2d(nn.BatchNorm2d, Fusable):
         return means, variances
 
     def normalised_relu(
-        self, x: Tensor, gain: Tensor | None = None, bias: Tensor | None = None, *, overwrite: bool = False
+        self,
+        x: Tensor,
+        gain: Tensor | None = None,
+        bias: Tensor | None = None,
+        *,
+        overwrite: bool = False,
+        upsampling: str | None = None,
     ) -> Tensor:
         """Return relu(forward(x) * gain + bias), in two passes over x if fused and without gradients.
+
+        With kernels of our own it is one pass, upsampling included.
 
         Arguments:
             x: Shape (N, W, S, S).
             gain: Shape (N, W, 1, 1), or None for 1.
             bias: Shape (N, W, 1, 1), or None for 0; given if the gain is.
             overwrite: Whether the result may take the place of x in memory.
+            upsampling: ``bilinear`` or ``nearest`` if the result is wanted at twice the size.
         """
         if self.fused and not torch.is_grad_enabled():
             scale, shift = self._scale_and_shift(x, gain, bias)
+            if self.own_kernels and x.dtype != torch.float64:
+                return scaled_relu(channels_last(x), scale.float(), shift.float(), upsampling)
             # Under mixed precision both are rounded to the type of the features.
             scale, shift = scale.to(x.dtype), shift.to(x.dtype)
             h = torch.addcmul(shift, x, scale, out=x) if overwrite else torch.addcmul(shift, x, scale)
-            return h.relu_()
-        h = self(x)
-        if gain is not None and bias is not None:
-            # Under mixed precision, gain and bias have a wider type than the features.
-            h = torch.addcmul(bias.to(h.dtype), h, gain.to(h.dtype))
-        return F.relu(h, inplace=self.fused)
+            h = h.relu_()
+        else:
+            h = self(x)
+            if gain is not None and bias is not None:
+                # Under mixed precision, gain and bias have a wider type than the features.
+                h = torch.addcmul(bias.to(h.dtype), h, gain.to(h.dtype))
+            h = F.relu(h, inplace=self.fused)
+        return h if upsampling is None else upsampled(h, upsampling)
 
     def _scale_and_shift(self, x: Tensor, gain: Tensor | None, bias: Tensor | None) -> tuple[Tensor, Tensor]:
         """Return scale and shift, each (N, W, 1, 1) or (1, W, 1, 1), so that x * scale + shift is the result."""

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 __all__ = [
     *("Blur", "Fusable", "SharedBlocks", "channels_last", "convolution", "fuse"),
-    *("means_of_squares", "narrow_convolution", "pooled", "pooled_convolution", "shared_calls"),
+    *("means_of_squares", "narrow_convolution", "pooled", "pooled_convolution", "shared_calls", "upsampled"),
 ]
 
 # In half precision a matrix unit makes the convolution so cheap that memory traffic decides. On maps below this size,
@@ -35,16 +35,18 @@ class Fusable(nn.Module):
 
     Attributes:
         fused: Whether the module computes in the fused way; False at first.
+        own_kernels: Whether the fused way may use `mpcc.core.layers.triton_kernels`.
     """
 
     fused: bool = False
+    own_kernels: bool = False
 
 
-def fuse(network: nn.Module, on: bool = True) -> None:
-    """Switch every `Fusable` module of a network to its fused way, or back."""
+def fuse(network: nn.Module, on: bool = True, own_kernels: bool = False) -> None:
+    """Switch every `Fusable` module of a network to its fused way, with kernels of our own or without, or back."""
     for module in network.modules():
         if isinstance(module, Fusable):
-            module.fused = on
+            module.fused, module.own_kernels = on, on and own_kernels
 
 
 class SharedBlocks(nn.Sequential):
@@ -174,6 +176,11 @@ class Pooling(torch.autograd.Function):
     def backward(ctx: Any, *gradients: Tensor) -> Tensor:
         """Return the gradient of x."""
         return F.interpolate(gradients[0] / 4, scale_factor=2, mode="nearest")
+
+
+def upsampled(x: Tensor, how: str) -> Tensor:
+    """Return (N, W, S, S) at twice the size, ``bilinear`` or ``nearest``."""
+    return F.interpolate(x, scale_factor=2, mode=how, align_corners=False if how == "bilinear" else None)
 
 
 def pooled(x: Tensor) -> Tensor:

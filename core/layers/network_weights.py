@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 from mpcc.core.layers.spectral_norm import EPS, Prepared, SpectralLayer, full_precision, rounds_its_weight
+from mpcc.core.layers.triton_kernels import WeightTable, normalise_weights
 from mpcc.core.system.kernel_settings import exact_products
 
 __all__ = ["NetworkWeights", "Workspace", "left_alone", "network_weights"]
@@ -105,6 +106,7 @@ class NetworkWeights:
     Arguments:
         layers: Layers of one type of numbers on one device, which do not advance in their forwards.
         workspace: Memory for what is not needed after a call.
+        own_kernels: Whether one of our own kernels normalises all weights at once.
 
     Attributes:
         u: Rows of left singular vectors, padded with zeros, (layers, largest out).
@@ -113,7 +115,7 @@ class NetworkWeights:
         fresh: Whether nothing has changed since the buffers were written, as far as the caller has said.
     """
 
-    def __init__(self, layers: Sequence[SpectralLayer], workspace: Workspace) -> None:
+    def __init__(self, layers: Sequence[SpectralLayer], workspace: Workspace, own_kernels: bool = False) -> None:
         by_shape: dict[torch.Size, list[SpectralLayer]] = {}
         for layer in layers:
             by_shape.setdefault(layer.weight.shape, []).append(layer)
@@ -139,6 +141,8 @@ class NetworkWeights:
         # The second and third are for a backward.
         self.raw, self.arriving, self.products = workspace.rows(start, self.flat).unbind()
         self._half: Tensor | None = None
+        shapes = [layer.weight.shape for layer in self.layers]
+        self._table = WeightTable.of(shapes, weight.device) if own_kernels else None
         self._is_prepared = False
         # Views and lists that every step needs; making them takes longer than using them.
         self._flat_weights = [layer.weight.detach().view(-1) for layer in self.layers]
@@ -212,9 +216,15 @@ class NetworkWeights:
         torch._foreach_copy_(self._rows, self._vectors)
 
     def _normalise(self) -> None:
-        for weights, sigma, normalised in self._quotients:
-            torch.div(weights, sigma, out=normalised)
-        self._half = None
+        if self._table is None:
+            for weights, sigma, normalised in self._quotients:
+                torch.div(weights, sigma, out=normalised)
+            self._half = None
+        else:
+            # A kernel of our own does not tell autograd that it writes.
+            written = self.flat if self._half is None else (self.flat, self._half)
+            torch.autograd.graph.increment_version(written)
+            normalise_weights(self._table, self.raw, self.sigma, self.flat, self._half)
         self.fresh, self._written = True, self._current_versions()
 
     def prepare(self) -> None:
@@ -245,7 +255,7 @@ class NetworkWeights:
         values = [row for _, _, normalised in self._quotients for row in normalised.unbind()]
         if dtype == self.flat.dtype:
             return tuple(values)
-        if self._half is None:
+        if self._half is None or self._half.dtype != dtype:
             self._half = self.flat.to(dtype)
         halves = [row for batch in self.batches for row in batch.normalised(self._half).unbind()]
         return tuple(half if rounds else full for full, half, rounds in zip(values, halves, self._rounds, strict=True))
@@ -341,7 +351,9 @@ def in_order(batch: Rows, gradient: Tensor) -> Tensor:
     return (gradient.permute(0, 2, 3, 1) if batch.kernel else gradient).reshape(-1)
 
 
-def network_weights(network: nn.Module, workspace: Workspace | None = None) -> list[NetworkWeights]:
+def network_weights(
+    network: nn.Module, workspace: Workspace | None = None, own_kernels: bool = False
+) -> list[NetworkWeights]:
     """Return the layers of a network that advance after a step, those of one type of numbers on one device together.
 
     `left_alone` returns those that cannot be computed together with others.
@@ -349,13 +361,14 @@ def network_weights(network: nn.Module, workspace: Workspace | None = None) -> l
     Arguments:
         network: Any module; layers of other kinds are left alone.
         workspace: Shared with other networks, of which only one computes at a time; None for one of its own.
+        own_kernels: Whether they may use `mpcc.core.layers.triton_kernels`.
     """
     workspace = workspace or Workspace()
     alike: dict[tuple[torch.dtype, torch.device], list[SpectralLayer]] = {}
     for layer in advancing(network):
         if is_usual(layer):
             alike.setdefault((layer.weight.dtype, layer.weight.device), []).append(layer)
-    return [NetworkWeights(layers, workspace) for layers in alike.values()]
+    return [NetworkWeights(layers, workspace, own_kernels) for layers in alike.values()]
 
 
 def left_alone(network: nn.Module) -> list[SpectralLayer]:

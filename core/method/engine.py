@@ -34,12 +34,14 @@ class Engine(abc.ABC):
     Attributes:
         name: The name that a user types.
         precision_name: The precision that the networks compute in.
+        own_kernels: Whether some kernels are our own, in Triton.
         capturable: Whether optimizers must keep their step counts on the device.
         notes: What the engine could not do for this model, and why; one line for each.
     """
 
     name: str
     precision_name: Precision = "float32"
+    own_kernels: bool = False
     capturable: bool = False
 
     def __init__(self) -> None:

@@ -281,7 +281,7 @@ class Trainer:
         if optimizer is None:
             return f"the prior is not fitted: {type(model.prior).__name__} has nothing that is trained"
         dtype, heads = next(model.networks.encoder.parameters()).dtype, []
-        # What an engine has kept from the last iteration is not kept by a checkpoint, and can differ in its last digits.
+        # What an engine has kept from the last iteration is not in a checkpoint, and its last digits can differ.
         self.engine.changed(("encoder",))
         for pixels in self.stream.some(fit_images(model.prior.clusters)):
             with self.engine.precision():

@@ -179,11 +179,8 @@ def caveats(state: Mapping[str, Any], run: Run, source: Path) -> list[str]:
     ]
     if state["threads"] != torch.get_num_threads():
         changed.append(f"threads were {state['threads']}, are {torch.get_num_threads()}")
-    changed += [
-        f"{name} was {state['executed'].get(name)}, is {value}"
-        for name, value in run.executed().items()
-        if state["executed"].get(name) != value
-    ]
+    then, now = ({"kernels": "torch", **executed} for executed in (state["executed"], run.executed()))
+    changed += [f"{name} was {then.get(name)}, is {value}" for name, value in now.items() if then.get(name) != value]
     end, last = saved_config(state, source)["run"].get("iterations"), max(state["iteration"] - 1, 0)
     if isinstance(end, int) and 1 <= end <= MOST_ITERATIONS:
         # If the step sizes decay, another end changes each of them.

@@ -276,9 +276,11 @@ class Run:
         self.trainer.iteration = state["iteration"]
 
     def executed(self) -> dict[str, str]:
-        """Return where and how the run is computed: device, engine, precision."""
+        """Return where and how the run is computed: device, engine, precision, and kernels if some are our own."""
         engine = self.trainer.engine
-        return {"device": self.trainer.model.device.type, "engine": engine.name, "precision": engine.precision_name}
+        own = {"kernels": "triton"} if engine.own_kernels else {}
+        device = self.trainer.model.device.type
+        return {"device": device, "engine": engine.name, "precision": engine.precision_name, **own}
 
     def state_of_data(self) -> dict[str, Any]:
         """Return what a checkpoint says about the images: their shape, and a digest of some of them."""

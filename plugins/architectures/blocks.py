@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mpcc.core.layers.batch_norm import GroupedBatchNorm2d
-from mpcc.core.layers.fusion import pooled
+from mpcc.core.layers.fusion import pooled, upsampled
 from mpcc.core.layers.spectral_norm import SpectralConv2d
 from mpcc.plugins.architectures.conditioning import Conditioning
 
@@ -34,17 +34,18 @@ class ConditionalBatchNorm(nn.Module):
         self.normalisation = GroupedBatchNorm2d(channels, eps=1e-5, momentum=0.1, affine=False)
         self.gain, self.bias = conditioning.maps(channels)
 
-    def forward(self, x: Tensor, condition: Tensor, overwrite: bool = False) -> Tensor:
+    def forward(self, x: Tensor, condition: Tensor, overwrite: bool = False, upsampling: str | None = None) -> Tensor:
         """Normalise x, (N, W, S, S), over the batch; scale and shift by the condition, N rows; then take the ReLU.
 
         Arguments:
             x: Features.
             condition: The block's condition, from the conditioning.
             overwrite: Whether the result may take the place of x in memory.
+            upsampling: ``bilinear`` or ``nearest`` if the result is wanted at twice the size.
         """
         gain = 1 + self.gain(condition)[:, :, None, None]
         bias = self.bias(condition)[:, :, None, None]
-        return self.normalisation.normalised_relu(x, gain, bias, overwrite=overwrite)
+        return self.normalisation.normalised_relu(x, gain, bias, overwrite=overwrite, upsampling=upsampling)
 
 
 class UpBlock(nn.Module):
@@ -72,16 +73,10 @@ class UpBlock(nn.Module):
 
     def forward(self, x: Tensor, condition: Tensor) -> Tensor:
         """Return the block's output for x, (N, W, S, S), and the block's condition, N rows."""
-        h = self.conv1(self.upsample(self.norm1(x, condition)))
+        h = self.conv1(self.norm1(x, condition, upsampling=self.upsampling))
         out: Tensor = self.conv2(self.norm2(h, condition, overwrite=True))
         # No backward pass needs the output of a convolution, so sums and ReLUs may overwrite it.
-        return out.add_(self.upsample(self.shortcut(x)))
-
-    def upsample(self, x: Tensor) -> Tensor:
-        """Double the image size, (N, W, S, S) to (N, W, 2S, 2S)."""
-        if self.upsampling == "nearest":
-            return F.interpolate(x, scale_factor=2, mode="nearest")
-        return F.interpolate(x, scale_factor=2, mode="bilinear", align_corners=False)
+        return out.add_(upsampled(self.shortcut(x), self.upsampling))
 
 
 class DownBlock(nn.Module):

@@ -89,9 +89,10 @@ class Engine(abc.ABC):
         """Forget recorded iterations, because the trainer's state has been replaced."""
 
     def record(self) -> dict[str, Any]:
-        """Return name, precision and notes as plain values for ``results.json``."""
+        """Return name, precision, kernels that are our own, and notes as plain values for ``results.json``."""
+        kernels = {"kernels": "triton"} if self.own_kernels else {}
         notes = {"notes": list(self.notes)} if self.notes else {}
-        return {"name": self.name, "precision": self.precision_name, **notes}
+        return {"name": self.name, "precision": self.precision_name, **kernels, **notes}
 
 
 class PlainEngine(Engine):

@@ -29,7 +29,7 @@ TINY = {
 }
 PICTURES = {"clusters.png", "samples.png", "reconstructions.png", "confusion.png", "kmeans.png"}
 OF_CLUSTERS = {f"clusters/{k}.png" for k in range(10)}
-TABLES = {"assignments.csv", "confusion.csv", "posterior.npy", "latents.npy"}
+TABLES = {"assignments.csv", "confusion.csv", "posterior.npy", "latents.npy", "clusters.npz"}
 
 
 def pixels(images: Tensor) -> Tensor:
@@ -154,7 +154,7 @@ def test_with_the_runs_own_settings_everything_is_the_same(finished: Path, capsy
         "versions",
     }
     assert {key: new[key] for key in same} == {key: old[key] for key in same}
-    assert set(contents(folder)) == {*PICTURES, *OF_CLUSTERS, *TABLES, "results.json"}
+    assert set(contents(folder)) == {*PICTURES, *OF_CLUSTERS, *TABLES, "results.json", "report.html"}
     for name in (*PICTURES, *OF_CLUSTERS, *TABLES):
         assert (folder / name).read_bytes() == (finished / name).read_bytes(), name
     after = contents(finished)

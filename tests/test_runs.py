@@ -140,6 +140,8 @@ def test_the_run_folder_has_exactly_the_documented_files(finished: Path) -> None
         "confusion.csv",
         "posterior.npy",
         "latents.npy",
+        "clusters.npz",
+        "report.html",
     }
     checkpoints = {f"checkpoints/{name}.pt" for name in ("last", "iteration-4", "iteration-2", "best")}
     assert found == {events, *pictures, *tables, *checkpoints, ".lock"}

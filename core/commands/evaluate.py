@@ -26,9 +26,9 @@ if TYPE_CHECKING:
 __all__ = ["EvaluateFlags", "evaluate_run"]
 
 PURPOSE = (
-    "Evaluate a checkpoint anew: scores, pictures, tables and a report in a new folder; the run's own files stay. --data NAME "
-    "and options such as --data.split choose other images. If the run's images have been moved, an option such as "
-    "--data.path names their new place."
+    "Evaluate a checkpoint anew: scores, pictures, tables and a report in a new folder; the run's own files stay. "
+    "--data NAME and options such as --data.split choose other images. If the run's images have been moved, an option "
+    "such as --data.path names their new place."
 )
 DATA_HELP = "data set to evaluate instead of the run's, with options --data.OPTION VALUE"
 # Letters of the name of a folder that come from the names of images.

@@ -24,12 +24,10 @@ class Curve:
     """A line of a panel.
 
     Attributes:
-        name: For the legend; empty if there is one line only.
         hue: Its colour, in degrees.
         points: Places in the panel: x and y.
     """
 
-    name: str
     hue: int
     points: tuple[tuple[float, float], ...]
 
@@ -50,7 +48,7 @@ class Panel:
         ends: The first and the last iteration, as text.
         level: The y of a dashed line for comparison, or None.
         level_text: What that line is.
-        values: The numbers, for readers of tables: iteration, and the value of each curve or None.
+        width: Of the panel; the others are the edges of the area of the curves.
     """
 
     title: str
@@ -78,18 +76,18 @@ def hue(number: int) -> int:
 
 
 def panel(
-    title: str, curves: Sequence[tuple[str, Sequence[tuple[int, float]]]], level: float | None = None, text: str = ""
+    title: str, curves: Sequence[tuple[int, Sequence[tuple[int, float]]]], level: float | None = None, text: str = ""
 ) -> Panel:
     """Place curves in a panel.
 
     Arguments:
         title: The quantity.
-        curves: Name and points of each, iteration and value, with at least one point in each.
+        curves: A number that gives the colour, and the points of each, iteration and value; at least one point in each.
         level: A value for comparison, or None.
         text: What it is.
 
     Example:
-        >>> drawn = panel("acc", [("", [(500, 0.5), (1000, 0.9)])], level=0.7, text="k-means")
+        >>> drawn = panel("acc", [(0, [(500, 0.5), (1000, 0.9)])], level=0.7, text="k-means")
         >>> drawn.curves[0].line, drawn.ticks
         ('52,146 308,12', (('0.5', 146.0), ('0.9', 12.0)))
     """
@@ -106,10 +104,7 @@ def panel(
         return round(bottom - (bottom - ABOVE) * (value - low) / (high - low), 1) if high > low else bottom / 2
 
     ticks = {f"{value:.3g}": y_of(value) for value in (low, high)}
-    placed = tuple(
-        Curve(name, hue(number), tuple((x_of(x), y_of(y)) for x, y in points))
-        for number, (name, points) in enumerate(curves)
-    )
+    placed = tuple(Curve(hue(number), tuple((x_of(x), y_of(y)) for x, y in points)) for number, points in curves)
     ends = f"{first:,}" if last > first else "", f"{last:,}"
     return Panel(title, placed, tuple(ticks.items()), ends, None if level is None else y_of(level), text)
 

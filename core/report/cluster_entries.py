@@ -7,7 +7,6 @@ from pathlib import Path
 
 import attrs
 import numpy as np
-from numpy.typing import NDArray
 
 from mpcc.core.report.embedded_images import EmbeddedCluster, embedded, uri
 from mpcc.core.report.run_record import Evaluated, RunRecord
@@ -48,10 +47,10 @@ class ClusterEntry:
         size: Evaluated images in it.
         share: The same as a share of all, as text.
         confidence: The mean posterior of its images, as text; empty without images.
-        nearest: The cluster with the nearest mean of z, or None.
+        nearest: The other cluster that its images belong to next, or None.
         classes: The most frequent classes, each with its count and share as text; empty without labels.
         other_classes: How many further classes it has.
-        groups: Images below a title and an explanation.
+        groups: Images, below a title.
         sheet: An image of the whole cluster, from the folder of an earlier version, or None.
         file: The name of its picture beside the page, or nothing.
         linked: Whether its images are only there, as there was no room for them.
@@ -66,7 +65,7 @@ class ClusterEntry:
     nearest: int | None
     classes: tuple[tuple[str, int, str], ...]
     other_classes: int
-    groups: tuple[tuple[str, str, tuple[Shown, ...]], ...]
+    groups: tuple[tuple[str, tuple[Shown, ...]], ...]
     sheet: Shown | None
     file: str
     linked: bool
@@ -118,10 +117,8 @@ def cluster_entries(record: RunRecord, hues: list[int]) -> list[ClusterEntry]:
     return entries
 
 
-def groups_of(
-    record: RunRecord, number: int, images: EmbeddedCluster
-) -> tuple[tuple[str, str, tuple[Shown, ...]], ...]:
-    """Return the images of a cluster in groups, each with a title and an explanation."""
+def groups_of(record: RunRecord, number: int, images: EmbeddedCluster) -> tuple[tuple[str, tuple[Shown, ...]], ...]:
+    """Return the images of a cluster in groups, each with a title."""
     assert record.images is not None, "there are images"
     own, evaluated = record.images[number], record.evaluated
     typical = tuple(
@@ -132,16 +129,12 @@ def groups_of(
     for place, source in enumerate(images.images["uncertain"]):
         caption = sureness(float(own.confidences[place]))
         if len(own.rivals):
-            caption += f", next: {own.rivals[place]}"
+            caption += f" ({own.rivals[place]})"
         uncertain.append(Shown(source, described(evaluated, int(own.uncertain_rows[place])), caption))
     generated = tuple(
         Shown(source, f"generated image {place}") for place, source in enumerate(images.images["generated"], start=1)
     )
-    return (
-        ("Typical", "real images at the highest density of the cluster", typical),
-        ("Least certain", "real images with the lowest q(y|x), and the next cluster", tuple(uncertain)),
-        ("Generated", "what the generator draws for the cluster", generated),
-    )
+    return ("Typical", typical), ("Least certain", tuple(uncertain)), ("Generated", generated)
 
 
 def described(evaluated: Evaluated, row: int) -> str:
@@ -151,35 +144,23 @@ def described(evaluated: Evaluated, row: int) -> str:
 
 
 def nearest_clusters(evaluated: Evaluated, clusters: int) -> list[int | None]:
-    """Return, for each cluster with images, the other one whose mean of z is nearest; None if there is none.
+    """Return, for each cluster with images, the other one with the highest mean q(y|x) of these images.
+
+    It is None for a cluster without images, and for one whose images have a probability of 0 in all others.
 
     Arguments:
-        evaluated: Latents and clusters.
+        evaluated: Clusters and posterior.
         clusters: K.
     """
     found: list[int | None] = [None] * clusters
-    if evaluated.latents is None:
+    if evaluated.posterior is None:
         return found
-    sizes = np.bincount(evaluated.clusters, minlength=clusters)
-    used = sizes.nonzero()[0]
-    if len(used) < 2:
-        return found
-    # The import takes a moment.
-    from scipy.spatial.distance import cdist
-
-    means = np.stack([mean_of(evaluated, cluster) for cluster in used.tolist()])
-    distances = cdist(means, means)
-    np.fill_diagonal(distances, np.inf)
-    for cluster, other in zip(used.tolist(), distances.argmin(axis=1).tolist(), strict=True):
-        found[cluster] = int(used[other])
+    for cluster in np.unique(evaluated.clusters).tolist():
+        means = evaluated.posterior[evaluated.clusters == cluster].mean(axis=0, dtype=np.float64)
+        means[cluster] = 0
+        if means.any():
+            found[cluster] = int(means.argmax())
     return found
-
-
-def mean_of(evaluated: Evaluated, cluster: int) -> NDArray[np.float64]:
-    """Return the mean of z over the images of a cluster, shape (J,)."""
-    assert evaluated.latents is not None, "the caller has checked it"
-    mean: NDArray[np.float64] = evaluated.latents[evaluated.clusters == cluster].mean(axis=0, dtype=np.float64)
-    return mean
 
 
 def picture_of(folder: Path, number: int, clusters: int) -> Path | None:
@@ -193,9 +174,11 @@ def percent(share: float) -> str:
 
     Example:
         >>> percent(0.1234), percent(0.0004), percent(0.0)
-        ('12.3 %', '< 0.1 %', '0.0 %')
+        ('12.3\\xa0%', '<\\xa00.1\\xa0%', '0.0\\xa0%')
     """
-    return "< 0.1 %" if 0 < share < 0.001 else f"{100 * share:.1f} %"
+    # Spaces at which no line breaks.
+    text = "< 0.1 %" if 0 < share < 0.001 else f"{100 * share:.1f} %"
+    return text.replace(" ", "\xa0")
 
 
 def sureness(value: float) -> str:

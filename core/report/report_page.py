@@ -22,6 +22,8 @@ __all__ = ["REPORT_FILE", "ScoreRow", "write_report"]
 REPORT_FILE = "report.html"
 # The most cells of a table of classes against clusters; a larger one is a link.
 MOST_CELLS = 2500
+# The number whose colour a curve has that is alone in its panel: blue.
+SINGLE = 7
 
 
 @attrs.frozen
@@ -87,7 +89,7 @@ def page_of(record: RunRecord, meanings: Mapping[str, str]) -> bytes:
 
 
 def judged(record: RunRecord) -> Verdict | None:
-    """Return what the run came to; None for an evaluation of ``mpcc evaluate``, or for results of an earlier version."""
+    """Return what the run came to; None for an evaluation of ``mpcc evaluate`` or an earlier version."""
     warm = record.settings.get("run", {}).get("init_from") is not None
     try:
         return verdict(record.results, quoted(record.folder), warm=warm)
@@ -99,7 +101,13 @@ def facts(record: RunRecord) -> list[tuple[str, str]]:
     """Return what was run: names and values."""
     results, settings = record.results, record.settings
     evaluated, data = results["evaluated"], results.get("data", {})
-    told = [("images", evaluated.get("data") or "not described")]
+    told = []
+    if record.folder != record.run:
+        told.append(("run", str(record.run)))
+        told.append(("checkpoint", str(results.get("checkpoint", "not known"))))
+        if not results.get("own_images", True):
+            told.append(("images of", "another data set than the run's: its scores say nothing about the training"))
+    told.append(("images", evaluated.get("data") or "not described"))
     if shape := data.get("images", [])[1:]:
         channels = f"{shape[0]} channel{'s' * (shape[0] != 1)}"
         told.append(("size for the networks", f"{shape[1]} x {shape[2]} pixels, {channels}"))
@@ -152,7 +160,9 @@ def panels(record: RunRecord) -> list[Panel]:
         for name, value in line["metrics"].items():
             points.setdefault(name, []).append((line["iteration"], value))
     baseline = record.results.get("baseline", {}).get("metrics", {})
-    return [panel(name, [("", found)], baseline.get(name), "k-means on the pixels") for name, found in points.items()]
+    return [
+        panel(name, [(SINGLE, found)], baseline.get(name), "k-means on the pixels") for name, found in points.items()
+    ]
 
 
 def heat(confusion: Confusion) -> list[tuple[str, list[tuple[int, int, bool]]]]:

@@ -33,6 +33,7 @@ class Evaluated:
         confidences: The posterior of that cluster, shape (N,).
         labels: The name of each image's class, empty if it has none; empty without labels.
         latents: The encoder's location of z, float32, shape (N, J); None if the folder has none that fit.
+        posterior: q(y|x), float32, shape (N, K); None if the folder has none that fit.
     """
 
     numbers: tuple[int, ...]
@@ -40,6 +41,7 @@ class Evaluated:
     confidences: NDArray[np.float64]
     labels: tuple[str, ...]
     latents: NDArray[np.float32] | None
+    posterior: NDArray[np.float32] | None
 
 
 @attrs.frozen(eq=False)
@@ -184,15 +186,22 @@ def read_evaluated(folder: Path) -> Evaluated:
         columns = list(zip(*rows, strict=True))
     numbers = tuple(map(int, columns[place["index"]]))
     labels = columns[place["label"]] if "label" in place else ()
-    path = folder / "latents.npy"
-    latents = np.load(path, mmap_mode="r", allow_pickle=False) if path.exists() else None
     return Evaluated(
         numbers,
         np.array(columns[place["cluster"]]).astype(np.int64),
         np.array(columns[place["confidence"]]).astype(np.float64),
         labels,
-        latents if latents is not None and len(latents) == len(numbers) else None,
+        read_rows(folder / "latents.npy", len(numbers)),
+        read_rows(folder / "posterior.npy", len(numbers)),
     )
+
+
+def read_rows(path: Path, count: int) -> NDArray[np.float32] | None:
+    """Return an array with a row for each image; None if there is no such file, or it has other rows."""
+    if not path.exists():
+        return None
+    rows: NDArray[np.float32] = np.load(path, mmap_mode="r", allow_pickle=False)
+    return rows if rows.ndim == 2 and len(rows) == count else None
 
 
 def read_confusion(path: Path) -> Confusion | None:

@@ -45,7 +45,9 @@ def read_names(run: Path, clusters: int) -> dict[int, str]:
     tables, _ = read_toml(path, told)
     for name, value in tables.items():
         if name != TABLE and not isinstance(value, dict):
-            raise InvalidInput(f"{told}: {printable(name)!r} stands outside of a table: expected it below a line [names]")
+            raise InvalidInput(
+                f"{told}: {printable(name)!r} stands outside of a table: expected it below a line [names]"
+            )
         if name != TABLE:
             raise InvalidInput(f"{told}: {unknown_name('table', printable(name), [TABLE])}")
     table = tables.get(TABLE, {})

@@ -89,9 +89,7 @@ class PredictionOutput:
             files.callback(table.close)
             if paths.sorted is not None:
                 folder = files.enter_context(new_folder(paths.sorted))
-                self.sorted = SortedImages(
-                    folder, data, clusters, paths.link, named=paths.sorted, names=self._names
-                )
+                self.sorted = SortedImages(folder, data, clusters, paths.link, named=paths.sorted, names=self._names)
                 self._writers.append(self.sorted.write)
             if paths.reconstructed is not None and generation is not None:
                 part = files.enter_context(new_folder(paths.reconstructed))

@@ -127,7 +127,7 @@ def test_a_run_leaves_posterior_confusion_and_errors(finished: Path) -> None:
     }
     tags = EventAccumulator(str(finished)).Reload().Tags()
     assert "confusion" in tags["images"]
-    assert {f"metrics/{name}" for name in scores} <= set(tags["scalars"])
+    assert {f"Scores/{name}" for name in scores} <= set(tags["scalars"])
 
 
 def test_with_the_runs_own_settings_everything_is_the_same(finished: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -236,7 +236,7 @@ def test_a_run_may_compute_scores_of_features_and_its_curves_have_legal_names(
     assert command(entry.run_main, *flags, *features, "--out", str(tmp_path / "run")) == 0
     assert list(results(tmp_path / "run")["metrics"]) == ["acc", "frechet_distance[my_features:pixels]"]
     tags = EventAccumulator(str(tmp_path / "run")).Reload().Tags()["scalars"]
-    assert "metrics/frechet_distance_my_features_pixels" in tags
+    assert "Scores/frechet_distance_my_features_pixels" in tags
     assert "reconstruction_error" not in rows(tmp_path / "run" / "assignments.csv")[0]
 
 

@@ -404,20 +404,30 @@ def test_every_term_metric_rate_picture_and_histogram_is_in_the_events(finished:
     parts = {"discriminator", "generator", "encoder", "prior"}
     assert set(tags["scalars"]) == {
         *(f"{kind}/{term}" for kind in ("terms", "weighted") for term in TERMS),
-        *(f"metrics/{score}" for score in SCORES),
+        *(f"Scores/{score}" for score in SCORES),
         *(f"{kind}/{part}" for kind in ("learning_rate", "gradient_norm") for part in parts),
-        *(f"health/{quantity}" for quantity in QUANTITIES),
-        "clusters/used",
+        *(
+            f"health/{quantity}"
+            for quantity in QUANTITIES
+            if not quantity.startswith(("gradient_norm_", "discriminator_hinge"))
+        ),
     }
-    assert {tag.partition("/")[0] for tag in tags["tensors"]} == {"health"}
+    assert {tag.partition("/")[0] for tag in tags["tensors"]} == {"health", "run", "custom_scalars__config__"}
+    # The page opens with the scores, and each curve has a line about it.
+    assert min(tags["scalars"]).startswith("Scores/")
+    assert all(events.SummaryMetadata(tag).summary_description for tag in tags["scalars"])
+    assert events.PluginTagToContent("hparams").keys() == {
+        f"_hparams_/{name}" for name in ("experiment", "session_start_info", "session_end_info")
+    }
+    assert len(list(finished.rglob("events.out.tfevents.*"))) == 1
     assert set(tags["images"]) == {"clusters", "samples", "reconstructions", "confusion", "kmeans"}
     assert tags["histograms"] == ["prior/scales", "prior/weights"]
     assert [event.step for event in events.Scalars("terms/latent")] == [2, 4, 6]
-    assert [event.step for event in events.Scalars("metrics/acc")] == [3, 6]
+    assert [event.step for event in events.Scalars("Scores/acc")] == [3, 6]
     raw, weighted = events.Scalars("terms/latent")[0].value, events.Scalars("weighted/latent")[0].value
     assert weighted == pytest.approx(raw / 64, rel=1e-5)
     assert events.Scalars("learning_rate/prior")[0].value == pytest.approx(1.6e-3)
-    assert events.Scalars("metrics/acc")[-1].value == pytest.approx(lines(finished)[-1]["metrics"]["acc"])
+    assert events.Scalars("Scores/acc")[-1].value == pytest.approx(lines(finished)[-1]["metrics"]["acc"])
 
 
 @pytest.mark.check

@@ -7,12 +7,14 @@ tag                         value
 ==========================  ==================================================================
 ``terms/<term>``            raw loss terms in nats or, for the data term, hinge units
 ``weighted/<term>``         the same times their weights, as they enter the objectives
-``metrics/<score>``         scores of an evaluation; ``_`` for letters that a tag cannot have
-``clusters/used``           how many clusters have at least one evaluated image
+``Scores/<score>``          scores of an evaluation; ``_`` for letters that a tag cannot have. TensorBoard sorts
+                            capitals first, so that the page opens with them
 ``learning_rate/<part>``    Adam's step size
 ``gradient_norm/<part>``    Euclidean norm of the last gradient
-``health/<quantity>``       the numbers behind the warnings (`mpcc.core.reporting.symptoms`)
+``health/<quantity>``       the numbers behind the warnings (`mpcc.core.reporting.symptoms`), without those that other
+                            curves show already
 ``health/<warning>``        text: a warning
+``run``                     text: the command that repeats the run, and its configuration
 ``entropy``, ``restart``    text: a note that entropies are estimates; why training went back
 ``prior/scales``            histogram of the components' scales
 ``prior/weights``           histogram of phi
@@ -22,6 +24,9 @@ tag                         value
 ``reconstructions``         picture: real images in pairs with their reconstructions
 ``confusion``               picture: classes against clusters, where there are labels
 ==========================  ==================================================================
+
+Each curve has a line that explains it. The page Custom Scalars has the scores, each term raw and weighted, gradients
+and step sizes; the page HPARAMS has the settings, in the same run.
 """
 
 from __future__ import annotations
@@ -45,6 +50,7 @@ from torch.utils.tensorboard import summary
 
 from mpcc.core.contracts import Prior
 from mpcc.core.evaluation.sheets import sheets
+from mpcc.core.reporting.event_texts import explanation, flat, layout
 
 if TYPE_CHECKING:
     # Needed for types only.
@@ -60,6 +66,8 @@ VERSION = "brain.Event:2"
 NUMBERS = itertools.count()
 # The edges of a histogram's bins grow by a tenth, on both sides of 0, up to 1e20.
 EDGES = list(itertools.accumulate(range(773), lambda edge, _: edge * 1.1, initial=1e-12))
+# Quantities of health that repeat other curves: medians of gradient_norm/, the mean of terms/data_discriminator.
+REPEATED = ("gradient_norm_", "discriminator_hinge")
 BINS = [*(-edge for edge in reversed(EDGES)), 0, *EDGES]
 
 
@@ -71,13 +79,32 @@ class EventLog:
     Arguments:
         folder: The run folder.
         purge_step: On resume, the first step that is written anew; later events of the old run are hidden.
+        meanings: What each metric says, in a phrase, by its name.
     """
 
-    def __init__(self, folder: Path, purge_step: int | None = None) -> None:
+    def __init__(self, folder: Path, purge_step: int | None = None, meanings: Mapping[str, str] | None = None) -> None:
         self._folder = folder
         self._path: Path | None = None
         self._file: IO[bytes] | None = None
+        self._meanings = meanings or {}
+        self._settings: Mapping[str, Mapping[str, Any]] = {}
+        # The tags that have been explained, and the terms that have been seen.
+        self._explained: set[str] = set()
+        self._terms: tuple[str, ...] = ()
         self._open(purge_step)
+
+    def began(self, command: str, config: str, tables: Mapping[str, Mapping[str, Any]]) -> None:
+        """Write how the run is repeated, as text; the settings follow with the first scores.
+
+        Arguments:
+            command: Repeats the run.
+            config: The configuration as TOML.
+            tables: The same by section and name.
+        """
+        self._settings = tables
+        # An indented block is shown as it is.
+        lines = "".join(f"    {line}\n" for line in config.splitlines())
+        self.note("run", f"    {command}\n\nThe configuration, config.toml:\n\n{lines}")
 
     def losses(
         self,
@@ -88,6 +115,7 @@ class EventLog:
         gradient_norms: Mapping[str, float],
     ) -> None:
         """Write the terms, raw and weighted, the step sizes and the sizes of the gradients."""
+        self._terms = tuple(terms)
         for name, value in terms.items():
             self._scalar(f"terms/{name}", value, step)
             self._scalar(f"weighted/{name}", weights[name] * value, step)
@@ -106,20 +134,26 @@ class EventLog:
         warnings: Sequence[Symptom],
     ) -> None:
         """Write everything that an evaluation finds."""
-        self.scores(step, scores, findings.used)
+        self.scores(step, scores)
         self.prior(step, prior)
         for name, picture in sheets(findings):
             self._picture(name, picture, step)
         for name, value in health.items():
-            self._scalar(f"health/{name}", value, step)
+            if not name.startswith(REPEATED):
+                self._scalar(f"health/{name}", value, step)
         for warning in warnings:
             self.note(f"health/{warning.name}", warning.message, step)
 
-    def scores(self, step: int, scores: Mapping[str, float], clusters_used: int) -> None:
-        """Write the metrics of an evaluation."""
-        for name, value in scores.items():
-            self._scalar(f"metrics/{legal(name)}", value, step)
-        self._scalar("clusters/used", clusters_used, step)
+    def scores(self, step: int, scores: Mapping[str, float]) -> None:
+        """Write the metrics of an evaluation; with the first ones, the settings and the charts of several curves."""
+        tags = {f"Scores/{legal(name)}": value for name, value in scores.items()}
+        if self._settings:
+            for content in summary.hparams(flat(self._settings), tags):  # type: ignore[no-untyped-call]
+                self._add(0, content)
+            self._settings = {}
+            self._add(0, summary.custom_scalars(layout(tags, self._terms)))  # type: ignore[no-untyped-call]
+        for tag, value in tags.items():
+            self._scalar(tag, value, step)
 
     @torch.no_grad()
     def prior(self, step: int, prior: Prior) -> None:
@@ -143,6 +177,7 @@ class EventLog:
     def restarted(self, step: int, reason: str) -> None:
         """Hide the events from a step on, after training has gone back."""
         self.close()
+        self._explained = set()
         self._open(step)
         self.note("restart", reason, step)
 
@@ -161,7 +196,12 @@ class EventLog:
             self._write(Event(step=purge_step, session_log=SessionLog(status=SessionLog.START)))
 
     def _scalar(self, tag: str, value: float, step: int) -> None:
-        self._add(step, summary.scalar(tag, value))  # type: ignore[no-untyped-call]
+        content = summary.scalar(tag, value)  # type: ignore[no-untyped-call]
+        if tag not in self._explained:
+            self._explained.add(tag)
+            content.value[0].metadata.plugin_data.plugin_name = "scalars"
+            content.value[0].metadata.summary_description = explanation(tag, self._meanings)
+        self._add(step, content)
 
     def _picture(self, tag: str, picture: Tensor, step: int) -> None:
         self._add(step, summary.image(tag, picture, dataformats="CHW"))  # type: ignore[no-untyped-call]

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import attrs
+import numpy as np
 import pytest
 import torch
 from PIL import Image
@@ -142,12 +143,35 @@ def test_the_run_folder_has_exactly_the_documented_files(finished: Path) -> None
         "latents.npy",
         "clusters.npz",
         "report.html",
+        "projector_config.pbtxt",
+        *(f"projector/{name}" for name in ("images.png", "latents.tsv", "metadata.tsv")),
     }
     checkpoints = {f"checkpoints/{name}.pt" for name in ("last", "iteration-4", "iteration-2", "best")}
     assert found == {events, *pictures, *tables, *checkpoints, ".lock"}
     for name in pictures:
         with Image.open(finished / name) as picture:
             assert picture.mode == "RGB"
+
+
+def test_the_projector_of_tensorboard_finds_latents_metadata_and_images(finished: Path) -> None:
+    from google.protobuf import text_format
+    from tensorboard.plugins.projector import ProjectorConfig
+
+    config = ProjectorConfig()
+    text_format.Parse((finished / "projector_config.pbtxt").read_text(encoding="utf-8"), config)
+    (embedding,) = config.embeddings
+    latents = np.loadtxt(finished / embedding.tensor_path, delimiter="\t", ndmin=2)
+    assert latents == pytest.approx(np.load(finished / "latents.npy"), rel=1e-4)
+    with (finished / embedding.metadata_path).open(encoding="utf-8", newline="") as file:
+        points = list(csv.DictReader(file, delimiter="\t"))
+    with (finished / "assignments.csv").open(encoding="utf-8", newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [(point["index"], point["cluster"], point["label"]) for point in points] == [
+        (row["index"], row["cluster"], row["label"]) for row in rows
+    ]
+    with Image.open(finished / embedding.sprite.image_path) as sprite:
+        # Sixty images of 8 pixels, eight in a row.
+        assert (sprite.size, list(embedding.sprite.single_image_dim)) == ((64, 64), [8, 8])
 
 
 def test_results_metrics_and_assignments_say_what_was_found(finished: Path) -> None:

@@ -13,6 +13,7 @@ from mpcc.core.report.report_page import REPORT_FILE, write_report
 from mpcc.core.reporting.health import check_parameters
 from mpcc.core.run.run import Run
 from mpcc.core.storage.kept_checkpoints import KeptCheckpoints
+from mpcc.core.storage.projector_files import write_projector
 from mpcc.core.storage.run_folder import RunFolder
 from mpcc.core.system.output_streams import quoted
 
@@ -90,6 +91,10 @@ class Saving:
         self._unwritten = self.attempt(f"the evaluation of iteration {done}", write)
         if self._unwritten is None:
             self.attempt(REPORT_FILE, self._report)
+            if done == self.run.config.run.iterations:
+                # Images are read for it, so it is not done at every evaluation.
+                seed = self.run.config.run.seed
+                self.attempt("projector", lambda: write_projector(self.folder.path, findings, seed))
 
     def _report(self) -> None:
         """Write the report; a file that a user has put there or changed does not end a run."""

@@ -445,7 +445,7 @@ def test_every_term_metric_rate_picture_and_histogram_is_in_the_events(finished:
     }
     assert len(list(finished.rglob("events.out.tfevents.*"))) == 1
     assert set(tags["images"]) == {"clusters", "samples", "reconstructions", "confusion", "kmeans"}
-    assert tags["histograms"] == ["prior/scales", "prior/weights"]
+    assert tags["histograms"] == ["prior/scales", "prior/weights", "latents/locations", "latents/posterior_entropy"]
     assert [event.step for event in events.Scalars("terms/latent")] == [2, 4, 6]
     assert [event.step for event in events.Scalars("Scores/acc")] == [3, 6]
     raw, weighted = events.Scalars("terms/latent")[0].value, events.Scalars("weighted/latent")[0].value
@@ -488,7 +488,7 @@ def test_ctrl_c_and_sigterm_stop_a_process_with_a_checkpoint_and_pictures(tmp_pa
         return
     assert len(stopped) == 3
     assert stopped[0] == "saved; evaluating the model as it is now (Ctrl-C again skips this)"
-    assert stopped[1] == "look at clusters.png, samples.png and assignments.csv in run"
+    assert stopped[1] == "look at report.html, clusters.png and assignments.csv in run"
     assert re.fullmatch(r"mpcc-run: stopped at iteration \d+; continue with: mpcc-run --resume run", stopped[2])
     done = state(tmp_path / "run")["iteration"]
     assert done > 0

@@ -19,6 +19,8 @@ tag                         value
 ``prior/scales``            histogram of the components' scales
 ``prior/weights``           histogram of phi
 ``prior/<quantity>``        other quantities of a prior, such as nu: a curve or a histogram
+``latents/locations``       histogram of the encoder's locations of z of up to 5,000 evaluated images
+``latents/posterior_...``   ``latents/posterior_entropy``: histogram of the entropies of q(y|x) as shares of log K
 ``clusters``                picture: real members of each cluster beside generated images of it
 ``samples``                 picture: generated images, a row for each cluster
 ``reconstructions``         picture: real images in pairs with their reconstructions
@@ -34,6 +36,7 @@ from __future__ import annotations
 import contextlib
 import itertools
 import logging
+import math
 import os
 import re
 import socket
@@ -48,7 +51,7 @@ from tensorboard.summary.writer.record_writer import RecordWriter
 from torch import Tensor
 from torch.utils.tensorboard import summary
 
-from mpcc.core.contracts import Prior
+from mpcc.core.contracts import Evaluation, Prior
 from mpcc.core.evaluation.sheets import sheets
 from mpcc.core.reporting.event_texts import explanation, flat, layout
 
@@ -66,6 +69,8 @@ VERSION = "brain.Event:2"
 NUMBERS = itertools.count()
 # The edges of a histogram's bins grow by a tenth, on both sides of 0, up to 1e20.
 EDGES = list(itertools.accumulate(range(773), lambda edge, _: edge * 1.1, initial=1e-12))
+# Images whose locations are drawn.
+LATENTS = 5000
 # Quantities of health that repeat other curves: medians of gradient_norm/, the mean of terms/data_discriminator.
 REPEATED = ("gradient_norm_", "discriminator_hinge")
 BINS = [*(-edge for edge in reversed(EDGES)), 0, *EDGES]
@@ -136,6 +141,7 @@ class EventLog:
         """Write everything that an evaluation finds."""
         self.scores(step, scores)
         self.prior(step, prior)
+        self.latents(step, findings.evaluation)
         for name, picture in sheets(findings):
             self._picture(name, picture, step)
         for name, value in health.items():
@@ -163,10 +169,15 @@ class EventLog:
         for name, value in (named | {"weights": prior.weights()} | dict(prior.quantities())).items():
             if value.numel() == 1:
                 self._scalar(f"prior/{name}", value.item(), step)
-                continue
-            finite = value[torch.isfinite(value)].cpu()
-            if finite.numel():
-                self._add(step, summary.histogram(f"prior/{name}", finite, BINS))  # type: ignore[no-untyped-call]
+            else:
+                self._histogram(f"prior/{name}", value, step)
+
+    def latents(self, step: int, evaluation: Evaluation) -> None:
+        """Write histograms of the locations of z, and of the entropies of q(y|x) as shares of log K."""
+        self._histogram("latents/locations", evaluation.locations[:LATENTS], step)
+        if evaluation.clusters > 1:
+            entropies = torch.special.entr(evaluation.posterior.double()).sum(1) / math.log(evaluation.clusters)
+            self._histogram("latents/posterior_entropy", entropies, step)
 
     def note(self, name: str, text: str, step: int = 0) -> None:
         """Write a line of text for the readers of the curves."""
@@ -202,6 +213,12 @@ class EventLog:
             content.value[0].metadata.plugin_data.plugin_name = "scalars"
             content.value[0].metadata.summary_description = explanation(tag, self._meanings)
         self._add(step, content)
+
+    def _histogram(self, tag: str, values: Tensor, step: int) -> None:
+        """Write a histogram of the finite ones of some values; nothing if there is none."""
+        finite = values[torch.isfinite(values)].cpu()
+        if finite.numel():
+            self._add(step, summary.histogram(tag, finite, BINS))  # type: ignore[no-untyped-call]
 
     def _picture(self, tag: str, picture: Tensor, step: int) -> None:
         self._add(step, summary.image(tag, picture, dataformats="CHW"))  # type: ignore[no-untyped-call]

@@ -208,7 +208,7 @@ class RunFolder:
 
     def to_look_at(self) -> str:
         """Return in words which files a person opens first."""
-        return f"clusters.png, samples.png and assignments.csv in {quoted(self.path)}"
+        return f"report.html, clusters.png and assignments.csv in {quoted(self.path)}"
 
     def write_config(self, config: RunConfig, comment: str = "") -> None:
         """Write ``config.toml``, below a comment of one line, if there is one."""

@@ -440,6 +440,7 @@ def test_every_term_metric_rate_picture_and_histogram_is_in_the_events(finished:
     # The page opens with the scores, and each curve has a line about it.
     assert min(tags["scalars"]).startswith("Scores/")
     assert all(events.SummaryMetadata(tag).summary_description for tag in tags["scalars"])
+    assert all(events.SummaryMetadata(tag).data_class for tag in tags["scalars"])
     assert events.PluginTagToContent("hparams").keys() == {
         f"_hparams_/{name}" for name in ("experiment", "session_start_info", "session_end_info")
     }

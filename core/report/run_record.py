@@ -122,8 +122,8 @@ def read_record(folder: Path, *, lenient: bool = False) -> RunRecord:
         clusters = len(results["clusters"]["sizes"])
     except FileNotFoundError as error:
         raise InvalidInput(
-            f"{folder}: expected the folder of a run that has been evaluated, with results.json, got none (a run "
-            "evaluates itself; mpcc evaluate does it again)"
+            f"{folder}: this folder has no results.json: expected the folder of a run that has been evaluated, or of "
+            "mpcc evaluate"
         ) from error
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise InvalidInput(f"{path} is damaged: {error!r}") from error

@@ -47,6 +47,7 @@ from typing import IO, TYPE_CHECKING, Any
 
 import torch
 from tensorboard.compat.proto.event_pb2 import Event, SessionLog
+from tensorboard.compat.proto.summary_pb2 import DATA_CLASS_SCALAR
 from tensorboard.summary.writer.record_writer import RecordWriter
 from torch import Tensor
 from torch.utils.tensorboard import summary
@@ -210,6 +211,8 @@ class EventLog:
         content = summary.scalar(tag, value)  # type: ignore[no-untyped-call]
         if tag not in self._explained:
             self._explained.add(tag)
+            # Without a data class, TensorBoard's own server drops the line.
+            content.value[0].metadata.data_class = DATA_CLASS_SCALAR
             content.value[0].metadata.plugin_data.plugin_name = "scalars"
             content.value[0].metadata.summary_description = explanation(tag, self._meanings)
         self._add(step, content)

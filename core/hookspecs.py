@@ -138,11 +138,16 @@ def evaluated(iteration: int, scores: Mapping[str, float]) -> None:
 
 
 @hookspec
+def pictures(iteration: int, sheets: Mapping[str, Any]) -> None:
+    """Learn the sheets of an evaluation by name, such as ``clusters``: numpy arrays, uint8, (height, width, 3)."""
+
+
+@hookspec
 def run_ended(iteration: int, results: Mapping[str, Any] | None, reason: str | None) -> None:
     """Learn that the run has ended: with the contents of ``results.json``, or with the reason why there are none."""
 
 
 HOOKS = (
     *("register_priors", "register_architectures", "register_datasets", "register_metrics", "register_objectives"),
-    *("run_started", "step_ended", "evaluated", "run_ended"),
+    *("run_started", "step_ended", "evaluated", "pictures", "run_ended"),
 )

@@ -28,6 +28,7 @@ FLOORS = (
     ("method", "config"),
     ("engines", "evaluation"),
     ("testing", "storage", "reporting"),
+    ("report",),
     ("run",),
     ("studies",),
     ("api",),

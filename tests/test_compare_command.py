@@ -12,6 +12,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from urllib.parse import unquote
 
 import pytest
 from PIL import Image
@@ -284,6 +285,28 @@ def test_the_table_is_written_with_means_and_deviations(runs: Path, capsys: pyte
     ]
 
 
+def test_a_page_has_the_table_the_curves_and_links_to_the_reports(
+    runs: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    Path("pages").mkdir()
+    hostile = runs / "<b>quick"
+    (runs / "quick").rename(hostile)
+    (runs / "student" / "report.html").unlink()
+    assert compare(runs / "seeds", runs / "student", hostile, "--html", "pages/c.html", "--metrics=acc,nmi") == 0
+    assert capsys.readouterr().out.splitlines()[-1] == "pages/c.html"
+    page = Path("pages/c.html").read_text(encoding="utf-8")
+    assert page.count("<svg") == 2
+    assert page.count("<polyline") == 2 * 5
+    assert "&lt;b&gt;quick" in page
+    assert "<b>" not in page
+    assert "Accuracy under the best one-to-one matching" in page
+    links = re.findall(r'href="([^"#]*report.html)"', page)
+    assert len(links) == 4
+    assert all((Path("pages") / unquote(link)).is_file() for link in links)
+    assert "no report yet" in page
+    assert not re.search(r'(src|href)="[a-z]+://', page)
+
+
 def test_curves_are_drawn_and_a_damaged_file_is_told(runs: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (runs / "student" / "metrics.jsonl").write_text("{", encoding="utf-8")
     (runs / "quick" / "results.json").unlink()
@@ -359,6 +382,7 @@ def test_a_narrow_terminal_gets_fewer_scores_or_paragraphs_and_loses_nothing_uns
         (["runs/quick", "--out", "t.txt"], "--out t.txt: expected a name that ends in .csv"),
         (["runs/quick", "--out", "gone/t.csv"], "--out gone/t.csv cannot be written"),
         (["runs/quick", "--out", "runs"], "--out runs already exists: expected a new file"),
+        (["runs/quick", "--html", "t.txt"], "nearest valid choice: --html t.html"),
         (["runs/quick", "--curves", "t.gif"], "nearest valid choice: --curves t.png"),
         (["runs/quick", "--seeds", "3"], "unknown option '--seeds'"),
     ],

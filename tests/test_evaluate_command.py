@@ -29,7 +29,7 @@ TINY = {
 }
 PICTURES = {"clusters.png", "samples.png", "reconstructions.png", "confusion.png", "kmeans.png"}
 OF_CLUSTERS = {f"clusters/{k}.png" for k in range(10)}
-TABLES = {"assignments.csv", "confusion.csv", "posterior.npy", "latents.npy"}
+TABLES = {"assignments.csv", "confusion.csv", "posterior.npy", "latents.npy", "clusters.npz"}
 
 
 def pixels(images: Tensor) -> Tensor:
@@ -127,7 +127,7 @@ def test_a_run_leaves_posterior_confusion_and_errors(finished: Path) -> None:
     }
     tags = EventAccumulator(str(finished)).Reload().Tags()
     assert "confusion" in tags["images"]
-    assert {f"metrics/{name}" for name in scores} <= set(tags["scalars"])
+    assert {f"Scores/{name}" for name in scores} <= set(tags["scalars"])
 
 
 def test_with_the_runs_own_settings_everything_is_the_same(finished: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -154,7 +154,7 @@ def test_with_the_runs_own_settings_everything_is_the_same(finished: Path, capsy
         "versions",
     }
     assert {key: new[key] for key in same} == {key: old[key] for key in same}
-    assert set(contents(folder)) == {*PICTURES, *OF_CLUSTERS, *TABLES, "results.json"}
+    assert set(contents(folder)) == {*PICTURES, *OF_CLUSTERS, *TABLES, "results.json", "report.html"}
     for name in (*PICTURES, *OF_CLUSTERS, *TABLES):
         assert (folder / name).read_bytes() == (finished / name).read_bytes(), name
     after = contents(finished)
@@ -236,7 +236,7 @@ def test_a_run_may_compute_scores_of_features_and_its_curves_have_legal_names(
     assert command(entry.run_main, *flags, *features, "--out", str(tmp_path / "run")) == 0
     assert list(results(tmp_path / "run")["metrics"]) == ["acc", "frechet_distance[my_features:pixels]"]
     tags = EventAccumulator(str(tmp_path / "run")).Reload().Tags()["scalars"]
-    assert "metrics/frechet_distance_my_features_pixels" in tags
+    assert "Scores/frechet_distance_my_features_pixels" in tags
     assert "reconstruction_error" not in rows(tmp_path / "run" / "assignments.csv")[0]
 
 

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
+import types
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -73,6 +76,32 @@ def test_the_hooks_are_called_in_order_with_what_they_are_told() -> None:
         ("evaluated", 4, scores[1]),
         ("ended", 4, scores[1], None),
     ]
+
+
+def test_the_logger_on_the_page_gets_settings_terms_scores_and_pictures(
+    repository: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    page = (repository / "docs" / "plugin-hooks.md").read_text(encoding="utf-8")
+    (example,) = re.findall(r'^```python\n("""trackio_log.py.*?)^```', page, re.MULTILINE | re.DOTALL)
+    Path("fake_trackio_log.py").write_text(example.replace("EVERY = 50", "EVERY = 2"), encoding="utf-8")
+    logged: list[tuple[str, Any]] = []
+    stub = types.ModuleType("trackio")
+    vars(stub).update(
+        init=lambda **named: logged.append(("init", named)),
+        log=lambda values, step: logged.append((f"log {step}", values)),
+        Image=lambda array: (array.dtype.name, array.shape[2]),
+        finish=lambda: logged.append(("finish", None)),
+    )
+    monkeypatch.setitem(sys.modules, "trackio", stub)
+    assert run("--plugin", "fake_trackio_log.py", "--iterations", "4", "--out", "run") == 0
+    assert [name for name, _ in logged] == ["init", *["log 2"] * 3, *["log 4"] * 3, "finish"]
+    assert (logged[0][1]["name"], logged[0][1]["config"]["prior.name"]) == ("run", "gmm")
+    terms, scores, pictures = (values for _, values in logged[4:7])
+    assert {"terms/latent", "terms/entropy"} <= terms.keys()
+    assert all(isinstance(value, float) for value in terms.values())
+    assert scores.keys() == {"Scores/acc", "Scores/nmi"}
+    names = ("clusters", "samples", "reconstructions", "confusion", "kmeans")
+    assert pictures == dict.fromkeys(names, ("uint8", 3))
 
 
 def test_watching_changes_nothing() -> None:

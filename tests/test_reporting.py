@@ -38,13 +38,13 @@ def test_terms_are_logged_raw_and_weighted(tmp_path: Path) -> None:
 def test_resumed_events_hide_those_that_are_written_anew(tmp_path: Path) -> None:
     first = EventLog(tmp_path)
     for step in (1, 2, 3, 4):
-        first.scores(step, {"acc": 0.1}, 1)
+        first.scores(step, {"acc": 0.1})
     first.close()
     second = EventLog(tmp_path, purge_step=3)
     for step in (3, 4, 5):
-        second.scores(step, {"acc": 0.9}, 1)
+        second.scores(step, {"acc": 0.9})
     second.close()
-    events = EventAccumulator(str(tmp_path)).Reload().Scalars("metrics/acc")
+    events = EventAccumulator(str(tmp_path)).Reload().Scalars("Scores/acc")
     assert [(event.step, round(event.value, 1)) for event in events] == [
         (1, 0.1),
         (2, 0.1),

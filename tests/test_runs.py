@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import attrs
+import numpy as np
 import pytest
 import torch
 from PIL import Image
@@ -140,12 +141,37 @@ def test_the_run_folder_has_exactly_the_documented_files(finished: Path) -> None
         "confusion.csv",
         "posterior.npy",
         "latents.npy",
+        "clusters.npz",
+        "report.html",
+        "projector_config.pbtxt",
+        *(f"projector/{name}" for name in ("images.png", "latents.tsv", "metadata.tsv")),
     }
     checkpoints = {f"checkpoints/{name}.pt" for name in ("last", "iteration-4", "iteration-2", "best")}
     assert found == {events, *pictures, *tables, *checkpoints, ".lock"}
     for name in pictures:
         with Image.open(finished / name) as picture:
             assert picture.mode == "RGB"
+
+
+def test_the_projector_of_tensorboard_finds_latents_metadata_and_images(finished: Path) -> None:
+    from google.protobuf import text_format
+    from tensorboard.plugins.projector import ProjectorConfig
+
+    config = ProjectorConfig()
+    text_format.Parse((finished / "projector_config.pbtxt").read_text(encoding="utf-8"), config)
+    (embedding,) = config.embeddings
+    latents = np.loadtxt(finished / embedding.tensor_path, delimiter="\t", ndmin=2)
+    assert latents == pytest.approx(np.load(finished / "latents.npy"), rel=1e-4)
+    with (finished / embedding.metadata_path).open(encoding="utf-8", newline="") as file:
+        points = list(csv.DictReader(file, delimiter="\t"))
+    with (finished / "assignments.csv").open(encoding="utf-8", newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [(point["index"], point["cluster"], point["label"]) for point in points] == [
+        (row["index"], row["cluster"], row["label"]) for row in rows
+    ]
+    with Image.open(finished / embedding.sprite.image_path) as sprite:
+        # Sixty images of 8 pixels, eight in a row.
+        assert (sprite.size, list(embedding.sprite.single_image_dim)) == ((64, 64), [8, 8])
 
 
 def test_results_metrics_and_assignments_say_what_was_found(finished: Path) -> None:
@@ -402,20 +428,31 @@ def test_every_term_metric_rate_picture_and_histogram_is_in_the_events(finished:
     parts = {"discriminator", "generator", "encoder", "prior"}
     assert set(tags["scalars"]) == {
         *(f"{kind}/{term}" for kind in ("terms", "weighted") for term in TERMS),
-        *(f"metrics/{score}" for score in SCORES),
+        *(f"Scores/{score}" for score in SCORES),
         *(f"{kind}/{part}" for kind in ("learning_rate", "gradient_norm") for part in parts),
-        *(f"health/{quantity}" for quantity in QUANTITIES),
-        "clusters/used",
+        *(
+            f"health/{quantity}"
+            for quantity in QUANTITIES
+            if not quantity.startswith(("gradient_norm_", "discriminator_hinge"))
+        ),
     }
-    assert {tag.partition("/")[0] for tag in tags["tensors"]} == {"health"}
+    assert {tag.partition("/")[0] for tag in tags["tensors"]} == {"health", "run", "custom_scalars__config__"}
+    # The page opens with the scores, and each curve has a line about it.
+    assert min(tags["scalars"]).startswith("Scores/")
+    assert all(events.SummaryMetadata(tag).summary_description for tag in tags["scalars"])
+    assert all(events.SummaryMetadata(tag).data_class for tag in tags["scalars"])
+    assert events.PluginTagToContent("hparams").keys() == {
+        f"_hparams_/{name}" for name in ("experiment", "session_start_info", "session_end_info")
+    }
+    assert len(list(finished.rglob("events.out.tfevents.*"))) == 1
     assert set(tags["images"]) == {"clusters", "samples", "reconstructions", "confusion", "kmeans"}
-    assert tags["histograms"] == ["prior/scales", "prior/weights"]
+    assert tags["histograms"] == ["prior/scales", "prior/weights", "latents/locations", "latents/posterior_entropy"]
     assert [event.step for event in events.Scalars("terms/latent")] == [2, 4, 6]
-    assert [event.step for event in events.Scalars("metrics/acc")] == [3, 6]
+    assert [event.step for event in events.Scalars("Scores/acc")] == [3, 6]
     raw, weighted = events.Scalars("terms/latent")[0].value, events.Scalars("weighted/latent")[0].value
     assert weighted == pytest.approx(raw / 64, rel=1e-5)
     assert events.Scalars("learning_rate/prior")[0].value == pytest.approx(1.6e-3)
-    assert events.Scalars("metrics/acc")[-1].value == pytest.approx(lines(finished)[-1]["metrics"]["acc"])
+    assert events.Scalars("Scores/acc")[-1].value == pytest.approx(lines(finished)[-1]["metrics"]["acc"])
 
 
 @pytest.mark.check
@@ -452,7 +489,7 @@ def test_ctrl_c_and_sigterm_stop_a_process_with_a_checkpoint_and_pictures(tmp_pa
         return
     assert len(stopped) == 3
     assert stopped[0] == "saved; evaluating the model as it is now (Ctrl-C again skips this)"
-    assert stopped[1] == "look at clusters.png, samples.png and assignments.csv in run"
+    assert stopped[1] == "look at report.html, clusters.png and assignments.csv in run"
     assert re.fullmatch(r"mpcc-run: stopped at iteration \d+; continue with: mpcc-run --resume run", stopped[2])
     done = state(tmp_path / "run")["iteration"]
     assert done > 0

@@ -13,8 +13,10 @@ import attrs
 from mpcc.core.commands.flags import CommandFlags, Parser
 from mpcc.core.config.options import option
 from mpcc.core.errors import InvalidInput
+from mpcc.core.registry import load_registry
 from mpcc.core.storage.table_formats import check_format
 from mpcc.core.studies.comparison_curves import check_picture, draw_curves
+from mpcc.core.studies.comparison_page import write_page
 from mpcc.core.studies.comparison_table import LAST, chosen_scores, notes, shown_table, title_of, write_table
 from mpcc.core.studies.named_runs import named_runs
 from mpcc.core.studies.run_groups import differing, grouped
@@ -44,6 +46,9 @@ class CompareFlags(CommandFlags):
         False, "show settings that differ because --minutes has set them, or that no score depends on, too"
     )
     out: Path | None = option(None, "new file for the table: .csv, .jsonl or .parquet")
+    html: Path | None = option(
+        None, "new page for a browser, .html: the table, curves of the scores, links to the reports of the runs"
+    )
     curves: Path | None = option(
         None, "new picture of the scores over the iterations: .png, .svg or .pdf; needs matplotlib (extra plots)"
     )
@@ -60,12 +65,14 @@ def compare_runs(words: list[str]) -> int:
     settings = differing(groups, everything=flags.all_settings)
     if flags.out is not None:
         write_table(groups, scores, settings, flags.out)
+    if flags.html is not None:
+        write_page(groups, scores, settings, load_registry().summaries("metric"), flags.html)
     if flags.curves is not None:
         draw_curves(groups, scores, flags.curves)
     print_table(shown_table(groups, scores, settings), [title_of(name) for name in scores])
     for line in notes(groups, scores, settings):
         print(line)
-    for path in (flags.out, flags.curves):
+    for path in (flags.out, flags.html, flags.curves):
         if path is not None:
             print(path)
     return 0
@@ -77,7 +84,7 @@ def check_outputs(flags: CompareFlags) -> None:
     Raises:
         InvalidInput: With the flag and the name.
     """
-    for flag, path in {"--out": flags.out, "--curves": flags.curves}.items():
+    for flag, path in {"--out": flags.out, "--html": flags.html, "--curves": flags.curves}.items():
         if path is None:
             continue
         check_new(path, flag, "file")
@@ -85,6 +92,11 @@ def check_outputs(flags: CompareFlags) -> None:
             raise InvalidInput(f"{flag} {path} cannot be written: {path.absolute().parent} is not a folder")
     if flags.out is not None:
         check_format(flags.out, "--out")
+    if flags.html is not None and flags.html.suffix.lower() not in (".html", ".htm"):
+        nearest = flags.html.with_suffix(".html") if flags.html.name else "comparison.html"
+        raise InvalidInput(
+            f"--html {flags.html}: expected a name that ends in .html (nearest valid choice: --html {nearest})"
+        )
     if flags.curves is not None:
         check_picture(flags.curves, "--curves")
 

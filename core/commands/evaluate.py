@@ -26,9 +26,9 @@ if TYPE_CHECKING:
 __all__ = ["EvaluateFlags", "evaluate_run"]
 
 PURPOSE = (
-    "Evaluate a checkpoint anew: scores, pictures and tables in a new folder; the run's own files stay. --data NAME "
-    "and options such as --data.split choose other images. If the run's images have been moved, an option such as "
-    "--data.path names their new place."
+    "Evaluate a checkpoint anew: scores, pictures, tables and a report in a new folder; the run's own files stay. "
+    "--data NAME and options such as --data.split choose other images. If the run's images have been moved, an option "
+    "such as --data.path names their new place."
 )
 DATA_HELP = "data set to evaluate instead of the run's, with options --data.OPTION VALUE"
 # Letters of the name of a folder that come from the names of images.
@@ -75,12 +75,15 @@ def evaluate_run(words: list[str]) -> int:
         check_new(out, "--out")
     # The checks above do not need torch; the imports below load it.
     from mpcc.core.registry.attribution import attributed
+    from mpcc.core.report.report_page import write_report
     from mpcc.core.storage.checkpoint import load_checkpoint
+    from mpcc.core.storage.cluster_names import read_names
     from mpcc.core.storage.run_folder import RunFolder
     from mpcc.core.system.resources import memory_errors
 
     state = load_checkpoint(source)
     check_checkpoint(state, source, layer.tables, movable)
+    read_names(run, config.run.clusters)
     started = time.monotonic()
     remedies = f"lower --eval-images {config.run.eval_images}, or choose --device cpu"
     with memory_errors("evaluating", remedies), attributed(used(registry, config)), hint_if_moved(config):
@@ -107,6 +110,7 @@ def evaluate_run(words: list[str]) -> int:
                 **record,
             }
         )
+        write_report(folder.path, registry.summaries("metric"))
     scores = " ".join(f"{name} {value:.3f}" for name, value in findings.scores.items())
     print(f"{folder.path}: iteration {state['iteration']}, {len(findings.indices)} images {scores}".rstrip())
     if not own:

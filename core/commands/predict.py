@@ -90,6 +90,7 @@ def predict_run(words: list[str]) -> int:
     from mpcc.core.run.prediction import load_images, whose_images, write_predictions
     from mpcc.core.run.saved_run import trained_model
     from mpcc.core.storage.checkpoint import load_checkpoint
+    from mpcc.core.storage.cluster_names import read_names
     from mpcc.core.storage.prediction_output import OutputPaths
     from mpcc.core.system.resources import memory_errors
 
@@ -97,6 +98,7 @@ def predict_run(words: list[str]) -> int:
         torch.set_num_threads(config.run.threads)
     state = load_checkpoint(source)
     check_checkpoint(state, source, layer.tables, places(entries_of(registry, layer.tables)))
+    names = read_names(run, config.run.clusters)
     device = choose_device(config.run.device)
     remedies = f"lower --batch {flags.batch}, choose --data.memory stream, if the data set has it, or --device cpu"
     entries = {entry.name: entry for each, _ in asked.groups for entry in used(registry, each)}
@@ -113,7 +115,7 @@ def predict_run(words: list[str]) -> int:
         started = time.monotonic()
         images = load_images(asked, state["images"][1])
         whose = whose_images(asked, images, state, layer.tables.get("data", {}))
-        output = write_predictions(model, images, flags.batch, settings.workers, paths, generation)
+        output = write_predictions(model, images, flags.batch, settings.workers, paths, generation, names)
         seconds = time.monotonic() - started
     for line in summary(whose, images, paths, output, seconds):
         print(line)

@@ -16,9 +16,8 @@ from typing import Any
 
 import attrs
 
-from mpcc.core.commands.dry_run import describe
+from mpcc.core.commands.dry_run import about_preset, describe
 from mpcc.core.commands.flags import Parser, PluginFiles
-from mpcc.core.commands.preset_remarks import about_preset
 from mpcc.core.commands.seeds import go_on_with_seeds, plan_of_seeds, train_seeds
 from mpcc.core.config import (
     RESUMABLE,

@@ -80,6 +80,10 @@ class Registry:
         """Return the names of one kind in the order of registration."""
         return list(self.entries[kind])
 
+    def summaries(self, kind: str) -> dict[str, str]:
+        """Return the summaries of one kind by name, without those names that nobody can use."""
+        return {name: claims[0].summary for name, claims in self.entries[kind].items() if len(claims) == 1}
+
     def entry(self, kind: str, name: str) -> Entry:
         """Look a name up.
 

@@ -1,4 +1,4 @@
-"""Observers: plugins that watch a run through ``run_started``, ``step_ended``, ``evaluated`` and ``run_ended``.
+"""Observers: plugins that watch a run through the hooks from ``run_started`` to ``run_ended``.
 
 If an observer raises, a warning reports it once, and the observer is not called again: no logger may end a training of
 days. With ``MPCC_STRICT_PLUGINS=1``, the error ends the run.
@@ -42,8 +42,12 @@ class Observers:
     def step_ended(self, iteration: int, terms: Any) -> None:
         """Pass the iteration's terms to the observers that have this hook."""
         # The only hook in the steady loop: without listeners, no random state is saved and nothing is built.
-        if any("step_ended" in observer.hooks for observer in self.active):
+        if self.listen("step_ended"):
             self._notify("step_ended", iteration=iteration, terms=terms)
+
+    def listen(self, hook: str) -> bool:
+        """Return whether an observer has a hook."""
+        return any(hook in observer.hooks for observer in self.active)
 
     def notify(self, hook: str, **arguments: Any) -> None:
         """Call a hook of all observers; torch's random states stay as they were."""

@@ -16,7 +16,9 @@ from mpcc.core.contracts import Metric
 from mpcc.core.errors import InvalidInput, OutOfResources, TrainingDiverged
 from mpcc.core.evaluation.evaluation import choose_images
 from mpcc.core.evaluation.findings import Findings, find
+from mpcc.core.evaluation.sheets import sheets
 from mpcc.core.hookspecs import RunInfo
+from mpcc.core.images.pictures import channels_last
 from mpcc.core.registry import reason
 from mpcc.core.reporting.event_log import EventLog
 from mpcc.core.reporting.health import check_parameters, finite
@@ -33,6 +35,7 @@ from mpcc.core.run.stop_requests import stop_requests
 from mpcc.core.run.time_budget import comment_of
 from mpcc.core.storage.kept_checkpoints import KeptCheckpoints
 from mpcc.core.storage.run_folder import RunFolder
+from mpcc.core.system.output_streams import quoted
 from mpcc.core.system.randomness import seed_everything
 from mpcc.core.system.resources import disk_errors
 
@@ -131,7 +134,10 @@ class Execution:
         self._notes = 0
         self._pass_on_notes()
         # The last thing that is opened: `run_to_the_end` closes it, whatever happens.
-        self.events = EventLog(folder.path, purge_step=start + 1 if resumed else None)
+        self.events = EventLog(folder.path, purge_step=start + 1 if resumed else None, meanings=run.meanings)
+        if not resumed:
+            command = f"mpcc-run --config {quoted(folder.config)}"
+            self.events.began(command, run.config.to_toml(), run.config.to_tables())
 
     def run_to_the_end(self, *, bar: bool) -> dict[str, Any]:
         """Train until all iterations are done, or until the pause; see `execute`."""
@@ -354,6 +360,10 @@ class Execution:
         }
         self.saving.write_evaluation(findings, self.results)
         self.observers.notify("evaluated", iteration=done, scores=scores)
+        if self.observers.listen("pictures"):
+            # Drawn once more, for whoever wants them: most runs have no such observer.
+            drawn = {name: channels_last(picture[None])[0] for name, picture in sheets(findings)}
+            self.observers.notify("pictures", iteration=done, sheets=drawn)
         return scores
 
     def _restart(self, error: TrainingDiverged) -> None:

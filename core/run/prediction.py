@@ -92,6 +92,7 @@ def write_predictions(
     workers: int,
     paths: OutputPaths,
     generation: Generation | None = None,
+    names: Mapping[int, str] | None = None,
 ) -> PredictionOutput:
     """Predict all images and write the results.
 
@@ -102,12 +103,13 @@ def write_predictions(
         workers: Processes that read ahead.
         paths: Where the results go.
         generation: Makes reconstructions, if there are any.
+        names: Names of clusters, by number.
 
     Raises:
         InvalidInput: If an image cannot be read, or a file cannot be written.
         TrainingDiverged: If locations or posteriors are not finite.
     """
-    output = PredictionOutput(model.prior.clusters)
+    output = PredictionOutput(model.prior.clusters, names)
     with kept_memory(model.device.type == "cpu"), output.opened(paths, data, model.prior.latent_dim, generation):
         for prediction in inference.predictions(model, in_order(data.images, batch, workers=workers), batch=batch):
             if not prediction.finite:

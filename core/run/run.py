@@ -64,6 +64,7 @@ class Run:
         baseline: Clusters the pixels of the evaluated images, to be compared with the run.
         plugins: Name, distribution and version of every plugin in use.
         observers: Plugins that watch the run.
+        meanings: What each metric says, in a phrase, by its name.
         started: The monotonic clock's time at which the run began; for a resumed run, as if it had never paused.
         evaluation_seconds: The part of `seconds` that evaluations took.
         best: The score whose best evaluation is kept as a checkpoint, or None.
@@ -84,6 +85,7 @@ class Run:
     baseline: PixelBaseline
     plugins: dict[str, str]
     observers: Sequence[Observer] = ()
+    meanings: Mapping[str, str] = attrs.field(factory=dict)
     started: float = attrs.field(factory=time.monotonic)
     evaluation_seconds: float = 0.0
     best: BestScore | None = None
@@ -228,7 +230,10 @@ class Run:
             run=attrs.evolve(config.run, entropy=model.entropy.kind, precision=trainer.engine.precision_name),
         )
         best = score_to_watch(settings.best_by, metrics, registry.names("metric"), request, settings.clusters)
-        return cls(resolved, data, trainer, metrics, indices, baseline, plugins, registry.observers, best=best)
+        meanings = registry.summaries("metric")
+        return cls(
+            resolved, data, trainer, metrics, indices, baseline, plugins, registry.observers, meanings, best=best
+        )
 
     def seconds_per_iteration(self, limit: float) -> float:
         """Carry out a few iterations and return how long one takes; the run is of no further use.

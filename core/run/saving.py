@@ -7,11 +7,13 @@ import time
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from mpcc.core.errors import OutOfResources
+from mpcc.core.errors import InvalidInput, OutOfResources
 from mpcc.core.evaluation.findings import Findings
+from mpcc.core.report.report_page import REPORT_FILE, write_report
 from mpcc.core.reporting.health import check_parameters
 from mpcc.core.run.run import Run
 from mpcc.core.storage.kept_checkpoints import KeptCheckpoints
+from mpcc.core.storage.projector_files import write_projector
 from mpcc.core.storage.run_folder import RunFolder
 from mpcc.core.system.output_streams import quoted
 
@@ -69,7 +71,7 @@ class Saving:
             watched.restore(best_before)
 
     def write_evaluation(self, findings: Findings, results: Mapping[str, Any], *, recorded: bool = True) -> None:
-        """Write the files of an evaluation, ``results.json`` last.
+        """Write the files of an evaluation, ``results.json`` and then the report last.
 
         Arguments:
             findings: Of the evaluation.
@@ -87,6 +89,19 @@ class Saving:
 
         self._evaluated = True
         self._unwritten = self.attempt(f"the evaluation of iteration {done}", write)
+        if self._unwritten is None:
+            self.attempt(REPORT_FILE, self._report)
+            if done == self.run.config.run.iterations:
+                # Images are read for it, so it is not done at every evaluation.
+                seed = self.run.config.run.seed
+                self.attempt("projector", lambda: write_projector(self.folder.path, findings, seed))
+
+    def _report(self) -> None:
+        """Write the report; a file that a user has put there or changed does not end a run."""
+        try:
+            write_report(self.folder.path, self.run.meanings, lenient=True)
+        except InvalidInput as error:
+            logger.warning("%s could not be written: %s", REPORT_FILE, error)
 
     def attempt(self, what: str, write: Callable[[], None]) -> str | None:
         """Write something; if that fails, warn and return the reason."""

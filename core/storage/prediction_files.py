@@ -16,22 +16,30 @@ __all__ = ["ArrayRows", "AssignmentTable"]
 
 
 class AssignmentTable:
-    """A table: index, path, cluster, confidence, reconstruction_error, label; unknown columns are left out.
+    """A table: index, path, cluster, name, confidence, reconstruction_error, label; unknown columns are left out.
 
-    The label of an image without one is empty.
+    The label of an image without one is empty, and so is the name of a cluster without one.
 
     Arguments:
         file: Where it goes.
         data: The images.
         paths: Whether there is a column of paths; by default if the images have any.
         rows: The format.
+        names: Names of clusters, by number. Without any, there is no column of names.
     """
 
     def __init__(
-        self, file: IO[bytes], data: ImageSet, *, paths: bool | None = None, rows: RowsClass = CsvRows
+        self,
+        file: IO[bytes],
+        data: ImageSet,
+        *,
+        paths: bool | None = None,
+        rows: RowsClass = CsvRows,
+        names: Mapping[int, str] | None = None,
     ) -> None:
         self._file, self._data, self._format = file, data, rows
         self._paths = bool(data.paths) if paths is None else paths
+        self._names = names or {}
         self._count = 0
         self._rows: Rows | None = None
 
@@ -50,6 +58,8 @@ class AssignmentTable:
         if self._paths:
             columns["path"] = [data.paths[index] if data.paths else "" for index in chosen]
         columns["cluster"] = prediction.clusters.tolist()
+        if self._names:
+            columns["name"] = [self._names.get(cluster) for cluster in columns["cluster"]]
         columns["confidence"] = prediction.confidence.tolist()
         if errors is not None:
             columns["reconstruction_error"] = errors.tolist()
@@ -67,7 +77,7 @@ class AssignmentTable:
             self._rows.close()
 
     def _types(self, columns: Mapping[str, object]) -> dict[str, type]:
-        types = {"path": str, "confidence": float, "reconstruction_error": float}
+        types = {"path": str, "name": str, "confidence": float, "reconstruction_error": float}
         types["label"] = str if self._data.class_names else int
         return {name: types.get(name, int) for name in columns}
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 import attrs
@@ -51,14 +51,19 @@ class OutputPaths:
 class PredictionOutput:
     """Writes predictions.
 
+    Arguments:
+        clusters: K.
+        names: Names of clusters, by number.
+
     Attributes:
         sizes: Predicted images in each cluster, int64, shape (K,).
         sorted: The sorted images, if there are any.
     """
 
-    def __init__(self, clusters: int) -> None:
+    def __init__(self, clusters: int, names: Mapping[int, str] | None = None) -> None:
         self.sizes: Tensor = torch.zeros(clusters, dtype=torch.int64)
         self.sorted: SortedImages | None = None
+        self._names = names or {}
         self._writers: list[Callable[[Prediction], None]] = []
 
     @contextlib.contextmanager
@@ -80,11 +85,11 @@ class PredictionOutput:
         with contextlib.ExitStack() as files:
             # The table is opened first, so that it gets its name last.
             opened = files.enter_context(new_file(paths.table))
-            table = AssignmentTable(opened, data, rows=FORMATS[paths.table.suffix.lower()])
+            table = AssignmentTable(opened, data, rows=FORMATS[paths.table.suffix.lower()], names=self._names)
             files.callback(table.close)
             if paths.sorted is not None:
                 folder = files.enter_context(new_folder(paths.sorted))
-                self.sorted = SortedImages(folder, data, clusters, paths.link, named=paths.sorted)
+                self.sorted = SortedImages(folder, data, clusters, paths.link, named=paths.sorted, names=self._names)
                 self._writers.append(self.sorted.write)
             if paths.reconstructed is not None and generation is not None:
                 part = files.enter_context(new_folder(paths.reconstructed))

@@ -3,8 +3,8 @@
 ``config.toml`` re-runs the run, ``results.json`` sums it up, ``metrics.jsonl`` has a line for every evaluation,
 ``assignments.csv`` and ``posterior.npy`` a row for every evaluated image, ``clusters.png``, ``clusters/``,
 ``samples.png`` and ``reconstructions.png`` show it, ``confusion.csv`` and ``confusion.png`` compare it with labels
-where there are any, ``checkpoints/last.pt`` continues it; TensorBoard's event files lie beside them. Nothing is written
-anywhere else.
+where there are any, ``clusters.npz`` has small images for ``report.html``, a page about all of it,
+``checkpoints/last.pt`` continues it; TensorBoard's event files lie beside them. Nothing is written anywhere else.
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ from mpcc.core.errors import InvalidInput, PluginError
 from mpcc.core.evaluation.findings import Findings
 from mpcc.core.evaluation.inference import Prediction
 from mpcc.core.evaluation.sheets import member_sheets, sheets
+from mpcc.core.storage.cluster_images import IMAGES_FILE, write_cluster_images
 from mpcc.core.storage.folder_lock import locked
 from mpcc.core.storage.picture_files import replace_pictures, write_picture
 from mpcc.core.storage.prediction_files import AssignmentTable
@@ -207,7 +208,7 @@ class RunFolder:
 
     def to_look_at(self) -> str:
         """Return in words which files a person opens first."""
-        return f"clusters.png, samples.png and assignments.csv in {quoted(self.path)}"
+        return f"report.html, clusters.png and assignments.csv in {quoted(self.path)}"
 
     def write_config(self, config: RunConfig, comment: str = "") -> None:
         """Write ``config.toml``, below a comment of one line, if there is one."""
@@ -276,6 +277,7 @@ class RunFolder:
         self.write_array("latents", findings.evaluation.locations)
         if findings.confusion is not None:
             self.write_table("confusion", findings.confusion.rows())
+        write_cluster_images(self.path / IMAGES_FILE, findings)
 
     def write_pictures(self, findings: Findings) -> None:
         """Write the sheets, and a picture of each cluster that is shown into ``clusters/``."""

@@ -7,6 +7,7 @@ import os
 import re
 import shutil
 from collections import Counter
+from collections.abc import Mapping
 from pathlib import Path, PurePosixPath
 
 import torch
@@ -25,14 +26,22 @@ __all__ = ["SortedImages", "cluster_folder"]
 LONGEST = 200
 
 
-def cluster_folder(cluster: int, clusters: int) -> str:
+def cluster_folder(cluster: int, clusters: int, name: str = "") -> str:
     """Return the name of the subfolder of a cluster; the numbers of all clusters have equally many digits.
 
+    Letters that a file name cannot have on some system become ``_``.
+
+    Arguments:
+        cluster: Its number.
+        clusters: K.
+        name: The name that the user gave it, or nothing.
+
     Example:
-        >>> cluster_folder(3, 10), cluster_folder(3, 12)
-        ('cluster-3', 'cluster-03')
+        >>> cluster_folder(3, 10), cluster_folder(3, 12), cluster_folder(3, 12, "cats/dogs")
+        ('cluster-3', 'cluster-03', 'cluster-03-cats_dogs')
     """
-    return f"cluster-{cluster:0{len(str(clusters - 1))}}"
+    named = os.fsencode(re.sub(r"[^\w .,()+-]", "_", name))[:LONGEST].decode("utf-8", "ignore").rstrip(" .")
+    return f"cluster-{cluster:0{len(str(clusters - 1))}}" + (f"-{named}" if named else "")
 
 
 class SortedImages:
@@ -48,6 +57,7 @@ class SortedImages:
         clusters: K.
         link: ``hard`` or ``soft`` to link files instead of copying them; None copies.
         named: The name that the folder will have, for errors; by default its present one.
+        names: Names of clusters, by number; a subfolder has that of its cluster behind the number.
 
     Attributes:
         linked: How many images have been linked.
@@ -58,9 +68,18 @@ class SortedImages:
     """
 
     def __init__(
-        self, folder: Path, data: ImageSet, clusters: int, link: str | None = None, *, named: Path | None = None
+        self,
+        folder: Path,
+        data: ImageSet,
+        clusters: int,
+        link: str | None = None,
+        *,
+        named: Path | None = None,
+        names: Mapping[int, str] | None = None,
     ) -> None:
-        self._folders = [folder / cluster_folder(cluster, clusters) for cluster in range(clusters)]
+        self._folders = [
+            folder / cluster_folder(cluster, clusters, (names or {}).get(cluster, "")) for cluster in range(clusters)
+        ]
         self._data, self._link, self._named = data, link, named or folder
         self._taken: list[set[str]] = [set() for _ in range(clusters)]
         self._last: list[Counter[str]] = [Counter() for _ in range(clusters)]

@@ -7,8 +7,6 @@ import errno
 import re
 from collections.abc import Iterator
 
-import torch
-
 from mpcc.core.errors import InvalidInput, OutOfResources
 
 __all__ = ["disk_errors", "memory_errors", "short_of_memory"]
@@ -31,6 +29,9 @@ def short_of_memory(error: BaseException) -> bool:
         >>> short_of_memory(MemoryError()), short_of_memory(RuntimeError("shapes differ"))
         (True, False)
     """
+    # Commands that write files without torch come here, too.
+    import torch
+
     if isinstance(error, (MemoryError, torch.OutOfMemoryError)):
         return True
     return isinstance(error, RuntimeError) and any(text in str(error) for text in TEXTS)

@@ -7,6 +7,7 @@ import random
 import tempfile
 import time
 from pathlib import Path
+from typing import ClassVar
 
 import attrs
 import numpy as np
@@ -38,6 +39,8 @@ RANDOM_STATES = {
 @attrs.define
 class DatasetCase(Case[Dataset]):
     """A data set's class, options and files; loads once and remembers."""
+
+    law_seconds: ClassVar[float] = 3600.0
 
     _loaded: ImageSet | None = None
     seconds: float = 0.0

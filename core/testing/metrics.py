@@ -98,8 +98,15 @@ class MadeUpImages(EvaluatedImages):
         return 2 * (self.images.flatten(1).float() / 127.5 - 1)
 
 
+@attrs.define
 class MetricCase(Case[Metric]):
-    """A metric's class and options; the seed is that of the clusterings that it scores."""
+    """A metric's class and options; the seed is that of the clusterings that it scores.
+
+    Attributes:
+        taken: The names of other metrics.
+    """
+
+    taken: frozenset[str] = frozenset()
 
     def prepared(self) -> Metric:
         """Make the metric, prepared for features of pixels."""

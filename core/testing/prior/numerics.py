@@ -5,11 +5,13 @@ from __future__ import annotations
 import math
 
 import torch
+from torch import Tensor
 
 from mpcc.core.contracts import Prior
 from mpcc.core.testing.comparison import finite, gradients, largest, require_close, require_same
 from mpcc.core.testing.module_state import trained
 from mpcc.core.testing.prior.cases import PriorCase, formulas, shifted
+from mpcc.core.testing.prior.rows import company
 from mpcc.core.testing.prior.structure import quantities
 from mpcc.core.testing.report import Laws, broken, require
 
@@ -18,6 +20,8 @@ __all__ = ["NUMERICS"]
 NUMERICS = Laws[PriorCase]()
 # Largest difference of float32 from float64, relative to 1 + the value; half precision is off by 1e-3 and more.
 SINGLE = 2e-4
+# A change that float64 sees and float32 does not, and one that both see.
+TINY, SMALL = 1e-11, 1e-3
 # Gradients are checked where all values are below this size.
 LARGE = 1e18
 
@@ -49,7 +53,7 @@ def precision(case: PriorCase) -> str:
     return f"largest difference {worst:.2g} of 1 + |value|, allowed {SINGLE:g}"
 
 
-@NUMERICS.add("the input map is strictly monotone and elementwise, with a finite gradient")
+@NUMERICS.add("the input map is strictly monotone and elementwise, with a finite gradient", after=[company.name])
 def input_map(case: PriorCase) -> str:
     prior = case.build(2, 1)
     with torch.no_grad():
@@ -70,12 +74,67 @@ def input_map(case: PriorCase) -> str:
     slope = gradients(mapped.sum(), {"z": z})["z"]
     require(finite(slope), "its gradient is not finite somewhere")
     require(largest(slope) > 0, "it passes no gradient on")
+    require_monotone_axes(case.build(2, 3), grid)
     wide = case.build(2, 3)
     first, second = torch.randn(5, 3).double(), torch.randn(5, 3).double()
     second[2, 1] = first[2, 1]
     change = largest(wide.input_map(first)[2, 1] - wide.input_map(second)[2, 1])
     require(change < 1e-12, f"it is not elementwise: an element changes by {change:.3g} when only others change")
     return f"between {-reach:.3g} and {reach:.3g}"
+
+
+@torch.no_grad()
+def require_monotone_axes(prior: Prior, grid: Tensor) -> None:
+    """Check that the input map is strictly monotone along each dimension, with the others at random."""
+    for axis in range(prior.latent_dim):
+        z = torch.randn(1, prior.latent_dim, dtype=grid.dtype).expand(len(grid), -1).clone()
+        z[:, axis] = grid
+        steps = prior.input_map(z)[:, axis].diff()
+        steps = steps if float(steps.sum()) > 0 else -steps
+        at = int(steps.argmin())
+        require(
+            float(steps[at]) > 0,
+            f"dimension {axis} of 0..{prior.latent_dim - 1}: it is not strictly monotone between "
+            f"z = {float(grid[at]):.4g} and {float(grid[at + 1]):.4g}",
+        )
+
+
+@NUMERICS.add("arithmetic is in the dtype of the parameters: float64 stays float64")
+@torch.no_grad()
+def own_dtype(case: PriorCase) -> str:
+    prior = case.build(3, 3)
+    z, _ = prior.sample(40)
+    single = bool((z == z.float().double()).all())
+    require(not single, "sample(): float64 samples hold float32 numbers: make noise in the dtype of the parameters")
+
+    def values(at: Tensor) -> dict[str, Tensor]:
+        heads = torch.full_like(at, 0.3)
+        of_points = {name: formula() for name, formula in formulas(prior, at).items()}
+        of_points["input_map"] = prior.input_map(at)
+        return {**of_points, "log q(z|x)": prior.encoder_distribution(heads, heads).log_prob(at)}
+
+    start = values(z)
+    tiny, small = values(z * (1 + TINY)), values(z * (1 + SMALL))
+    names = [f"{name} of z" for name in start]
+    changes = list(zip(names, start.values(), tiny.values(), small.values(), strict=True))
+    for key, parameter in trained(prior).items():
+        before = parameter.detach().clone()
+        moved = []
+        for step in (TINY, SMALL):
+            parameter.copy_(before * (1 + step))
+            moved.append(values(z))
+        parameter.copy_(before)
+        names = [f"{name} of {key}" for name in start]
+        changes += zip(names, start.values(), moved[0].values(), moved[1].values(), strict=True)
+    for what, before, after_tiny, after_small in changes:
+        reacts = (after_small - before).abs() > 1e-4 * (1 + before.abs())
+        lost = reacts & (after_tiny == before)
+        require(
+            int(lost.sum()) * 2 <= int(reacts.sum()) or not bool(reacts.any()),
+            f"float64 {what.replace(' of ', ' as a function of ')} does not change when that is multiplied by "
+            f"1 + {TINY:g}: it is computed in float32; take the dtype from the parameters",
+        )
+    return f"float64, changes of {TINY:g}"
 
 
 @NUMERICS.add("log q(y|z) far from every component is finite and sums to 1")

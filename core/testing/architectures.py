@@ -32,6 +32,7 @@ __all__ = [
     "described",
     "outputs",
     "random_sum",
+    "reacts",
     "with_labels",
 ]
 

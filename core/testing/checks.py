@@ -15,9 +15,11 @@ from mpcc.core.system.randomness import own_randomness
 from mpcc.core.testing.architectures import ARCHITECTURE_LAWS, ArchitectureCase
 from mpcc.core.testing.cases import Case
 from mpcc.core.testing.choices import examine_choices
+from mpcc.core.testing.data.contents import CONTENT_LAWS
 from mpcc.core.testing.datasets import DATASET_LAWS, DatasetCase
 from mpcc.core.testing.examination import examine_laws
 from mpcc.core.testing.fast_networks import FAST_LAWS
+from mpcc.core.testing.metric_scores import SCORE_LAWS
 from mpcc.core.testing.metrics import METRIC_LAWS, MetricCase
 from mpcc.core.testing.networks.company import COMPANY_LAWS
 from mpcc.core.testing.networks.inputs import INPUT_LAWS
@@ -49,8 +51,8 @@ ARCHITECTURE_ROOMS: Sequence[Laws[ArchitectureCase]] = (
 KINDS: dict[str, tuple[type[Case[Any]], Sequence[Law[Any]]]] = {
     "prior": (PriorCase, [law for room in PRIOR_LAWS for law in room]),
     "architecture": (ArchitectureCase, [law for room in ARCHITECTURE_ROOMS for law in room]),
-    "dataset": (DatasetCase, DATASET_LAWS),
-    "metric": (MetricCase, METRIC_LAWS),
+    "dataset": (DatasetCase, [*DATASET_LAWS, *CONTENT_LAWS]),
+    "metric": (MetricCase, [*METRIC_LAWS, *SCORE_LAWS]),
     "objective": (ObjectiveCase, OBJECTIVE_LAWS),
 }
 

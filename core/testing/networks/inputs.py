@@ -9,7 +9,15 @@ from torch import Tensor
 
 from mpcc.core.contracts import Networks
 from mpcc.core.errors import InvalidInput
-from mpcc.core.testing.architectures import REACTION, ArchitectureCase, described, outputs, random_sum, with_labels
+from mpcc.core.testing.architectures import (
+    REACTION,
+    ArchitectureCase,
+    described,
+    outputs,
+    random_sum,
+    reacts,
+    with_labels,
+)
 from mpcc.core.testing.comparison import gradients
 from mpcc.core.testing.report import Laws, Warned, broken, require
 
@@ -107,7 +115,7 @@ def places(mask: Tensor) -> str:
     return f"{len(found)} of {mask.numel()} {what}, such as {', '.join(words)}"
 
 
-@INPUT_LAWS.add("the generator tells all clusters apart", of_choices=False)
+@INPUT_LAWS.add("the generator tells all clusters apart", of_choices=False, after=[reacts.name])
 @torch.no_grad()
 def every_cluster(case: ArchitectureCase) -> str:
     _, latent_dim, channels = case.size()

@@ -21,7 +21,7 @@ from mpcc.core.testing.comparison import (
     require_same,
     require_tensor,
 )
-from mpcc.core.testing.module_state import require_copied, require_saved, require_trained, trained
+from mpcc.core.testing.module_state import require_trained, trained
 from mpcc.core.testing.report import Laws, require
 
 __all__ = [
@@ -31,6 +31,7 @@ __all__ = [
     "assembled",
     "described",
     "outputs",
+    "parameters_trained",
     "random_sum",
     "reacts",
     "with_labels",
@@ -239,20 +240,6 @@ def reacts_to_labels(case: ArchitectureCase) -> str:
     change = min(largest(scores - first) for scores in others)
     require(change > REACTION, f"another label changes the scores by {change:.2g} only")
     return f"conditional, another label changes the scores by {change:.2g} or more"
-
-
-@ARCHITECTURE_LAWS.add("saving and loading its state gives the same networks")
-def saved(case: ArchitectureCase) -> str:
-    first, other, inputs = case.networks(seed=0), case.networks(seed=1), case.inputs(4)
-    require_saved(first.by_name(), other.by_name(), lambda modules: outputs(assembled(modules, first), *inputs))
-    return "weights_only"
-
-
-@ARCHITECTURE_LAWS.add("a copy shares nothing with its original", of_choices=False)
-def copied(case: ArchitectureCase) -> str:
-    networks, inputs = case.networks(), case.inputs(4)
-    require_copied(networks.by_name(), lambda modules: outputs(assembled(modules, networks), *inputs))
-    return "copy.deepcopy"
 
 
 @ARCHITECTURE_LAWS.add("building is a function of the seed", of_choices=False)

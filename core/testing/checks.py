@@ -37,19 +37,21 @@ from mpcc.core.testing.prior.state import STATE
 from mpcc.core.testing.prior.structure import STRUCTURE
 from mpcc.core.testing.prior.tails import ENCODER
 from mpcc.core.testing.registration import REGISTRATION_LAWS, default_options
-from mpcc.core.testing.report import ContractViolation, Finding, Law, Laws, Report
+from mpcc.core.testing.report import ContractViolation, Finding, Law, Report
 
 __all__ = ["check_architecture", "check_dataset", "check_metric", "check_objective", "check_prior", "examine"]
 
-PRIOR_LAWS: Sequence[Laws[PriorCase]] = (
-    *(STRUCTURE, DEVICE, STATE, ROWS, PROBABILITY, GRADIENTS, ENCODER, NUMERICS, NOISE, ELSEWHERE),
+PRIOR_ROOMS: Sequence[Sequence[Law[PriorCase]]] = (
+    # The first law builds the prior; what building does to the process explains what other laws would find.
+    *(STRUCTURE[:1], STATE[:1], STRUCTURE[1:], DEVICE, STATE[1:]),
+    *(ROWS, PROBABILITY, GRADIENTS, ENCODER, NUMERICS, NOISE, ELSEWHERE),
 )
-ARCHITECTURE_ROOMS: Sequence[Laws[ArchitectureCase]] = (
-    *(ARCHITECTURE_LAWS, INPUT_LAWS, COMPANY_LAWS, STATE_LAWS, FAST_LAWS),
+ARCHITECTURE_ROOMS: Sequence[Sequence[Law[ArchitectureCase]]] = (
+    *(ARCHITECTURE_LAWS[:3], STATE_LAWS, ARCHITECTURE_LAWS[3:], INPUT_LAWS, COMPANY_LAWS, FAST_LAWS),
 )
 # The case and the laws of each kind, in the order of the report.
 KINDS: dict[str, tuple[type[Case[Any]], Sequence[Law[Any]]]] = {
-    "prior": (PriorCase, [law for room in PRIOR_LAWS for law in room]),
+    "prior": (PriorCase, [law for room in PRIOR_ROOMS for law in room]),
     "architecture": (ArchitectureCase, [law for room in ARCHITECTURE_ROOMS for law in room]),
     "dataset": (DatasetCase, [*DATASET_LAWS, *CONTENT_LAWS]),
     "metric": (MetricCase, [*METRIC_LAWS, *SCORE_LAWS]),

@@ -159,7 +159,8 @@ def reading(case: DatasetCase) -> str:
     chosen = torch.randperm(count, generator=torch.Generator().manual_seed(0))[:READ]
     first = images[chosen]
     kept = first.clone()
-    again, _ = images[chosen], images[chosen.flip(0)]
+    again = images[chosen].clone()
+    images[chosen.flip(0)]
     require(
         torch.equal(first, kept) or not torch.equal(again, kept),
         "images that were read before change when others are read: the source gives the same buffer again; return a "

@@ -24,6 +24,7 @@ __all__ = ["SECONDS", "belongs", "examine_laws", "raised"]
 S = TypeVar("S")
 # The limit of a law, in seconds.
 SECONDS = 120.0
+OVERDUE = "did not end within"
 # The longest message of an exception, in characters.
 LONGEST = 300
 
@@ -76,10 +77,11 @@ def examine_laws(
             first = causes.setdefault(finding.detail, law.name)
             if first != law.name:
                 finding = attrs.evolve(finding, detail=f"raised the same exception as in {first!r}")
-        stops = law.essential and not finding.passed
+        overdue = finding.detail.startswith(OVERDUE)
+        stops = not finding.passed and (law.essential or overdue)
         if stops:
-            detail = f"{finding.detail}; nothing else was checked, for the other laws need this one"
-            finding = attrs.evolve(finding, detail=detail)
+            why = "the others may not end either" if overdue else "the other laws need this one"
+            finding = attrs.evolve(finding, detail=f"{finding.detail}; nothing else was checked, for {why}")
         findings.append(finding)
         tell(finding)
         if stops:
@@ -116,7 +118,7 @@ def examine_law(law: Law[S], subject: S, cls: type, seconds: float) -> Finding:
     except SizeRefused as error:
         return Finding(law.name, True, Undecided(f"not checked: {error}"))
     except Overdue as error:
-        return Finding(law.name, False, f"did not end within {seconds:g} s{place_of(error, cls)}")
+        return Finding(law.name, False, f"{OVERDUE} {seconds:g} s{place_of(error, cls)}")
     except KeyboardInterrupt:
         raise
     except BaseException as error:  # SystemExit and asyncio.CancelledError, too, are no end of the report

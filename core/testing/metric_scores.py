@@ -13,7 +13,7 @@ from torch import Tensor
 
 from mpcc.core.contracts import Direction, Evaluation
 from mpcc.core.system.plain_values import plain_value
-from mpcc.core.testing.metrics import CLASSES, REQUEST, SAME, MetricCase, evaluation, named, renaming
+from mpcc.core.testing.metrics import CLASSES, REQUEST, SAME, MetricCase, evaluation, finite, named, renaming
 from mpcc.core.testing.report import Laws, Undecided, Warned, broken, require
 
 __all__ = ["SCORE_LAWS"]
@@ -23,7 +23,7 @@ SCORE_LAWS = Laws[MetricCase]()
 MANY, LONG = 3000, 60.0
 
 
-@SCORE_LAWS.add("the numbers of the classes do not matter", after=[renaming.name])
+@SCORE_LAWS.add("the numbers of the classes do not matter", after=[finite.name, renaming.name])
 def classes(case: MetricCase) -> str:
     return case.require_indifferent("classes renamed", classes=True)
 
@@ -42,7 +42,7 @@ def names(case: MetricCase) -> str:
     return ", ".join(f"{score}: {better}" for score, better in announced.items())
 
 
-@SCORE_LAWS.add("a perfect clustering scores at least as well as a random one")
+@SCORE_LAWS.add("a perfect clustering scores at least as well as a random one", after=[finite.name])
 def direction(case: MetricCase) -> str:
     metric, name = case.prepared(), "score"
     announced = metric.scores(name, REQUEST)
@@ -70,7 +70,7 @@ def in_words(announced: Mapping[str, str]) -> str:
     return ", ".join(f"{better} of {score}" for score, better in announced.items())
 
 
-@SCORE_LAWS.add(f"{MANY:,} images get the same score twice")
+@SCORE_LAWS.add(f"{MANY:,} images get the same score twice", after=[finite.name])
 def many(case: MetricCase) -> str:
     started, before = time.monotonic(), peak_memory()
     first, second = (named(case.prepared().compute(many_images(case, seed))) for seed in (1, 2))

@@ -29,6 +29,7 @@ __all__ = [
     "MetricCase",
     "PixelFeatures",
     "evaluation",
+    "finite",
     "named",
 ]
 
@@ -247,12 +248,12 @@ def finite(case: MetricCase) -> str:
     return ", ".join(summaries)
 
 
-@METRIC_LAWS.add("the numbers of the clusters do not matter")
+@METRIC_LAWS.add("the numbers of the clusters do not matter", after=[finite.name])
 def renaming(case: MetricCase) -> str:
     return case.require_indifferent("renamed", names=True)
 
 
-@METRIC_LAWS.add("the order of the images does not matter")
+@METRIC_LAWS.add("the order of the images does not matter", after=[finite.name])
 def ordering(case: MetricCase) -> str:
     return case.require_indifferent("shuffled", order=True)
 
@@ -287,7 +288,7 @@ def without_labels(case: MetricCase) -> str:
     broken(f"needs_labels is True, but without labels it gives {score}")
 
 
-@METRIC_LAWS.add("it leaves its input alone and gives the same score again")
+@METRIC_LAWS.add("it leaves its input alone and gives the same score again", after=[finite.name])
 def pure(case: MetricCase) -> str:
     given = case.clusterings()["a typical clustering"]
     copy = reordered(given, torch.arange(COUNT), torch.arange(given.clusters))

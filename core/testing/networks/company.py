@@ -12,6 +12,7 @@ from mpcc.core.contracts import Networks
 from mpcc.core.testing.architectures import ArchitectureCase, with_labels
 from mpcc.core.testing.comparison import largest
 from mpcc.core.testing.networks.silent_noise import SilentNoise
+from mpcc.core.testing.networks.state import calls
 from mpcc.core.testing.report import Laws, require
 
 __all__ = ["COMPANY_LAWS"]
@@ -70,7 +71,10 @@ def scores_and_encodings(case: ArchitectureCase) -> str:
     return f"{', '.join(remarks)}, largest difference {worst:.1g}, allowed {COMPANY:g}"
 
 
-@COMPANY_LAWS.add("a generated image is a function of its latent and its cluster, whatever its place in the batch")
+@COMPANY_LAWS.add(
+    "a generated image is a function of its latent and its cluster, whatever its place in the batch",
+    after=[calls.name],
+)
 @torch.no_grad()
 def generated(case: ArchitectureCase) -> str:
     z, y, _ = case.inputs(BATCH)

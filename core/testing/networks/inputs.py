@@ -170,7 +170,8 @@ def both_signs(case: ArchitectureCase) -> str:
                     missing = add(networks)
                 parameter.copy_(start)
     for name in missing:
-        found = f"{name} lie in {lowest[name]:.3g}..{highest[name]:.3g} whatever the parameters: expected both signs"
+        reach = f"{lowest[name]:.3g}..{highest[name]:.3g}"
+        found = f"{name}: all values lie in {reach}, whatever the parameters: expected both signs"
         if name == "scores":
             return Warned(f"{found}; a discriminator gives logits, without a sigmoid at its end")
         broken(f"{found}; {REMEDIES[name]}")

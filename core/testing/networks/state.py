@@ -9,10 +9,16 @@ import torch
 from torch import Tensor
 
 from mpcc.core.system.time_limits import Overdue
-from mpcc.core.testing.architectures import ArchitectureCase, assembled, outputs
+from mpcc.core.testing.architectures import ArchitectureCase, assembled, outputs, parameters_trained
 from mpcc.core.testing.comparison import require_same
 from mpcc.core.testing.device_watch import META, DeviceWatch, TooMany, described, without_autocast
-from mpcc.core.testing.module_state import require_fair_building, require_known_parameters, trained
+from mpcc.core.testing.module_state import (
+    require_copied,
+    require_fair_building,
+    require_known_parameters,
+    require_saved,
+    trained,
+)
 from mpcc.core.testing.networks.silent_noise import SilentNoise
 from mpcc.core.testing.report import Laws, Undecided, require
 
@@ -40,7 +46,21 @@ def calls(case: ArchitectureCase) -> str:
     return "evaluation mode, two calls"
 
 
-@STATE_LAWS.add("no tensor of a network stays on the host")
+@STATE_LAWS.add("saving and loading its state gives the same networks", after=[parameters_trained.name, calls.name])
+def saved(case: ArchitectureCase) -> str:
+    first, other, inputs = case.networks(seed=0), case.networks(seed=1), case.inputs(4)
+    require_saved(first.by_name(), other.by_name(), lambda modules: outputs(assembled(modules, first), *inputs))
+    return "weights_only"
+
+
+@STATE_LAWS.add("a copy shares nothing with its original", of_choices=False, after=[calls.name])
+def copied(case: ArchitectureCase) -> str:
+    networks, inputs = case.networks(), case.inputs(4)
+    require_copied(networks.by_name(), lambda modules: outputs(assembled(modules, networks), *inputs))
+    return "copy.deepcopy"
+
+
+@STATE_LAWS.add("no tensor of a network stays on the host", after=[parameters_trained.name, calls.name])
 def no_strays(case: ArchitectureCase) -> str:
     try:
         watched = watch(case)

@@ -11,6 +11,8 @@ from mpcc.core.contracts import Prior
 from mpcc.core.testing.comparison import finite, gradients, largest, require_close, require_gradients, uneven
 from mpcc.core.testing.module_state import trained
 from mpcc.core.testing.prior.cases import LARGER, PriorCase, component_density, line, spread
+from mpcc.core.testing.prior.rows import own_noise
+from mpcc.core.testing.prior.state import follows, own_dtype
 from mpcc.core.testing.report import Laws, require
 
 __all__ = ["GRADIENTS", "require_mean_gradient"]
@@ -71,7 +73,19 @@ def flat_gradient(value: Tensor, parameters: Mapping[str, Tensor]) -> Tensor:
     return torch.cat([gradient.flatten() for gradient in gradients(value, parameters).values()])
 
 
-@GRADIENTS.add("training reaches every parameter, with finite gradients")
+@GRADIENTS.add("weights() and log_weights() carry the same gradient")
+def same_gradient(case: PriorCase) -> str:
+    prior = case.build(4, 2)
+    phi, from_logarithm = prior.weights(), prior.log_weights().exp()
+    actual, expected = (gradients((each * uneven(each)).sum(), trained(prior)) for each in (phi, from_logarithm))
+    for key, gradient in actual.items():
+        what = f"the gradient of weights() in {key}, compared with that of exp(log_weights()),"
+        require_close(what, gradient, expected[key], 1e-8)
+    reached = [key for key, gradient in expected.items() if largest(gradient) > 0]
+    return ", ".join(reached) or "no gradient: the weights are fixed"
+
+
+@GRADIENTS.add("training reaches every parameter, with finite gradients", after=[same_gradient.name])
 def reached(case: PriorCase) -> str:
     # The generator trains what is in the input map, and the latent term what is in q(z|x).
     prior = case.build(3, 2)
@@ -99,7 +113,10 @@ def reached(case: PriorCase) -> str:
     return "; ".join([f"{len(parameters)} parameters", *elsewhere])
 
 
-@GRADIENTS.add("components differ, and each row of a parameter of shape (K, ...) has a gradient")
+@GRADIENTS.add(
+    "components differ, and each row of a parameter of shape (K, ...) has a gradient",
+    after=[same_gradient.name, reached.name],
+)
 def each_row(case: PriorCase) -> str:
     prior = case.build(*LARGER)
     z = prior.sample(60)[0].detach()
@@ -153,14 +170,14 @@ def reacts(prior: Prior, parameter: Tensor, z: Tensor) -> bool:
     return change > 1e-10
 
 
-@GRADIENTS.add("gradients equal finite differences")
+@GRADIENTS.add("gradients equal finite differences", after=[same_gradient.name, follows.name, own_dtype.name])
 def finite_differences(case: PriorCase) -> str:
     prior = case.build(3, 2)
     z = prior.sample(5)[0].detach().requires_grad_()
     return require_gradients(trained_functions(prior, z), {**trained(prior), "z": z})
 
 
-@GRADIENTS.add("gradients of samples are those of the expectation")
+@GRADIENTS.add("gradients of samples are those of the expectation", after=[own_noise.name])
 def of_expectation(case: PriorCase) -> str:
     if not trained(case.build(1, 1)):
         return "no parameters"
@@ -202,18 +219,6 @@ def by_score(case: PriorCase) -> str:
         return flat_gradient((value - scored).mean(), parameters)
 
     return require_mean_gradient("J = 3, 20000 samples minus their score", parameters, difference, 40)
-
-
-@GRADIENTS.add("weights() and log_weights() carry the same gradient")
-def same_gradient(case: PriorCase) -> str:
-    prior = case.build(4, 2)
-    phi, from_logarithm = prior.weights(), prior.log_weights().exp()
-    actual, expected = (gradients((each * uneven(each)).sum(), trained(prior)) for each in (phi, from_logarithm))
-    for key, gradient in actual.items():
-        what = f"the gradient of weights() in {key}, compared with that of exp(log_weights()),"
-        require_close(what, gradient, expected[key], 1e-8)
-    reached = [key for key, gradient in expected.items() if largest(gradient) > 0]
-    return ", ".join(reached) or "no gradient: the weights are fixed"
 
 
 @GRADIENTS.add("the label ratio is 1 and has the gradient of log phi")

@@ -20,8 +20,6 @@ __all__ = ["NUMERICS"]
 NUMERICS = Laws[PriorCase]()
 # Largest difference of float32 from float64, relative to 1 + the value; half precision is off by 1e-3 and more.
 SINGLE = 2e-4
-# A change that float64 sees and float32 does not, and one that both see.
-TINY, SMALL = 1e-11, 1e-3
 # Gradients are checked where all values are below this size.
 LARGE = 1e18
 
@@ -97,44 +95,6 @@ def require_monotone_axes(prior: Prior, grid: Tensor) -> None:
             f"dimension {axis} of 0..{prior.latent_dim - 1}: it is not strictly monotone between "
             f"z = {float(grid[at]):.4g} and {float(grid[at + 1]):.4g}",
         )
-
-
-@NUMERICS.add("arithmetic is in the dtype of the parameters: float64 stays float64")
-@torch.no_grad()
-def own_dtype(case: PriorCase) -> str:
-    prior = case.build(3, 3)
-    z, _ = prior.sample(40)
-    single = bool((z == z.float().double()).all())
-    require(not single, "sample(): float64 samples hold float32 numbers: make noise in the dtype of the parameters")
-
-    def values(at: Tensor) -> dict[str, Tensor]:
-        heads = torch.full_like(at, 0.3)
-        of_points = {name: formula() for name, formula in formulas(prior, at).items()}
-        of_points["input_map"] = prior.input_map(at)
-        return {**of_points, "log q(z|x)": prior.encoder_distribution(heads, heads).log_prob(at)}
-
-    start = values(z)
-    tiny, small = values(z * (1 + TINY)), values(z * (1 + SMALL))
-    names = [f"{name} of z" for name in start]
-    changes = list(zip(names, start.values(), tiny.values(), small.values(), strict=True))
-    for key, parameter in trained(prior).items():
-        before = parameter.detach().clone()
-        moved = []
-        for step in (TINY, SMALL):
-            parameter.copy_(before * (1 + step))
-            moved.append(values(z))
-        parameter.copy_(before)
-        names = [f"{name} of {key}" for name in start]
-        changes += zip(names, start.values(), moved[0].values(), moved[1].values(), strict=True)
-    for what, before, after_tiny, after_small in changes:
-        reacts = (after_small - before).abs() > 1e-4 * (1 + before.abs())
-        lost = reacts & (after_tiny == before)
-        require(
-            int(lost.sum()) * 2 <= int(reacts.sum()) or not bool(reacts.any()),
-            f"float64 {what.replace(' of ', ' as a function of ')} does not change when that is multiplied by "
-            f"1 + {TINY:g}: it is computed in float32; take the dtype from the parameters",
-        )
-    return f"float64, changes of {TINY:g}"
 
 
 @NUMERICS.add("log q(y|z) far from every component is finite and sums to 1")

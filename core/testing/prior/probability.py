@@ -20,6 +20,8 @@ from mpcc.core.testing.comparison import finite, require_close
 from mpcc.core.testing.module_state import trained
 from mpcc.core.testing.prior.cases import SIZES, PriorCase, component_density, component_spread, line
 from mpcc.core.testing.prior.gradients import flat_gradient, require_mean_gradient
+from mpcc.core.testing.prior.rows import company
+from mpcc.core.testing.prior.state import own_dtype
 from mpcc.core.testing.report import Laws, require
 
 __all__ = ["PROBABILITY", "check_entropies", "component_densities", "mean_surprise", "rounded"]
@@ -155,7 +157,7 @@ def component_densities(prior: Prior, z: Tensor) -> Tensor:
     return torch.stack(of_each, dim=1)
 
 
-@PROBABILITY.add("log p(z|k) for all k is that of each component")
+@PROBABILITY.add("log p(z|k) for all k is that of each component", after=[own_dtype.name])
 @torch.no_grad()
 def densities(case: PriorCase) -> str:
     worst = 0.0
@@ -167,7 +169,7 @@ def densities(case: PriorCase) -> str:
     return f"largest difference {worst:.1g}, allowed {EXACT:g}"
 
 
-@PROBABILITY.add("responsibilities equal Bayes' rule and sum to 1")
+@PROBABILITY.add("responsibilities equal Bayes' rule and sum to 1", after=[own_dtype.name])
 @torch.no_grad()
 def responsibilities(case: PriorCase) -> str:
     worst = 0.0
@@ -241,7 +243,9 @@ def mean_surprise(prior: Prior, k: int, count: int) -> tuple[float, float]:
     return float(surprise.mean()), STANDARD_ERRORS * float(surprise.std()) / count**0.5 + 1e-9
 
 
-@PROBABILITY.add("divergences from q(z|x), if they have a closed form, are mean log ratios of samples")
+@PROBABILITY.add(
+    "divergences from q(z|x), if they have a closed form, are mean log ratios of samples", after=[company.name]
+)
 @torch.no_grad()
 def divergences(case: PriorCase) -> str:
     prior, count, rows = case.build(3, 4), 40_000, 2

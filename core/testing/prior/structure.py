@@ -19,7 +19,7 @@ from mpcc.core.testing.comparison import (
     require_same,
     require_tensor,
 )
-from mpcc.core.testing.module_state import require_copied, require_saved, require_trained
+from mpcc.core.testing.module_state import require_trained
 from mpcc.core.testing.prior.cases import LARGER, SIZES, PriorCase, formulas
 from mpcc.core.testing.report import Laws, require
 
@@ -132,19 +132,6 @@ def validates(case: PriorCase) -> str:
 @STRUCTURE.add("every parameter is trained; fixed values are buffers")
 def parameters_trained(case: PriorCase) -> str:
     return require_trained({"prior": case.start(3, 2)})
-
-
-@STRUCTURE.add("saving and loading its state gives the same prior")
-def saved(case: PriorCase) -> str:
-    prior, other = case.build(seed=0), case.build(seed=1)
-    require_saved({"prior": prior}, {"prior": other}, lambda modules: quantities(modules["prior"], case.seed))
-    return f"{len(prior.state_dict())} tensors, weights_only"
-
-
-@STRUCTURE.add("a copy shares nothing with its original")
-def copied(case: PriorCase) -> str:
-    require_copied({"prior": case.build()}, lambda modules: quantities(modules["prior"], case.seed))
-    return "copy.deepcopy"
 
 
 @STRUCTURE.add("building and sampling are functions of the seed")

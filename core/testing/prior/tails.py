@@ -11,6 +11,7 @@ from torch import Tensor
 from mpcc.core.contracts import Prior
 from mpcc.core.testing.comparison import finite, gradients, require_gradients, uneven
 from mpcc.core.testing.prior.cases import LARGER, PriorCase, component_density, component_spread, shifted
+from mpcc.core.testing.prior.rows import company
 from mpcc.core.testing.report import Laws, broken, require
 
 __all__ = ["ENCODER"]
@@ -51,7 +52,7 @@ def encoder_gradients(case: PriorCase) -> str:
     return require_gradients({"asinh(log q)": squeezed}, inputs)
 
 
-@ENCODER.add("loc is the mode or the median of q(z|x)")
+@ENCODER.add("loc is the mode or the median of q(z|x)", after=[company.name])
 @torch.no_grad()
 def location(case: PriorCase) -> str:
     # Images are clustered at loc, so loc must be a centre of q(z|x).

@@ -8,12 +8,14 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from torch.distributions import Distribution
 
 from mpcc.core.commands import entry
+from mpcc.core.mixture_options import MixtureOptions
 from mpcc.core.registry import Registry, load_registry
 from mpcc.core.testing import Report, examine
 
@@ -100,7 +102,7 @@ WARNED = {
     ("prior", "LearnedTails"): "on CUDA the host would wait",
 }
 RIGHT = {
-    "prior": ["LearnedGain", "EvenOnly", "Correlated", "ClampedFarOut"],
+    "prior": ["LearnedGain", "Correlated", "ClampedFarOut"],
     "architecture": ["SpectralNorms", "Dropping", "Attending", "NoisyImages", "NarrowStart", "BatchNormed"],
     "dataset": ["BlackAndWhite", "PartlyLabelled", "OnDemand"],
     "metric": ["Counted", "Single", "Several"],
@@ -123,10 +125,10 @@ def in_an_empty_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Itera
     spent.append(time.process_time() - started)
 
 
-def report_of(registry: Registry, kind: str, name: str) -> Report:
-    """The report on a plugin."""
+def report_of(registry: Registry, kind: str, name: str, options: Any = None) -> Report:
+    """The report on a plugin; with options, without their other choices."""
     (Path.cwd() / "data").mkdir(exist_ok=True)
-    return examine(kind, name, registry, root=Path("data") if kind == "dataset" else None)
+    return examine(kind, name, registry, options=options, root=Path("data") if kind == "dataset" else None)
 
 
 @pytest.mark.parametrize(
@@ -139,14 +141,14 @@ def test_a_wrong_plugin_is_refused_with_what_is_wrong(registry: Registry, kind: 
 
 @pytest.mark.parametrize(("kind", "name"), [(kind, name) for kind, names in RIGHT.items() for name in names])
 def test_a_right_plugin_passes_though_it_is_unusual(registry: Registry, kind: str, name: str) -> None:
-    report = report_of(registry, kind, name)
+    report = report_of(registry, kind, name, MixtureOptions() if kind == "prior" else None)
     assert report.passed, [failure.line() for failure in report.failures]
     assert not report.warnings
 
 
 @pytest.mark.parametrize(("plugin", "words"), WARNED.items())
 def test_what_is_not_wrong_for_sure_is_a_warning(registry: Registry, plugin: tuple[str, str], words: str) -> None:
-    report = report_of(registry, *plugin)
+    report = report_of(registry, *plugin, options=MixtureOptions() if plugin[0] == "prior" else None)
     assert report.passed
     (warning,) = report.warnings
     assert words in warning.detail
@@ -154,9 +156,11 @@ def test_what_is_not_wrong_for_sure_is_a_warning(registry: Registry, plugin: tup
     assert report.summary().endswith(" laws hold, 1 warning")
 
 
-def test_a_prior_may_refuse_a_size(registry: Registry) -> None:
+def test_a_prior_may_refuse_a_size_and_each_choice_of_its_options_is_checked(registry: Registry) -> None:
     report = report_of(registry, "prior", "EvenOnly")
+    assert report.findings[-1].detail == "4 choices of locations, weights, input_map"
     unknown = [finding for finding in report.findings if finding.word == "unknown"]
+    assert report.passed
     assert "it refuses K=1, J=1: expected an even latent_dim, got 1" in report.lines()[3]
     assert all(finding.detail.startswith("not checked: it refuses K=") for finding in unknown)
     assert 0 < len(unknown) < len(report.findings) / 2
@@ -218,7 +222,7 @@ def test_the_command_prints_each_law_when_it_ends_and_then_the_summary(capsys: p
     first, *laws, summary = capsys.readouterr().out.splitlines()
     assert first.startswith("metric 'Written' of local file ")
     assert {law.split()[0] for law in laws} <= {"ok", "FAILED", "unknown"}
-    assert summary == f"metric Written: 1 of {len(laws)} laws broken, 5 unknown"
+    assert summary == f"metric Written: 1 of {len(laws)} laws broken, 6 unknown"
 
 
 def test_all_of_them_take_less_than_a_minute_of_one_processor() -> None:

@@ -388,8 +388,8 @@ class EvaluatedImages(abc.ABC):
         device: The device of the networks.
         request: The user's choices for scores of features.
         cache: Values that metrics of the same evaluation share; a metric names its keys after itself.
-        record: Values for ``results.json`` that tell how scores were computed: finite numbers, texts, tensors, lists
-            and dicts of them. A metric names its keys.
+        record: Values for ``results.json`` that tell how scores were computed: finite numbers, texts, lists and dicts
+            of them. A metric names its keys. A run turns tensors into numbers.
     """
 
     device: torch.device

@@ -44,6 +44,10 @@ class CheckFlags(PluginFiles):
     data_root: Path | None = option(
         None, "folder of the data sets, for a data set that has files; $MPCC_DATA if not given"
     )
+    seed: int = option(0, "seed of everything random in the laws", least=0)
+    law_seconds: float | None = option(
+        None, "time limit of each law; 120 seconds if not given, an hour for a data set", above=0
+    )
 
 
 @attrs.frozen(slots=False)
@@ -82,14 +86,19 @@ def check_plugin(words: list[str]) -> int:
     flags = Parser("mpcc plugins check", CHECK, "NAME [flags]").read_own(words, CheckFlags)
     registry = flags.load()
     entry = find(registry, flags.name, flags.kind)
-    from mpcc.core.testing import examine
+    from mpcc.core.testing import Finding, examine
 
     named = os.environ.get(DATA_VARIABLE)
     root = flags.data_root or (expanded(Path(named), f"${DATA_VARIABLE}") if named else None)
-    report = examine(entry.kind, entry.name, registry, root=root)
+    out = sys.stdout
     print(entry.described())
-    for line in report.lines():
-        print(line)
+
+    def tell(finding: Finding) -> None:
+        # The law itself may print to standard error only.
+        print(finding.line(), file=out, flush=True)
+
+    report = examine(entry.kind, entry.name, registry, root=root, seed=flags.seed, seconds=flags.law_seconds, tell=tell)
+    print(report.summary())
     return 0 if report.passed else EXIT_LAW_BROKEN
 
 

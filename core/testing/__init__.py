@@ -23,10 +23,11 @@ from mpcc.core.testing.checks import (
     check_prior,
     examine,
 )
-from mpcc.core.testing.report import ContractViolation, Report
+from mpcc.core.testing.report import ContractViolation, Finding, Report
 
 __all__ = [
     "ContractViolation",
+    "Finding",
     "Report",
     "check_architecture",
     "check_dataset",

@@ -102,7 +102,12 @@ def require_same(expected: Mapping[str, Tensor], actual: Mapping[str, Tensor], w
         try:
             assert_close(actual[name], tensor, rtol=0, atol=0)
         except AssertionError as error:
-            broken(f"{when}: {name} differs: {' '.join(str(error).split())}")
+            other = actual[name]
+            if other.shape != tensor.shape or not tensor.is_floating_point():
+                broken(f"{when}: {name} differs: {' '.join(str(error).split())}")
+            count = int((other != tensor).sum())
+            figures = f"{count} of {tensor.numel()} numbers, by at most {largest(other - tensor):.3g}"
+            broken(f"{when}: {name} differs in {figures}; expected the same")
 
 
 def gradients(value: Tensor, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:

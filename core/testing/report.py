@@ -1,25 +1,73 @@
-"""What the contract kit reports: laws, whether each one holds, and the loop that checks them.
+"""What the contract kit reports: laws, and whether each one holds.
 
 A law is a function of the plugin under test. It returns the figures that show that the law holds. If the law is
-broken, `require` stops it with the figures that show the opposite. A law that raises anything else counts as broken,
-too: its finding names the exception and the line of the plugin. The laws after it are still checked.
+broken, `require` stops it with the figures that show the opposite. A law that holds may return a `Warned` text, which
+asks the author to look at something, or an `Undecided` one, if nothing was found out.
+`mpcc.core.testing.examination` checks the laws one after the other.
 """
 
 from __future__ import annotations
 
-import traceback
-from collections.abc import Callable, Iterable
+import re
+from collections.abc import Callable, Collection
 from typing import Generic, NoReturn, TypeVar
 
 import attrs
-import torch
 
-from mpcc.core.registry import reason
-from mpcc.core.system.randomness import own_randomness
-
-__all__ = ["ContractViolation", "Finding", "Law", "LawBroken", "Laws", "Report", "broken", "examine_laws", "require"]
+__all__ = [
+    "ContractViolation",
+    "Finding",
+    "Law",
+    "LawBroken",
+    "Laws",
+    "Report",
+    "Undecided",
+    "Warned",
+    "broken",
+    "counted",
+    "harmless",
+    "require",
+]
 
 S = TypeVar("S")
+# The longest detail of a finding, in characters.
+LONGEST = 1000
+
+
+class Warned(str):
+    """The figures of a law that holds, but whose author should look at something."""
+
+
+class Undecided(str):
+    """Why it was not found out whether a law holds."""
+
+
+def harmless(text: str, longest: int = LONGEST) -> str:
+    r"""Return a text of a plugin as one line: control characters are escaped, and a long text is cut in its middle.
+
+    Example:
+        >>> print(harmless("\x1b[31mred\nline"), harmless("a" * 50, longest=9))
+        \x1b[31mred line aa ... aa
+    """
+    line = " ".join(re.split(r"[ \n\r\t\f\v]+", text)).strip()
+    line = "".join(letter if letter.isprintable() else letter.encode("unicode_escape").decode() for letter in line)
+    part = (longest - 5) // 2
+    return line if len(line) <= longest else f"{line[:part]} ... {line[-part:]}"
+
+
+def one_line(text: str) -> str:
+    """Return the detail of a finding as one harmless line, of its own class."""
+    return next((kind for kind in (Warned, Undecided) if isinstance(text, kind)), str)(harmless(text))
+
+
+def counted(count: int, what: str) -> str:
+    """Return a number with a noun.
+
+    Example:
+        >>> counted(1, "warning"), counted(2, "warning")
+        ('1 warning', '2 warnings')
+    """
+    return f"{count} {what}{'' if count == 1 else 's'}"
 
 
 @attrs.frozen
@@ -29,12 +77,21 @@ class Finding:
     Attributes:
         name: The law, a short sentence.
         passed: Whether it holds.
-        detail: The figures, or why it could not be checked.
+        detail: The figures, or why it could not be checked; one line, without control characters.
     """
 
     name: str
     passed: bool
-    detail: str = ""
+    detail: str = attrs.field(default="", converter=one_line)
+
+    @property
+    def word(self) -> str:
+        """``ok``, ``FAILED``, ``warning`` if the author should look at something, or ``unknown``."""
+        if not self.passed:
+            return "FAILED"
+        if isinstance(self.detail, Warned):
+            return "warning"
+        return "unknown" if isinstance(self.detail, Undecided) else "ok"
 
     def line(self) -> str:
         """Return the finding as one line.
@@ -43,7 +100,7 @@ class Finding:
             >>> Finding("weights sum to 1", False, "sum 1.1").line()
             'FAILED  weights sum to 1: sum 1.1'
         """
-        return f"{'ok' if self.passed else 'FAILED':<8}{self.name}{f': {self.detail}' if self.detail else ''}"
+        return f"{self.word:<8}{self.name}{f': {self.detail}' if self.detail else ''}"
 
 
 @attrs.frozen
@@ -78,11 +135,22 @@ class Report:
         """The findings that did not pass."""
         return tuple(finding for finding in self.findings if not finding.passed)
 
+    @property
+    def warnings(self) -> tuple[Finding, ...]:
+        """The findings that passed with a warning."""
+        return tuple(finding for finding in self.findings if finding.word == "warning")
+
+    def summary(self) -> str:
+        """Return one line: how many laws hold, and how many findings are warnings or unknown."""
+        count, unknown = len(self.findings), sum(finding.word == "unknown" for finding in self.findings)
+        parts = [f"{len(self.failures)} of {count} laws broken" if self.failures else f"all {count} laws hold"]
+        parts += [counted(len(self.warnings), "warning")] if self.warnings else []
+        parts += [f"{unknown} unknown"] if unknown else []
+        return f"{self.kind} {self.name}: {', '.join(parts)}"
+
     def lines(self) -> list[str]:
         """Return the report as lines: a summary, then one for each finding."""
-        count = len(self.findings)
-        summary = f"{len(self.failures)} of {count} laws broken" if self.failures else f"all {count} laws hold"
-        return [f"{self.kind} {self.name}: {summary}", *(finding.line() for finding in self.findings)]
+        return [self.summary(), *(finding.line() for finding in self.findings)]
 
 
 class ContractViolation(AssertionError):
@@ -129,11 +197,15 @@ class Law(Generic[S]):
         name: The sentence.
         check: Takes the plugin under test and returns figures; stops at `require`.
         essential: Whether no other law can be checked if this one is broken.
+        of_choices: Whether it is checked again for each choice that the plugin's options offer.
+        after: The names of laws without which this one would only repeat a finding.
     """
 
     name: str
     check: Callable[[S], str]
     essential: bool = False
+    of_choices: bool = True
+    after: Collection[str] = ()
 
 
 class Laws(list[Law[S]]):
@@ -145,66 +217,17 @@ class Laws(list[Law[S]]):
         ... def below(number: int) -> str:
         ...     require(number < 10, f"it is {number}")
         ...     return f"{number}"
-        >>> examine_laws("number", "eleven", int, 11, small, seed=0).lines()
-        ['number eleven: 1 of 1 laws broken', 'FAILED  the number is below 10: it is 11']
+        >>> small[0].check(9)
+        '9'
     """
 
-    def add(self, name: str, essential: bool = False) -> Callable[[Callable[[S], str]], Law[S]]:
+    def add(
+        self, name: str, essential: bool = False, of_choices: bool = True, after: Collection[str] = ()
+    ) -> Callable[[Callable[[S], str]], Law[S]]:
         """Return a decorator that makes a `Law` of a function and appends it."""
 
         def append(check: Callable[[S], str]) -> Law[S]:
-            self.append(Law(name, check, essential))
+            self.append(Law(name, check, essential, of_choices, after))
             return self[-1]
 
         return append
-
-
-def examine_laws(kind: str, name: str, cls: type, subject: S, laws: Iterable[Law[S]], seed: int) -> Report:
-    """Check every law, each from the same random state, and leave the caller's random states as they were.
-
-    Arguments:
-        kind: For the report.
-        name: For the report.
-        cls: The plugin's class, which tells which lines of a traceback are the plugin's.
-        subject: The argument of every law.
-        laws: In the order of the report.
-        seed: Of torch's, NumPy's and Python's global random states during each law.
-    """
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    findings: list[Finding] = []
-    for law in laws:
-        with own_randomness(seed, device), torch.enable_grad():
-            finding = examine_law(law, subject, cls)
-        if law.essential and not finding.passed:
-            detail = f"{finding.detail}; nothing else was checked, for the other laws need this one"
-            findings.append(attrs.evolve(finding, detail=detail))
-            break
-        findings.append(finding)
-    return Report(kind, name, tuple(findings))
-
-
-def examine_law(law: Law[S], subject: S, cls: type) -> Finding:
-    """Check one law; whatever it raises becomes a finding."""
-    try:
-        return Finding(law.name, True, law.check(subject))
-    except LawBroken as error:
-        return Finding(law.name, False, str(error))
-    except KeyboardInterrupt:
-        raise
-    except BaseException as error:  # SystemExit and asyncio.CancelledError, too, are no end of the report
-        return Finding(law.name, False, raised(error, cls))
-
-
-def raised(error: BaseException, cls: type) -> str:
-    """Return an exception in one line: type, message, and the innermost line of the plugin that it came through."""
-    frames = list(traceback.walk_tb(error.__traceback__))
-    of_plugin = [frame for frame in frames if belongs(str(frame[0].f_globals.get("__name__", "")), cls)]
-    where = "".join(f" at {frame.f_code.co_filename}:{line}" for frame, line in (of_plugin or frames)[-1:])
-    return f"raised {reason(error)}{where}"
-
-
-def belongs(module: str, cls: type) -> bool:
-    """Tell whether a module is in the package of the plugin's class and outside of the core."""
-    if module == "mpcc.core" or module.startswith("mpcc.core."):
-        return False
-    return module.partition(".")[0] == cls.__module__.partition(".")[0]

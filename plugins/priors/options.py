@@ -44,7 +44,8 @@ class GaussianMixtureOptions(MixtureOptions):
     variances: Literal["consistent", "reference"] = attrs.field(
         default="consistent",
         metadata={
-            "help": "one scale for sampling, density and entropy; or three, as in the authors' code, for replaying it"
+            "help": "one scale for sampling, density and entropy; or three, as in the authors' code, for replaying it",
+            "departures": ("reference",),
         },
     )
 

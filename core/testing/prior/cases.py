@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 
 import attrs
@@ -10,11 +10,13 @@ import torch
 from torch import Tensor
 
 from mpcc.core.contracts import Prior
-from mpcc.core.testing.cases import Case
+from mpcc.core.errors import InvalidInput
+from mpcc.core.testing.cases import Case, SizeRefused
 from mpcc.core.testing.module_state import trained
 from mpcc.core.testing.report import require
 
 __all__ = [
+    "LARGER",
     "SIZES",
     "Line",
     "PriorCase",
@@ -28,6 +30,8 @@ __all__ = [
 
 # K and J: the smallest, more clusters than dimensions, fewer.
 SIZES = ((1, 1), (3, 2), (4, 5))
+# K and J of the laws that look for what small sizes hide.
+LARGER = (7, 3)
 # How far the parameters are moved off their start; a symmetric start would hide faults.
 NOISE = 0.5
 
@@ -35,10 +39,33 @@ NOISE = 0.5
 class PriorCase(Case[Prior]):
     """A prior's class and options, from which the laws build priors."""
 
+    def try_out(self) -> None:
+        """Build a small prior."""
+        self.start(3, 2)
+
     def start(self, clusters: int, latent_dim: int, seed: int = 0) -> Prior:
-        """Build a prior as a run does; ``seed`` is added to the kit's."""
+        """Build a prior as a run does; ``seed`` is added to the kit's.
+
+        Raises:
+            SizeRefused: If the prior refuses K or J by an InvalidInput.
+        """
         torch.manual_seed(self.seed + seed)
-        return self.cls(clusters, latent_dim, self.options)
+        try:
+            return self.cls(clusters, latent_dim, self.options)
+        except InvalidInput as error:
+            raise SizeRefused(f"K={clusters}, J={latent_dim}", error) from error
+
+    def accepted(self, sizes: Sequence[tuple[int, int]]) -> list[tuple[int, int]]:
+        """Return those K and J that the prior does not refuse; all of them if it refuses all."""
+
+        def fits(size: tuple[int, int]) -> bool:
+            try:
+                self.start(*size)
+            except SizeRefused:
+                return False
+            return True
+
+        return list(filter(fits, sizes)) or list(sizes)
 
     @torch.no_grad()
     def build(self, clusters: int = 3, latent_dim: int = 2, dtype: torch.dtype = torch.float64, seed: int = 0) -> Prior:

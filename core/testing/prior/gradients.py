@@ -10,7 +10,9 @@ from torch import Tensor
 from mpcc.core.contracts import Prior
 from mpcc.core.testing.comparison import finite, gradients, largest, require_close, require_gradients, uneven
 from mpcc.core.testing.module_state import trained
-from mpcc.core.testing.prior.cases import PriorCase, component_density, line, spread
+from mpcc.core.testing.prior.cases import LARGER, PriorCase, component_density, line, spread
+from mpcc.core.testing.prior.rows import own_noise
+from mpcc.core.testing.prior.state import follows, own_dtype
 from mpcc.core.testing.report import Laws, require
 
 __all__ = ["GRADIENTS", "require_mean_gradient"]
@@ -18,6 +20,10 @@ __all__ = ["GRADIENTS", "require_mean_gradient"]
 GRADIENTS = Laws[PriorCase]()
 # More than 5, because there are many parameters, and their errors are themselves estimated.
 STANDARD_ERRORS = 6.5
+
+
+# What trains the parameters of most priors.
+DENSITY = {"asinh(log_density)", "log_weights"}
 
 
 def trained_functions(prior: Prior, z: Tensor) -> dict[str, Callable[[], Tensor]]:
@@ -67,21 +73,74 @@ def flat_gradient(value: Tensor, parameters: Mapping[str, Tensor]) -> Tensor:
     return torch.cat([gradient.flatten() for gradient in gradients(value, parameters).values()])
 
 
-@GRADIENTS.add("density or weights react to every parameter, with finite gradients")
-def reached_by_density(case: PriorCase) -> str:
+@GRADIENTS.add("weights() and log_weights() carry the same gradient")
+def same_gradient(case: PriorCase) -> str:
+    prior = case.build(4, 2)
+    phi, from_logarithm = prior.weights(), prior.log_weights().exp()
+    actual, expected = (gradients((each * uneven(each)).sum(), trained(prior)) for each in (phi, from_logarithm))
+    for key, gradient in actual.items():
+        what = f"the gradient of weights() in {key}, compared with that of exp(log_weights()),"
+        require_close(what, gradient, expected[key], 1e-8)
+    reached = [key for key, gradient in expected.items() if largest(gradient) > 0]
+    return ", ".join(reached) or "no gradient: the weights are fixed"
+
+
+@GRADIENTS.add("training reaches every parameter, with finite gradients", after=[same_gradient.name])
+def reached(case: PriorCase) -> str:
+    # The generator trains what is in the input map, and the latent term what is in q(z|x).
     prior = case.build(3, 2)
     parameters = trained(prior)
     z = prior.sample(40)[0].detach()
-    reached = dict.fromkeys(parameters, 0.0)
-    for name, function in trained_functions(prior, z).items():
+    heads = torch.zeros_like(z)
+    functions: dict[str, Callable[[], Tensor]] = {
+        **trained_functions(prior, z),
+        "input_map": lambda: prior.input_map(z),
+        "asinh(log q(z|x))": lambda: torch.asinh(prior.encoder_distribution(heads, heads).log_prob(z)),
+    }
+    by: dict[str, list[str]] = {key: [] for key in parameters}
+    for name, function in functions.items():
         value = function()
         for key, gradient in gradients((value * uneven(value)).sum(), parameters).items():
             require(finite(gradient), f"the gradient of {name} in {key} is not finite")
-            if name in ("asinh(log_density)", "log_weights"):
-                reached[key] = max(reached[key], largest(gradient))
-    for key, size in reached.items():
-        require(size > 0, f"neither log_density nor log_weights has a gradient in {key}: it is never trained")
-    return f"{len(parameters)} parameters"
+            if largest(gradient) > 0 and name not in ("entropies", "asinh(log_responsibilities)"):
+                by[key].append(name)
+    for key, names in by.items():
+        require(
+            bool(names),
+            f"no gradient in {key}, of log_density, log_weights, input_map or log q(z|x): it is never trained",
+        )
+    elsewhere = [f"{key} by {' and '.join(names)} only" for key, names in by.items() if not DENSITY & set(names)]
+    return "; ".join([f"{len(parameters)} parameters", *elsewhere])
+
+
+@GRADIENTS.add(
+    "components differ, and each row of a parameter of shape (K, ...) has a gradient",
+    after=[same_gradient.name, reached.name],
+)
+def each_row(case: PriorCase) -> str:
+    prior = case.build(*LARGER)
+    z = prior.sample(60)[0].detach()
+    density = prior.log_density(z)
+    of_density = gradients((torch.asinh(density) * uneven(density)).sum(), trained(prior))
+    if not any(largest(gradient) > 0 for gradient in of_density.values()):
+        return "the density has no parameters"
+    for k in range(1, prior.clusters):
+        require(
+            largest(density[:, k] - density[:, 0]) > 0,
+            f"the parameters are random, but components 0 and {k} have the same density: does component(y) use y?",
+        )
+    rows = [key for key, parameter in trained(prior).items() if parameter.shape[:1] == (prior.clusters,)]
+    by_function = [of_density]
+    for function in (prior.log_weights, *([prior.entropies] if prior.entropy_kind != "none" else [])):
+        value = function()
+        by_function.append(gradients((value * uneven(value)).sum(), trained(prior)))
+    for key in rows:
+        reached = torch.stack([each[key].reshape(len(each[key]), -1).abs().amax(1) for each in by_function]).amax(0)
+        require(
+            bool((reached > 0).all()),
+            f"row {int(reached.argmin())} of {key} has no gradient: its cluster is never trained",
+        )
+    return f"K = {prior.clusters}; rows of {', '.join(rows) or 'no parameter'}"
 
 
 @GRADIENTS.add("samples carry a gradient to every parameter of p(z|y)")
@@ -111,14 +170,14 @@ def reacts(prior: Prior, parameter: Tensor, z: Tensor) -> bool:
     return change > 1e-10
 
 
-@GRADIENTS.add("gradients equal finite differences")
+@GRADIENTS.add("gradients equal finite differences", after=[same_gradient.name, follows.name, own_dtype.name])
 def finite_differences(case: PriorCase) -> str:
     prior = case.build(3, 2)
     z = prior.sample(5)[0].detach().requires_grad_()
     return require_gradients(trained_functions(prior, z), {**trained(prior), "z": z})
 
 
-@GRADIENTS.add("gradients of samples are those of the expectation")
+@GRADIENTS.add("gradients of samples are those of the expectation", after=[own_noise.name])
 def of_expectation(case: PriorCase) -> str:
     if not trained(case.build(1, 1)):
         return "no parameters"

@@ -5,11 +5,13 @@ from __future__ import annotations
 import math
 
 import torch
+from torch import Tensor
 
 from mpcc.core.contracts import Prior
 from mpcc.core.testing.comparison import finite, gradients, largest, require_close, require_same
 from mpcc.core.testing.module_state import trained
 from mpcc.core.testing.prior.cases import PriorCase, formulas, shifted
+from mpcc.core.testing.prior.rows import company
 from mpcc.core.testing.prior.structure import quantities
 from mpcc.core.testing.report import Laws, broken, require
 
@@ -49,7 +51,7 @@ def precision(case: PriorCase) -> str:
     return f"largest difference {worst:.2g} of 1 + |value|, allowed {SINGLE:g}"
 
 
-@NUMERICS.add("the input map is strictly monotone and elementwise, with a finite gradient")
+@NUMERICS.add("the input map is strictly monotone and elementwise, with a finite gradient", after=[company.name])
 def input_map(case: PriorCase) -> str:
     prior = case.build(2, 1)
     with torch.no_grad():
@@ -70,12 +72,29 @@ def input_map(case: PriorCase) -> str:
     slope = gradients(mapped.sum(), {"z": z})["z"]
     require(finite(slope), "its gradient is not finite somewhere")
     require(largest(slope) > 0, "it passes no gradient on")
+    require_monotone_axes(case.build(2, 3), grid)
     wide = case.build(2, 3)
     first, second = torch.randn(5, 3).double(), torch.randn(5, 3).double()
     second[2, 1] = first[2, 1]
     change = largest(wide.input_map(first)[2, 1] - wide.input_map(second)[2, 1])
     require(change < 1e-12, f"it is not elementwise: an element changes by {change:.3g} when only others change")
     return f"between {-reach:.3g} and {reach:.3g}"
+
+
+@torch.no_grad()
+def require_monotone_axes(prior: Prior, grid: Tensor) -> None:
+    """Check that the input map is strictly monotone along each dimension, with the others at random."""
+    for axis in range(prior.latent_dim):
+        z = torch.randn(1, prior.latent_dim, dtype=grid.dtype).expand(len(grid), -1).clone()
+        z[:, axis] = grid
+        steps = prior.input_map(z)[:, axis].diff()
+        steps = steps if float(steps.sum()) > 0 else -steps
+        at = int(steps.argmin())
+        require(
+            float(steps[at]) > 0,
+            f"dimension {axis} of 0..{prior.latent_dim - 1}: it is not strictly monotone between "
+            f"z = {float(grid[at]):.4g} and {float(grid[at + 1]):.4g}",
+        )
 
 
 @NUMERICS.add("log q(y|z) far from every component is finite and sums to 1")

@@ -20,9 +20,11 @@ from mpcc.core.testing.comparison import finite, require_close
 from mpcc.core.testing.module_state import trained
 from mpcc.core.testing.prior.cases import SIZES, PriorCase, component_density, component_spread, line
 from mpcc.core.testing.prior.gradients import flat_gradient, require_mean_gradient
+from mpcc.core.testing.prior.rows import company
+from mpcc.core.testing.prior.state import own_dtype
 from mpcc.core.testing.report import Laws, require
 
-__all__ = ["PROBABILITY"]
+__all__ = ["PROBABILITY", "check_entropies", "component_densities", "mean_surprise", "rounded"]
 
 PROBABILITY = Laws[PriorCase]()
 # Allowed difference of two formulas in float64.
@@ -155,11 +157,11 @@ def component_densities(prior: Prior, z: Tensor) -> Tensor:
     return torch.stack(of_each, dim=1)
 
 
-@PROBABILITY.add("log p(z|k) for all k is that of each component")
+@PROBABILITY.add("log p(z|k) for all k is that of each component", after=[own_dtype.name])
 @torch.no_grad()
 def densities(case: PriorCase) -> str:
     worst = 0.0
-    for K, J in SIZES:
+    for K, J in case.accepted(SIZES):
         prior = case.build(K, J)
         z, _ = prior.sample(50)
         off = require_close(f"K={K}, J={J}: log_density(z)", prior.log_density(z), component_densities(prior, z), EXACT)
@@ -167,11 +169,11 @@ def densities(case: PriorCase) -> str:
     return f"largest difference {worst:.1g}, allowed {EXACT:g}"
 
 
-@PROBABILITY.add("responsibilities equal Bayes' rule and sum to 1")
+@PROBABILITY.add("responsibilities equal Bayes' rule and sum to 1", after=[own_dtype.name])
 @torch.no_grad()
 def responsibilities(case: PriorCase) -> str:
     worst = 0.0
-    for K, J in SIZES:
+    for K, J in case.accepted(SIZES):
         prior = case.build(K, J)
         z, _ = prior.sample(50)
         actual = prior.log_responsibilities(z).exp()
@@ -230,17 +232,20 @@ def entropy_integral(case: PriorCase) -> str:
 @PROBABILITY.add("entropies are the mean surprise of samples")
 @torch.no_grad()
 def entropy_monte_carlo(case: PriorCase) -> str:
-    prior, count = case.build(3, 4), 40_000
-
-    def mean_surprise(k: int) -> tuple[float, float]:
-        component = prior.component(torch.full((count,), k))
-        surprise = -component.log_prob(component.rsample())
-        return float(surprise.mean()), STANDARD_ERRORS * float(surprise.std()) / count**0.5 + 1e-9
-
-    return check_entropies(prior, "Monte Carlo", mean_surprise)
+    prior = case.build(3, 4)
+    return check_entropies(prior, "Monte Carlo", lambda k: mean_surprise(prior, k, 40_000))
 
 
-@PROBABILITY.add("divergences from q(z|x), if they have a closed form, are mean log ratios of samples")
+def mean_surprise(prior: Prior, k: int, count: int) -> tuple[float, float]:
+    """Return the mean of -log p(z|k) over samples of a component, and how far it may be off."""
+    component = prior.component(torch.full((count,), k))
+    surprise = -component.log_prob(component.rsample())
+    return float(surprise.mean()), STANDARD_ERRORS * float(surprise.std()) / count**0.5 + 1e-9
+
+
+@PROBABILITY.add(
+    "divergences from q(z|x), if they have a closed form, are mean log ratios of samples", after=[company.name]
+)
 @torch.no_grad()
 def divergences(case: PriorCase) -> str:
     prior, count, rows = case.build(3, 4), 40_000, 2

@@ -9,6 +9,7 @@ from torch import Tensor
 from torch.distributions import Distribution
 
 from mpcc.core.contracts import Prior
+from mpcc.core.testing.cases import SizeRefused
 from mpcc.core.testing.comparison import (
     NO_CUDA,
     devices,
@@ -18,8 +19,8 @@ from mpcc.core.testing.comparison import (
     require_same,
     require_tensor,
 )
-from mpcc.core.testing.module_state import require_copied, require_saved, require_trained
-from mpcc.core.testing.prior.cases import SIZES, PriorCase, formulas
+from mpcc.core.testing.module_state import require_trained
+from mpcc.core.testing.prior.cases import LARGER, SIZES, PriorCase, formulas
 from mpcc.core.testing.report import Laws, require
 
 __all__ = ["STRUCTURE", "quantities"]
@@ -39,16 +40,23 @@ def quantities(prior: Prior, seed: int, count: int = 20) -> dict[str, Tensor]:
 @STRUCTURE.add("it is a Prior that builds for K clusters and J dimensions", essential=True)
 def builds(case: PriorCase) -> str:
     kinds = get_args(get_type_hints(Prior)["entropy_kind"])
-    for size in SIZES:
-        prior = require_plugin(case.start(*size), Prior)
+    accepted, refused = [], []
+    for size in (*SIZES, LARGER):
+        try:
+            prior = require_plugin(case.start(*size), Prior)
+        except SizeRefused as error:
+            refused.append(str(error))
+            continue
+        accepted.append(size)
         built = (prior.clusters, prior.latent_dim)
         require(built == size, f"clusters and latent_dim: expected {size}, got {built}")
         kind = prior.entropy_kind
         require(kind in kinds, f"entropy_kind: expected one of {', '.join(kinds)}, got {kind!r}")
         require(prior.training, "it must start in training mode")
-        device = prior.weights().device
+        device = require_instance("weights()", prior.weights(), Tensor).device
         require(device.type == "cpu", f"it must be built on the CPU, got {device}")
-    return f"(K, J) of {', '.join(map(str, SIZES))}; entropy {prior.entropy_kind}"
+    require(bool(accepted), f"it refuses every size that was tried: {'; '.join(refused)}")
+    return "; ".join([f"(K, J) of {', '.join(map(str, accepted))}", f"entropy {kind}", *refused])
 
 
 def check_shapes(prior: Prior, dtype: torch.dtype, device: torch.device) -> None:
@@ -91,10 +99,12 @@ def check_shapes(prior: Prior, dtype: torch.dtype, device: torch.device) -> None
         require(right, f"{at}: quantities()[{name!r}] must be a tensor of finite numbers")
 
 
-@STRUCTURE.add("shapes, dtypes and devices are those of the contract")
+@STRUCTURE.add("shapes, dtypes and devices are those of the contract", essential=True)
 def shapes(case: PriorCase) -> str:
     for device in devices():
-        for clusters, latent_dim in SIZES:
+        for clusters, latent_dim in case.accepted(SIZES):
+            # A run uses a prior as it is built, without a change of its dtype.
+            check_shapes(case.start(clusters, latent_dim).to(device), torch.float32, device)
             for dtype in (torch.float32, torch.float64):
                 check_shapes(case.build(clusters, latent_dim, dtype).to(device), dtype, device)
     if len(devices()) > 1:
@@ -122,19 +132,6 @@ def validates(case: PriorCase) -> str:
 @STRUCTURE.add("every parameter is trained; fixed values are buffers")
 def parameters_trained(case: PriorCase) -> str:
     return require_trained({"prior": case.start(3, 2)})
-
-
-@STRUCTURE.add("saving and loading its state gives the same prior")
-def saved(case: PriorCase) -> str:
-    prior, other = case.build(seed=0), case.build(seed=1)
-    require_saved({"prior": prior}, {"prior": other}, lambda modules: quantities(modules["prior"], case.seed))
-    return f"{len(prior.state_dict())} tensors, weights_only"
-
-
-@STRUCTURE.add("a copy shares nothing with its original")
-def copied(case: PriorCase) -> str:
-    require_copied({"prior": case.build()}, lambda modules: quantities(modules["prior"], case.seed))
-    return "copy.deepcopy"
 
 
 @STRUCTURE.add("building and sampling are functions of the seed")

@@ -10,7 +10,8 @@ from torch import Tensor
 
 from mpcc.core.contracts import Prior
 from mpcc.core.testing.comparison import finite, gradients, require_gradients, uneven
-from mpcc.core.testing.prior.cases import PriorCase, component_density, component_spread, shifted
+from mpcc.core.testing.prior.cases import LARGER, PriorCase, component_density, component_spread, shifted
+from mpcc.core.testing.prior.rows import company
 from mpcc.core.testing.report import Laws, broken, require
 
 __all__ = ["ENCODER"]
@@ -24,6 +25,8 @@ SLOWEST = -0.004
 # log10 of a contribution that is too small to count.
 NOTHING = -200.0
 POINTS = 48
+# A gradient of log q in a head that is as good as none.
+FLAT = 1e-6
 
 
 @ENCODER.add("log q(z|x) is finite, with true gradients in loc, raw_scale and z")
@@ -49,11 +52,12 @@ def encoder_gradients(case: PriorCase) -> str:
     return require_gradients({"asinh(log q)": squeezed}, inputs)
 
 
-@ENCODER.add("loc is the mode or the median of q(z|x)")
+@ENCODER.add("loc is the mode or the median of q(z|x)", after=[company.name])
 @torch.no_grad()
 def location(case: PriorCase) -> str:
     # Images are clustered at loc, so loc must be a centre of q(z|x).
     prior = case.build(2, 2)
+    require_order(prior)
     loc = torch.tensor([[0.7, -1.3], [30.0, -20.0]]).double()
     away = torch.cat([-torch.logspace(-4, 3, 60), torch.logspace(-4, 3, 60)]).double()
     # Steps along each axis, shape (2, S, 1, 2).
@@ -74,6 +78,37 @@ def location(case: PriorCase) -> str:
         )
         kinds.add("median")
     return f"{' and '.join(sorted(kinds))}, raw scales {', '.join(f'{raw:g}' for raw in RAW_SCALES)}"
+
+
+def require_order(prior: Prior) -> None:
+    """Check that the first of the two heads is the location."""
+    first, second = torch.full((1001, 2), 9.0).double(), torch.full((1001, 2), -6.0).double()
+    centre = float(prior.encoder_distribution(first, second).sample().median())
+    require(
+        abs(centre - 9) <= abs(centre + 6),
+        f"with loc 9 and raw_scale -6, the median of q(z|x) is {centre:.3g}: are the two heads swapped?",
+    )
+
+
+@ENCODER.add("each element of both heads has a gradient in log q, from -8 to 8", after=[encoder_gradients.name])
+def heads(case: PriorCase) -> str:
+    # Beyond 8, which is a scale of exp(4), a clamp is allowed. A head inside a clamp could never leave it.
+    prior = case.build(2, 3)
+    grid, offsets = torch.linspace(-8, 8, 33).double(), torch.tensor([0.01, 0.3, 3.0, -30.0]).double()
+    values = grid.view(-1, 1, 1).expand(-1, len(offsets), 3).reshape(-1, 3)
+    zeros = torch.zeros_like(values)
+    steps = offsets.view(1, -1, 1).expand(len(grid), -1, 3).reshape(-1, 3)
+    for name, loc, raw_scale in (("loc", values, zeros), ("raw_scale", zeros, values)):
+        inputs = {"loc": loc.clone().requires_grad_(), "raw_scale": raw_scale.clone().requires_grad_()}
+        log_q = prior.encoder_distribution(inputs["loc"], inputs["raw_scale"]).log_prob(loc + steps)
+        sizes = gradients(log_q.sum(), inputs)[name].abs().reshape(len(grid), len(offsets), 3).amax(1)
+        at, axis = divmod(int(sizes.argmin()), 3)
+        require(
+            float(sizes[at, axis]) > FLAT,
+            f"at {name} = {float(grid[at]):g}, log q has a gradient of {float(sizes[at, axis]):.2g} in {name}[{axis}]: "
+            f"expected one above {FLAT:g} everywhere from -8 to 8; a clamp may begin outside of it",
+        )
+    return f"{len(grid)} values of loc and raw_scale"
 
 
 def tails(prior: Prior, description: str) -> Iterator[tuple[float, str]]:
@@ -116,6 +151,8 @@ def slope(log_p: Tensor, log_q: Tensor, far: Tensor, where: str) -> float:
 def finite_latent(case: PriorCase) -> str:
     prior = case.build(2, 1)
     measured = list(tails(prior, "moved parameters"))
+    # A family that only a later cluster has.
+    measured += tails(case.build(LARGER[0], 1), f"K = {LARGER[0]}, moved parameters")
     for description, changed in shifted(prior, (-8.0, 8.0)):
         measured.extend(tails(changed, description))
     slowest, where = max(measured)

@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
+from collections import Counter
+from collections.abc import Callable, Iterator
 from itertools import product
+from typing import Any
 
 import pytest
 import torch
 
 from mpcc.core.engines.fast import FastEngine
 from mpcc.core.images.stream import ImageStream
-from mpcc.core.layers.batch_norm import GroupedBatchNorm2d, batch_groups
-from mpcc.core.layers.fusion import channels_last, fuse, upsampled
+from mpcc.core.layers import batch_norm
+from mpcc.core.layers import network_weights as weights_of_networks
+from mpcc.core.layers.batch_norm import GroupedBatchNorm2d, averaged_statistics, batch_groups
+from mpcc.core.layers.fusion import Fusable, channels_last, fuse, upsampled
 from mpcc.core.layers.network_weights import network_weights
 from mpcc.core.layers.triton_kernels import WeightTable, block_moments, normalise_weights, scaled_relu
 from mpcc.core.method.model import Model
@@ -31,7 +37,8 @@ FEATURES = ((6, 5, 4), (4, 40, 8), (6, 1, 2), (6, 3, 16))
 def weights() -> None:
     """Weights of all kinds of layers, and several blocks, as one division each; both types in one pass."""
     shapes = [
-        torch.Size(shape) for shape in ((7, 5, 3, 3), (7, 5, 3, 3), (48, 24, 1, 1), (3, 4), (1, 1300), (2, 1, 3, 3))
+        torch.Size(shape)
+        for shape in ((7, 5, 3, 3), (7, 5, 3, 3), (48, 24, 1, 1), (3, 4), (1, 1300), (2, 1, 3, 3), (4, 3, 5))
     ]
     for dtype in (torch.float32, torch.float64):
         given = [torch.randn(shape, dtype=dtype) for shape in shapes]
@@ -57,6 +64,14 @@ def moments() -> None:
         expected = torch.var_mean(x.double().reshape(groups, -1, channels, size, size), (1, 3, 4), correction=0)
         torch.testing.assert_close(mean.double(), expected[1], rtol=1e-6, atol=0)
         torch.testing.assert_close(variance.double(), expected[0], rtol=1e-4, atol=1e-5)
+    # The edge of a picture is unlike the rest, and a number that is none stays none.
+    x = torch.randn(4, 2, 8, 8) + 100
+    x[:, 0, 0] -= 60
+    _, variance = block_moments(channels_last(x), 1)
+    exact = x.double().var((0, 2, 3), correction=0)
+    torch.testing.assert_close(variance[0].double(), exact, rtol=1e-5, atol=0)
+    x[1, 1, 2, 3] = torch.nan
+    assert block_moments(channels_last(x), 1)[1].isnan().tolist() == [[False, True]]
 
 
 def relu() -> None:
@@ -73,6 +88,10 @@ def relu() -> None:
         assert found.shape == expected.shape
         tolerance = 1e-5 if dtype == torch.float32 else 2**-7
         torch.testing.assert_close(found.float(), expected, rtol=tolerance, atol=1e-5)
+    x = channels_last(torch.tensor([torch.nan, torch.inf, -torch.inf, 1.0]).view(1, 1, 2, 2))
+    found = scaled_relu(x, torch.ones(1, 1, 1, 1), torch.zeros(1, 1, 1, 1)).flatten()
+    assert bool(found[0].isnan())
+    assert found[1:].tolist() == [torch.inf, 0.0, 1.0]
 
 
 def network() -> None:
@@ -124,11 +143,40 @@ def iterations() -> None:
         engine = FastEngine(precision, own_kernels)
         weights = TermWeights.published(1, 8, 8)
         trainer = Trainer(model, ImageStream(images, 4, seed=1), Schedule(4, 2, 2, 1e-4, 1e-3, 0.9, 0), weights, engine)
-        terms = [trainer.iterate() for _ in range(2)]
+        with counted() as calls:
+            terms = [trainer.iterate() for _ in range(2)]
+        assert set(calls) == ({"block_moments", "scaled_relu", "normalise_weights"} if own_kernels else set())
+        generator = model.networks.generator
+        with averaged_statistics(generator):
+            pass
+        assert {layer.own_kernels for layer in generator.modules() if isinstance(layer, Fusable)} == {own_kernels}
         trained.append([value for of_iteration in terms for value in of_iteration.values()])
     for one, two, tolerance in zip(trained[:2], trained[2:], (0.01, 0.05), strict=True):
         for without, using in zip(one, two, strict=True):
             torch.testing.assert_close(without, using, rtol=tolerance, atol=tolerance)
+
+
+@contextlib.contextmanager
+def counted() -> Iterator[Counter[str]]:
+    """Count how often layers call each kernel in a ``with`` block."""
+    calls: Counter[str] = Counter()
+
+    def counting(name: str, kernel: Callable[..., Any]) -> Callable[..., Any]:
+        def call(*arguments: Any) -> Any:
+            calls[name] += 1
+            return kernel(*arguments)
+
+        return call
+
+    places = {"block_moments": batch_norm, "scaled_relu": batch_norm, "normalise_weights": weights_of_networks}
+    kept = {name: getattr(place, name) for name, place in places.items()}
+    for name, place in places.items():
+        setattr(place, name, counting(name, kept[name]))
+    try:
+        yield calls
+    finally:
+        for name, place in places.items():
+            setattr(place, name, kept[name])
 
 
 if __name__ == "__main__":

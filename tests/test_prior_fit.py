@@ -32,7 +32,6 @@ from mpcc.core.method.prior_fit import (
     GROUPINGS,
     draws,
     fit_components,
-    fit_images,
     fit_prior,
     latent_groups,
     mixture_groups,
@@ -291,8 +290,27 @@ def test_a_second_fit_needs_a_first_one(capsys: pytest.CaptureFixture[str]) -> N
             start.run_main(["--prior-refit", "0.5", *before, "--dry-run"])
         assert end.value.code == 2
         message = capsys.readouterr().err
-        assert "prior_refit 0.5 needs an earlier fit, but prior_fit is 0" in message
+        assert "--prior-refit 0.5 needs an earlier fit, but prior_fit is 0" in message
         assert "nearest valid choice: --prior-refit 0" in message
+
+
+@pytest.mark.parametrize("share", ["0", "0.98", "0.99"])
+def test_a_second_fit_of_a_preset_is_left_out_if_there_is_no_earlier_one(
+    share: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO")
+    config = resolve(load_registry(), [Layer("flag", {"run": {"prior_fit": share}})], "omniglot")
+    assert (config.run.prior_fit, config.run.prior_refit) == (float(share), 0)
+    assert f"prior_refit 0.98 (preset omniglot) is left out: prior_fit is {share} (flag)" in caplog.messages
+
+
+def test_fits_that_come_at_once_are_one(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO")
+    one = trainer(attrs.evolve(SCHEDULE, prior_fit=0.8, prior_refit=0.98))
+    for _ in range(4):
+        one.iterate()
+    assert len([message for message in caplog.messages if "fitted" in message]) == 1
+    assert (one.fit_decided, one.refit_decided) == (True, True)
 
 
 def test_a_prior_with_many_clusters_is_fitted_to_more_images(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -304,9 +322,9 @@ def test_a_prior_with_many_clusters_is_fitted_to_more_images(monkeypatch: pytest
         return some(count)
 
     monkeypatch.setattr(one.stream, "some", counted)
+    monkeypatch.setattr("mpcc.core.method.prior_fit.LEAST_IMAGES", 100)
     one.fit_prior()
-    assert asked == [fit_images(K)] == [10_000]
-    assert fit_images(100) == 40_000
+    assert asked == [400 * K]
 
 
 def test_what_a_checkpoint_says_of_the_fit() -> None:

@@ -52,3 +52,37 @@ def test_without_triton_they_are_not_there(monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     assert not available(torch.device("cpu"))
     assert not available(torch.device("cuda"))
+
+
+# Types of the arguments of each program, as Triton names them, and its constants.
+POINTERS = {"x": "*bf16", "scale": "*fp32", "shift": "*fp32", "out": "*bf16", "half": "*bf16", "table": "*i64"}
+CONSTANTS = {
+    "normalise": {"ROUND": True, "BLOCK": 1024},
+    "partial_moments": {"CHANNELS": 32, "PIXELS": 64},
+    "joined_moments": {"CHANNELS": 32, "PIXELS": 64},
+    "scaled_relu": {"FACTOR": 2, "BILINEAR": True, "BLOCK": 1024},
+}
+COUNTS = ("pixels", "each", "channels", "splits", "numbers", "height", "width", "of_images")
+
+
+@pytest.mark.check
+@needs_triton
+@pytest.mark.parametrize("name", CONSTANTS)
+def test_the_programs_compile_for_a_gpu_that_is_not_there(name: str) -> None:
+    code = f"""
+import triton
+from triton.backends.compiler import GPUTarget
+from triton.compiler import ASTSource
+from mpcc.core.layers import triton_programs
+program = triton_programs.{name}
+pointers, constants, counts = {POINTERS!r}, {CONSTANTS[name]!r}, {COUNTS!r}
+types = {{
+    argument: "constexpr" if argument in constants else "i32" if argument in counts else pointers.get(argument, "*fp32")
+    for argument in program.arg_names
+}}
+made = triton.compile(ASTSource(program, types, constexprs=constants), target=GPUTarget("cuda", 90, 32))
+print("ptx" in made.asm)
+"""
+    environment = {key: value for key, value in os.environ.items() if key != "TRITON_INTERPRET"}
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True)
+    assert done.stdout.split() == ["True"], done.stderr

@@ -157,7 +157,7 @@ class Subject:
         choice = PluginChoice(SYNTHETIC, SyntheticOptions(count, self.channels), entry)
         run = Run.assemble(self.registry, attrs.evolve(self.config, run=settings, data=choice))
         # The iterations of the longer part of a run are measured, without a fit between them.
-        run.trainer.fit_decided = True
+        run.trainer.fit_decided = run.trainer.refit_decided = True
         return run
 
     def summary(self) -> Summary:

@@ -150,8 +150,9 @@ def of_own_images(
     from mpcc.core.evaluation.findings import find
     from mpcc.core.run.run import Run
 
-    # An evaluation keeps no best.pt, and computes in float32, whatever the precision of the training and device.
-    exact = attrs.evolve(config, run=attrs.evolve(config.run, precision="float32", best_by="none"))
+    # An evaluation keeps no best.pt. It computes in float32 with torch's kernels, however the run was trained.
+    settings = attrs.evolve(config.run, precision="float32", kernels="torch", best_by="none")
+    exact = attrs.evolve(config, run=settings)
     assembled = Run.assemble(registry, exact)
     assembled.restore_model(state, source)
     findings = find(

@@ -25,7 +25,7 @@ from mpcc.core.config import options
 from mpcc.core.config.layers import DISTRIBUTIONS, FILE_LISTS, NO_PRESET, SECTIONS, Layer, absolute, flag
 from mpcc.core.config.own_files import check_path_wanted, check_reader, with_readers
 from mpcc.core.config.preset_choice import PresetChoice, choose_preset
-from mpcc.core.config.requirements import check_required, objective_layers, unused_flags
+from mpcc.core.config.requirements import check_required, fits_in_order, objective_layers, unused_settings
 from mpcc.core.config.settings import RunSettings
 from mpcc.core.config.time_budget import one_length
 from mpcc.core.errors import InvalidInput, unknown_name
@@ -164,7 +164,7 @@ def resolve(registry: Registry, layers: list[Layer], preset: str | None = None) 
     came_with = {key: value for layer in layers for key, value in layer.distributions.items()}
     objective = entry_of(registry, "objective", chosen_names(registry, [*start, *layers])["objective"][0], came_with)
     check_required(registry, objective, layers)
-    for line in unused_flags(objective, layers):
+    for line in unused_settings(objective, layers):
         logger.warning(line)
     layers = [*start, *objective_layers(objective, start[0] if start else None, layers), *layers]
     layers, told = with_readers(registry, layers)
@@ -187,6 +187,7 @@ def resolve(registry: Registry, layers: list[Layer], preset: str | None = None) 
         where = flag("data", "path") if source == "flag" else f"{source}: data.path"
         check_reader(registry, choices["data"].name, choices["data"].options.path, where)
     run = one_length(_section("run", "mpcc-run", RunSettings, layers, origins), origins)
+    run = fits_in_order(run, origins)
     metrics = [name.strip() for name in run.metrics.split(",")]
     named = [
         *entries.values(),

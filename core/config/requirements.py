@@ -3,22 +3,25 @@
 Its values come after those of the preset and before those of the user. A user who asks for other values than the
 required ones is refused: the system would not be the one that was named. Suggested values replace those of a preset
 that was made for another objective, unless choices for compatibility are asked for; a user may change them. A user who
-types a flag that the system does not use in training is told.
+types a setting that the system does not use in training is told.
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
+
+import attrs
 
 from mpcc.core.config import options
 from mpcc.core.config.layers import Layer, flag
 from mpcc.core.config.settings import RunSettings
+from mpcc.core.config.time_budget import OF_NO_USER, rank
 from mpcc.core.errors import InvalidInput, unknown_name
 from mpcc.core.registry import Entry, Registry
 
-__all__ = ["REQUIRED", "check_required", "objective_layers", "unused_flags"]
+__all__ = ["REQUIRED", "check_required", "fits_in_order", "objective_layers", "unused_settings"]
 
 # What the origin of a value that an objective brings begins with.
 REQUIRED = "objective "
@@ -52,7 +55,7 @@ def objective_layers(entry: Entry, preset: Layer | None, layers: Sequence[Layer]
     return [Layer(origin, run), Layer(origin, others, strict=False), required]
 
 
-def unused_flags(entry: Entry, layers: Sequence[Layer]) -> list[str]:
+def unused_settings(entry: Entry, layers: Sequence[Layer]) -> list[str]:
     """Return a line for each typed setting that the objective does not use in training; in a file all may stand.
 
     Raises:
@@ -70,6 +73,29 @@ def unused_flags(entry: Entry, layers: Sequence[Layer]) -> list[str]:
         for name in entry.unused
         if layer.tables.get("run", {}).get(name) is not None
     ]
+
+
+def fits_in_order(run: RunSettings, origins: Mapping[str, str]) -> RunSettings:
+    """Return settings whose second fit of the prior has an earlier one; one that no user asked for is left out.
+
+    Arguments:
+        run: The settings.
+        origins: The source of each value, by dotted name such as ``run.prior_fit``.
+
+    Raises:
+        InvalidInput: If the user asks for a second fit without an earlier one.
+    """
+    if run.prior_refit == 0 or 0 < run.prior_fit < run.prior_refit:
+        return run
+    first, second = (origins.get(f"run.{name}", "default") for name in ("prior_fit", "prior_refit"))
+    if rank(second) != OF_NO_USER:
+        named = flag("run", "prior_refit") if second == "flag" else f"{second}: run.prior_refit"
+        raise InvalidInput(
+            f"{named} {run.prior_refit:g} needs an earlier fit, but prior_fit is {run.prior_fit:g} ({first}); nearest "
+            "valid choice: --prior-refit 0"
+        )
+    logger.info("prior_refit %g (%s) is left out: prior_fit is %g (%s)", run.prior_refit, second, run.prior_fit, first)
+    return attrs.evolve(run, prior_refit=0.0)
 
 
 def check_required(registry: Registry, entry: Entry, layers: Sequence[Layer]) -> None:

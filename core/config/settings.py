@@ -245,11 +245,6 @@ class RunSettings:
                 f"consistency_weight {self.consistency_weight:g} needs changes that leave a group as it "
                 "is; nearest valid choice: --invariant-to shift"
             )
-        if self.prior_refit and not 0 < self.prior_fit < self.prior_refit:
-            raise ValueError(
-                f"prior_refit {self.prior_refit:g} needs an earlier fit, but prior_fit is {self.prior_fit:g}; nearest "
-                "valid choice: --prior-refit 0"
-            )
 
 
 # Settings that may change when a run is resumed; the result of the training does not depend on their values.

@@ -180,7 +180,7 @@ def averaged_statistics(network: nn.Module) -> Iterator[None]:
         seen[layer].append(torch.var_mean(x, (0, *range(2, x.dim())), correction=0))
 
     hooks = [layer.register_forward_pre_hook(record) for layer in layers]
-    fused = [module for module in network.modules() if isinstance(module, Fusable) and module.fused]
+    ways = [(module, module.fused, module.own_kernels) for module in network.modules() if isinstance(module, Fusable)]
     modes = [(module, module.training) for module in network.modules()]
     network.train()
     fuse(network, on=False)  # a fused layer computes without a call of its batch norm
@@ -190,8 +190,8 @@ def averaged_statistics(network: nn.Module) -> Iterator[None]:
     finally:
         for hook in hooks:
             hook.remove()
-        for layer in fused:
-            layer.fused = True
+        for layer, fused, own_kernels in ways:
+            layer.fused, layer.own_kernels = fused, own_kernels
         for module, training in modes:
             module.training = training
     for norm, moments in seen.items():

@@ -58,12 +58,14 @@ class WeightTable:
         """Return the table of layers that lie one behind the other.
 
         Arguments:
-            shapes: The shape of each weight, (out, in, k, k) or (out, in).
+            shapes: The shape of each weight, (out, in, k, k) or (out, ...).
             device: Where the kernel runs.
         """
         rows, start = [], 0
         for number, shape in enumerate(shapes):
-            size, channels, pixels = math.prod(shape), shape[1], math.prod(shape[2:])
+            size = math.prod(shape)
+            # Only kernels of images get their channels innermost.
+            channels, pixels = (shape[1], shape[2] * shape[3]) if len(shape) == 4 else (size // shape[0], 1)
             rows += [(start, size, channels, pixels, number, first) for first in range(0, size, BLOCK)]
             start += size
         return cls(torch.tensor(rows, dtype=torch.int64, device=device))
@@ -79,15 +81,16 @@ def normalise_weights(table: WeightTable, raw: Tensor, sigma: Tensor, flat: Tens
         flat: Becomes W / sigma, of the type of ``raw``, shape (numbers,).
         half: Becomes the same, rounded to its type, or None.
     """
-    kernels().normalise[(len(table.rows),)](
-        table.rows, raw, sigma, flat, flat if half is None else half, ROUND=half is not None, BLOCK=BLOCK
-    )
+    with torch.cuda.device_of(raw):
+        kernels().normalise[(len(table.rows),)](
+            table.rows, raw, sigma, flat, flat if half is None else half, ROUND=half is not None, BLOCK=BLOCK
+        )
 
 
 def block_moments(x: Tensor, groups: int) -> tuple[Tensor, Tensor]:
     """Return mean and biased variance of each channel in each group of images, float32, shape (groups, W).
 
-    Each program takes sums of differences to the first pixel of its group, of which squares lose nothing to a large
+    Each program takes sums of differences to the mean of the group's first pixels, whose squares lose little to a large
     mean; a second kernel adds them up.
 
     Arguments:
@@ -102,12 +105,13 @@ def block_moments(x: Tensor, groups: int) -> tuple[Tensor, Tensor]:
     means, variances = torch.empty(2, groups, channels, dtype=torch.float32, device=x.device).unbind()
     programs = kernels()
     blocks = -(-channels // CHANNELS)
-    programs.partial_moments[(groups, splits, blocks)](
-        x, sums[0], sums[1], pixels, each, channels, splits, CHANNELS=CHANNELS, PIXELS=PIXELS
-    )
-    programs.joined_moments[(groups, blocks)](
-        *(x, sums[0], sums[1], means, variances, pixels, channels, splits), CHANNELS=CHANNELS
-    )
+    with torch.cuda.device_of(x):
+        programs.partial_moments[(groups, splits, blocks)](
+            *(x, sums[0], sums[1], pixels, each, channels, splits), CHANNELS=CHANNELS, PIXELS=PIXELS
+        )
+        programs.joined_moments[(groups, blocks)](
+            *(x, sums[0], sums[1], means, variances, pixels, channels, splits), CHANNELS=CHANNELS, PIXELS=PIXELS
+        )
     return means, variances
 
 
@@ -128,10 +132,11 @@ def scaled_relu(x: Tensor, scale: Tensor, shift: Tensor, upsampling: str | None 
     size = (images, channels, factor * height, factor * width)
     out = torch.empty(size, dtype=x.dtype, device=x.device, memory_format=torch.channels_last)
     of_images = 0 if len(scale) == 1 else channels
-    kernels().scaled_relu[(-(-out.numel() // BLOCK),)](
-        *(x, scale.contiguous(), shift.contiguous(), out, out.numel(), height, width, channels, of_images),
-        FACTOR=factor,
-        BILINEAR=upsampling == "bilinear",
-        BLOCK=BLOCK,
-    )
+    with torch.cuda.device_of(x):
+        kernels().scaled_relu[(-(-out.numel() // BLOCK),)](
+            *(x, scale.contiguous(), shift.contiguous(), out, out.numel(), height, width, channels, of_images),
+            FACTOR=factor,
+            BILINEAR=upsampling == "bilinear",
+            BLOCK=BLOCK,
+        )
     return out

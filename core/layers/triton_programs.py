@@ -19,27 +19,38 @@ def normalise(table, raw, sigma, flat, half, ROUND: tl.constexpr, BLOCK: tl.cons
     inside = place < size
     channel, pixel, out = place % channels, place // channels % pixels, place // (channels * pixels)
     source = (out * channels + channel) * pixels + pixel
-    values = tl.load(raw + start + source, mask=inside, other=0.0) / tl.load(sigma + number)
+    values, divisor = tl.load(raw + start + source, mask=inside, other=0.0), tl.load(sigma + number)
+    # A GPU's own division in single precision is not rounded exactly.
+    values = tl.div_rn(values, divisor) if raw.dtype.element_ty == tl.float32 else values / divisor
     tl.store(flat + start + place, values, mask=inside)
     if ROUND:
         tl.store(half + start + place, values.to(tl.float32).to(half.dtype.element_ty), mask=inside)
 
 
 @triton.jit
+def mean_of_first(base, pixels, channels, known, PIXELS: tl.constexpr):
+    """Return the mean of each channel over the first pixels of a group."""
+    pixel = tl.arange(0, PIXELS)
+    inside = (pixel < pixels)[:, None] & known[None, :]
+    values = tl.load(base[None, :] + pixel[:, None].to(tl.int64) * channels, mask=inside, other=0.0).to(tl.float32)
+    return tl.sum(values, axis=0) / tl.minimum(pixels, PIXELS)
+
+
+@triton.jit
 def partial_moments(x, sums, squares, pixels, each, channels, splits, CHANNELS: tl.constexpr, PIXELS: tl.constexpr):
-    """Sum a share of the pixels of a group, and their squares, as differences to the group's first pixel."""
+    """Sum a share of a group's pixels, and their squares, as differences to the mean of its first pixels."""
     group, split = tl.program_id(0).to(tl.int64), tl.program_id(1)
     channel = tl.program_id(2) * CHANNELS + tl.arange(0, CHANNELS)
     known = channel < channels
     base = x + group * pixels * channels + channel
-    first = tl.load(base, mask=known, other=0.0).to(tl.float32)
+    first = mean_of_first(base, pixels, channels, known, PIXELS)
     total = tl.zeros((CHANNELS,), dtype=tl.float32)
     of_squares = tl.zeros((CHANNELS,), dtype=tl.float32)
     end = tl.minimum((split + 1) * each, pixels)
     for start in range(split * each, end, PIXELS):
         pixel = start + tl.arange(0, PIXELS)
         inside = (pixel < end)[:, None] & known[None, :]
-        values = tl.load(base[None, :] + pixel[:, None] * channels, mask=inside, other=0.0).to(tl.float32)
+        values = tl.load(base[None, :] + pixel[:, None].to(tl.int64) * channels, mask=inside, other=0.0).to(tl.float32)
         differences = tl.where(inside, values - first[None, :], 0.0)
         total += tl.sum(differences, axis=0)
         of_squares += tl.sum(differences * differences, axis=0)
@@ -49,7 +60,9 @@ def partial_moments(x, sums, squares, pixels, each, channels, splits, CHANNELS: 
 
 
 @triton.jit
-def joined_moments(x, sums, squares, means, variances, pixels, channels, splits, CHANNELS: tl.constexpr):
+def joined_moments(
+    x, sums, squares, means, variances, pixels, channels, splits, CHANNELS: tl.constexpr, PIXELS: tl.constexpr
+):
     """Add up the sums of all shares of a group, and make its mean and its biased variance of them."""
     group = tl.program_id(0).to(tl.int64)
     channel = tl.program_id(1) * CHANNELS + tl.arange(0, CHANNELS)
@@ -60,9 +73,9 @@ def joined_moments(x, sums, squares, means, variances, pixels, channels, splits,
         place = (group * splits + split) * channels + channel
         total += tl.load(sums + place, mask=known, other=0.0)
         of_squares += tl.load(squares + place, mask=known, other=0.0)
-    first = tl.load(x + group * pixels * channels + channel, mask=known, other=0.0).to(tl.float32)
+    first = mean_of_first(x + group * pixels * channels + channel, pixels, channels, known, PIXELS)
     offset = total / pixels
-    variance = tl.maximum(of_squares / pixels - offset * offset, 0.0)
+    variance = tl.maximum(of_squares / pixels - offset * offset, 0.0, propagate_nan=tl.PropagateNan.ALL)
     tl.store(means + group * channels + channel, first + offset, mask=known)
     tl.store(variances + group * channels + channel, variance, mask=known)
 
@@ -74,7 +87,7 @@ def activation(x, scale, shift, image, row, column, channel, inside, height, wid
     column = tl.minimum(tl.maximum(column, 0), width - 1)
     place = ((image * height + row) * width + column) * channels + channel
     values = tl.load(x + place, mask=inside, other=0.0).to(tl.float32)
-    return tl.maximum(values * scale + shift, 0.0)
+    return tl.maximum(values * scale + shift, 0.0, propagate_nan=tl.PropagateNan.ALL)
 
 
 @triton.jit

@@ -178,7 +178,7 @@ def fit_components(prior: Prior, z: Tensor, groups: Tensor) -> float:
 
 
 def draws(prior: Prior, loc: Tensor, raw_scale: Tensor, seed: int) -> Tensor:
-    """Return draws from q(z|x) of each image, shape (S, N, J), with S N at least `fit_images` unless N is very small.
+    """Return draws from q(z|x) of each image, shape (S, N, J), with S N at least `fit_images`, or S 100.
 
     Arguments:
         prior: Names the family of q(z|x).

@@ -85,7 +85,7 @@ class Trainer:
         iteration: Number of iterations done.
         fit_decided: Whether the iteration of a fit of the prior to the latents of real images has come.
         refit_decided: Whether the iteration of a second fit has come.
-        prior_fitted: Whether it has been fitted then.
+        prior_fitted: Whether one of the two has been made.
         guard: Records the first update whose loss or gradient was not finite.
         term_weights: The weight of each term in its last update, by name.
         real_terms: Whether terms on real images train the encoder.
@@ -167,6 +167,8 @@ class Trainer:
         self._set_step_sizes()
         if self.schedule.prior_fit_due(self.iteration) and not self.fit_decided:
             self.fit_decided = True
+            # In a short run both may come at once, and one fit is enough.
+            self.refit_decided = self.schedule.prior_refit_due(self.iteration)
             logger.info("iteration %d: %s", self.iteration, self.fit_prior())
             self._change_phases()
         elif self.schedule.prior_refit_due(self.iteration) and not self.refit_decided:

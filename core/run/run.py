@@ -192,7 +192,7 @@ class Run:
             built_in=time.perf_counter() - built,
         )
         # Most iterations come after the fit of the prior, whose seconds are measured by themselves.
-        trainer.fit_decided = True
+        trainer.fit_decided = trainer.refit_decided = True
         try:
             with trainer.engine.active():
                 costs = measure(copy, measuring_seconds(config.run.minutes or 0))

@@ -308,8 +308,9 @@ def scheduled(run: RunSettings, costs: Costs, free: Set[str], between: float, in
     }
     if run.prior_fit:
         as_late = run.prior_fit * max(1.0, intended / iterations)
-        later = max(run.prior_fit, round(min(as_late, LATEST_FIT), 3))
-        suitable["prior_fit"] = later if later < (run.prior_refit or 1) else run.prior_fit
+        # At the latest, half-way between its own share and that of a second fit.
+        latest = min(LATEST_FIT, (run.prior_fit + run.prior_refit) / 2) if run.prior_refit else LATEST_FIT
+        suitable["prior_fit"] = max(run.prior_fit, round(min(as_late, latest), 3))
     if run.balance_weight or run.consistency_weight or run.density_weight:
         suitable["real_terms_rise"] = min(run.real_terms_rise, math.ceil(RISE_SHARE * iterations))
     return attrs.evolve(run, **{name: value for name, value in suitable.items() if name in free})

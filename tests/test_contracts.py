@@ -50,7 +50,7 @@ CASES = [
 
 @pytest.mark.parametrize("name", REGISTRY.names("prior"))
 def test_every_prior_fulfils_its_contract(name: str) -> None:
-    check_prior(name)
+    assert not check_prior(name).warnings
 
 
 @pytest.mark.parametrize(("name", "options"), CASES)
@@ -60,7 +60,7 @@ def test_every_prior_fulfils_its_contract_with_other_options(name: str, options:
 
 @pytest.mark.parametrize("name", REGISTRY.names("architecture"))
 def test_every_architecture_fulfils_its_contract(name: str) -> None:
-    check_architecture(name)
+    assert not check_architecture(name).warnings
 
 
 @pytest.mark.parametrize("name", REGISTRY.names("objective"))
@@ -76,7 +76,7 @@ def test_the_objectives_with_a_likelihood_fulfil_their_contract_with_each(name: 
 
 @pytest.mark.parametrize("name", REGISTRY.names("metric"))
 def test_every_metric_fulfils_its_contract(name: str) -> None:
-    check_metric(name)
+    assert not check_metric(name).warnings
 
 
 # Data sets need files: a few of each kind, in the layout of the real ones.

@@ -7,11 +7,12 @@ from __future__ import annotations
 
 import math
 import numbers
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 
 import attrs
 import torch
 import torch.nn.functional as F
+from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
 from mpcc.core.contracts import EvaluatedImages, Evaluation, FeatureRequest, Metric
@@ -142,8 +143,19 @@ class MetricCase(Case[Metric]):
         """Return good, bad and degenerate clusterings by name, with images for a metric that needs them."""
         labels = torch.arange(COUNT) % CLASSES
         anywhere = torch.randint(CLASSES, (COUNT,))
-        half = torch.where(torch.rand(COUNT) < 0.5, labels, anywhere)
-        many, few = torch.randint(9, (COUNT,)), torch.randint(2, (COUNT,))
+        half = without_ties(
+            labels, lambda: torch.where(torch.rand(COUNT) < 0.5, labels, torch.randint(CLASSES, (COUNT,)))
+        )
+        # Most clusters of nine prefer a class.
+        many = without_ties(
+            labels,
+            lambda: torch.where(
+                torch.rand(COUNT) < 0.7,
+                (labels + CLASSES * torch.randint(3, (COUNT,))) % 9,
+                torch.randint(9, (COUNT,)),
+            ),
+        )
+        few = without_ties(labels, lambda: torch.randint(2, (COUNT,)))
         nothing, one = torch.zeros_like(labels), torch.zeros(1, dtype=torch.int64)
         evaluations = {
             "a typical clustering": evaluation(half, labels, CLASSES, softness=0.9),
@@ -187,6 +199,33 @@ class MetricCase(Case[Metric]):
                 same = abs(score - changed[place]) <= SAME * (1 + abs(score))
                 require(same, f"{place}: {score:.6g}, {change} {changed[place]:.6g}")
         return f"{len(several)} clusterings"
+
+
+def without_ties(labels: Tensor, draw: Callable[[], Tensor]) -> Tensor:
+    """Draw clusters, shape (N,), until each has one majority class and their matching with classes is the only best.
+
+    With ties, a right metric may choose one of several classes for a cluster, and the choice may follow the numbers.
+    """
+    while True:
+        clusters = draw()
+        table = torch.zeros(int(clusters.max()) + 1, CLASSES, dtype=torch.float64)
+        table.index_put_((clusters, labels), torch.ones(len(labels), dtype=torch.float64), accumulate=True)
+        top = table.topk(2, dim=1).values
+        if bool((top[:, 0] > top[:, 1]).all()) and only_matching(table):
+            return clusters
+
+
+def only_matching(table: Tensor) -> bool:
+    """Tell whether one matching of rows and columns has the largest sum: every other one is worse by 1 or more."""
+    rows, columns = linear_sum_assignment(table, maximize=True)
+    best = float(table[rows, columns].sum())
+    for row, column in zip(rows, columns, strict=True):
+        # A matching without this pair.
+        other = table.clone()
+        other[row, column] = -len(table) * float(table.sum())
+        if float(other[linear_sum_assignment(other, maximize=True)].sum()) >= best:
+            return False
+    return True
 
 
 METRIC_LAWS = Laws[MetricCase]()

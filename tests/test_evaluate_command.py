@@ -197,6 +197,15 @@ def test_an_evaluation_needs_no_score_for_the_best_checkpoint(
     assert "best.pt" not in capsys.readouterr().err
 
 
+def test_a_run_that_was_trained_with_kernels_for_a_gpu_is_evaluated_without(finished: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    shutil.copytree(finished, run)
+    config = (run / "config.toml").read_text(encoding="utf-8")
+    assert 'kernels = "torch"\n' in config
+    (run / "config.toml").write_text(config.replace('kernels = "torch"', 'kernels = "triton"'), encoding="utf-8")
+    assert evaluate(run, "--metrics", "acc") == 0
+
+
 def test_scores_of_features_of_ones_own_are_computed_on_request(
     finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

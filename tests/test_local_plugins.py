@@ -147,7 +147,7 @@ def test_a_name_in_two_sources_is_refused_with_both(tmp_path: Path, capsys: pyte
         (
             "fake_x.py",
             "from mpcc.core.hookspecs import hookimpl\n@hookimpl\ndef register_prior(register): ...",
-            "unknown hook 'register_prior': did you mean 'register_priors'? (expected one of evaluated, register_a",
+            "unknown hook 'register_prior': did you mean 'register_priors'? (expected one of evaluated, pictures, regi",
         ),
     ],
 )

@@ -81,7 +81,7 @@ def normalise_weights(table: WeightTable, raw: Tensor, sigma: Tensor, flat: Tens
         flat: Becomes W / sigma, of the type of ``raw``, shape (numbers,).
         half: Becomes the same, rounded to its type, or None.
     """
-    with torch.cuda.device_of(raw):
+    with torch.cuda.device_of(raw):  # type: ignore[no-untyped-call]
         kernels().normalise[(len(table.rows),)](
             table.rows, raw, sigma, flat, flat if half is None else half, ROUND=half is not None, BLOCK=BLOCK
         )
@@ -105,7 +105,7 @@ def block_moments(x: Tensor, groups: int) -> tuple[Tensor, Tensor]:
     means, variances = torch.empty(2, groups, channels, dtype=torch.float32, device=x.device).unbind()
     programs = kernels()
     blocks = -(-channels // CHANNELS)
-    with torch.cuda.device_of(x):
+    with torch.cuda.device_of(x):  # type: ignore[no-untyped-call]
         programs.partial_moments[(groups, splits, blocks)](
             *(x, sums[0], sums[1], pixels, each, channels, splits), CHANNELS=CHANNELS, PIXELS=PIXELS
         )
@@ -132,7 +132,7 @@ def scaled_relu(x: Tensor, scale: Tensor, shift: Tensor, upsampling: str | None 
     size = (images, channels, factor * height, factor * width)
     out = torch.empty(size, dtype=x.dtype, device=x.device, memory_format=torch.channels_last)
     of_images = 0 if len(scale) == 1 else channels
-    with torch.cuda.device_of(x):
+    with torch.cuda.device_of(x):  # type: ignore[no-untyped-call]
         kernels().scaled_relu[(-(-out.numel() // BLOCK),)](
             *(x, scale.contiguous(), shift.contiguous(), out, out.numel(), height, width, channels, of_images),
             FACTOR=factor,

@@ -73,7 +73,11 @@ class UpBlock(nn.Module):
 
     def forward(self, x: Tensor, condition: Tensor) -> Tensor:
         """Return the block's output for x, (N, W, S, S), and the block's condition, N rows."""
-        h = self.conv1(self.norm1(x, condition, upsampling=self.upsampling))
+        if isinstance(self.norm1, ConditionalBatchNorm):
+            h = self.norm1(x, condition, upsampling=self.upsampling)
+        else:  # A subclass or a user may have put another module here.
+            h = upsampled(self.norm1(x, condition), self.upsampling)
+        h = self.conv1(h)
         out: Tensor = self.conv2(self.norm2(h, condition, overwrite=True))
         # No backward pass needs the output of a convolution, so sums and ReLUs may overwrite it.
         return out.add_(upsampled(self.shortcut(x), self.upsampling))

@@ -57,16 +57,20 @@ class Prior(nn.Module, abc.ABC):
     registered as buffers. `mpcc.core.mixture.LocationScaleMixture` holds the state that most priors share.
 
     Attributes:
-        entropy_kind: What `entropies` returns: the ``closed-form`` entropies, a ``lower-bound`` on them (the loss then
-            bounds the divergence from above; supplement B.2), or ``none`` if the family has neither. A run refuses
-            ``none`` unless its user asks for a Monte Carlo estimate.
+        entropy_kind: What `entropies` returns: the ``closed-form`` entropies, ``numerical`` ones such as those of a
+            quadrature, a ``lower-bound`` on them (the loss then bounds the divergence from above; supplement B.2), or
+            ``none`` if the family has none of these. A run refuses ``none`` unless its user asks for a Monte Carlo
+            estimate.
+        entropy_tolerance: The largest error of a ``numerical`` entropy, in nats, for every component; 0 for the other
+            kinds.
         label_draws: How `sample_labels` draws: ``independent`` labels, as in the paper, or ``systematic`` ones
             (`mpcc.core.label_draws`). A run sets it from ``--label-draws``.
     """
 
     clusters: int
     latent_dim: int
-    entropy_kind: Literal["closed-form", "lower-bound", "none"] = "closed-form"
+    entropy_kind: Literal["closed-form", "numerical", "lower-bound", "none"] = "closed-form"
+    entropy_tolerance: float = 0.0
     label_draws: Literal["independent", "systematic"] = "independent"
 
     @abc.abstractmethod

@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+from scipy.integrate import quad
+from scipy.stats import norm
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch import Tensor
 from torch.distributions import Categorical, Distribution, Independent, MixtureSameFamily, Normal
 
 from mpcc.core.commands.entry import run_main
-from mpcc.core.errors import InvalidInput
+from mpcc.core.errors import InvalidInput, PluginError
 from mpcc.core.method.entropy import EntropyPolicy, monte_carlo_entropies
 from mpcc.core.registry import load_registry
+from mpcc.core.testing import ContractViolation, check_prior
 from mpcc.plugins.priors.gmm import GaussianMixture
 from mpcc.plugins.priors.options import GaussianMixtureOptions
 
@@ -68,6 +73,7 @@ def test_the_gradient_of_the_estimate_is_that_of_the_closed_form_within_its_erro
 def test_auto_takes_what_the_prior_declares_and_an_estimate_only_when_asked() -> None:
     assert EntropyPolicy.of(make()) == EntropyPolicy("closed-form")
     assert EntropyPolicy.of(make(Bounded)) == EntropyPolicy("lower-bound")
+    assert EntropyPolicy.of(make(Quadrature)) == EntropyPolicy("numerical", tolerance=1e-3)
     for cls in (GaussianMixture, Bounded, Unknown):
         assert EntropyPolicy.of(make(cls), "monte-carlo", 8) == EntropyPolicy("monte-carlo", 8)
 
@@ -75,10 +81,16 @@ def test_auto_takes_what_the_prior_declares_and_an_estimate_only_when_asked() ->
 @pytest.mark.parametrize(
     ("cls", "wanted", "samples", "message"),
     [
-        (Unknown, "auto", None, "Unknown has neither .* --entropy monte-carlo --entropy-samples 64"),
+        (
+            Unknown,
+            "auto",
+            None,
+            "Unknown has neither an entropy in closed form .* --entropy monte-carlo --entropy-samples 64",
+        ),
         (Unknown, "closed-form", None, "Unknown has neither"),
         (Bounded, "closed-form", None, "declares 'lower-bound' .nearest valid choice: --entropy lower-bound"),
         (GaussianMixture, "lower-bound", None, "declares 'closed-form'"),
+        (GaussianMixture, "numerical", None, "declares 'closed-form'"),
         (GaussianMixture, "monte-carlo", None, "expected its sample count, such as --entropy-samples 64"),
         (GaussianMixture, "auto", 9, "--entropy-samples 9 goes with --entropy monte-carlo, got --entropy auto"),
     ],
@@ -147,3 +159,82 @@ def test_a_bound_by_concavity_lies_below_the_entropy() -> None:
     z = components.sample(torch.Size([20_000]))
     surprise = -components.log_prob(z)
     assert bool((prior.entropies() < surprise.mean(0) - 5 * surprise.std(0) / 20_000**0.5).all())
+
+
+POINTS = torch.linspace(-9, 9, 181, dtype=torch.float64)
+
+
+class Quadrature(GaussianMixture):
+    """Products of mixtures of two Gaussians, one scale to each side of the location, with a quadrature as entropy."""
+
+    entropy_kind = "numerical"
+    entropy_tolerance = 1e-3
+
+    def component(self, y: Tensor) -> Distribution:
+        scale, loc = self.scales()[y], self.loc[y]
+        loc, scale = torch.stack([loc - scale, loc + scale], -1), scale.unsqueeze(-1)
+        sides = Categorical(torch.ones_like(loc), validate_args=False)
+        return Independent(Reparameterised(sides, Normal(loc, scale, validate_args=False), validate_args=False), 1)
+
+    def entropies(self) -> Tensor:
+        # z = loc + s t, so H(z) = log s + H(t), and H(t) is an integral without parameters.
+        t = POINTS
+        log_density = torch.logaddexp(Normal(-1.0, 1.0).log_prob(t), Normal(1.0, 1.0).log_prob(t)) - math.log(2)
+        of_t = -torch.trapezoid(log_density.exp() * log_density, t).item()
+        return (torch.log(self.scales()) + of_t).sum(1)
+
+
+class Reparameterised(MixtureSameFamily):
+    """The mixture with draws that carry gradients to locations and scales, given the side."""
+
+    has_rsample = True
+
+    def rsample(self, sample_shape: Any = ()) -> Tensor:
+        draws = self.component_distribution.rsample(torch.Size(sample_shape))
+        sides = self.mixture_distribution.sample(torch.Size(sample_shape)).unsqueeze(-1)
+        return draws.gather(-1, sides).squeeze(-1)
+
+
+class Sloppy(Quadrature):
+    """Its error is twice as large as it says."""
+
+    def entropies(self) -> Tensor:
+        return super().entropies() + 0.05
+
+    entropy_tolerance = 0.01
+
+
+@torch.no_grad()
+def test_a_numerical_entropy_is_that_of_scipy_within_its_tolerance() -> None:
+    prior = make(Quadrature)
+
+    def surprise(z: float, loc: float, scale: float) -> float:
+        density = (norm.pdf(z, loc - scale, scale) + norm.pdf(z, loc + scale, scale)) / 2
+        return -density * math.log(density) if density > 0 else 0.0
+
+    for k, found in enumerate(prior.entropies().tolist()):
+        expected = 0.0
+        for loc, scale in zip(prior.loc[k].tolist(), prior.scales()[k].tolist(), strict=True):
+            expected += quad(surprise, loc - 12 * scale, loc + 12 * scale, args=(loc, scale), limit=200)[0]
+        assert abs(found - expected) < Quadrature.entropy_tolerance
+
+
+def test_the_kit_holds_a_numerical_entropy_to_its_tolerance() -> None:
+    options = GaussianMixtureOptions()
+    assert check_prior(Quadrature, options).passed
+    with pytest.raises(ContractViolation, match=r"expected the same within entropy_tolerance 0.01"):
+        check_prior(Sloppy, options)
+
+
+@pytest.mark.parametrize("tolerance", [0.0, -1.0, math.nan, math.inf, "small"])
+def test_a_numerical_entropy_without_a_tolerance_is_refused(tolerance: object) -> None:
+    prior = make(Quadrature)
+    prior.entropy_tolerance = tolerance  # type: ignore[assignment]
+    with pytest.raises(PluginError, match=r"Quadrature.entropy_tolerance: expected the largest error .* got"):
+        EntropyPolicy.of(prior)
+
+
+def test_the_record_of_a_numerical_entropy_has_its_tolerance() -> None:
+    policy = EntropyPolicy.of(make(Quadrature))
+    assert policy.record() == {"kind": "numerical", "tolerance": 1e-3}
+    assert "by numerical integration, within 0.001 nats" in str(policy.warning())

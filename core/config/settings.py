@@ -174,7 +174,7 @@ class RunSettings:
         validator=_changes,
     )
     real_terms_rise: int = option(200, "iterations over which the terms on real images rise to their weights", least=0)
-    entropy: Literal["auto", "closed-form", "lower-bound", "monte-carlo"] = option(
+    entropy: Literal["auto", "closed-form", "numerical", "lower-bound", "monte-carlo"] = option(
         "auto", "entropies of the prior's components; auto takes what the prior declares, never an estimate"
     )
     entropy_samples: int | None = option(

@@ -1,12 +1,14 @@
-r"""Entropies of the prior's components: in closed form, as a declared lower bound, or estimated by Monte Carlo.
+r"""Entropies of the prior's components: in closed form, by quadrature, as a lower bound, or by Monte Carlo.
 
 The reverse KL needs only the entropy of each component, or a lower bound on it (supplement, B.2). With a lower bound,
-the loss still bounds the divergence from above. A Monte Carlo estimate gives no bound and adds noise to the gradient.
-A run therefore uses it only if the user asks for it, and reports it in its log and results.
+the loss still bounds the divergence from above. A numerical entropy comes with the tolerance that its prior declares;
+it is not noisy, and the bound holds within the tolerance. A Monte Carlo estimate gives no bound and adds noise to the
+gradient. A run therefore uses it only if the user asks for it, and reports it in its log and results.
 """
 
 from __future__ import annotations
 
+import math
 from typing import Any, Literal
 
 import attrs
@@ -14,7 +16,7 @@ import torch
 from torch import Tensor
 
 from mpcc.core.contracts import Prior
-from mpcc.core.errors import InvalidInput
+from mpcc.core.errors import InvalidInput, PluginError
 
 __all__ = ["EntropyPolicy", "monte_carlo_entropies"]
 
@@ -41,12 +43,14 @@ class EntropyPolicy:
     """How a run computes the entropies of the components.
 
     Attributes:
-        kind: ``closed-form`` and ``lower-bound`` ask the prior; ``monte-carlo`` estimates.
+        kind: ``closed-form``, ``numerical`` and ``lower-bound`` ask the prior; ``monte-carlo`` estimates.
         samples: Samples for each component and update; only for ``monte-carlo``.
+        tolerance: The largest error that the prior declares, in nats; only for ``numerical``.
     """
 
-    kind: Literal["closed-form", "lower-bound", "monte-carlo"] = "closed-form"
+    kind: Literal["closed-form", "numerical", "lower-bound", "monte-carlo"] = "closed-form"
     samples: int | None = None
+    tolerance: float | None = None
 
     @classmethod
     def of(cls, prior: Prior, wanted: str = "auto", samples: int | None = None) -> EntropyPolicy:
@@ -59,6 +63,7 @@ class EntropyPolicy:
 
         Raises:
             InvalidInput: If the prior does not declare the wanted kind, or declares none and no estimate is wanted.
+            PluginError: If the prior declares numerical entropies without their tolerance.
         """
         name, declared = type(prior).__name__, prior.entropy_kind
         if samples is not None and wanted != "monte-carlo":
@@ -69,14 +74,22 @@ class EntropyPolicy:
             return cls("monte-carlo", samples)
         if declared == "none":
             raise InvalidInput(
-                f"--entropy {wanted}: {name} has neither a closed-form entropy nor a declared lower bound; expected "
-                "another prior, or a noisy estimate that gives no bound: --entropy monte-carlo --entropy-samples 64"
+                f"--entropy {wanted}: {name} has neither an entropy in closed form or by quadrature nor a lower bound; "
+                "expected another prior, or a noisy estimate that gives no bound: --entropy monte-carlo --entropy-samples 64"
             )
         if wanted not in ("auto", declared):
             raise InvalidInput(
                 f"--entropy {wanted}: {name} declares {declared!r} (nearest valid choice: --entropy {declared})"
             )
-        return cls(declared)
+        if declared != "numerical":
+            return cls(declared)
+        tolerance = prior.entropy_tolerance
+        if not (isinstance(tolerance, int | float) and 0 < tolerance < math.inf):
+            raise PluginError(
+                f"{name}.entropy_tolerance: expected the largest error of its numerical entropies in nats, such as "
+                f"1e-4, got {tolerance!r}"
+            )
+        return cls(declared, tolerance=tolerance)
 
     def entropies(self, prior: Prior) -> Tensor:
         """Return the entropies of the K components, shape (K,), in nats."""
@@ -90,6 +103,7 @@ class EntropyPolicy:
         """Return a warning for readers of the results, or None if the entropies are exact."""
         return {
             "closed-form": None,
+            "numerical": f"entropy term: by numerical integration, within {self.tolerance} nats as the prior declares",
             "lower-bound": "entropy term: from the prior's declared lower bound on the components' entropies",
             "monte-carlo": f"entropy term: a Monte Carlo estimate from {self.samples} samples a component; "
             "it is noisy and gives no bound",

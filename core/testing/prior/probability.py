@@ -201,9 +201,13 @@ def check_entropies(prior: Prior, method: str, estimate: Callable[[int], tuple[f
         return "not checked: it declares no entropy"
     is_bound = prior.entropy_kind == "lower-bound"
     expected = "a lower bound must not exceed the entropy" if is_bound else "expected the same"
+    tolerance = prior.entropy_tolerance if prior.entropy_kind == "numerical" else 0.0
+    if tolerance:
+        expected += f" within entropy_tolerance {tolerance:g}"
     worst, figures = -math.inf, ""
     for k, declared in enumerate(prior.entropies().tolist()):
-        entropy, allowed = estimate(k)
+        entropy, error = estimate(k)
+        allowed = error + tolerance
         compared = (
             f"J = {prior.latent_dim}, cluster {k}: entropies() {declared:.4f}, {method} {entropy:.4f} +- {allowed:.2g}"
         )
@@ -211,7 +215,7 @@ def check_entropies(prior: Prior, method: str, estimate: Callable[[int], tuple[f
         off = (declared - entropy) / allowed if is_bound else abs(declared - entropy) / allowed
         require(off <= 1, f"{compared}: {expected}")
         worst, figures = max((worst, figures), (off, compared))
-    return f"{figures} ({prior.entropy_kind})"
+    return f"{figures} ({prior.entropy_kind}{f', tolerance {tolerance:g}' if tolerance else ''})"
 
 
 @PROBABILITY.add("entropies are the integral of -p log p")

@@ -27,6 +27,8 @@ __all__ = ["STRUCTURE", "quantities"]
 
 STRUCTURE = Laws[PriorCase]()
 COUNT = 6
+# A tenth of a nat is more than the entropies of clusters usually differ by.
+LARGEST_TOLERANCE = 0.1
 
 
 def quantities(prior: Prior, seed: int, count: int = 20) -> dict[str, Tensor]:
@@ -52,11 +54,20 @@ def builds(case: PriorCase) -> str:
         require(built == size, f"clusters and latent_dim: expected {size}, got {built}")
         kind = prior.entropy_kind
         require(kind in kinds, f"entropy_kind: expected one of {', '.join(kinds)}, got {kind!r}")
+        require_tolerance(prior)
         require(prior.training, "it must start in training mode")
         device = require_instance("weights()", prior.weights(), Tensor).device
         require(device.type == "cpu", f"it must be built on the CPU, got {device}")
     require(bool(accepted), f"it refuses every size that was tried: {'; '.join(refused)}")
     return "; ".join([f"(K, J) of {', '.join(map(str, accepted))}", f"entropy {kind}", *refused])
+
+
+def require_tolerance(prior: Prior) -> None:
+    """Check that numerical entropies, and no others, come with the largest error that they may have."""
+    tolerance, numerical = prior.entropy_tolerance, prior.entropy_kind == "numerical"
+    expected = f"above 0 and at most {LARGEST_TOLERANCE:g} nats for numerical entropies" if numerical else "0"
+    right = isinstance(tolerance, int | float) and (0 < tolerance <= LARGEST_TOLERANCE if numerical else tolerance == 0)
+    require(right, f"entropy_tolerance: expected {expected}, got {tolerance!r} with entropy_kind {prior.entropy_kind}")
 
 
 def check_shapes(prior: Prior, dtype: torch.dtype, device: torch.device) -> None:

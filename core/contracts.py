@@ -503,7 +503,7 @@ class FeatureRequest:
 class Metric(abc.ABC):
     """A score, or a few, of one evaluation.
 
-    A plugin's constructor takes ``(options,)``; a metric's options come from its registration and have no flags.
+    A plugin's constructor takes ``(options,)``; ``--metrics.NAME.OPTION`` sets an option.
 
     Attributes:
         needs_labels: Whether the metric is left out if the data set has no labels.

@@ -268,7 +268,8 @@ class LoadedRun:
         """
         data = read_images(self._registry, self._layer, images, self.image_shape[0])
         settings, everything = self.config.run, torch.arange(len(data))
-        metrics, request = choose_metrics(self._registry, "all"), feature_request(settings)
+        metrics = choose_metrics(self._registry, "all", chosen_options=self.config.metrics)
+        request = feature_request(settings)
         watched = score_to_watch("auto", metrics, (), request, self.n_clusters)
         if watched is None:
             raise InvalidInput("score: no metric judges clusterings without labels")

@@ -14,6 +14,7 @@ import attrs
 from mpcc.core.commands.flags import Parser, PluginFiles, RunFiles
 from mpcc.core.config import SECTIONS, Layer, RunConfig, RunSettings, environment_layer, flag, resolve, used
 from mpcc.core.config.asked_images import AskedImages, are_own, asked_by_flags
+from mpcc.core.config.layers import METRICS
 from mpcc.core.config.locations import check_only_places, entries_of, hint_if_moved, places
 from mpcc.core.config.options import option
 from mpcc.core.registry import Registry
@@ -56,14 +57,15 @@ def evaluate_run(words: list[str]) -> int:
     parser.declare("Command", EvaluateFlags)
     parser.declare_names("Images", {"data": DATA_HELP})
     parser.declare("Settings, by default those of the run", RunSettings, "run", only=SETTINGS)
-    typed = parser.read_all(words, dotted=SECTIONS)
+    typed = parser.read_all(words, dotted=(*SECTIONS, METRICS))
     flags = typed.make(EvaluateFlags)
     run, out, source = flags.folder, flags.out, flags.source
     layer = run_layer(run)
     registry = flags.load(layer)
     movable = places(entries_of(registry, layer.tables))
     asked = other_images(registry, run, layer, typed.tables)
-    others = {section: values for section, values in typed.tables.items() if asked is None or section != "data"}
+    own = {section: values for section, values in typed.tables.items() if not section.startswith(METRICS)}
+    others = {section: values for section, values in own.items() if asked is None or section != "data"}
     check_only_places(others, layer.tables, movable, SETTINGS, "a run is evaluated")
     if asked is None:
         config = resolve(registry, [environment_layer(), layer, Layer("flag", typed.tables)], "none")

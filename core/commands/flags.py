@@ -18,6 +18,7 @@ from typing import Any, Literal, NoReturn, TypeVar, get_args, get_origin
 import attrs
 
 from mpcc.core.config import Layer, flag, options
+from mpcc.core.config.layers import METRICS
 from mpcc.core.config.options import BARE, option
 from mpcc.core.errors import InvalidInput
 from mpcc.core.registry import Registry, load_registry
@@ -237,7 +238,10 @@ class Parser(argparse.ArgumentParser):
         self.dotted = dotted
         for word in {word.partition("=")[0] for word in words if word.startswith("--")}:
             section, dot, name = word[2:].partition(".")
-            if dot and section in dotted and name not in ("", "name"):
+            if section == METRICS:
+                of_metric, dot, name = name.partition(".")
+                section = f"{METRICS}.{of_metric}"
+            if dot and section.partition(".")[0] in dotted and name not in ("", "name"):
                 place = f"{section}.{name.replace('-', '_')}"
                 self.add_argument(word, dest=place, action=Once, nargs="?", const=BARE)
         try:
@@ -254,7 +258,7 @@ class Parser(argparse.ArgumentParser):
             rest = []
         tables: dict[str, dict[str, Any]] = {}
         for place, value in vars(values).items():
-            section, _, name = place.partition(".")
+            section, _, name = place.rpartition(".")
             tables.setdefault(section, {})[name] = value
         return Typed(tables.pop("", {}), tables, rest)
 

@@ -30,6 +30,7 @@ from mpcc.core.config import (
     read_config,
     resolve,
 )
+from mpcc.core.config.layers import METRICS
 from mpcc.core.config.locations import check_only_places, entries_of, places
 from mpcc.core.config.options import option
 from mpcc.core.errors import EXIT_INTERRUPTED, InvalidInput
@@ -152,7 +153,7 @@ def run_command(arguments: list[str], began: float | None = None) -> int:
 
         print(f"mpcc {metadata.version('mpcc')}")
         return 0
-    typed = run_parser().read([word for word in arguments if word not in HELP], SECTIONS)
+    typed = run_parser().read([word for word in arguments if word not in HELP], (*SECTIONS, METRICS))
     flags = typed.make(RunFlags)
     seeds, part = flags.seed_list(typed.tables), 1.0 if flags.all else flags.part or PART
     saved = flags.saved()
@@ -216,6 +217,8 @@ def run_parser(registry: Registry | None = None, config: RunConfig | None = None
             choice = getattr(config, section)
             cls = registry.entry(kind, choice.name).options_class()
             parser.declare(f"Options of --{section} {choice.name}", cls, section, values=choice.options)
+        for section, values in config.metrics.items():
+            parser.declare(f"Options of the metric {section.partition('.')[2]}", type(values), section, values=values)
     return parser
 
 

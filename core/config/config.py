@@ -22,7 +22,8 @@ import attrs
 import tomli_w
 
 from mpcc.core.config import options
-from mpcc.core.config.layers import DISTRIBUTIONS, FILE_LISTS, NO_PRESET, SECTIONS, Layer, absolute, flag
+from mpcc.core.config.layers import DISTRIBUTIONS, FILE_LISTS, NO_PRESET, SECTIONS, Layer, absolute, flag, nested
+from mpcc.core.config.metric_options import with_options
 from mpcc.core.config.own_files import check_path_wanted, check_reader, with_readers
 from mpcc.core.config.preset_choice import PresetChoice, choose_preset
 from mpcc.core.config.requirements import check_required, fits_in_order, objective_layers, unused_settings
@@ -74,6 +75,7 @@ class RunConfig:
         arch: Choice of architecture.
         data: Choice of data set.
         objective: Choice of the system, which defines the updates of an iteration.
+        metrics: The options of each metric that has some, by the section ``metrics.NAME``.
         origins: The layer of each value, by dotted name such as ``run.clusters``.
         plugins: One-file plugins to be loaded, absolute paths.
         registries: Registry files to be loaded, absolute paths.
@@ -86,6 +88,7 @@ class RunConfig:
     arch: PluginChoice
     data: PluginChoice
     objective: PluginChoice
+    metrics: Mapping[str, Any] = attrs.field(factory=dict)
     origins: Mapping[str, str] = attrs.field(factory=dict, eq=False)
     plugins: tuple[Path, ...] = ()
     registries: tuple[Path, ...] = ()
@@ -97,13 +100,13 @@ class RunConfig:
         return [getattr(self, section).entry for section in SECTIONS]
 
     def to_tables(self) -> dict[str, dict[str, Any]]:
-        """Return nested plain values, without those that are None."""
+        """Return plain values by section and name, without those that are None."""
         tables = {"run": options.plain(self.run)}
         for section in SECTIONS:
             choice: PluginChoice = getattr(self, section)
             values = {} if choice.options is None else options.plain(choice.options)
             tables[section] = {"name": choice.name, **values}
-        return tables
+        return tables | {section: options.plain(values) for section, values in self.metrics.items()}
 
     def to_toml(self, *, origins: bool = False) -> str:
         """Return TOML that `read_config` and `resolve` turn into an equal configuration.
@@ -117,7 +120,7 @@ class RunConfig:
         # A file never allows downloads; only the user who runs it can.
         tables["run"]["download"] = False
         needed = {DISTRIBUTIONS: dict(self.distributions)} if self.distributions else {}
-        text = tomli_w.dumps({"preset": NO_PRESET, **files, **tables, **needed})
+        text = tomli_w.dumps({"preset": NO_PRESET, **files, **nested(tables), **needed})
         if not origins:
             return text
         lines, section = [], ""
@@ -188,6 +191,16 @@ def resolve(registry: Registry, layers: list[Layer], preset: str | None = None) 
         check_reader(registry, choices["data"].name, choices["data"].options.path, where)
     run = one_length(_section("run", "mpcc-run", RunSettings, layers, origins), origins)
     run = fits_in_order(run, origins)
+    of_metrics = {
+        section: _section(
+            section,
+            found.described(),
+            found.options_class(),
+            [Layer("registry", {section: found.defaults}), *layers],
+            origins,
+        )
+        for section, found in with_options(registry, run.metrics, layers).items()
+    }
     metrics = [name.strip() for name in run.metrics.split(",")]
     named = [
         *entries.values(),
@@ -200,6 +213,7 @@ def resolve(registry: Registry, layers: list[Layer], preset: str | None = None) 
     return RunConfig(
         run=run,
         **choices,
+        metrics=of_metrics,
         origins=origins,
         plugins=registry.plugin_files,
         registries=registry.registry_files,

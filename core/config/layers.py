@@ -16,8 +16,8 @@ from mpcc.core.system.file_addresses import path_of
 from mpcc.core.system.toml_file import read_toml
 
 __all__ = [
-    *("DATA_VARIABLE", "DISTRIBUTIONS", "FILE_LISTS", "NO_PRESET", "SECTIONS", "Layer", "absolute", "compat_layer"),
-    *("config_layer", "environment_layer", "flag", "read_config"),
+    *("DATA_VARIABLE", "DISTRIBUTIONS", "FILE_LISTS", "METRICS", "NO_PRESET", "SECTIONS", "Layer", "absolute"),
+    *("compat_layer", "config_layer", "environment_layer", "flag", "flat", "nested", "read_config"),
 ]
 
 DATA_VARIABLE = "MPCC_DATA"
@@ -29,6 +29,8 @@ FILE_LISTS = ("plugins", "registries")
 DISTRIBUTIONS = "distributions"
 # The sections of a configuration that name a plugin, with the kind of the plugin.
 SECTIONS = {"prior": "prior", "arch": "architecture", "data": "dataset", "objective": "objective"}
+# The table of a configuration file in which each metric with options has a table; its section is metrics.NAME.
+METRICS = "metrics"
 
 
 @attrs.frozen
@@ -73,11 +75,35 @@ def flag(section: str, name: str) -> str:
     Example:
         >>> flag("run", "latent_dim"), flag("prior", "scale_floor"), flag("prior", "name")
         ('--latent-dim', '--prior.scale-floor', '--prior')
+        >>> flag("metrics.v_measure", "beta")
+        '--metrics.v_measure.beta'
     """
     if name == "name":
         return f"--{section}"
     dashed = name.replace("_", "-")
     return f"--{dashed}" if section == "run" else f"--{section}.{dashed}"
+
+
+def flat(tables: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the tables of a file by section: a table in the table ``metrics`` is a section by itself.
+
+    Example:
+        >>> flat({"run": {"seed": 1}, "metrics": {"v_measure": {"beta": 2.0}}})
+        {'run': {'seed': 1}, 'metrics.v_measure': {'beta': 2.0}}
+    """
+    of_metrics = tables.get(METRICS, {})
+    if not isinstance(of_metrics, Mapping):
+        return dict(tables)
+    others = {section: table for section, table in tables.items() if section != METRICS}
+    return {**others, **{f"{METRICS}.{name}": table for name, table in of_metrics.items()}}
+
+
+def nested(tables: Mapping[str, Any]) -> dict[str, Any]:
+    """Return sections as the tables of a file, the inverse of `flat`."""
+    start = f"{METRICS}."
+    result = {section: table for section, table in tables.items() if not section.startswith(start)}
+    of_metrics = {name.removeprefix(start): table for name, table in tables.items() if name.startswith(start)}
+    return {**result, METRICS: of_metrics} if of_metrics else result
 
 
 def read_config(path: Path) -> Layer:
@@ -106,6 +132,7 @@ def config_layer(tables: dict[str, Any], origin: str) -> Layer:
         raise InvalidInput(f"{origin}: preset: expected the name of a preset or {NO_PRESET}, got {preset!r}")
     plugins, registries = (file_list(tables.pop(key, []), f"{origin}: {key}") for key in FILE_LISTS)
     distributions = named_distributions(tables.pop(DISTRIBUTIONS, {}), f"{origin}: {DISTRIBUTIONS}")
+    tables = flat(tables)
     check_sections(tables, origin)
     if tables.get("run", {}).get("download") not in (None, False):
         raise InvalidInput(f"{origin}: run.download: a file cannot ask for downloads; leave it out and give --download")
@@ -153,8 +180,8 @@ def check_sections(tables: Mapping[str, Any], origin: str) -> None:
         InvalidInput: With the section and the valid ones.
     """
     for section, table in tables.items():
-        if section not in {"run", *SECTIONS}:
-            raise unknown_name(f"section in {origin}:", section, ["run", *SECTIONS])
+        if section not in {"run", *SECTIONS} and not (section.startswith(f"{METRICS}.") or section == METRICS):
+            raise unknown_name(f"section in {origin}:", section, ["run", *SECTIONS, METRICS])
         if not isinstance(table, dict):
             raise InvalidInput(f"{origin}: expected a table [{section}], got {section} = {table!r}")
 

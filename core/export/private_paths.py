@@ -11,7 +11,7 @@ import attrs
 import tomli_w
 
 from mpcc.core.config import RunSettings, options
-from mpcc.core.config.layers import DISTRIBUTIONS, FILE_LISTS, SECTIONS, Layer
+from mpcc.core.config.layers import DISTRIBUTIONS, FILE_LISTS, METRICS, SECTIONS, Layer, flat, nested
 from mpcc.core.config.locations import entries_of
 from mpcc.core.registry import Registry
 from mpcc.core.system.file_addresses import path_of
@@ -72,15 +72,14 @@ class PrivatePaths:
 
     def config(self, text: str) -> str:
         """Return a configuration without these options and without the lists of files."""
-        tables = parse_toml(text.encode(), "config.toml")
+        tables = flat(parse_toml(text.encode(), "config.toml"))
         kept: dict[str, Any] = {name: value for name, value in tables.items() if name not in FILE_LISTS}
-        for section in ("run", *SECTIONS):
-            if section in kept:
-                table = kept[section].items()
-                kept[section] = {name: value for name, value in table if (section, name) not in self.options}
+        for section, table in kept.items():
+            if section in ("run", *SECTIONS) or section.startswith(METRICS):
+                kept[section] = {name: value for name, value in table.items() if (section, name) not in self.options}
         if DISTRIBUTIONS in kept:
             kept[DISTRIBUTIONS] = self.plain(kept[DISTRIBUTIONS])
-        return tomli_w.dumps(kept)
+        return tomli_w.dumps(nested(kept))
 
     def text(self, text: str) -> str:
         """Return a text with the last name of each path in place of the path, and ``~`` for the home folder."""

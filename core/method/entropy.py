@@ -74,8 +74,8 @@ class EntropyPolicy:
             return cls("monte-carlo", samples)
         if declared == "none":
             raise InvalidInput(
-                f"--entropy {wanted}: {name} has neither an entropy in closed form or by quadrature nor a lower bound; "
-                "expected another prior, or a noisy estimate that gives no bound: --entropy monte-carlo --entropy-samples 64"
+                f"--entropy {wanted}: {name} has neither an entropy, exact or numerical, nor a lower bound; "
+                "expected another prior, or a noisy estimate, no bound: --entropy monte-carlo --entropy-samples 64"
             )
         if wanted not in ("auto", declared):
             raise InvalidInput(

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from mpcc.core.config import RESUMABLE, RunConfig, RunSettings, options
+from mpcc.core.config.layers import METRICS
 from mpcc.core.config.locations import Places
 from mpcc.core.config.requirements import REQUIRED
 from mpcc.core.contracts import Architecture, Dataset, FeatureRequest, ImageSet, ImageSource, Metric, Objective, Prior
@@ -183,13 +184,19 @@ def known_metrics(registry: Registry, names: str) -> list[str]:
     return wanted
 
 
-def choose_metrics(registry: Registry, names: str, request: FeatureRequest | None = None) -> dict[str, Metric]:
+def choose_metrics(
+    registry: Registry,
+    names: str,
+    request: FeatureRequest | None = None,
+    chosen_options: Mapping[str, Any] | None = None,
+) -> dict[str, Metric]:
     """Return metrics by name, each prepared.
 
     Arguments:
         registry: Where they are registered.
         names: Separated by commas; ``all`` stands for every metric except those on request only.
         request: The settings of scores of features.
+        chosen_options: Options by section, as `RunConfig.metrics`; the registered ones for a metric without a section.
 
     Raises:
         InvalidInput: If a metric does not exist, lacks what it needs, or does not take one of its registered options.
@@ -202,9 +209,11 @@ def choose_metrics(registry: Registry, names: str, request: FeatureRequest | Non
     for entry in entries:
         if entry.on_request and entry.name not in wanted:
             continue
-        # Metrics have no flags. Their registered options are converted as strictly as options from a user.
-        cls = entry.options_class() if entry.options else None
-        metric = entry.load()(None if cls is None else options.make(cls, entry.defaults, entry.described()))
+        of_metric = (chosen_options or {}).get(f"{METRICS}.{entry.name}")
+        if of_metric is None and (cls := entry.options_class()) is not None:
+            # Registered options are converted as strictly as options from a user.
+            of_metric = options.make(cls, entry.defaults, entry.described())
+        metric = entry.load()(of_metric)
         if entry.name in wanted or not metric.on_request:
             metric.prepare(request or FeatureRequest())
             metrics[entry.name] = metric

@@ -65,7 +65,7 @@ class OtherImages:
         if settings.threads is not None:
             torch.set_num_threads(settings.threads)
         device = choose_device(settings.device)
-        metrics = choose_metrics(registry, settings.metrics, feature_request(settings))
+        metrics = choose_metrics(registry, settings.metrics, feature_request(settings), asked.config.metrics)
         data = load_images(asked, state["images"][1], once=False)
         model = rebuilt_model(asked.config, state, source, device)
         indices = choose_images(len(data), settings.eval_images, settings.seed)

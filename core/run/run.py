@@ -132,7 +132,7 @@ class Run:
         if settings.threads is not None:
             torch.set_num_threads(settings.threads)
         request = feature_request(settings)
-        metrics = choose_metrics(registry, settings.metrics, request)
+        metrics = choose_metrics(registry, settings.metrics, request, config.metrics)
         data = load_data(config)
         config, budget = fitted(config, len(data)), None
         baseline = PixelBaseline(data, config.run.clusters, settings.seed)
@@ -168,7 +168,7 @@ class Run:
         settings = attrs.evolve(config.run, minutes=None, best_by="none")
         baseline.clusters(choose_images(len(data), settings.eval_images, settings.seed))
         built = time.perf_counter()
-        metrics = choose_metrics(registry, settings.metrics, feature_request(settings))
+        metrics = choose_metrics(registry, settings.metrics, feature_request(settings), config.metrics)
         run = cls._built(registry, attrs.evolve(config, run=settings), data, baseline, metrics, device)
         trainer = run.trainer
 

@@ -17,6 +17,7 @@ import cattrs
 from cattrs.gen import make_dict_structure_fn, override
 
 from mpcc.core.config import SECTIONS
+from mpcc.core.config.layers import flat
 from mpcc.core.errors import InvalidInput
 from mpcc.core.system.toml_file import parse_toml
 
@@ -159,7 +160,7 @@ def saved_config(state: Mapping[str, Any], source: Path) -> dict[str, Any]:
         InvalidInput: If the configuration is not TOML, or lacks a section of a run.
     """
     content = str(state["config"]).encode("utf-8", "surrogatepass")
-    tables = parse_toml(content, f"checkpoint {source}: config")
+    tables = flat(parse_toml(content, f"checkpoint {source}: config"))
     for section in ("run", *SECTIONS):
         # Versions without objectives wrote no such table; their runs used the default.
         if section == "objective" and section not in tables:

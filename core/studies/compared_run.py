@@ -14,6 +14,7 @@ from typing import Any
 import attrs
 
 from mpcc.core.config import SECTIONS, RunSettings
+from mpcc.core.config.layers import METRICS
 from mpcc.core.errors import InvalidInput
 from mpcc.core.run.saved_run import run_layer
 
@@ -162,6 +163,8 @@ def settings_of(tables: Mapping[str, Mapping[str, Any]]) -> tuple[dict[Setting, 
         for section in SECTIONS
         for name, value in {"name": None, **tables.get(section, {})}.items()
     }
+    of_metrics = {section: table for section, table in tables.items() if section.startswith(METRICS)}
+    plugins |= {(section, name): value for section, table in of_metrics.items() for name, value in table.items()}
     return {**plugins, **own}, whole(run["seed"]), whole(run["iterations"])
 
 

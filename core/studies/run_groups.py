@@ -18,7 +18,7 @@ __all__ = ["FOLLOWING", "RunGroup", "differing", "grouped", "image_sets"]
 FOLLOWING = tuple(("run", name) for name in SET_BY_MINUTES)
 ITERATIONS = ("run", "iterations")
 # The order of settings in a table.
-SECTIONS_SHOWN = ("data", "arch", "prior", "objective", "run")
+SECTIONS_SHOWN = ("data", "arch", "prior", "objective", "run", "metrics")
 
 
 @attrs.frozen(eq=False)
@@ -120,7 +120,7 @@ def differing(groups: Sequence[RunGroup], *, everything: bool = False) -> list[S
         of_runs = [{**run.settings, **run.others} for run in runs]
         names = dict.fromkeys(name for run in runs for name in (*FOLLOWING, *run.others) if name != ITERATIONS)
         found += [name for name in names if name not in found and differs(name, of_runs, followed=False)]
-    return sorted(found, key=lambda name: SECTIONS_SHOWN.index(name[0]))
+    return sorted(found, key=lambda name: SECTIONS_SHOWN.index(name[0].partition(".")[0]))
 
 
 def differs(name: Setting, known: Sequence[Mapping[Setting, Any]], *, followed: bool = True) -> bool:

@@ -39,6 +39,7 @@ import pluggy
 __all__ = [
     "HOOKS",
     "Register",
+    "RegisterPreset",
     "RunInfo",
     "evaluated",
     "hookimpl",
@@ -47,6 +48,7 @@ __all__ = [
     "register_datasets",
     "register_metrics",
     "register_objectives",
+    "register_presets",
     "register_priors",
     "run_ended",
     "run_started",
@@ -74,6 +76,19 @@ class Register(Protocol):
         suggests: Mapping[str, Mapping[str, Any]] | None = None,
         unused: Sequence[str] | None = None,
     ) -> None: ...
+
+
+class RegisterPreset(Protocol):
+    """The callable that `register_presets` receives."""
+
+    def __call__(self, name: str, tables: Mapping[str, Any]) -> None:
+        """Register a preset.
+
+        Arguments:
+            name: What a user types after ``--preset``.
+            tables: The fields of ``[presets.NAME]`` in a registry file: ``source``, ``for``, ``run``, ``prior``,
+                ``arch``, ``data``, ``objective``; each but the first is a table.
+        """
 
 
 @attrs.frozen
@@ -120,6 +135,11 @@ def register_objectives(register: Register) -> None:
 
 
 @hookspec
+def register_presets(register: RegisterPreset) -> None:
+    """Register presets: values that a run starts from, for a data set or an architecture."""
+
+
+@hookspec
 def run_started(run: RunInfo) -> None:
     """Learn that training is about to start."""
 
@@ -149,5 +169,5 @@ def run_ended(iteration: int, results: Mapping[str, Any] | None, reason: str | N
 
 HOOKS = (
     *("register_priors", "register_architectures", "register_datasets", "register_metrics", "register_objectives"),
-    *("run_started", "step_ended", "evaluated", "pictures", "run_ended"),
+    *("register_presets", "run_started", "step_ended", "evaluated", "pictures", "run_ended"),
 )

@@ -13,6 +13,7 @@ import pluggy
 from mpcc.core import hookspecs
 from mpcc.core.errors import PluginError, unknown_name
 from mpcc.core.registry.entries import KINDS, Entry
+from mpcc.core.registry.presets import check_preset
 
 __all__ = ["API_VERSION", "Observer", "Plugin"]
 
@@ -46,10 +47,12 @@ class Plugin:
     Attributes:
         entries: The names that it registers.
         observer: Its hooks that watch runs, or None.
+        presets: Its presets by name.
     """
 
     entries: tuple[Entry, ...]
     observer: Observer | None
+    presets: Mapping[str, Mapping[str, Any]] = attrs.field(factory=dict)
 
     @classmethod
     def of(cls, plugin: object, origin: str, distribution: str, version: str) -> Plugin:
@@ -99,6 +102,15 @@ class Plugin:
 
         for kind in KINDS:
             getattr(manager.hook, f"register_{kind}s")(register=functools.partial(register, kind))
+        presets: dict[str, Mapping[str, Any]] = {}
+
+        def register_preset(name: str, tables: Mapping[str, Any]) -> None:
+            check_preset(name, tables)
+            if name in presets:
+                raise PluginError(f"preset {name!r} is registered twice by {distribution} ({origin})")
+            presets[name] = tables
+
+        manager.hook.register_presets(register=register_preset)
         watching: dict[str, Callable[..., Any]] = {
             name: getattr(manager.hook, name)
             for name in hookspecs.HOOKS
@@ -106,7 +118,7 @@ class Plugin:
         }
         package = getattr(plugin, "__name__", type(plugin).__module__)
         observer = Observer(watching, package, origin, distribution, version) if watching else None
-        return cls(tuple(entries), observer)
+        return cls(tuple(entries), observer, presets)
 
 
 def refuse_unknown_hooks(manager: pluggy.PluginManager, plugin: object) -> None:

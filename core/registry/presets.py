@@ -19,11 +19,12 @@ import attrs
 
 from mpcc.core.errors import InvalidInput, unknown_name
 
-__all__ = ["DEVICES", "Purpose", "check_purpose", "check_purposes_differ", "purpose_of"]
+__all__ = ["DEVICES", "Purpose", "check_fields", "check_preset", "check_purposes_differ", "purpose_of"]
 
 # Kinds of device, and how a message names them.
 DEVICES = {"cpu": "on a CPU", "cuda": "on CUDA"}
 FIELDS = ("data", "device")
+TABLES = ("for", "run", "prior", "arch", "data", "objective")
 
 
 @attrs.frozen
@@ -68,6 +69,38 @@ def purpose_of(name: str, preset: Mapping[str, Any], datasets: Collection[str]) 
         given.get("device"),
         objective if isinstance(objective, str) else None,
     )
+
+
+def check_preset(name: object, preset: object) -> None:
+    """Check the form of a preset that a plugin registers.
+
+    Raises:
+        InvalidInput: If its name is no name, or a field or a value is not valid.
+    """
+    if not isinstance(name, str) or not name.replace("_", "").replace("-", "").isalnum():
+        raise InvalidInput(f"preset name {name!r}: expected letters, digits, '-' and '_'")
+    if not isinstance(preset, Mapping):
+        raise InvalidInput(f"preset {name!r}: expected tables such as {{'run': {{'clusters': 12}}}}, got {preset!r}")
+    check_fields(preset, f"preset {name!r}:")
+
+
+def check_fields(preset: Mapping[str, Any], spelled: str) -> None:
+    """Check the fields of a preset.
+
+    Arguments:
+        preset: Its tables.
+        spelled: The preset and its file, for errors.
+
+    Raises:
+        InvalidInput: If a field or a value is not valid.
+    """
+    for field, value in preset.items():
+        if field not in ("source", *TABLES):
+            raise unknown_name(f"field of {spelled}", field, ("source", *TABLES))
+        if field in TABLES and not isinstance(value, Mapping):
+            raise InvalidInput(f"{spelled} expected a table {field} = {{ ... }}, got {value!r}")
+        if field == "for":
+            check_purpose(value, spelled)
 
 
 def check_purpose(value: Mapping[str, Any], spelled: str) -> None:

@@ -137,6 +137,36 @@ class Registry:
                 yield from claims
 
 
+@attrs.define
+class Presets:
+    """The presets of the plugins that have been loaded so far.
+
+    Attributes:
+        tables: By name.
+        owners: The file or the distribution of each.
+        datasets: The names of all data sets.
+    """
+
+    tables: dict[str, Mapping[str, Any]] = attrs.field(factory=dict)
+    owners: dict[str, str] = attrs.field(factory=dict)
+    datasets: set[str] = attrs.field(factory=set)
+
+    def add(self, plugin: Plugin, owner: str) -> None:
+        """Add the presets of a plugin, all or none.
+
+        Raises:
+            InvalidInput: If a preset of that name is there, or one that was made for the same.
+        """
+        for name in plugin.presets:
+            if name in self.owners:
+                both = f"{self.owners[name]} and in {owner}"
+                raise InvalidInput(f"preset {name!r} is in {both}: expected another name in one of them")
+        tables, owners = {**self.tables, **plugin.presets}, {**self.owners, **dict.fromkeys(plugin.presets, owner)}
+        datasets = self.datasets | {entry.name for entry in plugin.entries if entry.kind == "dataset"}
+        check_purposes_differ(tables, owners, datasets)
+        self.tables, self.owners, self.datasets = tables, owners, datasets
+
+
 def strict_plugins() -> bool:
     """Return whether the user wants every broken plugin to be an error."""
     return os.environ.get(STRICT_VARIABLE, "") not in {"", "0"}
@@ -160,8 +190,8 @@ def load_registry(
         PluginError: If a file that the user named is broken; with ``MPCC_STRICT_PLUGINS=1``, if any plugin is broken.
     """
     table = tomllib.loads(BUILT_IN_FILE.read_text(encoding="utf-8"))
-    presets, owners = dict(table["presets"]), dict.fromkeys(table["presets"], "registry.toml of mpcc")
     loaded = [Plugin.of(RegistryFile(table), "built-in", "mpcc", metadata.version("mpcc"))]
+    owners = ["registry.toml of mpcc"]
     registries = unique([*environment_registries(), *registries], "--registry")
     plugins = unique(plugins, "--plugin")
     # A plugin may print; standard output belongs to the commands.
@@ -169,36 +199,36 @@ def load_registry(
         for path in registries:
             file = RegistryFile.read(path)
             loaded.append(Plugin.of(file, str(path), REGISTRY_FILE, file.version))
-            for name, preset in file.presets.items():
-                if name in owners:
-                    both = f"{owners[name]} and in {path}"
-                    raise InvalidInput(f"preset {name!r} is in {both}: expected another name in one of them")
-                presets[name], owners[name] = preset, str(path)
         loaded += [plugin_of_file(path) for path in plugins]
+        owners += [str(path) for path in (*registries, *plugins)]
+        presets = Presets()
+        for plugin, owner in zip(loaded, owners, strict=True):
+            presets.add(plugin, owner)
         broken = []
         points = metadata.entry_points(group=ENTRY_POINT_GROUP) if entry_points is None else entry_points
         # pluggy's own loader would stop at the first plugin that raises. Here the others still load.
         for point in sorted(points, key=lambda point: point.name):
-            plugin = plugin_of_entry_point(point)
-            if isinstance(plugin, Plugin):
-                loaded.append(plugin)
+            found = plugin_of_entry_point(point, presets)
+            if isinstance(found, Plugin):
+                loaded.append(found)
             elif strict_plugins():
-                raise PluginError(plugin.described())
+                raise PluginError(found.described())
             else:
-                broken.append(plugin)
+                broken.append(found)
     entries: dict[str, dict[str, tuple[Entry, ...]]] = {kind: {} for kind in KINDS}
     for entry in (entry for plugin in loaded for entry in plugin.entries):
         of_kind = entries[entry.kind]
         of_kind[entry.name] = (*of_kind.get(entry.name, ()), entry)
-    check_purposes_differ(presets, owners, entries["dataset"])
-    for name, preset in presets.items():
+    for name, preset in presets.tables.items():
         data = preset.get("for", {}).get("data")
         if data is not None and data not in entries["dataset"]:
             error = unknown_name("dataset", data, entries["dataset"])
-            logger.warning("preset %s of %s was made for a data set that is not here: %s", name, owners[name], error)
+            logger.warning(
+                "preset %s of %s was made for a data set that is not here: %s", name, presets.owners[name], error
+            )
     return Registry(
         entries=entries,
-        presets=presets,
+        presets=presets.tables,
         defaults=table["defaults"],
         broken=tuple(broken),
         observers=tuple(plugin.observer for plugin in loaded if plugin.observer is not None),
@@ -226,12 +256,14 @@ def plugin_of_file(path: Path) -> Plugin:
         raise PluginError(Broken(path.stem, LOCAL_FILE, version, place, reason(error)).described()) from error
 
 
-def plugin_of_entry_point(point: metadata.EntryPoint) -> Plugin | Broken:
-    """Load an installed plugin; return a record of the failure if it cannot be loaded."""
+def plugin_of_entry_point(point: metadata.EntryPoint, presets: Presets) -> Plugin | Broken:
+    """Load an installed plugin and add its presets; return a record of the failure if it cannot be loaded."""
     distribution = point.dist.name if point.dist else UNKNOWN
     version = point.dist.version if point.dist else UNKNOWN
     try:
-        return Plugin.of(point.load(), point.name, distribution, version)
+        plugin = Plugin.of(point.load(), point.name, distribution, version)
+        presets.add(plugin, f"{distribution} {version}")
+        return plugin
     except KeyboardInterrupt:
         raise
     except BaseException as error:

@@ -31,15 +31,14 @@ from typing import Any
 import attrs
 
 from mpcc.core.errors import InvalidInput, unknown_name
-from mpcc.core.hookspecs import Register, hookimpl
-from mpcc.core.registry.presets import check_purpose
+from mpcc.core.hookspecs import Register, RegisterPreset, hookimpl
+from mpcc.core.registry.presets import check_fields
 from mpcc.core.system.toml_file import read_toml
 
 __all__ = ["RegistryFile", "digest", "environment_registries"]
 
 VARIABLE = "MPCC_REGISTRY"
 SECTIONS = ("priors", "architectures", "datasets", "metrics", "objectives")
-PRESET_TABLES = ("run", "prior", "arch", "data", "objective")
 FIELDS = ("target", "summary", "options", "defaults", "api_version", "on_request", "requires", "suggests", "unused")
 
 
@@ -86,12 +85,6 @@ class RegistryFile:
             sys.path.append(folder)
         return cls(table, digest(content))
 
-    @property
-    def presets(self) -> Mapping[str, Mapping[str, Any]]:
-        """The presets of the file, by name."""
-        presets: Mapping[str, Mapping[str, Any]] = self.table.get("presets", {})
-        return presets
-
     def _register(self, section: str, register: Register) -> None:
         for name, entry in self.table.get(section, {}).items():
             register(name, **entry)
@@ -116,6 +109,11 @@ class RegistryFile:
     def register_objectives(self, register: Register) -> None:
         self._register("objectives", register)
 
+    @hookimpl
+    def register_presets(self, register: RegisterPreset) -> None:
+        for name, tables in self.table.get("presets", {}).items():
+            register(name, tables)
+
 
 def check_entry(where: str, section: str, name: str, entry: Any) -> None:
     """Refuse an entry that is not a table, has an unknown field or lacks a required one.
@@ -126,14 +124,14 @@ def check_entry(where: str, section: str, name: str, entry: Any) -> None:
     spelled = f"[{section}.{name}] in {where}:"
     if not isinstance(entry, dict):
         raise InvalidInput(f"{spelled} expected a table, got {entry!r}")
-    known = ("source", "for", *PRESET_TABLES) if section == "presets" else FIELDS
+    if section == "presets":
+        check_fields(entry, spelled)
+        return
     for field, value in entry.items():
-        if field not in known:
-            raise unknown_name(f"field of {spelled}", field, known)
-        if field in ("for", *PRESET_TABLES, "defaults", "requires", "suggests") and not isinstance(value, dict):
+        if field not in FIELDS:
+            raise unknown_name(f"field of {spelled}", field, FIELDS)
+        if field in ("defaults", "requires", "suggests") and not isinstance(value, dict):
             raise InvalidInput(f"{spelled} expected a table {field} = {{ ... }}, got {value!r}")
-        if field == "for":
-            check_purpose(value, spelled)
-    missing = [] if section == "presets" else [field for field in ("target", "summary") if field not in entry]
+    missing = [field for field in ("target", "summary") if field not in entry]
     if missing:
         raise InvalidInput(f"{spelled} expected a field {missing[0]!r}, but it has none")

@@ -348,11 +348,17 @@ class Dataset(abc.ABC):
 
     Attributes:
         channels: D, if it is known before any file is read; a dry run then needs no file.
+        clusters: A number of clusters to look for, if the set suggests one. A run takes it if neither its user nor a
+            preset says how many; without it, and with class names, it takes the number of classes.
+        image_side: The side of the images in pixels before they are resized, if it is known before any file is read. A
+            run then takes networks that suit it, if neither its user nor a preset names an architecture.
         each_once: Whether each image is wanted once only. A set that can be read when it is needed is then not held in
             memory, unless its options say so. A prediction sets it before it loads the images.
     """
 
     channels: int | None = None
+    clusters: int | None = None
+    image_side: int | None = None
     each_once: bool = False
 
     @abc.abstractmethod

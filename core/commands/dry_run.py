@@ -48,6 +48,7 @@ def describe(
         InvalidInput: If the run could not begin; what can be described has been printed.
         OutOfResources: If memory runs out.
     """
+    from mpcc.core.config.hints import hinted
     from mpcc.core.registry.attribution import attributed
     from mpcc.core.reporting.pace import duration
     from mpcc.core.run.assembly import augmentation, known_metrics, load_data, make_prior
@@ -63,6 +64,8 @@ def describe(
     from mpcc.core.studies.seed_record import compares_seeds
     from mpcc.core.system.resources import memory_errors
 
+    with attributed(used(registry, config)):
+        config = hinted(registry, config)
     settings, done, time_needed = config.run, None, ""
     failure: Exception | None = None
     busy = busy_machine(*load_before())

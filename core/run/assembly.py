@@ -329,9 +329,9 @@ def fitted(config: RunConfig, count: int) -> RunConfig:
 
 
 def of_no_user(config: RunConfig, name: str) -> bool:
-    """Return whether a setting has the value of the defaults, of a preset or of an objective."""
+    """Return whether a setting has the value of the defaults, of a preset, of an objective or of the data set."""
     origin = config.origins.get(f"run.{name}", "")
-    return origin == "default" or origin.startswith(("preset ", REQUIRED))
+    return origin == "default" or origin.startswith(("preset ", "data set ", "classes of ", REQUIRED))
 
 
 def check_images(data: ImageSet, architecture: Architecture, described: str, config: RunConfig) -> None:

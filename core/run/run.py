@@ -17,6 +17,7 @@ import attrs
 import torch
 
 from mpcc.core.config import RunConfig
+from mpcc.core.config.hints import about_size, hinted, hinted_by_classes
 from mpcc.core.contracts import ImageSet, Metric
 from mpcc.core.errors import InvalidInput, TrainingDiverged
 from mpcc.core.evaluation.baseline import PixelBaseline
@@ -127,6 +128,7 @@ class Run:
             InvalidInput: If parts don't fit each other, the data can't be read, or the minutes are too few.
         """
         began = time.monotonic() if began is None else began
+        config = hinted(registry, config)
         settings, busy = config.run, busy_machine(*load_before())
         device = choose_device(settings.device)
         if settings.threads is not None:
@@ -134,7 +136,9 @@ class Run:
         request = feature_request(settings)
         metrics = choose_metrics(registry, settings.metrics, request, config.metrics)
         data = load_data(config)
-        config, budget = fitted(config, len(data)), None
+        if line := about_size(registry, config, data):
+            logger.info(line)
+        config, budget = fitted(hinted_by_classes(config, data), len(data)), None
         baseline = PixelBaseline(data, config.run.clusters, settings.seed)
         if settings.minutes is not None:
             costs = cls._measured(registry, config, data, baseline, device)

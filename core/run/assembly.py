@@ -27,6 +27,7 @@ from mpcc.core.method.entropy import EntropyPolicy
 from mpcc.core.method.model import Model
 from mpcc.core.method.phases import phases_of
 from mpcc.core.method.schedule import Schedule
+from mpcc.core.method.shapes import check_networks, check_prior_shapes
 from mpcc.core.method.terms import TermWeights
 from mpcc.core.method.training import Trainer
 from mpcc.core.registry import Registry
@@ -87,9 +88,11 @@ def build_model(config: RunConfig, channels: int, device: torch.device) -> Model
 
     Raises:
         InvalidInput: If the plugins cannot be built for these numbers.
-        PluginError: If a part has a parameter that is not trained, or weights on another device.
+        PluginError: If something that a part returns has another shape than expected, if a part has a parameter that is
+            not trained, or weights on another device.
     """
     prior, entropy = make_prior(config)
+    check_prior_shapes(prior, config.prior.entry.described(), entropy)
     prior.label_draws = config.run.label_draws
     cls = type(prior)
     own = cls.sample_labels is not Prior.sample_labels or cls.sample is not Prior.sample
@@ -98,7 +101,12 @@ def build_model(config: RunConfig, channels: int, device: torch.device) -> Model
             "%s draws its labels itself: --label-draws %s does not change it", cls.__name__, prior.label_draws
         )
     objective: Objective = config.objective.make()
-    networks = objective.networks(config.arch.make(), config.run.clusters, config.run.latent_dim, channels)
+    architecture: Architecture = config.arch.make()
+    networks = objective.networks(architecture, config.run.clusters, config.run.latent_dim, channels)
+    described = config.arch.entry.described()
+    if type(objective).networks is not Objective.networks:
+        described += f", in networks of {config.objective.entry.described()}"
+    check_networks(networks, prior, described, channels, architecture.image_size)
     return Model.assemble(prior, networks, device, entropy, objective.likelihood())
 
 
@@ -358,11 +366,14 @@ def check_fit(data: ImageSet, architecture: Architecture, described: str, config
         PluginError: If the data set breaks its contract.
         InvalidInput: If size or channels don't fit.
     """
+    if not isinstance(data, ImageSet):
+        raise PluginError(f"{described}: load(): expected an ImageSet, got a {type(data).__qualname__}")
     images, size = data.images, architecture.image_size
     # One image of a source shows the type of all.
     kind = images.dtype if isinstance(images, torch.Tensor) else images[torch.tensor([0])].dtype
     if kind != torch.uint8 or len(images.shape) != 4:
-        raise PluginError(f"{described}: expected uint8 images (N, D, R, R), got {kind} {tuple(images.shape)}")
+        got = f"a {type(images).__qualname__} of {kind} {tuple(images.shape)}"
+        raise PluginError(f"{described}: expected uint8 images (N, D, R, R), got {got}")
     count, channels, *shape = images.shape
     if shape != [size, size]:
         raise InvalidInput(
@@ -382,6 +393,9 @@ def check_fit(data: ImageSet, architecture: Architecture, described: str, config
     for name, values in (("labels", data.labels), ("paths", data.paths or None)):
         if values is not None and len(values) != count:
             raise PluginError(f"{described}: expected {count} {name}, one for each image, got {len(values)}")
+    if data.labels is not None and (not isinstance(data.labels, Tensor) or data.labels.dim() != 1):
+        got = f"shape {tuple(data.labels.shape)}" if hasattr(data.labels, "shape") else type(data.labels).__qualname__
+        raise PluginError(f"{described}: labels: expected an int64 tensor of shape ({count},), (N,), got {got}")
     if data.labels is not None:
         highest = len(data.class_names) - 1 if data.class_names else None
         low, high = int(data.labels.min()), int(data.labels.max())

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -106,3 +107,80 @@ def test_nothing_is_overwritten_and_a_missing_folder_is_named(tmp_path: Path) ->
         create_project("prior", "mine", tmp_path)
     with pytest.raises(InvalidInput, match=r"nowhere/mpcc-mine cannot be made: No such file"):
         create_project("prior", "mine", tmp_path / "nowhere")
+
+
+# For each kind: the default of an option, what it becomes, the formula, and what it becomes.
+EDITS = {
+    "prior": (
+        'default="laplace"',
+        'default="normal"',
+        "return Laplace(loc, scale, validate_args=False)",
+        "return Normal(loc, 2 * scale, validate_args=False)",
+    ),
+    "architecture": ("default=64", "default=24", "h = torch.relu(self.hidden(h))", "h = torch.tanh(self.hidden(h))"),
+    "dataset": ("default=20.0", "default=35.0", "+= 120", "+= 90 - 40 * random.random()"),
+    "metric": (
+        "default=1.0",
+        "default=2.5",
+        "float(v_measure_score(labels, clusters, beta=beta))",
+        "float(v_measure_score(labels, clusters, beta=beta)) ** 2",
+    ),
+    "objective": ("default=1.0", "default=0.2", "slope.square().flatten(1).sum(1).mean()", "slope.abs().mean()"),
+}
+
+
+@pytest.fixture
+def installed(tmp_path: Path) -> Callable[[str], tuple[Path, dict[str, str]]]:
+    """Return a function that makes a project importable with its entry point; it returns the project and variables."""
+
+    def install(kind: str) -> tuple[Path, dict[str, str]]:
+        project = create_project(kind, "my-own", tmp_path)
+        record = project / "src" / "mpcc_my_own-0.1.0.dist-info"
+        record.mkdir()
+        (record / "METADATA").write_text("Metadata-Version: 2.1\nName: mpcc-my-own\nVersion: 0.1.0\n")
+        (record / "entry_points.txt").write_text("[mpcc]\nmpcc_my_own = mpcc_my_own.plugin\n")
+        path = os.pathsep.join([str(project / "src"), *filter(None, [os.environ.get("PYTHONPATH")])])
+        return project, {**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1"}
+
+    return install
+
+
+def replace(project: Path, old: str, new: str) -> None:
+    """Replace a text wherever the source of a project has it."""
+    found = [path for path in (project / "src").rglob("*.py") if old in path.read_text()]
+    assert found, old
+    for path in found:
+        path.write_text(path.read_text().replace(old, new))
+
+
+def own_tests(project: Path, environment: dict[str, str]) -> subprocess.CompletedProcess[str]:
+    """Run the tests of a project."""
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider"]
+    return subprocess.run(command, cwd=project, env=environment, capture_output=True, text=True)
+
+
+@pytest.mark.check
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_tests_of_a_project_survive_the_first_edit(
+    kind: str, installed: Callable[[str], tuple[Path, dict[str, str]]]
+) -> None:
+    project, environment = installed(kind)
+    default, other_default, formula, other_formula = EDITS[kind]
+    replace(project, "MyOwn", "Renamed")
+    replace(project, default, other_default)
+    replace(project, formula, other_formula)
+    # `MyOwnOptions` was renamed with the class; a new option goes to its end.
+    options = next((project / "src").rglob("options.py"))
+    with options.open("a", encoding="utf-8") as file:
+        file.write('    colour: str = attrs.field(default="red", metadata={"help": "a new option"})\n')
+    done = own_tests(project, environment)
+    assert done.returncode == 0, done.stdout[-3000:]
+
+
+@pytest.mark.check
+def test_the_tests_of_a_project_find_a_fault(installed: Callable[[str], tuple[Path, dict[str, str]]]) -> None:
+    project, environment = installed("metric")
+    replace(project, "float(v_measure_score(labels, clusters, beta=beta))", "float(clusters[0])")
+    done = own_tests(project, environment)
+    assert done.returncode == 1
+    assert "laws broken" in done.stdout

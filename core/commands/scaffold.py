@@ -68,7 +68,7 @@ def create_project(kind: str, name: str, parent: Path) -> Path:
         f"{package}/plugin.py": "plugin.py",
         f"{package}/options.py": f"{kind}-options.py",
         f"{package}/{kind}.py": f"{kind}.py",
-        f"tests/test_{snake}.py": f"{kind}-test.py",
+        f"tests/test_{snake}.py": "test.py",
     }
     project = parent / words["project"]
     check_length(project, "project")

@@ -21,6 +21,7 @@ from sklearn.datasets import load_digits
 from mpcc.core import hookspecs
 from mpcc.core.commands.entry import main, run_main
 from mpcc.core.registry import load_registry
+from mpcc.core.registry.presets import check_preset
 
 DOCS = Path(__file__).resolve().parents[1] / "docs"
 FENCE = re.compile(r"^```(\w+)(?: file=(\S+))?\n(.*?)^```", re.DOTALL | re.MULTILINE)
@@ -74,9 +75,10 @@ def run(line: str) -> None:
     assert caught.value.code == 0, line
 
 
-def test_every_block_on_writing_a_prior_runs_in_order(workplace: Path) -> None:
+def work_through(page: str, workplace: Path) -> set[str]:
+    """Write the files of a tutorial and run its other blocks, in order; return the languages of all blocks."""
     seen = set()
-    for block in blocks("writing-a-prior.md"):
+    for block in blocks(page):
         seen.add(block.language)
         if block.file is not None:
             Path(block.file).write_text(block.text, encoding="utf-8")
@@ -86,7 +88,21 @@ def test_every_block_on_writing_a_prior_runs_in_order(workplace: Path) -> None:
             assert block.language == "sh", block
             for line in block.text.splitlines():
                 run(line)
-    assert seen == {"python", "sh", "toml"}
+    return seen
+
+
+@pytest.mark.parametrize(
+    ("kind", "project"),
+    [("metric", "score"), ("data-set", "birds"), ("architecture", "networks"), ("objective", "system")],
+)
+def test_every_block_on_writing_a_plugin_runs_in_order(kind: str, project: str, workplace: Path) -> None:
+    article = "an" if kind[0] in "ao" else "a"
+    assert work_through(f"writing-{article}-{kind}.md", workplace) == {"python", "sh"}
+    assert (workplace / f"mpcc-my-{project}" / "pyproject.toml").is_file()
+
+
+def test_every_block_on_writing_a_prior_runs_in_order(workplace: Path) -> None:
+    assert work_through("writing-a-prior.md", workplace) == {"python", "sh", "toml"}
     assert (workplace / "mpcc-heavy" / "pyproject.toml").is_file()
     assert 'entropy = "lower-bound"' in (workplace / "runs/humps/config.toml").read_text()
     assert '"kind": "monte-carlo"' in (workplace / "runs/estimated/results.json").read_text()
@@ -144,8 +160,9 @@ def test_what_a_hook_is_told_is_on_the_page() -> None:
     page = (DOCS / "plugin-hooks.md").read_text(encoding="utf-8")
     for field in attrs.fields(hookspecs.RunInfo):
         assert f"`{field.name}`" in page
-    # The second one, a logger, is run in tests/test_observers.py.
-    example, _ = [block.text for block in blocks("plugin-hooks.md") if block.language == "python"]
+    # The third one, a logger, is run in tests/test_observers.py.
+    example, preset, _ = [block.text for block in blocks("plugin-hooks.md") if block.language == "python"]
+    exec(preset, {"register": check_preset})
     calls: list[tuple[tuple[str, ...], set[str]]] = []
     exec(example, {"register": lambda *given, **named: calls.append((given, set(named)))})
     parameters = inspect.signature(hookspecs.Register.__call__).parameters

@@ -28,6 +28,9 @@ __all__ = [
     "encoder_loss",
     "generate",
     "generator_loss",
+    "inference_terms",
+    "inferred_labels",
+    "single",
 ]
 
 T = TypeVar("T")

@@ -104,7 +104,12 @@ def test_every_block_on_writing_a_plugin_runs_in_order(kind: str, project: str, 
 def test_every_block_on_writing_a_prior_runs_in_order(workplace: Path) -> None:
     assert work_through("writing-a-prior.md", workplace) == {"python", "sh", "toml"}
     assert (workplace / "mpcc-heavy" / "pyproject.toml").is_file()
+
+
+def test_every_block_on_writing_an_unusual_prior_runs_in_order(workplace: Path) -> None:
+    assert work_through("writing-an-unusual-prior.md", workplace) == {"python", "sh"}
     assert 'entropy = "lower-bound"' in (workplace / "runs/humps/config.toml").read_text()
+    assert '"kind": "numerical"' in (workplace / "runs/gaps/results.json").read_text()
     assert '"kind": "monte-carlo"' in (workplace / "runs/estimated/results.json").read_text()
 
 

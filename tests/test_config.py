@@ -56,7 +56,7 @@ def test_without_anything_said_it_is_gmm_biggan8_digits(registry: Registry) -> N
 def test_the_preset_is_that_of_the_data_set(registry: Registry) -> None:
     for name in registry.names("dataset"):
         config = resolve(registry, [flags(data={"name": name})])
-        assert config.run.clusters == registry.presets[name]["run"]["clusters"]
+        assert config.run.iterations == registry.presets[name]["run"]["iterations"]
         assert config.arch.name == registry.presets[name]["arch"]["name"]
 
 

@@ -174,7 +174,7 @@ def test_priors(method: str, value: str, message: str, capsys: pytest.CaptureFix
     ("value", "message"),
     [
         ("images", "load(): expected an ImageSet, got a Tensor"),
-        ("ImageSet(images[:, 0])", "expected uint8 images (N, D, R, R), got a Tensor of torch.uint8 (60, 8, 8)"),
+        ("ImageSet(images[:, 0])", "expected uint8 images (N, D, R, R), got torch.uint8 (60, 8, 8)"),
         ("ImageSet(images.numpy())", "expected uint8 images (N, D, R, R), got a ndarray of uint8 (60, 1, 8, 8)"),
         ("ImageSet(images, [0] * 60)", "labels: expected an int64 tensor of shape (60,), (N,), got list"),
         (

@@ -142,7 +142,7 @@ def nearest(sizes: Mapping[str, int], side: int) -> str | None:
         >>> nearest(sizes, 12), nearest(sizes, 200), nearest({}, 8)
         ('medium', 'large', None)
     """
-    return next((name for name, size in sizes.items() if size >= side), None) or next(reversed(sizes), None)
+    return next((name for name, size in sizes.items() if size >= side), None) or next(reversed([*sizes]), None)
 
 
 def side_of(data: ImageSet) -> int | None:

@@ -372,7 +372,8 @@ def check_fit(data: ImageSet, architecture: Architecture, described: str, config
     # One image of a source shows the type of all.
     kind = images.dtype if isinstance(images, torch.Tensor) else images[torch.tensor([0])].dtype
     if kind != torch.uint8 or len(images.shape) != 4:
-        got = f"a {type(images).__qualname__} of {kind} {tuple(images.shape)}"
+        made_of = "" if isinstance(images, Tensor) else f"a {type(images).__qualname__} of "
+        got = f"{made_of}{kind} {tuple(images.shape)}"
         raise PluginError(f"{described}: expected uint8 images (N, D, R, R), got {got}")
     count, channels, *shape = images.shape
     if shape != [size, size]:

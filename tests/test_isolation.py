@@ -163,8 +163,8 @@ def run(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str, 
     [
         (["--prior", "building"], "prior 'building'", "KeyError: 'no such thing'"),
         (["--prior", "forward"], "prior 'forward'", "RuntimeError: "),
-        (["--prior", "unsaid"], "prior 'unsaid'", ": UnsaidError; run folder"),
-        (["--prior", "cancelled"], "prior 'cancelled'", "CancelledError: over; run folder"),
+        (["--prior", "unsaid"], "prior 'unsaid'", ": UnsaidError"),
+        (["--prior", "cancelled"], "prior 'cancelled'", "CancelledError: over"),
         # The exception comes from our own file, in a method that the plugin's class inherits.
         (["--prior", "shapeless"], "prior 'shapeless'", "AttributeError: "),
         (["--arch", "network"], "architecture 'network'", "RuntimeError: "),
@@ -185,9 +185,9 @@ def test_what_raises_in_a_plugin_is_named_with_file_and_line(
     assert "shapeless" in flags or f"): {tmp_path / 'fake_all.py'}:" in line
     assert reason in line
     assert "Traceback" not in err
-    # Training had begun, unless the plugin failed while it was built: then the folder is kept.
+    # What is built is tried before training. Once training has begun, as for a metric, the folder is kept.
     assert Path("run").exists() == line.endswith("run folder run is kept, without a checkpoint")
-    assert Path("run").exists() == (flags[1] not in ("building", "loading"))
+    assert Path("run").exists() == (flags[0] == "--metrics")
 
 
 def test_a_late_failure_keeps_the_last_checkpoint_and_says_so(capsys: pytest.CaptureFixture[str]) -> None:

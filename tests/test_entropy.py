@@ -226,6 +226,26 @@ def test_the_kit_holds_a_numerical_entropy_to_its_tolerance() -> None:
         check_prior(Sloppy, options)
 
 
+class Loose(Quadrature):
+    """Its tolerance says nothing."""
+
+    entropy_tolerance = 0.5
+
+
+class Exact(GaussianMixture):
+    """A tolerance of what is exact."""
+
+    entropy_tolerance = 0.01
+
+
+@pytest.mark.parametrize(
+    ("cls", "expected"), [(Loose, "above 0 and at most 0.1 nats"), (Exact, "expected 0, got 0.01")]
+)
+def test_the_kit_refuses_a_tolerance_that_says_nothing(cls: type[GaussianMixture], expected: str) -> None:
+    with pytest.raises(ContractViolation, match=expected):
+        check_prior(cls, GaussianMixtureOptions())
+
+
 @pytest.mark.parametrize("tolerance", [0.0, -1.0, math.nan, math.inf, "small"])
 def test_a_numerical_entropy_without_a_tolerance_is_refused(tolerance: object) -> None:
     prior = make(Quadrature)

@@ -15,6 +15,9 @@ from PIL import Image
 from sklearn.datasets import load_digits
 
 from mpcc.core.commands import entry
+from mpcc.core.testing import ContractViolation, check_dataset
+from mpcc.plugins.datasets.digits import Digits
+from mpcc.plugins.datasets.options import DigitsOptions
 
 TINY = [
     *("--iterations", "1", "--eval-images", "20", "--threads", "1", "--standing-passes", "1", "--batch", "10"),
@@ -142,6 +145,13 @@ def test_a_hint_that_is_no_number_is_one_error(hint: str, capsys: pytest.Capture
     assert status == 2
     assert "dataset 'birds'" in said
     assert "expected a whole number of at least 1 or None, got" in said
+
+
+@pytest.mark.parametrize("hint", ["clusters", "image_side"])
+def test_the_kit_refuses_a_hint_that_is_no_number(hint: str) -> None:
+    wrong = type("Wrong", (Digits,), {hint: 2.5})
+    with pytest.raises(ContractViolation, match=f"{hint}: expected a whole number of at least 1 or None, got 2.5"):
+        check_dataset(wrong, DigitsOptions())
 
 
 def test_a_dry_run_shows_what_is_suggested_and_by_whom(capsys: pytest.CaptureFixture[str]) -> None:

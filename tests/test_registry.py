@@ -167,3 +167,44 @@ def test_the_listing_shows_load_errors_as_table_and_as_json(
             assert rows["fake_import"]["version"] == "2.5"
             assert rows["gmm"]["error"] is None
             assert set(rows["gmm"]) == {"name", "kind", "summary", "origin", "version", "error"}
+
+
+def presets_of(name: str, tables: object) -> str:
+    """Return the hook of a plugin with one preset, for `install`."""
+    call = f"register({name!r}, {tables!r})".replace("{", "{{").replace("}", "}}")
+    return f"\n@hookimpl\ndef register_presets(register):\n    {call}\n"
+
+
+def test_an_installed_plugin_brings_presets(install: Install) -> None:
+    tables = {"source": "a test", "for": {"data": "digits", "device": "cuda"}, "run": {"clusters": 7}}
+    install("fake_presets", presets_of("ours", tables))
+    assert load_registry().presets["ours"] == tables
+
+
+@pytest.mark.parametrize(
+    ("name", "tables", "reason"),
+    [
+        ("digits", {}, "preset 'digits' is in registry.toml of mpcc and in fake_presets 2.5: expected another name"),
+        (
+            "ours",
+            {"for": {"data": "digits"}, "arch": {"name": "biggan8"}},
+            "'digits' of registry.toml of mpcc and 'ours' of",
+        ),
+        ("ours", {"runs": {}}, "did you mean 'run'?"),
+        ("ours", {"run": 3}, "preset 'ours': expected a table run = { ... }, got 3"),
+        ("ours", {"for": {"device": "cpu"}}, "expected the name of a data set"),
+        ("ours", 3, "preset 'ours': expected tables such as"),
+        ("our s", {}, "preset name 'our s': expected letters"),
+    ],
+)
+def test_a_plugin_whose_preset_cannot_be_is_set_aside_alone(
+    install: Install, name: str, tables: object, reason: str
+) -> None:
+    install("fake_presets", GOOD + presets_of(name, tables))
+    install("fake_good", GOOD.replace('"half"', '"other"'))
+    registry = load_registry()
+    assert [broken.distribution for broken in registry.broken] == ["fake_presets"]
+    assert reason in registry.broken[0].error
+    assert registry.presets == load_registry([]).presets
+    assert "other" in registry.names("metric")
+    assert "half" not in registry.names("metric")

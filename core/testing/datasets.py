@@ -131,8 +131,13 @@ def check_images(image_set: ImageSet, size: int) -> tuple[int, int]:
 @DATASET_LAWS.add("images are uint8, (N, D, R, R), of the size asked for")
 def images_fit(case: DatasetCase) -> str:
     count, channels = check_images(case.first(), FIRST_SIZE)
-    declared = case.make().channels
+    dataset = case.make()
+    declared = dataset.channels
     require(declared in (None, channels), f"channels: it declares {declared} but its images have {channels}")
+    for name in ("clusters", "image_side"):
+        hint = getattr(dataset, name)
+        right = hint is None or (isinstance(hint, int) and not isinstance(hint, bool) and hint > 0)
+        require(right, f"{name}: expected a whole number of at least 1 or None, got {hint!r}")
     if case.seconds >= QUICK_SECONDS:
         return f"R = {FIRST_SIZE}; loading took {case.seconds:.0f} s, so no other size was tried"
     other = check_images(case.second(), SECOND_SIZE)

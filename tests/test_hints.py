@@ -91,6 +91,9 @@ def test_class_folders_are_the_number_of_clusters_and_a_flag_comes_first(capsys:
     assert (status, tables["run"]["clusters"]) == (0, 3)
     assert "--clusters 3: the number of classes of the data set, as nothing else was chosen" in said
     with pytest.raises(SystemExit):
+        entry.run_main([*data, *TINY, "--dry-run"])
+    assert "# with these images: clusters = 3\n" in capsys.readouterr().out
+    with pytest.raises(SystemExit):
         entry.run_main([*data, *TINY, "--clusters", "10", "--out", "typed"])
     assert "clusters = 10\n" in Path("typed/config.toml").read_text()
     assert "number of classes" not in capsys.readouterr().err

@@ -89,13 +89,16 @@ def describe(
             left = done if settings.minutes else None
             assembled = Run.assemble(registry, offline, began=began, done=left, runs=runs)
             channels = assembled.data.images.shape[1]
-            lowered = {name: getattr(assembled.config.run, name) for name in ("batch", "clusters")}
+            of_images = {name: getattr(assembled.config.run, name) for name in ("batch", "clusters")}
+            for name, value in of_images.items():
+                if value != getattr(settings, name) and settings.minutes is None:
+                    print(f"# with these images: {name} = {value}")
             if assembled.budget:
                 settled = {name: getattr(assembled.config.run, name) for name in SET_BY_MINUTES}
                 settings = attrs.evolve(settings, minutes=None, **settled)
                 config = attrs.evolve(config, origins=assembled.config.origins)
                 print(f"# {comment_of(assembled.budget)}")
-            config = attrs.evolve(config, run=attrs.evolve(settings, **lowered))
+            config = attrs.evolve(config, run=attrs.evolve(settings, **of_images))
             if done is not None and done >= config.run.iterations:
                 raise InvalidInput(already_done(str(resume), done, config.run.iterations))
             # What is left of a comparison of seeds is not known here.

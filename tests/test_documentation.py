@@ -57,7 +57,8 @@ def workplace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, few_iterations: N
 def run(line: str) -> None:
     """Run one documented command in this process, training for one step."""
     command, *arguments = shlex.split(line, comments=True)
-    if command == "mpcc-run":
+    chooses = arguments[0] == "choose-k"
+    if command == "mpcc-run" or (chooses and "--resume" not in arguments):
         resumed = "--resume" in arguments
         for name, value in zip(TINY[::2], TINY[1::2], strict=True):
             if resumed and name in ("--threads", "--standing-passes"):
@@ -65,6 +66,8 @@ def run(line: str) -> None:
             if name == "--iterations" and "--minutes" in arguments:
                 continue
             wanted = "2" if resumed and name == "--iterations" else value
+            if chooses and name == "--eval-images":
+                wanted = "60"  # clusterings of fewer than 50 images are not compared
             if name in arguments:
                 arguments[arguments.index(name) + 1] = wanted
             else:
@@ -94,8 +97,7 @@ def test_every_block_on_writing_a_prior_runs_in_order(workplace: Path) -> None:
 
 OTHER_PAGES = [
     *("architectures.md", "compatibility.md", "real-images.md", "reliability.md", "scores.md", "time-budgets.md"),
-    "objectives.md",
-    "seeds.md",
+    *("choosing-k.md", "objectives.md", "seeds.md"),
     *(pytest.param(page, marks=pytest.mark.check) for page in ("data.md", "performance.md")),
 ]
 

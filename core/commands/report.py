@@ -8,7 +8,7 @@ import attrs
 
 from mpcc.core.commands.flags import Parser, PluginFiles, argument
 from mpcc.core.report.report_page import write_report
-from mpcc.core.studies.seed_record import chosen_run
+from mpcc.core.studies.count_record import chosen_run
 from mpcc.core.system.resources import disk_errors
 
 __all__ = ["ReportFlags", "report_run"]

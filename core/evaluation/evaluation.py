@@ -19,8 +19,11 @@ from mpcc.core.evaluation.inference import EVALUATION_BATCH, predictions
 from mpcc.core.method.model import Model, to_pixels
 from mpcc.core.system.plain_values import plain_value
 
-__all__ = ["Pictures", "choose_images", "draw_pictures", "evaluate", "left_out", "score"]
+__all__ = ["SAME_IMAGES", "Pictures", "choose_images", "draw_pictures", "evaluate", "left_out", "score"]
 
+# The seed of the choice of evaluated images. It is not that of the run: scores and clusterings of several seeds can be
+# compared only on the same images.
+SAME_IMAGES = 0
 SAMPLES_PER_CLUSTER = 10
 RECONSTRUCTED_IMAGES = 50
 
@@ -33,7 +36,7 @@ def choose_images(count: int, wanted: int | str, seed: int) -> Tensor:
     Arguments:
         count: N, the number of images in the set.
         wanted: How many of them to evaluate, or ``"all"``.
-        seed: Of the run.
+        seed: Of the choice.
     """
     if isinstance(wanted, str) or wanted >= count:
         return torch.arange(count)

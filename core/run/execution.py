@@ -14,7 +14,7 @@ from torch import Tensor
 
 from mpcc.core.contracts import Metric
 from mpcc.core.errors import InvalidInput, OutOfResources, TrainingDiverged
-from mpcc.core.evaluation.evaluation import choose_images
+from mpcc.core.evaluation.evaluation import SAME_IMAGES, choose_images
 from mpcc.core.evaluation.findings import Findings, find
 from mpcc.core.evaluation.sheets import sheets
 from mpcc.core.hookspecs import RunInfo
@@ -219,7 +219,7 @@ class Execution:
                 self._look(self.run.indices)
             raise Stopped(message)
         if self._first_look_due():
-            some = choose_images(len(self.run.data), min(len(self.run.indices), FIRST_LOOK_IMAGES), self.settings.seed)
+            some = choose_images(len(self.run.data), min(len(self.run.indices), FIRST_LOOK_IMAGES), SAME_IMAGES)
             logger.info("a first look, at %d images", len(some))
             self._look(some)
 

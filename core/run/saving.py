@@ -147,7 +147,7 @@ class Saving:
 
     @property
     def _how_to_continue(self) -> str:
-        return f"continue with: mpcc-run --resume {quoted(self.folder.resumed_by)}"
+        return f"continue with: {self.folder.resume_line}"
 
     def _check_saved(self, failure: str) -> None:
         """Raise an error if the last checkpoint is not on the disk, with the reason and how to go on."""

@@ -51,11 +51,13 @@ class RunFolder:
     Attributes:
         path: The folder.
         within: The folder of several runs that this one belongs to, or None.
+        command: The command that goes on with the run, or with all of them.
     """
 
     def __init__(self, path: Path, *, named: bool = True) -> None:
         self.path = path
         self.within: Path | None = None
+        self.command = "mpcc-run"
         self._named = named
         self._made: list[Path] = []
         self._kept = False
@@ -168,10 +170,19 @@ class RunFolder:
             while self._made:
                 self._made.pop().rmdir()
 
+    def belongs_to(self, other: RunFolder) -> None:
+        """Let what goes on with another folder go on with this one, too."""
+        self.within, self.command = other.resumed_by, other.command
+
     @property
     def resumed_by(self) -> Path:
-        """The folder that ``mpcc-run --resume`` takes to go on."""
+        """The folder that the command takes to go on."""
         return self.within or self.path
+
+    @property
+    def resume_line(self) -> str:
+        """What the user types to go on."""
+        return f"{self.command} --resume {quoted(self.resumed_by)}"
 
     @property
     def config(self) -> Path:

@@ -251,7 +251,8 @@ class Execution:
         """Log the terms, the sizes of the gradients and the step sizes."""
         rates = {name: float(optimizer.param_groups[0]["lr"]) for name, optimizer in self.trainer.optimizers.items()}
         norms = {name: float(norm) for name, norm in self.trainer.guard.norms.items()}
-        self.events.losses(self.trainer.iteration, values, self.trainer.term_weights, rates, norms)
+        trainer = self.trainer
+        self.events.losses(trainer.iteration, values, trainer.term_weights, rates, norms, trainer.phase_terms)
         # Another objective may have no discriminator.
         self.run.hinges += [values["data_discriminator"]] if "data_discriminator" in values else []
         for part, norm in norms.items():

@@ -90,11 +90,11 @@ class Saving:
         self._evaluated = True
         self._unwritten = self.attempt(f"the evaluation of iteration {done}", write)
         if self._unwritten is None:
-            self.attempt(REPORT_FILE, self._report)
             if done == self.run.config.run.iterations:
                 # Images are read for it, so it is not done at every evaluation.
                 seed = self.run.config.run.seed
                 self.attempt("projector", lambda: write_projector(self.folder.path, findings, seed))
+            self.attempt(REPORT_FILE, self._report)
 
     def _report(self) -> None:
         """Write the report; a file that a user has put there or changed does not end a run."""

@@ -2,9 +2,9 @@
 
 ``config.toml`` re-runs the run, ``results.json`` sums it up, ``metrics.jsonl`` has a line for every evaluation,
 ``assignments.csv`` and ``posterior.npy`` a row for every evaluated image, ``clusters.png``, ``clusters/``,
-``samples.png`` and ``reconstructions.png`` show it, ``confusion.csv`` and ``confusion.png`` compare it with labels
-where there are any, ``clusters.npz`` has small images for ``report.html``, a page about all of it,
-``checkpoints/last.pt`` continues it; TensorBoard's event files lie beside them. Nothing is written anywhere else.
+``samples.png``, ``interpolations.png`` and ``reconstructions.png`` show it, ``confusion.csv`` and ``confusion.png``
+compare it with labels where there are any, ``clusters.npz`` has small images for ``report.html``, a page about all of
+it, ``checkpoints/last.pt`` continues it; TensorBoard's event files lie beside them. Nothing is written anywhere else.
 """
 
 from __future__ import annotations

@@ -44,6 +44,8 @@ PURPOSE = (
     "clusterings of different seeds are. No labels are needed. All other flags are those of mpcc-run."
 )
 SEEDS = "3"
+# The share of a run that a fit of the prior gets to settle, before clusterings are compared.
+AFTER_FIT = 0.05
 # What the command compares itself.
 OWN = {"clusters", "seed"}
 RESUMABLE = frozenset({"device", "data_root", "download", "workers"})
@@ -57,7 +59,13 @@ class ChooseFlags(PluginFiles):
 
     clusters: str | None = option(None, "numbers of clusters to compare, such as 5,10,20 or 8-12")
     seeds: str = option(SEEDS, "seeds of each number: how many, or a list or range such as 0-4; at least two")
-    part: float = option(PART, "share of the iterations after which everything is compared", above=0, most=1)
+    part: float | None = option(
+        None,
+        f"share of the iterations after which everything is compared; {PART} if not given, or a little after a fit of "
+        "the prior, if there is one",
+        above=0,
+        most=1,
+    )
     config: Path | None = option(None, "configuration file, such as the config.toml of a run folder; flags override it")
     preset: str | None = option(None, "preset to start from, or none; chosen as for mpcc-run if not given")
     compat: str | None = option(None, "start from the preset DATA-paper: paper or reference, as for mpcc-run")
@@ -133,9 +141,10 @@ def choose_k(words: list[str], began: float | None = None) -> int:
         )
     run = {**typed.tables.get("run", {}), "clusters": str(counts[-1])}
     config = resolve(registry, [*lower, Layer("flag", {**typed.tables, "run": run})], preset)
-    plan = plan_of(config, counts, seeds, flags.part)
+    part = flags.part or default_part(config)
+    plan = plan_of(config, counts, seeds, part)
     if flags.dry_run:
-        runs = len(counts) * work_in_runs(len(seeds), flags.part, finish=False)
+        runs = len(counts) * work_in_runs(len(seeds), part, finish=False)
         describe(registry, config, flags.out, None, began, runs)
         print(f"# {plan}")
         return 0
@@ -147,7 +156,7 @@ def choose_k(words: list[str], began: float | None = None) -> int:
 
     print(plan, file=sys.stderr)
     folder = RunFolder.plan(flags.out, config)
-    return told(folder, lambda: compare_counts(registry, config, folder, counts, seeds, flags.part, began=began))
+    return told(folder, lambda: compare_counts(registry, config, folder, counts, seeds, part, began=began))
 
 
 def choose_parser(registry: Registry | None = None, config: RunConfig | None = None) -> Parser:
@@ -163,6 +172,12 @@ def choose_parser(registry: Registry | None = None, config: RunConfig | None = N
             cls = registry.entry(kind, choice.name).options_class()
             parser.declare(f"Options of --{section} {choice.name}", cls, section, values=choice.options)
     return parser
+
+
+def default_part(config: RunConfig) -> float:
+    """Return the share of a run after which everything is compared: later than a fit of the prior, if there is one."""
+    fit = config.run.prior_fit
+    return PART if not fit else min(1.0, max(PART, round(fit + AFTER_FIT, 3)))
 
 
 def plan_of(config: RunConfig, counts: tuple[int, ...], seeds: tuple[int, ...], part: float) -> str:

@@ -219,7 +219,7 @@ def test_it_goes_on_after_a_kill(compared: Path, tmp_path: Path) -> None:
 def test_minutes_are_those_of_the_whole_comparison(tmp_path: Path) -> None:
     folder = tmp_path / "minutes"
     flags = tiny(iterations=None, eval_every=None, eval_images=None)
-    assert call("choose-k", *flags, "--clusters", "3,5", "--seeds", "2", "--minutes", "0.4", "--out", str(folder)) == 0
+    assert call("choose-k", *flags, "--clusters", "3,5", "--seeds", "2", "--minutes", "0.3", "--out", str(folder)) == 0
     plain = record(folder)
     runs = [json.loads(path.read_text()) for path in folder.glob("clusters-*/seed-*/results.json")]
     assert {run["iterations"] for run in runs} == {plain["compared_at"]}

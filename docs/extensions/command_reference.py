@@ -82,7 +82,12 @@ def flags(parser: Parser, program: str) -> Iterator[str]:
         for action in shown:
             name = action.option_strings[-1] if action.option_strings else ""
             value = action.metavar if isinstance(action.metavar, str) else ""
-            yield from (f"```{{option}} {name} {value}".rstrip(), plain((action.help or "").replace("%%", "%")), "```", "")
+            yield from (
+                f"```{{option}} {name} {value}".rstrip(),
+                plain((action.help or "").replace("%%", "%")),
+                "```",
+                "",
+            )
 
 
 def plugin_options() -> Iterator[str]:

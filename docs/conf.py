@@ -29,6 +29,7 @@ extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon", "comma
 root_doc = "docs/index"
 include_patterns = ["docs/*.md", "README.md", "CHANGELOG.md", "CONTRIBUTING.md", "SECURITY.md", "examples/*/README.md"]
 exclude_patterns = ["build", "dist", "runs", ".venv", ".git"]
+myst_enable_extensions = ["dollarmath"]  # $$ encloses an equation
 myst_heading_anchors = 3
 smartquotes = False  # they would turn the two hyphens of a flag into a dash
 

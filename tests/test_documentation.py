@@ -61,7 +61,7 @@ def run(line: str) -> None:
     if command == "mpcc-run" or (chooses and "--resume" not in arguments):
         resumed = "--resume" in arguments
         for name, value in zip(TINY[::2], TINY[1::2], strict=True):
-            if resumed and name in ("--threads", "--standing-passes"):
+            if resumed and name in ("--threads", "--standing-passes", "--eval-images"):
                 continue
             if name == "--iterations" and "--minutes" in arguments:
                 continue

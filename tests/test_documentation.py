@@ -61,7 +61,7 @@ def run(line: str) -> None:
     if command == "mpcc-run" or (chooses and "--resume" not in arguments):
         resumed = "--resume" in arguments
         for name, value in zip(TINY[::2], TINY[1::2], strict=True):
-            if resumed and name in ("--threads", "--standing-passes"):
+            if resumed and name in ("--threads", "--standing-passes", "--eval-images"):
                 continue
             if name == "--iterations" and "--minutes" in arguments:
                 continue
@@ -97,8 +97,8 @@ def test_every_block_on_writing_a_prior_runs_in_order(workplace: Path) -> None:
 
 OTHER_PAGES = [
     *("architectures.md", "compatibility.md", "real-images.md", "reliability.md", "scores.md", "time-budgets.md"),
-    *("choosing-k.md", "objectives.md", "seeds.md"),
-    *(pytest.param(page, marks=pytest.mark.check) for page in ("data.md", "performance.md")),
+    *("choosing-k.md", "objectives.md", "seeds.md", "tutorial.md"),
+    *(pytest.param(page, marks=pytest.mark.check) for page in ("data.md", "how-to.md", "performance.md")),
 ]
 
 
@@ -111,7 +111,8 @@ def test_every_command_on_the_other_pages_runs_for_one_step(page: str, workplace
     np.savez(workplace / "scans.npz", images=digits)
     np.save(workplace / "scans.npy", digits.astype(np.uint16) * 16)
     (workplace / "kinds.csv").write_text("file,kind\n" + "a,cat\nb,dog\n" * 30, encoding="utf-8")
-    shutil.copytree(workplace / "my-images", workplace / "moved-images")
+    for name in ("moved-images", "new-images", "labelled-images/one", "labelled-images/two"):
+        shutil.copytree(workplace / "my-images", workplace / name)
     assert blocks(page)
     for block in blocks(page):
         if block.file is not None:
@@ -119,6 +120,9 @@ def test_every_command_on_the_other_pages_runs_for_one_step(page: str, workplace
             continue
         for line in block.text.splitlines():
             run(line)
+    if page == "tutorial.md":  # it promises that
+        assert len(list(workplace.glob("sorted/cluster-*/*.png"))) == len(digits)
+        assert (workplace / "sorted/cluster-3-long").is_dir()
 
 
 @pytest.mark.parametrize(

@@ -58,7 +58,7 @@ def run(line: str) -> None:
     """Run one documented command in this process, training for one step."""
     command, *arguments = shlex.split(line, comments=True)
     chooses = arguments[0] == "choose-k"
-    if command == "mpcc-run" or (chooses and "--resume" not in arguments):
+    if command == "mpcc-run" or (arguments[0] in ("choose-k", "sweep") and "--resume" not in arguments):
         resumed = "--resume" in arguments
         for name, value in zip(TINY[::2], TINY[1::2], strict=True):
             if resumed and name in ("--threads", "--standing-passes", "--eval-images"):
@@ -97,7 +97,7 @@ def test_every_block_on_writing_a_prior_runs_in_order(workplace: Path) -> None:
 
 OTHER_PAGES = [
     *("architectures.md", "compatibility.md", "real-images.md", "reliability.md", "scores.md", "time-budgets.md"),
-    *("choosing-k.md", "objectives.md", "seeds.md", "tutorial.md"),
+    *("choosing-k.md", "objectives.md", "seeds.md", "sweeps.md", "tutorial.md"),
     *(pytest.param(page, marks=pytest.mark.check) for page in ("data.md", "how-to.md", "performance.md")),
 ]
 

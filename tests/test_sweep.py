@@ -282,7 +282,7 @@ POSTGRESQL = next(iter(sorted(Path("/usr/lib/postgresql").glob("*/bin"), reverse
 @pytest.mark.check
 @pytest.mark.skipif(POSTGRESQL is None or os.name != "posix", reason="PostgreSQL is not installed")
 def test_two_workers_share_a_postgresql_database(tmp_path: Path) -> None:
-    pytest.importorskip("psycopg")
+    pytest.importorskip("psycopg2")
     assert POSTGRESQL is not None
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
@@ -300,7 +300,7 @@ def test_two_workers_share_a_postgresql_database(tmp_path: Path) -> None:
     server(str(POSTGRESQL / "initdb"), "-D", data, "-A", "trust", "-U", "sweeps", "--no-sync")
     server(control, "-D", data, "-w", "-l", str(place / "log"), "-o", f"-p {port} -k {place} -h 127.0.0.1", "start")
     try:
-        address = f"postgresql+psycopg://sweeps@127.0.0.1:{port}/postgres"
+        address = f"postgresql+psycopg2://sweeps@127.0.0.1:{port}/postgres"
         folder = tmp_path / "shared"
         words = ["--over", "clusters=3,4", "--seeds", "2", "--processes", "2", "--storage", address]
         assert sweep(folder, *words) == 0

@@ -22,7 +22,8 @@ PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["
 REPOSITORY = PROJECT.get("urls", {}).get("Repository", "").rstrip("/")
 
 project = PROJECT["name"]
-author = "The mpcc developers"
+author = "The mpcc authors"
+copyright = f"2026, {author}"
 release = version = PROJECT["version"]
 
 extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon", "command_reference"]

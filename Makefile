@@ -1,4 +1,5 @@
-# `make run` clusters the digits, `make test` checks a change, and `make check` also runs the slow checks.
+# `make run` clusters the digits, `make test` checks a change, `make check` also runs the slow checks, and `make docs`
+# builds the documentation site.
 # Each target first sets up .venv if it is not ready.
 PYTHON ?= python3
 VENV := .venv
@@ -6,7 +7,7 @@ BIN := $(VENV)/bin
 # The installed packages depend only on these two files; their checksum names the stamp.
 STAMP := $(VENV)/.installed-$(shell cat requirements.lock pyproject.toml 2>/dev/null | cksum | tr ' ' '-')
 
-.PHONY: run test check lint setup lock floors clean
+.PHONY: run test check lint docs setup lock floors clean
 
 run: setup
 	$(BIN)/mpcc-run
@@ -23,6 +24,11 @@ test: lint
 
 check: lint
 	$(PYTEST)
+
+# The source folder is the root of the repository, so that links mean the same here and on the site.
+docs: setup
+	$(BIN)/sphinx-build -W --keep-going -q -c docs -d build/doctrees . build/site
+	@echo "build/site/index.html"
 
 setup: $(STAMP)
 

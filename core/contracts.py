@@ -92,7 +92,7 @@ class Prior(nn.Module, abc.ABC):
     def encoder_distribution(self, loc: Tensor, raw_scale: Tensor) -> Distribution:
         """Return q(z|x) from the encoder's two heads: batch shape (N,), event shape (J,), with ``rsample``.
 
-        Its tails must be heavy enough for E_p |log q(z|x)| to be finite: a Normal q needs a prior with a variance.
+        Its tails must be heavy enough for E_p abs(log q(z|x)) to be finite: a Normal q needs a prior with a variance.
 
         Arguments:
             loc: Location head, shape (N, J).

@@ -58,14 +58,17 @@ def workplace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, few_iterations: N
 def run(line: str) -> None:
     """Run one documented command in this process, training for one step."""
     command, *arguments = shlex.split(line, comments=True)
-    if command == "mpcc-run":
+    chooses = arguments[0] == "choose-k"
+    if command == "mpcc-run" or (arguments[0] in ("choose-k", "sweep") and "--resume" not in arguments):
         resumed = "--resume" in arguments
         for name, value in zip(TINY[::2], TINY[1::2], strict=True):
-            if resumed and name in ("--threads", "--standing-passes"):
+            if resumed and name in ("--threads", "--standing-passes", "--eval-images"):
                 continue
             if name == "--iterations" and "--minutes" in arguments:
                 continue
             wanted = "2" if resumed and name == "--iterations" else value
+            if chooses and name == "--eval-images":
+                wanted = "60"  # clusterings of fewer than 50 images are not compared
             if name in arguments:
                 arguments[arguments.index(name) + 1] = wanted
             else:
@@ -115,9 +118,8 @@ def test_every_block_on_writing_an_unusual_prior_runs_in_order(workplace: Path) 
 
 OTHER_PAGES = [
     *("architectures.md", "compatibility.md", "real-images.md", "reliability.md", "scores.md", "time-budgets.md"),
-    "objectives.md",
-    "seeds.md",
-    *(pytest.param(page, marks=pytest.mark.check) for page in ("data.md", "performance.md")),
+    *("choosing-k.md", "objectives.md", "seeds.md", "sweeps.md", "tutorial.md"),
+    *(pytest.param(page, marks=pytest.mark.check) for page in ("data.md", "how-to.md", "performance.md")),
 ]
 
 
@@ -130,7 +132,8 @@ def test_every_command_on_the_other_pages_runs_for_one_step(page: str, workplace
     np.savez(workplace / "scans.npz", images=digits)
     np.save(workplace / "scans.npy", digits.astype(np.uint16) * 16)
     (workplace / "kinds.csv").write_text("file,kind\n" + "a,cat\nb,dog\n" * 30, encoding="utf-8")
-    shutil.copytree(workplace / "my-images", workplace / "moved-images")
+    for name in ("moved-images", "new-images", "labelled-images/one", "labelled-images/two"):
+        shutil.copytree(workplace / "my-images", workplace / name)
     assert blocks(page)
     for block in blocks(page):
         if block.file is not None:
@@ -138,6 +141,9 @@ def test_every_command_on_the_other_pages_runs_for_one_step(page: str, workplace
             continue
         for line in block.text.splitlines():
             run(line)
+    if page == "tutorial.md":  # it promises that
+        assert len(list(workplace.glob("sorted/cluster-*/*.png"))) == len(digits)
+        assert (workplace / "sorted/cluster-3-long").is_dir()
 
 
 @pytest.mark.parametrize(

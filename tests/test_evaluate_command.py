@@ -27,7 +27,7 @@ TINY = {
     **{"eval-every": 2, "eval-images": 70, "standing-passes": 2, "checkpoint-every": 4, "seed": 3, "device": "cpu"},
     **{"prior": "student_t", "prior.scale-floor": 0.2, "ema-decay": 0.5, "ema-start": 1, "threads": 1},
 }
-PICTURES = {"clusters.png", "samples.png", "reconstructions.png", "confusion.png", "kmeans.png"}
+PICTURES = {"clusters.png", "samples.png", "interpolations.png", "reconstructions.png", "confusion.png", "kmeans.png"}
 OF_CLUSTERS = {f"clusters/{k}.png" for k in range(10)}
 TABLES = {"assignments.csv", "confusion.csv", "posterior.npy", "latents.npy", "clusters.npz"}
 

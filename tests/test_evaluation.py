@@ -21,6 +21,7 @@ from mpcc.core.evaluation.evaluated_images import ModelImages
 from mpcc.core.evaluation.evaluation import (
     Pictures,
     choose_images,
+    draw_interpolations,
     draw_pictures,
     evaluate,
     left_out,
@@ -368,6 +369,31 @@ def test_generated_images_are_fresh_ones_and_the_same_each_time() -> None:
         generator = standing_generator(made.averaged, made.prior, passes=2, batch=8)
         expected = to_pixels(generator(*made.prior.sample(4000))).double().mean(0)
     assert (samples - expected).abs().max() < 8
+
+
+def test_a_row_of_interpolations_goes_from_one_sample_of_its_cluster_to_another() -> None:
+    made, data = model(), image_set()
+    found, _ = images(made, data)
+    drawn = draw_interpolations(found, [2, 0])
+    assert drawn.shape == (2, 10, 1, 8, 8)
+    assert torch.equal(drawn, draw_interpolations(found, [2, 0]))
+    with found.standing() as generator, torch.no_grad():
+        ends = made.prior.component(torch.tensor([2, 2, 0, 0])).rsample().view(2, 2, J)
+        for row, cluster in enumerate((2, 0)):
+            for step in (0, 3, 9):
+                z = ends[row, 0] + (ends[row, 1] - ends[row, 0]) * step / 9
+                one = to_pixels(generator(z[None], torch.tensor([cluster])))[0]
+                assert (drawn[row, step].int() - one.int()).abs().max() <= 1
+
+
+def test_scales_of_the_encoder_are_those_of_its_normal() -> None:
+    made, data = model(), image_set()
+    found = find(made, data, torch.arange(300), {}, RunSettings(standing_passes=1))
+    with torch.no_grad():
+        _, log_variance = made.networks.encoder.eval()(to_unit_range(data.images[:256], CPU))
+    scales = found.encoder_scales()
+    assert scales is not None
+    assert torch.allclose(scales, (log_variance / 2).exp(), rtol=1e-5)
 
 
 def test_the_standing_generator_is_one_and_the_order_of_questions_does_not_matter() -> None:

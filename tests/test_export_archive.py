@@ -42,6 +42,7 @@ LISTS = {"README.txt", "config.toml", "results.json", "assignments.csv"}
 PICTURES = {
     "clusters.png",
     "samples.png",
+    "interpolations.png",
     "reconstructions.png",
     "kmeans.png",
     *(f"clusters/{cluster}.png" for cluster in range(4)),

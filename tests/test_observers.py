@@ -100,7 +100,7 @@ def test_the_logger_on_the_page_gets_settings_terms_scores_and_pictures(
     assert {"terms/latent", "terms/entropy"} <= terms.keys()
     assert all(isinstance(value, float) for value in terms.values())
     assert scores.keys() == {"Scores/acc", "Scores/nmi"}
-    names = ("clusters", "samples", "reconstructions", "confusion", "kmeans")
+    names = ("clusters", "samples", "interpolations", "reconstructions", "confusion", "kmeans")
     assert pictures == dict.fromkeys(names, ("uint8", 3))
 
 

@@ -200,6 +200,5 @@ def test_names_that_are_not_utf_8_go_through_a_run_its_resumption_and_its_use(wo
     done("run", "--resume", f"{odd}/run", "--iterations", "2")
     done("run", "--config", f"{odd}/run/config.toml", "--iterations", "1", "--out", "again")
     assert text.replace("latent_dim", "") == Path("again", "config.toml").read_text("utf-8").replace("latent_dim", "")
-    done("evaluate", f"{odd}/run")
     done("predict", f"{odd}/run", f"{odd}/plain", "--out", f"{odd}/t.csv")
     tomllib.loads(done("run", "--config", f"{odd}/run/config.toml", "--dry-run").decode("utf-8"))

@@ -55,7 +55,8 @@ def workplace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, few_iterations: N
 def run(words: list[str]) -> int:
     """Run one documented command in this process and return its exit status."""
     command, *arguments = words
-    training = command == "mpcc-run" and not {"--dry-run", "--help"} & set(arguments)
+    trains = command == "mpcc-run" or arguments[0] in ("choose-k", "sweep")
+    training = trains and not {"--dry-run", "--help"} & set(arguments)
     if arguments[:1] == ["bench"]:
         # docs/performance.md has it with all parts, and a test runs them.
         arguments += ["--parts", "loading", "--rounds", "1", "--iterations", "1", "--predict-images", "100"]

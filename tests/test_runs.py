@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import io
 import json
 import os
 import re
@@ -21,6 +22,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from sklearn.datasets import load_digits
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from mpcc.core.commands import entry
@@ -131,7 +133,7 @@ def stop_at(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
 def test_the_run_folder_has_exactly_the_documented_files(finished: Path) -> None:
     found = {str(path.relative_to(finished)) for path in finished.rglob("*") if path.is_file()}
     (events,) = (name for name in found if name.startswith("events.out.tfevents"))
-    sheets = {"clusters.png", "samples.png", "reconstructions.png", "confusion.png", "kmeans.png"}
+    sheets = {"clusters.png", "samples.png", "interpolations.png", "reconstructions.png", "confusion.png", "kmeans.png"}
     pictures = sheets | {f"clusters/{k}.png" for k in range(10)}
     tables = {
         "config.toml",
@@ -172,6 +174,47 @@ def test_the_projector_of_tensorboard_finds_latents_metadata_and_images(finished
     with Image.open(finished / embedding.sprite.image_path) as sprite:
         # Sixty images of 8 pixels, eight in a row.
         assert (sprite.size, list(embedding.sprite.single_image_dim)) == ((64, 64), [8, 8])
+
+
+def test_points_have_the_names_of_clusters_and_make_a_table_with_images(finished: Path, tmp_path: Path) -> None:
+    from pyarrow import parquet
+
+    folder = Path(shutil.copytree(finished, tmp_path / "run"))
+    table = tmp_path / "points.parquet"
+    clusters = [int(row["cluster"]) for row in rows(folder)]
+    named = clusters[0]
+    (folder / "names.toml").write_text(f'[names]\n{named} = "the first"\n', encoding="utf-8")
+    for _ in range(2):
+        with pytest.raises(SystemExit, match="0"):
+            entry.main(["report", str(folder), "--points", str(table)])
+        read = parquet.read_table(table).to_pydict()
+        table.unlink()
+    assert read["cluster"] == clusters
+    assert read["name"] == ["the first" if n == named else f"cluster {n}" for n in clusters]
+    assert read["label"] == [row["label"] for row in rows(folder)]
+    assert np.std(read["x"]) >= np.std(read["y"]) > 0
+    pixels = np.stack([np.asarray(Image.open(io.BytesIO(image["bytes"]))) for image in read["image"]])
+    wanted = load_digits().images[[int(row["index"]) for row in rows(folder)]] * (255 / 16)
+    assert np.abs(pixels - wanted).max() <= 1
+    with (folder / "projector" / "metadata.tsv").open(encoding="utf-8", newline="") as file:
+        points = list(csv.DictReader(file, delimiter="\t"))
+    assert [point["name"] for point in points] == ["the first" if n == named else str(n) for n in clusters]
+    # Without names, the column goes away again.
+    (folder / "names.toml").unlink()
+    with pytest.raises(SystemExit, match="0"):
+        entry.main(["report", str(folder)])
+    metadata = Path("projector", "metadata.tsv")
+    assert (folder / metadata).read_bytes() == (finished / metadata).read_bytes()
+
+
+@pytest.mark.parametrize(("name", "message"), [("points.csv", "points.parquet"), ("taken.parquet", "already exists")])
+def test_a_table_of_points_that_cannot_be_written_is_one_line(
+    finished: Path, tmp_path: Path, name: str, message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "taken.parquet").touch()
+    with pytest.raises(SystemExit, match="2"):
+        entry.main(["report", str(finished), "--points", str(tmp_path / name)])
+    assert message in capsys.readouterr().err
 
 
 def test_results_metrics_and_assignments_say_what_was_found(finished: Path) -> None:
@@ -445,8 +488,13 @@ def test_every_term_metric_rate_picture_and_histogram_is_in_the_events(finished:
         f"_hparams_/{name}" for name in ("experiment", "session_start_info", "session_end_info")
     }
     assert len(list(finished.rglob("events.out.tfevents.*"))) == 1
-    assert set(tags["images"]) == {"clusters", "samples", "reconstructions", "confusion", "kmeans"}
-    assert tags["histograms"] == ["prior/scales", "prior/weights", "latents/locations", "latents/posterior_entropy"]
+    assert set(tags["images"]) == {"clusters", "samples", "interpolations", "reconstructions", "confusion", "kmeans"}
+    histograms = ["prior/scales", "prior/weights", "latents/locations", "latents/scales", "latents/posterior_entropy"]
+    assert tags["histograms"] == histograms
+    # The page Custom Scalars is laid out by phase: every term stands where it is minimised.
+    layout = events.Tensors("custom_scalars__config__")[0].tensor_proto.string_val[0]
+    for phase in ("discriminator", "generator and prior", "encoder and prior", "encoder"):
+        assert f"Terms: {phase}".encode() in layout
     assert [event.step for event in events.Scalars("terms/latent")] == [2, 4, 6]
     assert [event.step for event in events.Scalars("Scores/acc")] == [3, 6]
     raw, weighted = events.Scalars("terms/latent")[0].value, events.Scalars("weighted/latent")[0].value

@@ -562,9 +562,9 @@ def test_the_time_to_go_is_that_until_seeds_are_compared(
 def test_minutes_are_those_of_the_whole_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     folder = tmp_path / "out"
     arguments = [each for each in tiny() if not each.startswith(("--iterations", "--eval-every"))]
-    assert run(*arguments, "--seeds", "2", "--part", "0.5", "--minutes", "0.6", "--out", str(folder)) == 0
+    assert run(*arguments, "--seeds", "2", "--part", "0.5", "--minutes", "0.4", "--out", str(folder)) == 0
     assert (
-        "2 seeds (0, 1) in 0.6 minutes: each for 0.5 of its iterations, then the best one to the end"
+        "2 seeds (0, 1) in 0.4 minutes: each for 0.5 of its iterations, then the best one to the end"
         in capsys.readouterr().err
     )
     found = record(folder)

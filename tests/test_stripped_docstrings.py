@@ -35,10 +35,8 @@ def test_a_run_is_trained_resumed_and_used_without_docstrings(tmp_path: Path) ->
     for words in (
         ["run", "--out", "r", *TINY],
         ["run", "--resume", "r", "--iterations", "2"],
-        ["evaluate", "r"],
         ["predict", "r"],
         ["export", "r"],
-        ["run", "--prior", "lowrank_gmm", "--out", "s", *TINY],
         ["plugins", "check", "student_t"],
     ):
         done = mpcc(tmp_path, *words)

@@ -32,7 +32,7 @@ from mpcc.core.registry.attribution import attributed
 from mpcc.core.run.assembly import choose_device, choose_metrics
 from mpcc.core.run.saved_run import check_checkpoint, run_layer, trained_model
 from mpcc.core.storage.checkpoint import load_checkpoint, save_checkpoint
-from mpcc.core.studies.seed_record import chosen_run
+from mpcc.core.studies.count_record import chosen_run
 from mpcc.core.system.resources import disk_errors
 from mpcc.core.system.toml_file import parse_toml
 from mpcc.core.system.whole_files import check_new, new_folder, write_whole

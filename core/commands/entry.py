@@ -27,7 +27,9 @@ COMMANDS = {
     "predict": ("predict:predict_run", "assign clusters to images with a trained run"),
     "sample": ("sample:sample_run", "generate new images of the clusters"),
     "export": ("export:export_run", "write the model for other programs, or an archive for a colleague"),
-    "compare": ("compare:compare_runs", "compare runs: settings that differ, scores over seeds, curves"),
+    "compare": ("studies.compare:compare_runs", "compare runs: settings that differ, scores over seeds, curves"),
+    "choose-k": ("studies.choose_k:choose_k", "compare numbers of clusters, without labels"),
+    "sweep": ("studies.sweep:sweep_command", "train a grid of runs, shared by processes and machines"),
     "bench": ("bench:bench", "measure the speed of training, loading and prediction"),
 }
 # Flags with which a command only prints.

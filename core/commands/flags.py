@@ -22,7 +22,7 @@ from mpcc.core.config.layers import METRICS
 from mpcc.core.config.options import BARE, option
 from mpcc.core.errors import InvalidInput
 from mpcc.core.registry import Registry, load_registry
-from mpcc.core.studies.seed_record import chosen_run
+from mpcc.core.studies.count_record import chosen_run
 
 __all__ = ["CommandFlags", "Parser", "PluginFiles", "RunFiles", "Typed", "argument", "expanded"]
 

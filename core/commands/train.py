@@ -18,7 +18,7 @@ import attrs
 
 from mpcc.core.commands.dry_run import about_preset, describe
 from mpcc.core.commands.flags import Parser, PluginFiles
-from mpcc.core.commands.seeds import go_on_with_seeds, plan_of_seeds, train_seeds
+from mpcc.core.commands.studies.seeds import go_on_with_seeds, plan_of_seeds, train_seeds
 from mpcc.core.config import (
     RESUMABLE,
     SECTIONS,
@@ -35,8 +35,10 @@ from mpcc.core.config.locations import check_only_places, entries_of, places
 from mpcc.core.config.options import option
 from mpcc.core.errors import EXIT_INTERRUPTED, InvalidInput
 from mpcc.core.registry import Registry
+from mpcc.core.studies.count_record import CountRecord, compares_counts, count_folder
 from mpcc.core.studies.seed_list import PART, parse_seeds, work_in_runs
 from mpcc.core.studies.seed_record import compares_seeds
+from mpcc.core.system.output_streams import quoted
 
 __all__ = ["RunFlags", "run_command"]
 
@@ -107,6 +109,12 @@ class RunFlags(PluginFiles):
         if self.config or self.preset or self.compat:
             raise InvalidInput(
                 "--resume continues with the run's own configuration: leave out --config, --preset and --compat"
+            )
+        if compares_counts(self.resume):
+            raise InvalidInput(
+                f"--resume {self.resume}: this folder compares numbers of clusters: expected one of its folders, such "
+                f"as {self.resume / count_folder(CountRecord.read(self.resume).counts[0].clusters)}, or mpcc choose-k "
+                f"--resume {quoted(self.resume)}"
             )
         # Only a resumed run needs the imports of this module.
         from mpcc.core.run.saved_run import config_file
@@ -239,7 +247,6 @@ def train(registry: Registry, config: RunConfig, out: Path | None, resume: Path 
     from mpcc.core.run.execution import Stopped
     from mpcc.core.run.whole_run import carry_out
     from mpcc.core.storage.run_folder import RunFolder
-    from mpcc.core.system.output_streams import quoted
 
     folder = RunFolder.existing(resume) if resume else RunFolder.plan(out, config)
     try:

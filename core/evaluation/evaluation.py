@@ -7,7 +7,7 @@ taken place.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor
@@ -19,9 +19,22 @@ from mpcc.core.evaluation.inference import EVALUATION_BATCH, predictions
 from mpcc.core.method.model import Model, to_pixels
 from mpcc.core.system.plain_values import plain_value
 
-__all__ = ["Pictures", "choose_images", "draw_pictures", "evaluate", "left_out", "score"]
+__all__ = [
+    "SAME_IMAGES",
+    "Pictures",
+    "choose_images",
+    "draw_interpolations",
+    "draw_pictures",
+    "evaluate",
+    "left_out",
+    "score",
+]
 
+# The seed of the choice of evaluated images. It is not that of the run: scores and clusterings of several seeds can be
+# compared only on the same images.
+SAME_IMAGES = 0
 SAMPLES_PER_CLUSTER = 10
+INTERPOLATED_IMAGES = 10
 RECONSTRUCTED_IMAGES = 50
 
 
@@ -33,7 +46,7 @@ def choose_images(count: int, wanted: int | str, seed: int) -> Tensor:
     Arguments:
         count: N, the number of images in the set.
         wanted: How many of them to evaluate, or ``"all"``.
-        seed: Of the run.
+        seed: Of the choice.
     """
     if isinstance(wanted, str) or wanted >= count:
         return torch.arange(count)
@@ -182,3 +195,26 @@ def draw_pictures(images: ModelImages, evaluation: Evaluation) -> Pictures:
     samples = torch.cat(rows)
     samples = samples.view(prior.clusters, SAMPLES_PER_CLUSTER, *samples.shape[1:])
     return Pictures(samples, images.pixels(shown), reconstructions, clusters)
+
+
+def draw_interpolations(images: ModelImages, clusters: Sequence[int]) -> Tensor:
+    """Generate images on a straight line in z from one sample of a cluster to another, for some clusters.
+
+    Arguments:
+        images: Images of the evaluation; their seed gives the ends of the lines.
+        clusters: Numbers of clusters.
+
+    Returns:
+        uint8, shape (clusters, 10, D, R, R).
+    """
+    prior = images.model.prior
+    with images.standing() as generator:
+        y = torch.tensor(clusters, dtype=torch.int64, device=images.device)
+        ends = prior.component(y.repeat_interleave(2)).rsample().view(len(y), 2, -1)
+        along = torch.linspace(0, 1, INTERPOLATED_IMAGES, device=images.device)[None, :, None]
+        z = torch.lerp(ends[:, :1], ends[:, 1:], along.to(ends)).flatten(0, 1)
+        y = y.repeat_interleave(INTERPOLATED_IMAGES)
+        parts = zip(torch.split(z, EVALUATION_BATCH), torch.split(y, EVALUATION_BATCH), strict=True)
+        drawn = [to_pixels(generator(prior.input_map(some), own)) for some, own in parts]
+    pixels = torch.cat(drawn)
+    return pixels.view(len(clusters), INTERPOLATED_IMAGES, *pixels.shape[1:])

@@ -16,7 +16,8 @@ from mpcc.core.evaluation.baseline import PixelBaseline, PixelClusters
 from mpcc.core.evaluation.baseline_sheet import PixelGroup, find_groups
 from mpcc.core.evaluation.confusion import Confusion
 from mpcc.core.evaluation.evaluated_images import ModelImages
-from mpcc.core.evaluation.evaluation import Pictures, draw_pictures, evaluate, left_out, score
+from mpcc.core.evaluation.evaluation import Pictures, draw_interpolations, draw_pictures, evaluate, left_out, score
+from mpcc.core.evaluation.inference import EVALUATION_BATCH, encoder_scales
 from mpcc.core.evaluation.members import ClusterMembers, ShownClusters, find_members
 from mpcc.core.method.model import Model
 from mpcc.core.system.kernel_settings import full_precision
@@ -45,6 +46,8 @@ class Findings:
         scores: Scores by name.
         left_out: Metrics that could not be computed, with the reason.
         pictures: Samples and reconstructions.
+        interpolations: For each cluster that is shown, the way in z from one sample to another, uint8, shape
+            (clusters, steps, D, R, R).
         shown: The clusters that pictures show, and the sizes of all.
         members: Typical and uncertain real members of the clusters that are shown.
         confusion: Classes against clusters, or None without labels.
@@ -59,6 +62,7 @@ class Findings:
     scores: Mapping[str, float]
     left_out: Mapping[str, str]
     pictures: Pictures
+    interpolations: Tensor
     shown: ShownClusters
     members: tuple[ClusterMembers, ...]
     confusion: Confusion | None
@@ -74,6 +78,11 @@ class Findings:
     def used(self) -> int:
         """How many clusters have at least one evaluated image."""
         return self.shown.used
+
+    def encoder_scales(self) -> Tensor | None:
+        """Return the scales of q(z|x) of up to 256 evaluated images, shape (n, J); None if the family has none."""
+        some = torch.arange(min(len(self.indices), EVALUATION_BATCH))
+        return encoder_scales(self.images.model, self.images.pixels(some))
 
     def summary(self) -> dict[str, Any]:
         """Return what ``results.json`` says about the evaluation and the evaluated model."""
@@ -140,11 +149,12 @@ def find(
         scores = score(metrics, evaluation)
     pictures = draw_pictures(images, evaluation)
     shown = ShownClusters.of(evaluation.assignments, evaluation.clusters, settings.picture_clusters, settings.seed)
+    between = draw_interpolations(images, shown.numbers)
     members = find_members(images, evaluation, shown)
     labelled = evaluation.labelled()
     confusion = None if labelled is None else Confusion.of(labelled, data.class_names)
     missing = left_out(metrics, evaluation.labels)
-    found = Findings(data, indices, evaluation, images, scores, missing, pictures, shown, members, confusion)
+    found = Findings(data, indices, evaluation, images, scores, missing, pictures, between, shown, members, confusion)
     if baseline is None:
         return found
     pixels = baseline.clusters(indices)

@@ -9,6 +9,7 @@ from typing import cast
 import attrs
 import torch
 from torch import Tensor, nn
+from torch.distributions import Distribution, Independent
 
 from mpcc.core.contracts import ImageSource
 from mpcc.core.errors import InvalidInput
@@ -17,7 +18,7 @@ from mpcc.core.images.read_ahead import in_order
 from mpcc.core.method.model import Model, to_unit_range
 from mpcc.core.system.kernel_settings import full_precision
 
-__all__ = ["EVALUATION_BATCH", "Prediction", "predict", "predictions"]
+__all__ = ["EVALUATION_BATCH", "Prediction", "encoder_scales", "predict", "predictions"]
 
 # Images that pass through a network at once.
 EVALUATION_BATCH = 256
@@ -94,13 +95,36 @@ def batches(images: Tensor | ImageSource | Iterable[Tensor], batch: int) -> Iter
 @torch.no_grad()
 def predict(model: Model, images: Tensor) -> Prediction:
     """Predict one batch, uint8, shape (n, D, R, R)."""
-    encoder, device = model.networks.encoder, model.device
-    dtypes = (parameter.dtype for parameter in encoder.parameters() if parameter.is_floating_point())
-    precision = next(dtypes, torch.float32)
-    with evaluating(encoder), full_precision(device):
-        location, raw_scale = encoder(to_unit_range(images, device).to(precision))
+    with full_precision(model.device):
+        location, raw_scale = heads(model, images)
         posterior = image_posterior(model.prior, location, raw_scale)
     return Prediction(location.cpu(), posterior.cpu())
+
+
+def heads(model: Model, images: Tensor) -> tuple[Tensor, Tensor]:
+    """Return location and raw scale of the encoder in evaluation mode for one batch, uint8, shape (n, D, R, R)."""
+    encoder = model.networks.encoder
+    dtypes = (parameter.dtype for parameter in encoder.parameters() if parameter.is_floating_point())
+    precision = next(dtypes, torch.float32)
+    with evaluating(encoder):
+        location, raw_scale = encoder(to_unit_range(images, model.device).to(precision))
+    return location, raw_scale
+
+
+@torch.no_grad()
+def encoder_scales(model: Model, images: Tensor) -> Tensor | None:
+    """Return the scales of q(z|x) for one batch, shape (n, J), on the CPU; None if the family has no ``scale``.
+
+    Arguments:
+        model: Encoder and prior.
+        images: uint8, shape (n, D, R, R).
+    """
+    with full_precision(model.device), model.prior.full_precision():
+        q: Distribution = model.prior.encoder_distribution(*heads(model, images))
+    while isinstance(q, Independent):
+        q = q.base_dist
+    scale = getattr(q, "scale", None)
+    return scale.cpu() if isinstance(scale, Tensor) and scale.shape == (len(images), model.prior.latent_dim) else None
 
 
 @contextlib.contextmanager

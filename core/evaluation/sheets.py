@@ -17,7 +17,15 @@ from mpcc.core.evaluation.members import ClusterMembers, ShownClusters
 from mpcc.core.evaluation.page import Row, Section, beside, most_in_a_row, rows_page, sections_page, tiles
 
 __all__ = [
-    *("generated_sheet", "member_sheet", "member_sheets", "overview_sheet", "reconstruction_sheet", "sample_sheet"),
+    *(
+        "generated_sheet",
+        "interpolation_sheet",
+        "member_sheet",
+        "member_sheets",
+        "overview_sheet",
+        "reconstruction_sheet",
+        "sample_sheet",
+    ),
     "sheets",
 ]
 
@@ -32,6 +40,7 @@ def sheets(findings: Findings) -> Iterator[tuple[str, Tensor]]:
     pictures, shown = findings.pictures, findings.shown
     yield "clusters", overview_sheet(pictures, shown, findings.members)
     yield "samples", sample_sheet(pictures, shown)
+    yield "interpolations", interpolation_sheet(findings.interpolations, shown)
     yield "reconstructions", reconstruction_sheet(pictures, shown)
     if findings.confusion is not None:
         yield "confusion", confusion_sheet(findings.confusion)
@@ -61,6 +70,17 @@ def sample_sheet(pictures: Pictures, shown: ShownClusters) -> Tensor:
     """Return samples with a row for each cluster, uint8, shape (3, height, width)."""
     rows = [Row(shown.lines(cluster), (tiles(pictures.samples[cluster]),)) for cluster in shown.numbers]
     return rows_page(f"generated images of each cluster{_choice(shown)}", [""], rows)
+
+
+def interpolation_sheet(interpolations: Tensor, shown: ShownClusters) -> Tensor:
+    """Return the way in z between two samples, a row for each cluster that is shown, uint8, shape (3, height, width).
+
+    Arguments:
+        interpolations: uint8, shape (clusters, steps, D, R, R).
+        shown: The clusters.
+    """
+    rows = [Row(shown.lines(n), (tiles(images),)) for n, images in zip(shown.numbers, interpolations, strict=True)]
+    return rows_page(f"between two generated images of each cluster, in equal steps of z{_choice(shown)}", [""], rows)
 
 
 def generated_sheet(title: str, images: Tensor, clusters: Sequence[int], columns: int) -> Tensor:

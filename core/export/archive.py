@@ -28,7 +28,7 @@ __all__ = ["write_archive"]
 # What is packed of a run folder, if it is there, beside config.toml, results.json and the tables.
 RESULTS = "results.json"
 TABLES = ("assignments.csv", "confusion.csv")
-PICTURES = ("clusters.png", "samples.png", "reconstructions.png", "confusion.png", "kmeans.png")
+PICTURES = ("clusters.png", "samples.png", "interpolations.png", "reconstructions.png", "confusion.png", "kmeans.png")
 
 
 def write_archive(path: Path, exported: ExportedRun) -> list[str]:

@@ -15,6 +15,7 @@ MEANINGS = {
     "clusters.png": "open this first: a row for each cluster, real images at the left, generated ones at the right",
     "clusters/": "a picture for each cluster: its most typical and its least certain real images, and some between",
     "samples.png": "generated images, a row for each cluster",
+    "interpolations.png": "the way from one generated image of a cluster to another, a row for each cluster",
     "kmeans.png": "for comparison: the groups that k-means finds in the pixels, paired with the clusters",
     "reconstructions.png": "real images, each with what the model makes of it at the right",
     "confusion.png": "the table confusion.csv as a picture",

@@ -112,6 +112,7 @@ class Trainer:
         self.iteration = 0
         self.fit_decided = self.refit_decided = self.prior_fitted = False
         self.term_weights: dict[str, float] = {}
+        self.phase_terms: dict[str, tuple[str, ...]] = {}
         self.section: Callable[[str], contextlib.AbstractContextManager[Any]] = no_clock
         self._real_batches = real_batches(self.phases, schedule)
         optional = [row for row in self.phases if isinstance(row, Phase) and row.real_terms]
@@ -246,6 +247,7 @@ class Trainer:
         for network in phase.advances:
             self.engine.advance(getattr(model.networks, network))
         self.term_weights |= loss.weights
+        self.phase_terms[phase.name] = tuple(loss.terms)
         return loss.terms
 
     def _trained(self, *names: str) -> contextlib.AbstractContextManager[None]:

@@ -149,6 +149,28 @@ class Scatter:
     side: int = SIDE
 
 
+def in_the_plane(z: NDArray[np.float64]) -> tuple[NDArray[np.float64], float] | None:
+    """Project latents to the two directions in which they vary most.
+
+    Arguments:
+        z: Shape (N, J).
+
+    Returns:
+        Coordinates, shape (N, 2), and the share of the variance that they keep; None if the latents do not vary or are
+        not finite.
+    """
+    # The import takes a moment.
+    from sklearn.decomposition import PCA
+
+    if len(z) < 2 or not np.isfinite(z).all() or np.ptp(z, axis=0).max() <= 1e-12 * max(1.0, np.abs(z).max()):
+        return None
+    model = PCA(min(2, *z.shape), svd_solver="covariance_eigh")
+    places = model.fit_transform(z)
+    if places.shape[1] == 1:
+        places = np.hstack([places, np.zeros_like(places)])
+    return places, float(model.explained_variance_ratio_.sum())
+
+
 def scatter(latents: NDArray[np.float32], clusters: NDArray[np.int64], seed: int) -> Scatter | None:
     """Project latents to the two directions in which they vary most; None if they do not vary.
 
@@ -157,20 +179,15 @@ def scatter(latents: NDArray[np.float32], clusters: NDArray[np.int64], seed: int
         clusters: Shape (N,).
         seed: Chooses the points if there are too many. No global random state is used.
     """
-    # The import takes a moment.
-    from sklearn.decomposition import PCA
-
     count = len(latents)
     chosen = np.arange(count)
     if count > POINTS:
         chosen = np.sort(np.random.default_rng(seed).choice(count, POINTS, replace=False))
     z, own = np.asarray(latents[chosen], dtype=np.float64), clusters[chosen]
-    if len(z) < 2 or not np.isfinite(z).all() or np.ptp(z, axis=0).max() <= 1e-12 * max(1.0, np.abs(z).max()):
+    placed = in_the_plane(z)
+    if placed is None:
         return None
-    model = PCA(min(2, *z.shape), svd_solver="covariance_eigh")
-    places = model.fit_transform(z)
-    if places.shape[1] == 1:
-        places = np.hstack([places, np.zeros_like(places)])
+    places, explained = placed
     low, spread = places.min(axis=0), max(np.ptp(places, axis=0).max(), math.ulp(0))
     # Both axes have the same scale, and the middle is in the middle.
     room = (1 - np.ptp(places, axis=0) / spread) / 2
@@ -182,5 +199,5 @@ def scatter(latents: NDArray[np.float32], clusters: NDArray[np.int64], seed: int
         path = "".join(f"M{x} {y}h0" for x, y in np.unique(points, axis=0).tolist())
         x, y = np.median(points, axis=0).tolist()
         clouds.append(Cloud(cluster, hue(cluster), path, x, y))
-    kept = f"{100 * model.explained_variance_ratio_.sum():.0f} %"
+    kept = f"{100 * explained:.0f} %"
     return Scatter(tuple(clouds), len(z), count, kept, len(clouds) <= LABELLED)

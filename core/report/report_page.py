@@ -11,6 +11,7 @@ import attrs
 from mpcc.core.report.charts import Panel, hue, panel, scatter
 from mpcc.core.report.cluster_entries import cluster_entries
 from mpcc.core.report.pages import rendered
+from mpcc.core.report.points import name_points
 from mpcc.core.report.run_record import Confusion, RunRecord, read_record
 from mpcc.core.reporting.pace import spoken
 from mpcc.core.reporting.verdict import Verdict, verdict
@@ -46,7 +47,8 @@ class ScoreRow:
 def write_report(folder: Path, meanings: Mapping[str, str], *, lenient: bool = False) -> Path:
     """Write ``report.html`` into the folder of a run, or of an evaluation, from the files in it; return its path.
 
-    The page is whole at any time: it replaces an earlier one at once.
+    The page is whole at any time: it replaces an earlier one at once. The points of TensorBoard's page Projector get
+    the names of their clusters, too.
 
     Arguments:
         folder: The folder.
@@ -60,6 +62,7 @@ def write_report(folder: Path, meanings: Mapping[str, str], *, lenient: bool = F
     record = read_record(folder, lenient=lenient)
     path = folder / REPORT_FILE
     write_whole(path, page_of(record, meanings))
+    name_points(folder, record.names)
     return path
 
 

@@ -20,15 +20,17 @@ tag                         value
 ``prior/weights``           histogram of phi
 ``prior/<quantity>``        other quantities of a prior, such as nu: a curve or a histogram
 ``latents/locations``       histogram of the encoder's locations of z of up to 5,000 evaluated images
+``latents/scales``          histogram of the scales of q(z|x) of up to 256 evaluated images, if the family has them
 ``latents/posterior_...``   ``latents/posterior_entropy``: histogram of the entropies of q(y|x) as shares of log K
 ``clusters``                picture: real members of each cluster beside generated images of it
 ``samples``                 picture: generated images, a row for each cluster
+``interpolations``          picture: the way in z from one sample of a cluster to another, a row for each cluster
 ``reconstructions``         picture: real images in pairs with their reconstructions
 ``confusion``               picture: classes against clusters, where there are labels
 ==========================  ==================================================================
 
-Each curve has a line that explains it. The page Custom Scalars has the scores, each term raw and weighted, gradients
-and step sizes; the page HPARAMS has the settings, in the same run.
+Each curve has a line that explains it. The page Custom Scalars has the scores, each term raw and weighted, phase by
+phase, gradients and step sizes; the page HPARAMS has the settings, in the same run.
 """
 
 from __future__ import annotations
@@ -94,9 +96,9 @@ class EventLog:
         self._file: IO[bytes] | None = None
         self._meanings = meanings or {}
         self._settings: Mapping[str, Mapping[str, Any]] = {}
-        # The tags that have been explained, and the terms that have been seen.
+        # The tags that have been explained, and the terms of each phase that have been seen.
         self._explained: set[str] = set()
-        self._terms: tuple[str, ...] = ()
+        self._terms: Mapping[str, Sequence[str]] = {}
         self._open(purge_step)
 
     def began(self, command: str, config: str, tables: Mapping[str, Mapping[str, Any]]) -> None:
@@ -119,9 +121,19 @@ class EventLog:
         weights: Mapping[str, float],
         learning_rates: Mapping[str, float],
         gradient_norms: Mapping[str, float],
+        phases: Mapping[str, Sequence[str]],
     ) -> None:
-        """Write the terms, raw and weighted, the step sizes and the sizes of the gradients."""
-        self._terms = tuple(terms)
+        """Write the terms, raw and weighted, the step sizes and the sizes of the gradients.
+
+        Arguments:
+            step: The iteration.
+            terms: Raw terms by name.
+            weights: Their weights.
+            learning_rates: Adam's step size of each part.
+            gradient_norms: Of each part.
+            phases: The names of the terms of each phase.
+        """
+        self._terms = phases
         for name, value in terms.items():
             self._scalar(f"terms/{name}", value, step)
             self._scalar(f"weighted/{name}", weights[name] * value, step)
@@ -142,7 +154,7 @@ class EventLog:
         """Write everything that an evaluation finds."""
         self.scores(step, scores)
         self.prior(step, prior)
-        self.latents(step, findings.evaluation)
+        self.latents(step, findings.evaluation, findings.encoder_scales())
         for name, picture in sheets(findings):
             self._picture(name, picture, step)
         for name, value in health.items():
@@ -173,9 +185,11 @@ class EventLog:
             else:
                 self._histogram(f"prior/{name}", value, step)
 
-    def latents(self, step: int, evaluation: Evaluation) -> None:
-        """Write histograms of the locations of z, and of the entropies of q(y|x) as shares of log K."""
+    def latents(self, step: int, evaluation: Evaluation, scales: Tensor | None) -> None:
+        """Write histograms of the locations and scales of q(z|x), and of the entropies of q(y|x) as shares of log K."""
         self._histogram("latents/locations", evaluation.locations[:LATENTS], step)
+        if scales is not None:
+            self._histogram("latents/scales", scales, step)
         if evaluation.clusters > 1:
             entropies = torch.special.entr(evaluation.posterior.double()).sum(1) / math.log(evaluation.clusters)
             self._histogram("latents/posterior_entropy", entropies, step)

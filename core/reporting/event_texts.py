@@ -48,21 +48,24 @@ def explanation(tag: str, meanings: Mapping[str, str]) -> str:
     return meanings.get(max(known, key=len, default=""), "")
 
 
-def layout(scores: Iterable[str], terms: Iterable[str]) -> dict[str, dict[str, list[Any]]]:
+def layout(scores: Iterable[str], phases: Mapping[str, Iterable[str]]) -> dict[str, dict[str, list[Any]]]:
     """Return the charts of the page Custom Scalars: categories, titles, and the tags in each chart as patterns.
 
     Arguments:
         scores: Tags of scores.
-        terms: The names of the loss terms.
+        phases: The names of the loss terms of each phase, by its name.
 
     Example:
-        >>> layout(["Scores/acc"], ["latent"])["Terms"]
+        >>> layout(["Scores/acc"], {"encoder": ["latent"]})["Terms: encoder"]
         {'latent': ['Multiline', ['terms/latent$', 'weighted/latent$']]}
     """
     return {
         "Scores": {tag.partition("/")[2]: ["Multiline", [f"{re.escape(tag)}$"]] for tag in scores},
-        "Terms": {
-            name: ["Multiline", [f"{kind}/{re.escape(name)}$" for kind in ("terms", "weighted")]] for name in terms
+        **{
+            f"Terms: {phase}": {
+                name: ["Multiline", [f"{kind}/{re.escape(name)}$" for kind in ("terms", "weighted")]] for name in terms
+            }
+            for phase, terms in phases.items()
         },
         "Training": {
             "norms of the gradients": ["Multiline", ["gradient_norm/.*"]],

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from mpcc.core.contracts import Metric
 from mpcc.core.errors import InvalidInput, OutOfResources, TrainingDiverged
-from mpcc.core.evaluation.evaluation import choose_images
+from mpcc.core.evaluation.evaluation import SAME_IMAGES, choose_images
 from mpcc.core.evaluation.findings import Findings, find
 from mpcc.core.evaluation.sheets import sheets
 from mpcc.core.hookspecs import RunInfo
@@ -219,7 +219,7 @@ class Execution:
                 self._look(self.run.indices)
             raise Stopped(message)
         if self._first_look_due():
-            some = choose_images(len(self.run.data), min(len(self.run.indices), FIRST_LOOK_IMAGES), self.settings.seed)
+            some = choose_images(len(self.run.data), min(len(self.run.indices), FIRST_LOOK_IMAGES), SAME_IMAGES)
             logger.info("a first look, at %d images", len(some))
             self._look(some)
 
@@ -251,7 +251,8 @@ class Execution:
         """Log the terms, the sizes of the gradients and the step sizes."""
         rates = {name: float(optimizer.param_groups[0]["lr"]) for name, optimizer in self.trainer.optimizers.items()}
         norms = {name: float(norm) for name, norm in self.trainer.guard.norms.items()}
-        self.events.losses(self.trainer.iteration, values, self.trainer.term_weights, rates, norms)
+        trainer = self.trainer
+        self.events.losses(trainer.iteration, values, trainer.term_weights, rates, norms, trainer.phase_terms)
         # Another objective may have no discriminator.
         self.run.hinges += [values["data_discriminator"]] if "data_discriminator" in values else []
         for part, norm in norms.items():

@@ -13,7 +13,7 @@ from mpcc.core.config import RunConfig
 from mpcc.core.config.asked_images import AskedImages
 from mpcc.core.contracts import ImageSet, Metric
 from mpcc.core.evaluation.baseline import PixelBaseline
-from mpcc.core.evaluation.evaluation import choose_images
+from mpcc.core.evaluation.evaluation import SAME_IMAGES, choose_images
 from mpcc.core.evaluation.findings import Findings, feature_request, find
 from mpcc.core.images.fingerprint import fingerprint
 from mpcc.core.method.model import Model
@@ -68,7 +68,7 @@ class OtherImages:
         metrics = choose_metrics(registry, settings.metrics, feature_request(settings), asked.config.metrics)
         data = load_images(asked, state["images"][1], once=False)
         model = rebuilt_model(asked.config, state, source, device)
-        indices = choose_images(len(data), settings.eval_images, settings.seed)
+        indices = choose_images(len(data), settings.eval_images, SAME_IMAGES)
         try_metrics(metrics, data, indices, settings, device)
         entries = [*asked.config.entries(), *(registry.entry("metric", name) for name in metrics)]
         plugins = {f"{entry.kind} {entry.name}": f"{entry.distribution} {entry.version}" for entry in entries}

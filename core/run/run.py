@@ -22,7 +22,7 @@ from mpcc.core.contracts import ImageSet, Metric
 from mpcc.core.errors import InvalidInput, TrainingDiverged
 from mpcc.core.evaluation.baseline import PixelBaseline
 from mpcc.core.evaluation.best_score import BestScore, score_to_watch
-from mpcc.core.evaluation.evaluation import choose_images, left_out
+from mpcc.core.evaluation.evaluation import SAME_IMAGES, choose_images, left_out
 from mpcc.core.evaluation.findings import feature_request, find
 from mpcc.core.evaluation.sheets import member_sheets, sheets
 from mpcc.core.images.fingerprint import fingerprint
@@ -170,7 +170,7 @@ class Run:
         """
         logger.info("--minutes %g: measuring the speed of this machine", config.run.minutes)
         settings = attrs.evolve(config.run, minutes=None, best_by="none")
-        baseline.clusters(choose_images(len(data), settings.eval_images, settings.seed))
+        baseline.clusters(choose_images(len(data), settings.eval_images, SAME_IMAGES))
         built = time.perf_counter()
         metrics = choose_metrics(registry, settings.metrics, feature_request(settings), config.metrics)
         run = cls._built(registry, attrs.evolve(config, run=settings), data, baseline, metrics, device)
@@ -178,7 +178,7 @@ class Run:
 
         def evaluate(images: int, passes: int) -> None:
             check_parameters(trainer.model, trainer.iteration)
-            some = choose_images(len(data), images, settings.seed)
+            some = choose_images(len(data), images, SAME_IMAGES)
             findings = find(trainer.model, data, some, metrics, attrs.evolve(settings, standing_passes=passes))
             vitals(trainer.model, findings.evaluation, findings.pictures, [])
             drawn = (picture for _, picture in sheets(findings))
@@ -224,7 +224,7 @@ class Run:
         seed_everything(settings.seed)
         model = build_model(config, data.images.shape[1], device)
         trainer = build_trainer(config, model, data.images)
-        indices = choose_images(len(data), settings.eval_images, settings.seed)
+        indices = choose_images(len(data), settings.eval_images, SAME_IMAGES)
         try_metrics(metrics, data, indices, settings, device)
         entries = [*config.entries(), *(registry.entry("metric", name) for name in metrics)]
         plugins = {f"{entry.kind} {entry.name}": f"{entry.distribution} {entry.version}" for entry in entries}

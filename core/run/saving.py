@@ -90,11 +90,11 @@ class Saving:
         self._evaluated = True
         self._unwritten = self.attempt(f"the evaluation of iteration {done}", write)
         if self._unwritten is None:
-            self.attempt(REPORT_FILE, self._report)
             if done == self.run.config.run.iterations:
                 # Images are read for it, so it is not done at every evaluation.
                 seed = self.run.config.run.seed
                 self.attempt("projector", lambda: write_projector(self.folder.path, findings, seed))
+            self.attempt(REPORT_FILE, self._report)
 
     def _report(self) -> None:
         """Write the report; a file that a user has put there or changed does not end a run."""
@@ -147,7 +147,7 @@ class Saving:
 
     @property
     def _how_to_continue(self) -> str:
-        return f"continue with: mpcc-run --resume {quoted(self.folder.resumed_by)}"
+        return f"continue with: {self.folder.resume_line}"
 
     def _check_saved(self, failure: str) -> None:
         """Raise an error if the last checkpoint is not on the disk, with the reason and how to go on."""

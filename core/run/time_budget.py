@@ -40,8 +40,9 @@ LATEST_FIT = 0.6
 # Checkpoints may take this share of the time; a minute at least lies between two.
 CHECKPOINT_SHARE, CHECKPOINT_SECONDS = 0.02, 60
 LOG_ENTRIES = 100
-# Seconds that a process takes to end, and the share of the budget that is kept for what was not measured.
-ENDING, RESERVE = 0.5, 0.02
+# Seconds that a process takes to end, the last report and the points of the projector among them, and the share of the
+# budget that is kept for what was not measured.
+ENDING, RESERVE = 1.5, 0.02
 # The share of a budget that is spent on measuring, and the most seconds.
 MEASURING_SHARE, MOST_MEASURING = 0.03, 30
 

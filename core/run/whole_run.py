@@ -107,7 +107,7 @@ def carry_out(
             kept = checkpoints.kept or f"run folder {folder.path} is kept, without a checkpoint"
             said = checkpoints.kept or f"the results are in {quoted(folder.path)}"
             if isinstance(error, KeyboardInterrupt):
-                logger.info("mpcc-run: %s; continue with: mpcc-run --resume %s", kept, quoted(folder.resumed_by))
+                logger.info("mpcc-run: %s; continue with: %s", kept, folder.resume_line)
             for kind in (PluginError, InvalidInput, OutOfResources):
                 if isinstance(error, kind) and said not in str(error):
                     raise kind(f"{error}; {kept}") from error

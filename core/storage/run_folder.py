@@ -2,9 +2,9 @@
 
 ``config.toml`` re-runs the run, ``results.json`` sums it up, ``metrics.jsonl`` has a line for every evaluation,
 ``assignments.csv`` and ``posterior.npy`` a row for every evaluated image, ``clusters.png``, ``clusters/``,
-``samples.png`` and ``reconstructions.png`` show it, ``confusion.csv`` and ``confusion.png`` compare it with labels
-where there are any, ``clusters.npz`` has small images for ``report.html``, a page about all of it,
-``checkpoints/last.pt`` continues it; TensorBoard's event files lie beside them. Nothing is written anywhere else.
+``samples.png``, ``interpolations.png`` and ``reconstructions.png`` show it, ``confusion.csv`` and ``confusion.png``
+compare it with labels where there are any, ``clusters.npz`` has small images for ``report.html``, a page about all of
+it, ``checkpoints/last.pt`` continues it; TensorBoard's event files lie beside them. Nothing is written anywhere else.
 """
 
 from __future__ import annotations
@@ -51,11 +51,13 @@ class RunFolder:
     Attributes:
         path: The folder.
         within: The folder of several runs that this one belongs to, or None.
+        command: The command that goes on with the run, or with all of them.
     """
 
     def __init__(self, path: Path, *, named: bool = True) -> None:
         self.path = path
         self.within: Path | None = None
+        self.command = "mpcc-run"
         self._named = named
         self._made: list[Path] = []
         self._kept = False
@@ -168,10 +170,19 @@ class RunFolder:
             while self._made:
                 self._made.pop().rmdir()
 
+    def belongs_to(self, other: RunFolder) -> None:
+        """Let what goes on with another folder go on with this one, too."""
+        self.within, self.command = other.resumed_by, other.command
+
     @property
     def resumed_by(self) -> Path:
-        """The folder that ``mpcc-run --resume`` takes to go on."""
+        """The folder that the command takes to go on."""
         return self.within or self.path
+
+    @property
+    def resume_line(self) -> str:
+        """What the user types to go on."""
+        return f"{self.command} --resume {quoted(self.resumed_by)}"
 
     @property
     def config(self) -> Path:

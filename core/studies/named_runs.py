@@ -10,6 +10,7 @@ from pathlib import Path
 
 from mpcc.core.errors import InvalidInput
 from mpcc.core.studies.compared_run import UNFINISHED, ComparedRun, read_run
+from mpcc.core.studies.count_record import CountRecord, compares_counts
 from mpcc.core.studies.seed_record import SeedRecord, compares_seeds
 from mpcc.core.system.file_names import printable
 
@@ -89,17 +90,20 @@ def sorted_entries(folder: Path) -> list[Path]:
 def holds_runs(folder: Path) -> bool:
     """Return whether a folder holds a run or compares seeds."""
     try:
-        return (folder / "config.toml").is_file() or compares_seeds(folder)
+        return (folder / "config.toml").is_file() or compares_seeds(folder) or compares_counts(folder)
     except OSError:
         return False
 
 
 def runs_in(folder: Path) -> list[ComparedRun]:
-    """Return the run in a folder, or those of its seeds.
+    """Return the run in a folder, those of its seeds, or those of its numbers of clusters.
 
     Raises:
         InvalidInput: If it is a folder of seeds without any run.
     """
+    if compares_counts(folder):
+        inside = [folder / count.folder for count in CountRecord.read(folder).counts]
+        return [run for each in inside if compares_seeds(each) for run in runs_in(each)]
     if not compares_seeds(folder):
         return [read_run(folder)]
     left: dict[str, str] = {}

@@ -117,11 +117,16 @@ def comparison_at(iterations: int, part: float) -> int:
     return min(iterations, max(1, math.ceil(round(iterations * part, 6))))
 
 
-def work_in_runs(seeds: int, part: float) -> float:
+def work_in_runs(seeds: int, part: float, *, finish: bool = True) -> float:
     """Return how many whole runs a comparison costs: a part of each, and the rest of one.
 
+    Arguments:
+        seeds: How many there are.
+        part: The share of a run that each of them gets.
+        finish: Whether one of them gets the rest of its run.
+
     Example:
-        >>> work_in_runs(5, 0.4), work_in_runs(5, 1.0)
-        (2.6, 5.0)
+        >>> work_in_runs(5, 0.4), work_in_runs(5, 1.0), work_in_runs(5, 0.4, finish=False)
+        (2.6, 5.0, 2.0)
     """
-    return round(seeds * part + 1 - part, 9)
+    return round(seeds * part + (1 - part) * finish, 9)

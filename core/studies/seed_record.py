@@ -18,7 +18,7 @@ from mpcc.core.studies.spread import agreement, spreads
 from mpcc.core.system.output_streams import quoted
 from mpcc.core.system.whole_files import write_whole
 
-__all__ = ["RECORD", "SeedRecord", "SeedRun", "chosen_run", "compares_seeds"]
+__all__ = ["RECORD", "SeedRecord", "SeedRun", "chosen_seed", "compares_seeds", "whole"]
 
 RECORD = "seeds.json"
 
@@ -220,7 +220,7 @@ def compares_seeds(folder: Path) -> bool:
         return False
 
 
-def chosen_run(folder: Path) -> Path:
+def chosen_seed(folder: Path) -> Path:
     """Return the folder of the chosen run if a folder compares seeds, or else the folder itself.
 
     Raises:

@@ -47,6 +47,7 @@ def compare_seeds(
     *,
     train_all: bool,
     began: float | None = None,
+    finish: bool = True,
 ) -> SeedRecord:
     """Compare seeds in a new folder.
 
@@ -59,6 +60,7 @@ def compare_seeds(
         part: The share of a run after which seeds are compared, unless all are trained to the end.
         train_all: Whether all are trained to the end.
         began: The monotonic clock's time from which minutes count; by default now.
+        finish: Whether the chosen seed is trained to its end. If not, `continue_seeds` does that later.
 
     Returns:
         What came of each.
@@ -77,10 +79,12 @@ def compare_seeds(
         higher=True,
         label_scores={},
     )
-    return _Comparison(registry, config, folder, record, part, began).carry_out()
+    return _Comparison(registry, config, folder, record, part, began, finish=finish).carry_out()
 
 
-def continue_seeds(registry: Registry, config: RunConfig, folder: RunFolder, *, train_all: bool) -> SeedRecord:
+def continue_seeds(
+    registry: Registry, config: RunConfig, folder: RunFolder, *, train_all: bool, finish: bool = True
+) -> SeedRecord:
     """Go on with a comparison; seeds that are done, or have diverged, are not trained again.
 
     Arguments:
@@ -88,6 +92,7 @@ def continue_seeds(registry: Registry, config: RunConfig, folder: RunFolder, *, 
         config: The configuration from the folder.
         folder: An existing one.
         train_all: Whether to train all seeds to the end from now on.
+        finish: Whether the chosen seed is trained to its end.
 
     Returns:
         What came of each seed.
@@ -109,7 +114,7 @@ def continue_seeds(registry: Registry, config: RunConfig, folder: RunFolder, *, 
         if not run.final:
             # A plugin may have been repaired, or images put back.
             run.error, run.status = None, 0
-    return _Comparison(registry, config, folder, record, None).carry_out()
+    return _Comparison(registry, config, folder, record, None, finish=finish).carry_out()
 
 
 class _Comparison:
@@ -122,6 +127,7 @@ class _Comparison:
         record: What came of each so far.
         part: The share of a run after which seeds are compared; None for a comparison that has begun.
         began: The monotonic clock's time from which minutes count; by default now.
+        finish: Whether the chosen seed is trained to its end.
     """
 
     def __init__(
@@ -132,6 +138,8 @@ class _Comparison:
         record: SeedRecord,
         part: float | None,
         began: float | None = None,
+        *,
+        finish: bool,
     ) -> None:
         self.registry = registry
         self.config = config
@@ -139,6 +147,7 @@ class _Comparison:
         self.record = record
         self.part = part
         self.began = began
+        self.finish = finish
         # Whether a run that was to be assembled has been.
         self._assembled = True
 
@@ -151,7 +160,7 @@ class _Comparison:
             for run in self.record.runs:
                 self._train(run, lambda: self.record.counted_at)
             # If the chosen run fails on its way to the end, the next best one takes its place.
-            while (chosen := self.record.chosen()) and self.record.iterations not in chosen.scores:
+            while self.finish and (chosen := self.record.chosen()) and self.record.iterations not in chosen.scores:
                 logger.info("seed %d is chosen by %s, without labels", chosen.seed, self.record.score)
                 self._train(chosen, lambda: self.record.iterations)
         return self.record
@@ -186,14 +195,16 @@ class _Comparison:
 
     def _carry_out(self, run: SeedRun, folder: RunFolder, end: Callable[[], int]) -> None:
         config = attrs.evolve(self.config, run=attrs.evolve(self.config.run, seed=run.seed))
-        folder.within, self._assembled = self.folder.path, False
+        self._assembled = False
+        folder.belongs_to(self.folder)
         resumed = folder.kept
 
         def assembled(whole: Run) -> int:
             self._assembled = True
             if self.part is not None:
                 self._begin(whole, self.part)
-                folder.path, folder.within = self.folder.path / run.folder, self.folder.path
+                folder.path = self.folder.path / run.folder
+                folder.belongs_to(self.folder)
             return end()
 
         try:
@@ -204,13 +215,13 @@ class _Comparison:
                 resumed=resumed,
                 pause=assembled,
                 began=self.began,
-                runs=1.0 if self.part is None else work_in_runs(len(self.record.runs), self.part),
+                runs=1.0 if self.part is None else work_in_runs(len(self.record.runs), self.part, finish=self.finish),
             )
         except BaseException as error:
             if folder.kept:
                 self.folder.keep()
             elif self.folder.kept and isinstance(error, KeyboardInterrupt):
-                line = f"seed {run.seed} had not begun; continue with: mpcc-run --resume {quoted(self.folder.path)}"
+                line = f"seed {run.seed} had not begun; continue with: {self.folder.resume_line}"
                 raise KeyboardInterrupt(line) from error
             elif not self.folder.kept and self.part is None:
                 # Nothing has been trained yet.
@@ -272,13 +283,13 @@ class _Comparison:
         if scores is None and done > end:
             raise InvalidInput(
                 f"{path} has been trained to iteration {done} and has no scores of iteration {end}, where seeds are "
-                f"compared: delete it, then: mpcc-run --resume {quoted(self.folder.path)}"
+                f"compared: delete it, then: {self.folder.resume_line}"
             )
         if scores is None and end == self.record.iterations:
             last = path / "checkpoints" / "last.pt"
             raise InvalidInput(
                 f"{path} has a checkpoint of its end, and no scores of it: free space and delete {quoted(last)}, then: "
-                f"mpcc-run --resume {quoted(self.folder.path)}"
+                f"{self.folder.resume_line}"
             )
         if scores is None:
             return False

@@ -1,0 +1,1 @@
+"""The commands about several runs: comparisons of seeds, of numbers of clusters, and of any runs."""

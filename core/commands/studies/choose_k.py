@@ -25,6 +25,7 @@ from mpcc.core.config import (
     read_config,
     resolve,
 )
+from mpcc.core.config.layers import METRICS
 from mpcc.core.config.locations import check_only_places, entries_of, places
 from mpcc.core.config.options import option
 from mpcc.core.errors import EXIT_INTERRUPTED, InvalidInput, PluginError
@@ -108,7 +109,7 @@ def choose_k(words: list[str], began: float | None = None) -> int:
         began: The monotonic clock's time at which the command began, for ``--minutes``; by default now.
     """
     began = time.monotonic() if began is None else began
-    typed = choose_parser().read([word for word in words if word not in ("--help", "-h")], SECTIONS)
+    typed = choose_parser().read([word for word in words if word not in ("--help", "-h")], (*SECTIONS, METRICS))
     flags = typed.make(ChooseFlags)
     asks_help = {"--help", "-h"} & {*words}
     saved = None if asks_help else flags.saved(words)

@@ -26,6 +26,7 @@ from mpcc.core.config import (
     read_config,
     resolve,
 )
+from mpcc.core.config.layers import METRICS
 from mpcc.core.config.options import option
 from mpcc.core.errors import EXIT_INTERRUPTED, InvalidInput
 from mpcc.core.registry import Registry, load_registry
@@ -104,7 +105,7 @@ def sweep_command(words: list[str]) -> int:
     """Execute ``mpcc sweep`` and return the exit status."""
     asks_help = {"--help", "-h"} & {*words}
     parser = sweep_parser(with_help=bool(asks_help))
-    typed = parser.read([word for word in words if word not in ("--help", "-h")], SECTIONS)
+    typed = parser.read([word for word in words if word not in ("--help", "-h")], (*SECTIONS, METRICS))
     if asks_help:
         parser.print_help()
         return 0
@@ -175,7 +176,9 @@ def planned(
         lower.append(compat_layer(registry, flags.compat))
     runs = []
     for point in points(axes):
-        own = run_parser().read_all([word for name, value in point.items() for word in (f"--{name}", value)], SECTIONS)
+        own = run_parser().read_all(
+            [word for name, value in point.items() for word in (f"--{name}", value)], (*SECTIONS, METRICS)
+        )
         merged = {section: dict(values) for section, values in tables.items()}
         for section, values in own.tables.items():
             for name, value in values.items():

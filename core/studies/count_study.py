@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import logging
 from collections.abc import Sequence
+from typing import Any
 
 import attrs
 
@@ -179,7 +180,7 @@ class _Comparison:
         if self.config.run.minutes is None:
             return
         layer: Layer = read_config(seeds.config)
-        settled = {name: layer.tables["run"].get(name) for name in SET_BY_MINUTES}
+        settled: dict[str, Any] = {name: layer.tables["run"].get(name) for name in SET_BY_MINUTES}
         origins = {f"run.{name}": f"{self.config.run.minutes:g} minutes" for name in SET_BY_MINUTES}
         self.config = attrs.evolve(
             self.config,

@@ -176,9 +176,8 @@ def planned(
         lower.append(compat_layer(registry, flags.compat))
     runs = []
     for point in points(axes):
-        own = run_parser().read_all(
-            [word for name, value in point.items() for word in (f"--{name}", value)], (*SECTIONS, METRICS)
-        )
+        words = [word for name, value in point.items() for word in (f"--{name}", value)]
+        own = run_parser().read_all(words, (*SECTIONS, METRICS))
         merged = {section: dict(values) for section, values in tables.items()}
         for section, values in own.tables.items():
             for name, value in values.items():

@@ -43,7 +43,7 @@ def parse_axis(text: str) -> Axis:
     """
     name, _, listed = text.removeprefix("--").partition("=")
     values = tuple(filter(None, (value.strip() for value in listed.split(","))))
-    if not re.fullmatch(r"[a-z][a-z0-9-]*(\.[a-z0-9_-]+)?", name) or not values:
+    if not re.fullmatch(r"[a-z][a-z0-9-]*(\.[a-z0-9_-]+)*", name) or not values:
         raise InvalidInput(f"--over {text!r}: expected a flag of mpcc-run and its values, such as {EXAMPLE}")
     if len(set(values)) < len(values):
         twice = next(value for value in values if values.count(value) > 1)

@@ -288,7 +288,7 @@ def test_a_damaged_record_is_one_line(copy: Path, text: str, capsys: pytest.Capt
 
 
 def test_numbers_and_seeds_of_a_comparison_stay(compared: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    for words in (["--clusters", "3,5"], ["--seeds=4"], ["--lr", "0.5"]):
+    for words in (["--clusters", "3,5"], ["--seeds=4"], ["--lr", "0.5"], ["--dry-run"]):
         assert call("choose-k", "--resume", str(compared), *words) == 2
         assert words[0].partition("=")[0] in capsys.readouterr().err
 
@@ -400,6 +400,15 @@ def test_how_far_to_trust_the_choice_is_said() -> None:
     assert "take --seeds 3" in "\n".join(trust(counts(0.5, 0.8, 0.79, error=None)))
     assert "largest that was compared" in "\n".join(trust(counts(0.5, 0.6, 0.8)))
     assert "no number is stable" in "\n".join(trust(counts(0.1, 0.2, 0.15)))
+
+
+def test_what_cannot_be_compared_is_said() -> None:
+    alone = counts(0.5, 0.8, 0.6)
+    alone.counts[0].stability = alone.counts[2].stability = None
+    assert "nothing to compare it with" in "\n".join(trust(alone))
+    unsure = counts(0.1, 0.9, 0.1)
+    unsure.counts[0].stability = Stability(0.1, None, {0: 0.1}, 100)
+    assert "the other numbers with three seeds" in "\n".join(trust(unsure))
 
 
 def test_of_equal_numbers_the_smaller_is_taken() -> None:

@@ -20,8 +20,7 @@ WEIGHTS = TermWeights.published(1, 8, 4)
 def test_terms_are_logged_raw_and_weighted(tmp_path: Path) -> None:
     log = EventLog(tmp_path)
     weights = {"data_discriminator": 1.5, "latent": 0.1}
-    terms, phases = {"data_discriminator": 2.0, "latent": 3.0}, {"encoder": ("latent",)}
-    log.losses(5, terms, weights, {"prior": 0.5}, {"encoder": 0.25}, phases)
+    log.losses(5, {"data_discriminator": 2.0, "latent": 3.0}, weights, {"prior": 0.5}, {"encoder": 0.25})
     log.close()
     events = EventAccumulator(str(tmp_path)).Reload()
     read = {tag: events.Scalars(tag)[0] for tag in events.Tags()["scalars"]}

@@ -132,6 +132,102 @@ def test_a_stopped_sweep_goes_on(done: Path, tmp_path: Path, monkeypatch: pytest
         assert (row["clusters"], row["seed"], row["nmi"]) == (other["clusters"], other["seed"], other["nmi"])
 
 
+def test_a_stop_in_the_last_iteration_of_a_run_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    iterate, seen = Trainer.iterate, []
+
+    def stopping(self: Trainer) -> Any:
+        seen.append(1)
+        terms = iterate(self)
+        if len(seen) == 4:
+            signal.raise_signal(signal.SIGINT)
+        return terms
+
+    monkeypatch.setattr(Trainer, "iterate", stopping)
+    folder = tmp_path / "stopped"
+    assert sweep(folder, "--over", "clusters=3,4") == 130
+    assert call("sweep", "--resume", str(folder)) == 0
+    assert len(seen) == 8
+
+
+def test_a_stop_before_training_lets_the_run_wait(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def stopped(*_: Any, **__: Any) -> None:
+        raise KeyboardInterrupt
+
+    folder = tmp_path / "stopped"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("mpcc.core.run.whole_run.Run.assemble", stopped)
+        assert sweep(folder, "--over", "clusters=3,4") == 130
+    assert "Traceback" not in capsys.readouterr().err
+    assert [row["state"] for row in table(folder)] == ["waiting", "waiting"]
+    assert call("sweep", "--resume", str(folder)) == 0
+
+
+def test_a_worker_that_was_held_up_and_whose_run_was_put_back_does_no_harm(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, trained: Counter[str]
+) -> None:
+    from optuna.trial import TrialState
+
+    iterate, folder = Trainer.iterate, tmp_path / "held"
+
+    def held_up(self: Trainer) -> Any:
+        if trained.total() == 1:
+            # As another worker does with a run whose worker gives no sign of life.
+            with study.Sweep(study.own_storage(folder), "held", new=False) as other:
+                storage = other._storage
+                assert storage is not None
+                (trial,) = other.study.get_trials(states=[TrialState.RUNNING])
+                number = storage.get_trial_id_from_study_id_trial_number(
+                    storage.get_study_id_from_name("held"), trial.number
+                )
+                assert storage.set_trial_state_values(number, TrialState.FAIL)
+                other._enqueue(trial.user_attrs)
+        return iterate(self)
+
+    monkeypatch.setattr(Trainer, "iterate", held_up)
+    assert sweep(folder, "--over", "clusters=3,4") == 0
+    assert trained == {"3": 4, "4": 4}
+    assert [row["state"] for row in table(folder)] == ["finished", "finished"]
+
+
+def test_minutes_are_those_of_each_run(tmp_path: Path) -> None:
+    folder = tmp_path / "minutes"
+    flags = [flag for flag in tiny() if not flag.startswith(("--iterations", "--eval-every"))]
+    words = ["--over", "clusters=3,4", "--minutes", "0.15", "--out", str(folder)]
+    assert call("sweep", *flags, *words) == 0
+    assert [row["state"] for row in table(folder)] == ["finished", "finished"]
+
+
+def test_results_count_only_if_their_checkpoint_is_on_the_disk(done: Path, tmp_path: Path) -> None:
+    run = Path(shutil.copytree(done / "clusters-3-seed-0", tmp_path / "run"))
+    assert study.finished(run, 4)["iterations"] == 4
+    assert study.finished(run, 5) == {}
+    shutil.copy(run / "checkpoints" / "iteration-3.pt", run / "checkpoints" / "last.pt")
+    assert study.finished(run, 4) == {}
+
+
+@pytest.mark.check
+def test_a_scheduler_stops_all_workers(tmp_path: Path) -> None:
+    folder = tmp_path / "stopped"
+    words = [*tiny(iterations=10_000, eval_every=10_000), "--over", "clusters=3,4", "--processes", "2"]
+    process = subprocess.Popen(
+        [sys.executable, "-m", "mpcc", "sweep", *words, "--out", str(folder)],
+        stderr=subprocess.PIPE,
+        stdout=subprocess.DEVNULL,
+        text=True,
+    )
+    deadline = time.monotonic() + 200
+    while len(list(folder.glob("*/checkpoints/last.pt"))) < 2:
+        assert process.poll() is None
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    process.terminate()
+    said = process.communicate(timeout=100)[1]
+    assert process.returncode == 130, said
+    assert [row["state"] for row in table(folder)] == ["waiting", "waiting"]
+
+
 def test_two_workers_that_are_killed_and_resumed_carry_out_six_runs_and_none_twice(
     tmp_path: Path, impatient: None
 ) -> None:
@@ -225,6 +321,9 @@ def test_failed_runs_are_kept_with_their_reason_and_can_be_tried_again(
         (["--over", "clusters=3,4", "--seed", "1"], "--seed"),
         (["--over", "prior=gmm,student_t", "--over", "prior.df=3"], "the run --prior gmm --prior.df 3"),
         (["--over", "clusters=3,4", "--retry"], "--resume"),
+        (["--over", "part=0.3,0.5"], "--over part"),
+        (["--over", "lr=1e-4,0.0001"], "the same settings"),
+        (["--over", "data-root=a/b,a_b"], "the same folder"),
     ],
 )
 def test_a_wrong_word_is_one_line_and_nothing_is_made(
@@ -252,6 +351,31 @@ def test_what_would_make_other_runs_is_refused_when_it_goes_on(
     assert "storage of the sweep cannot be used" in said
     assert "secret" not in said
     assert not (tmp_path / "o").exists()
+
+
+@pytest.mark.parametrize("name", ["what?x", "a{b}", "a{0}"])
+def test_a_folder_that_no_address_can_hold_is_refused(
+    name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert sweep(tmp_path / name, "--over", "clusters=3,4") == 2
+    assert "--storage" in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_study_of_another_program_cannot_be_joined(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    import optuna
+
+    address = f"sqlite:///{tmp_path / 'other.db'}"
+    with study.quiet():
+        optuna.create_study(storage=address, study_name="other")
+    assert call("sweep", "--join", "--storage", address, "--study", "other", "--out", str(tmp_path / "o")) == 2
+    assert "not a sweep of mpcc" in capsys.readouterr().err
+    assert not (tmp_path / "o").exists()
+
+
+def test_settings_that_are_yes_or_no_can_differ(capsys: pytest.CaptureFixture[str]) -> None:
+    assert call("sweep", *tiny(), "--over", "augment-flip=true,false", "--dry-run") == 0
+    assert "# 2 runs" in capsys.readouterr().out
 
 
 def test_a_dry_run_lists_the_runs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

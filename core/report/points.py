@@ -31,10 +31,17 @@ def read_rows(folder: Path) -> list[dict[str, str]]:
         FileNotFoundError: If the folder has no points.
     """
     path = folder / FOLDER / METADATA
-    text = path.read_text(encoding="utf-8")
-    rows = [{**row} for row in csv.DictReader(io.StringIO(text), delimiter="\t", quoting=csv.QUOTE_NONE)]
-    if not rows or any("cluster" not in row or not (row["cluster"] or "").isdigit() for row in rows):
-        raise InvalidInput(f"{path} is damaged: expected a row with a cluster for each point")
+    try:
+        text = path.read_text(encoding="utf-8")
+        rows = [{**row} for row in csv.DictReader(io.StringIO(text), delimiter="\t", quoting=csv.QUOTE_NONE)]
+        for row in rows:
+            int(row["index"]), int(row["cluster"]), float(row["confidence"])
+            if None in row or None in row.values():
+                raise ValueError("a row has too many or too few values")
+    except (ValueError, KeyError, TypeError, csv.Error) as error:
+        raise InvalidInput(f"{path} is damaged: expected a row for each point ({error})") from error
+    if not rows:
+        raise InvalidInput(f"{path} is damaged: it has no rows")
     return rows
 
 

@@ -96,9 +96,10 @@ class EventLog:
         self._file: IO[bytes] | None = None
         self._meanings = meanings or {}
         self._settings: Mapping[str, Mapping[str, Any]] = {}
-        # The tags that have been explained, and the terms of each phase that have been seen.
+        # The tags that have been explained; the terms of each phase, and those that the layout has.
         self._explained: set[str] = set()
-        self._terms: Mapping[str, Sequence[str]] = {}
+        self._phases: dict[str, tuple[str, ...]] = {}
+        self._laid_out: dict[str, tuple[str, ...]] | None = None
         self._open(purge_step)
 
     def began(self, command: str, config: str, tables: Mapping[str, Mapping[str, Any]]) -> None:
@@ -121,19 +122,8 @@ class EventLog:
         weights: Mapping[str, float],
         learning_rates: Mapping[str, float],
         gradient_norms: Mapping[str, float],
-        phases: Mapping[str, Sequence[str]],
     ) -> None:
-        """Write the terms, raw and weighted, the step sizes and the sizes of the gradients.
-
-        Arguments:
-            step: The iteration.
-            terms: Raw terms by name.
-            weights: Their weights.
-            learning_rates: Adam's step size of each part.
-            gradient_norms: Of each part.
-            phases: The names of the terms of each phase.
-        """
-        self._terms = phases
+        """Write the terms, raw and weighted, the step sizes and the sizes of the gradients."""
         for name, value in terms.items():
             self._scalar(f"terms/{name}", value, step)
             self._scalar(f"weighted/{name}", weights[name] * value, step)
@@ -150,8 +140,10 @@ class EventLog:
         prior: Prior,
         health: Mapping[str, float],
         warnings: Sequence[Symptom],
+        phases: Mapping[str, Sequence[str]],
     ) -> None:
-        """Write everything that an evaluation finds."""
+        """Write everything that an evaluation finds; the charts of several curves are laid out by phase."""
+        self._phases |= {name: tuple(terms) for name, terms in phases.items()}
         self.scores(step, scores)
         self.prior(step, prior)
         self.latents(step, findings.evaluation, findings.encoder_scales())
@@ -170,7 +162,10 @@ class EventLog:
             for content in summary.hparams(flat(self._settings), tags):  # type: ignore[no-untyped-call]
                 self._add(0, content)
             self._settings = {}
-            self._add(0, summary.custom_scalars(layout(tags, self._terms)))  # type: ignore[no-untyped-call]
+        # Phases may begin later in a run.
+        if self._phases != self._laid_out:
+            self._laid_out = dict(self._phases)
+            self._add(0, summary.custom_scalars(layout(tags, self._phases)))  # type: ignore[no-untyped-call]
         for tag, value in tags.items():
             self._scalar(tag, value, step)
 

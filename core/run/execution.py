@@ -135,7 +135,7 @@ class Execution:
         self._pass_on_notes()
         # The last thing that is opened: `run_to_the_end` closes it, whatever happens.
         self.events = EventLog(folder.path, purge_step=start + 1 if resumed else None, meanings=run.meanings)
-        if not resumed:
+        if not resumed or not folder.metrics.exists():
             command = f"mpcc-run --config {quoted(folder.config)}"
             self.events.began(command, run.config.to_toml(), run.config.to_tables())
 
@@ -252,7 +252,7 @@ class Execution:
         rates = {name: float(optimizer.param_groups[0]["lr"]) for name, optimizer in self.trainer.optimizers.items()}
         norms = {name: float(norm) for name, norm in self.trainer.guard.norms.items()}
         trainer = self.trainer
-        self.events.losses(trainer.iteration, values, trainer.term_weights, rates, norms, trainer.phase_terms)
+        self.events.losses(trainer.iteration, values, trainer.term_weights, rates, norms)
         # Another objective may have no discriminator.
         self.run.hinges += [values["data_discriminator"]] if "data_discriminator" in values else []
         for part, norm in norms.items():
@@ -353,7 +353,9 @@ class Execution:
             if symptom.name not in run.told:
                 logger.warning("%s", symptom.message)
         run.told = sorted({*run.told, *(symptom.name for symptom in warnings)})
-        self.events.evaluation(done, scores, findings, trainer.model.prior, measured.quantities(), warnings)
+        self.events.evaluation(
+            done, scores, findings, trainer.model.prior, measured.quantities(), warnings, trainer.phase_terms
+        )
         run.evaluation_seconds = run.seconds - training_seconds
         self.results |= {
             "seconds": round(run.seconds, 3),

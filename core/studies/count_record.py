@@ -154,6 +154,19 @@ def clusters_of_images(run: Path) -> dict[int, int]:
             raise ValueError(f"a column or a value is missing ({error})") from error
 
 
+def iteration_of(run: Path) -> int:
+    """Return the iteration of a run's newest results.
+
+    Raises:
+        OSError: If ``results.json`` cannot be read.
+        ValueError: If it is damaged.
+    """
+    try:
+        return whole(json.loads((run / "results.json").read_bytes())["iterations"])
+    except (KeyError, TypeError) as error:
+        raise ValueError(f"results.json is damaged ({error!r})") from error
+
+
 @attrs.define
 class Count:
     """What came of one number of clusters.

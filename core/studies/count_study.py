@@ -7,7 +7,6 @@ The largest number comes first: it needs the most memory, and a mistake shows be
 
 from __future__ import annotations
 
-import contextlib
 import logging
 from collections.abc import Sequence
 from typing import Any
@@ -19,7 +18,7 @@ from mpcc.core.config.time_budget import SET_BY_MINUTES
 from mpcc.core.errors import InvalidInput, TrainingDiverged
 from mpcc.core.registry import Registry
 from mpcc.core.storage.run_folder import RunFolder
-from mpcc.core.studies.count_record import Count, CountRecord, Stability, clusters_of_images, stability_of
+from mpcc.core.studies.count_record import Count, CountRecord, Stability, clusters_of_images, iteration_of, stability_of
 from mpcc.core.studies.count_tables import rows
 from mpcc.core.studies.seed_record import SeedRecord, compares_seeds
 from mpcc.core.studies.seed_study import compare_seeds, continue_seeds
@@ -192,19 +191,22 @@ class _Comparison:
         """Record scores, stability and failures of the seeds of a number."""
         count.spreads = found.spreads()
         count.failures = {run.seed: run.error for run in found.failed if run.error is not None}
-        count.stability = self._stability(found, seeds, count.clusters)
+        count.stability = self._stability(found, seeds, count)
         count.done = True
 
-    def _stability(self, found: SeedRecord, seeds: RunFolder, clusters: int) -> Stability | None:
+    def _stability(self, found: SeedRecord, seeds: RunFolder, count: Count) -> Stability | None:
         """Compare the clusterings of a number's seeds, unless it cannot be done; a line says so."""
         clusterings = {}
         for run in found.compared:
-            with contextlib.suppress(OSError):
-                try:
-                    clusterings[run.seed] = clusters_of_images(seeds.path / run.folder)
-                except ValueError as error:
-                    raise InvalidInput(f"{seeds.path / run.folder / 'assignments.csv'} is damaged: {error}") from error
-        stability = stability_of(clusterings, clusters)
+            path = seeds.path / run.folder
+            try:
+                if iteration_of(path) != found.compared_at:
+                    logger.warning("%s has been trained further: the stability stays what it was", path)
+                    return count.stability
+                clusterings[run.seed] = clusters_of_images(path)
+            except (OSError, ValueError) as error:
+                raise InvalidInput(f"{path}: its results cannot be read: {error}") from error
+        stability = stability_of(clusterings, count.clusters)
         if stability is None:
             logger.warning(
                 "%s: stability is not known: it needs two seeds and 50 images that both have evaluated, "

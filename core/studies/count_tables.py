@@ -84,17 +84,20 @@ def trust(record: CountRecord) -> list[str]:
     best, *others = ranking
     assert best.stability is not None
     text = [f"{best.clusters} clusters: the most stable, {best.stability.mean:.3f}; labels had no part in it"]
-    near = [count.clusters for count in others if not apart(best, count)]
-    if near and best.stability.error is None:
-        text.append("how sure that is, two seeds cannot tell: take --seeds 3 or more")
+    unknown = [count for count in (best, *others) if count.stability and count.stability.error is None]
+    near = [count.clusters for count in others if count not in unknown and not apart(best, count)]
+    if not others:
+        text.append("there is nothing to compare it with: no other number has a stability")
+    elif best in unknown or len(unknown) == len(others):
+        text.append("how sure that is cannot be said with two seeds: take --seeds 3 or more")
     elif near:
-        named = ", ".join(map(str, near))
         text.append(
-            f"not told apart from {named}: the difference is less than twice its standard error; look at both, or "
-            "take more seeds"
+            f"not told apart from {', '.join(map(str, near))}: the difference is less than twice its standard error; "
+            "look at both, or take more seeds"
         )
     else:
-        text.append("the difference to every other number is more than twice its standard error")
+        known = "every other number" if not unknown else "the other numbers with three seeds"
+        text.append(f"the difference to {known} is more than twice its standard error")
     if best.stability.mean < STABLE:
         text.append(
             f"no number is stable (below {STABLE:g}): train longer with --part or --iterations, or trust none of them"

@@ -89,7 +89,7 @@ class ChooseFlags(PluginFiles):
             raise InvalidInput(
                 f"--resume {self.resume}: expected a folder that mpcc choose-k has written, with choose-k.json"
             )
-        for name in ("clusters", "seeds", "part", "config", "preset", "compat", "out"):
+        for name in ("clusters", "seeds", "part", "config", "preset", "compat", "out", "dry-run"):
             if any(word == f"--{name}" or word.startswith(f"--{name}=") for word in words):
                 raise InvalidInput(f"--resume goes on with what its folder compares: leave out --{name}")
         record = CountRecord.read(self.resume)

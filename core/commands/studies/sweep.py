@@ -28,13 +28,14 @@ from mpcc.core.config import (
 )
 from mpcc.core.config.layers import METRICS
 from mpcc.core.config.options import option
-from mpcc.core.errors import EXIT_INTERRUPTED, InvalidInput
+from mpcc.core.errors import EXIT_INTERRUPTED, InvalidInput, PluginError
 from mpcc.core.registry import Registry, load_registry
 from mpcc.core.studies.seed_list import parse_seeds
-from mpcc.core.studies.sweep.axes import Axis, parse_axis, points
+from mpcc.core.studies.sweep.axes import Axis, folder_name, parse_axis, points
 from mpcc.core.studies.sweep.record import FAILED, FINISHED, SweepRun, lines, read_plan, write_plan
 from mpcc.core.studies.sweep.record import write_tables as written_tables
-from mpcc.core.studies.sweep.study import Sweep, own_storage
+from mpcc.core.studies.sweep.study import Sweep, layers_of, own_storage, stored
+from mpcc.core.system.file_names import check_length
 from mpcc.core.system.output_streams import quoted
 from mpcc.core.system.resources import disk_errors
 from mpcc.core.system.whole_files import check_new
@@ -84,8 +85,12 @@ class SweepFlags(PluginFiles):
             for name in ("over", "seeds", "config", "preset", "compat"):
                 if getattr(self, name):
                     raise InvalidInput(f"--{name}: a sweep goes on with the runs that it has: leave out --{name}")
+            if self.dry_run:
+                raise InvalidInput("--dry-run: a sweep that goes on has its runs: take --table to see them")
         elif self.retry or self.table:
             raise InvalidInput(f"--{'retry' if self.retry else 'table'} belongs to --resume FOLDER or --join")
+        if self.table and self.join:
+            raise InvalidInput("--table prints what has come of a folder's runs: expected --resume FOLDER beside it")
         if self.resume is not None and (self.out is not None or self.join or self.study is not None):
             raise InvalidInput("--resume goes on with the study of its folder: leave out --out, --join, --study")
         if self.join and (not self.address or self.study is None or self.out is None):
@@ -136,7 +141,8 @@ def sweep_command(words: list[str]) -> int:
             write_plan(folder, study, own_storage=flags.address is None)
         undo.pop_all()
         print(f"{len(runs)} runs in {quoted(folder)}, {flags.processes} at a time", file=sys.stderr)
-        return carried_on(sweep, registry, folder, flags, Layer("flag", {}))
+        own = {name: value for name, value in typed.tables.get("run", {}).items() if name in OWN}
+        return carried_on(sweep, registry, folder, flags, Layer("flag", {"run": own}))
 
 
 def sweep_parser(*, with_help: bool = False) -> Parser:
@@ -174,10 +180,13 @@ def planned(
     registry = flags.load(*lower)
     if flags.compat is not None:
         lower.append(compat_layer(registry, flags.compat))
-    runs = []
+    runs: list[tuple[dict[str, str], RunConfig]] = []
+    seen: dict[str, str] = {}
     for point in points(axes):
-        words = [word for name, value in point.items() for word in (f"--{name}", value)]
-        own = run_parser().read_all(words, (*SECTIONS, METRICS))
+        own = run_parser().read_all([f"--{name}={value}" for name, value in point.items()], (*SECTIONS, METRICS))
+        if own.own:
+            name = next(iter(own.own)).replace("_", "-")
+            raise InvalidInput(f"--over {name}: a flag of the command cannot differ from run to run: leave it out")
         merged = {section: dict(values) for section, values in tables.items()}
         for section, values in own.tables.items():
             for name, value in values.items():
@@ -185,11 +194,22 @@ def planned(
                     raise InvalidInput(
                         f"{spelled(section, name)} is given to all runs and is in --over: leave one of them out"
                     )
+        named = " ".join(f"--{name} {value}" for name, value in point.items())
         try:
-            runs.append((point, resolve(registry, [*lower, Layer("flag", merged)], flags.preset)))
+            config = resolve(registry, [*lower, Layer("flag", merged)], flags.preset)
+            # What a worker will make of it.
+            resolve(registry, layers_of(stored(config)), "none")
         except InvalidInput as error:
-            named = " ".join(f"--{name} {value}" for name, value in point.items())
             raise InvalidInput(f"the run {named}: {error}") from error
+        text, folder = config.to_toml(), folder_name(point).casefold()
+        check_length(Path(folder), "the run folder")
+        for known, kind in ((text, "settings"), (folder, "folder")):
+            if known in seen:
+                raise InvalidInput(
+                    f"the runs {seen[known]} and {named} would have the same {kind}: leave out one of the values"
+                )
+            seen[known] = named
+        runs.append((point, config))
     return registry, runs
 
 
@@ -221,6 +241,8 @@ def go_on(flags: SweepFlags, tables: dict[str, dict[str, str]]) -> int:
     if flags.resume is not None:
         folder = flags.resume
         study, own = read_plan(folder)
+        if own and flags.storage:
+            raise InvalidInput(f"--resume {folder}: its study is in the folder: leave out --storage")
         address = own_storage(folder) if own else flags.address
         if address is None:
             raise InvalidInput(f"--resume {folder}: its study {study!r} is in another storage: expected --storage")
@@ -262,8 +284,8 @@ def carried_on(sweep: Sweep, registry: Registry, folder: Path, flags: SweepFlags
     if flags.processes == 1:
         try:
             sweep.work(registry, folder, own)
-        except Stopped as stop:
-            print(f"mpcc: {stop}", file=sys.stderr)
+        except (Stopped, KeyboardInterrupt) as stop:
+            print(": ".join(["mpcc: interrupted", *map(str, stop.args)]), file=sys.stderr)
             told(sweep, folder)
             return EXIT_INTERRUPTED
         return told(sweep, folder)
@@ -277,18 +299,27 @@ def carried_on(sweep: Sweep, registry: Registry, folder: Path, flags: SweepFlags
     if flags.address:
         variables["MPCC_SWEEP_STORAGE"] = flags.address
     workers = [subprocess.Popen(words, env=variables, stdout=subprocess.DEVNULL) for _ in range(flags.processes)]
-    statuses: list[int] = []
     try:
-        statuses = [worker.wait() for worker in workers]
-    except KeyboardInterrupt:
-        # A terminal's Ctrl-C has reached the workers, too; they save their runs.
-        statuses = [worker.wait() for worker in workers]
-    except BaseException:
+        for worker in workers:
+            worker.wait()
+    except BaseException as stop:
+        # A terminal's Ctrl-C has reached the workers, too, and they save their runs; a scheduler's signal has not. A
+        # second signal changes nothing.
         for worker in workers:
             worker.terminate()
-        raise
+        for worker in workers:
+            worker.wait()
+        if not isinstance(stop, KeyboardInterrupt):
+            raise
+        told(sweep, folder)
+        return EXIT_INTERRUPTED
     status = told(sweep, folder)
-    return EXIT_INTERRUPTED if EXIT_INTERRUPTED in statuses else max([status, *(abs(each) for each in statuses)])
+    if all(run.state in (FINISHED, FAILED) for run in sweep.runs()):
+        return status
+    if any(worker.returncode == EXIT_INTERRUPTED for worker in workers):
+        return EXIT_INTERRUPTED
+    print("mpcc: error: a worker ended before all runs had, see above", file=sys.stderr)
+    return PluginError.status
 
 
 def shared_threads(workers: int) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import itertools
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -23,6 +24,8 @@ SWEEP_RECORD = "sweep.json"
 WAITING, RUNNING, FINISHED, FAILED = "waiting", "running", "finished", "failed"
 # Scores that the plot shows, the first ones of the runs.
 MOST_PANELS = 4
+# Groups of seeds that it shows; more of them are in the table.
+MOST_GROUPS = 60
 
 
 @attrs.frozen
@@ -144,7 +147,7 @@ def drawn(runs: Sequence[SweepRun], names: Sequence[str]) -> bytes | None:
         return None
     if not names:
         return None
-    found = groups([run for run in runs if run.state == FINISHED])
+    found = dict(itertools.islice(groups([run for run in runs if run.state == FINISHED]).items(), MOST_GROUPS))
     figure = Figure(figsize=(3.2 * len(names) + 1.5, 1.2 + 0.35 * len(found)), layout="constrained")
     panels = figure.subplots(1, len(names), sharey=True, squeeze=False)[0]
     labels = [", ".join(f"{name} {value}" for name, value in key) or "all" for key in found]

@@ -17,10 +17,15 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import attrs
+from filelock import FileLock
+
 from mpcc.core.config import Layer, RunConfig, read_config, resolve
 from mpcc.core.config.layers import config_layer
+from mpcc.core.config.time_budget import free_settings
 from mpcc.core.errors import InvalidInput, OutOfResources, TrainingDiverged
 from mpcc.core.registry import Registry
+from mpcc.core.storage.kept_checkpoints import KeptCheckpoints
 from mpcc.core.storage.run_folder import RunFolder
 from mpcc.core.studies.sweep.axes import Axis, folder_name, points
 from mpcc.core.studies.sweep.record import FAILED, FINISHED, RUNNING, WAITING, SweepRun
@@ -34,26 +39,51 @@ __all__ = ["Sweep", "own_storage"]
 
 logger = logging.getLogger(__name__)
 
-# Seconds between two signs of life of a worker, and after the last one until its trial is put back.
-HEARTBEAT, GRACE = 10, 30
-# Seconds between two looks at runs of other workers.
-LOOK = 2.0
+# Seconds between two signs of life of a worker, and after the last one until its run is put back; a run whose workers
+# have died more often than this is kept as failed.
+HEARTBEAT, GRACE, MOST_DEATHS = 10, 60, 3
+# Seconds between two looks at runs of other workers, and that a database may be busy.
+LOOK, PATIENCE = 2.0, 60
 KNOWN = (TrainingDiverged, InvalidInput, OutOfResources)
+DIED = "its worker has died"
+# Letters that the address of a SQLite file cannot hold.
+UNFIT = "?{}"
 
 
 def own_storage(folder: Path) -> str:
-    """Return the address of the storage in a folder."""
-    return f"sqlite:///{folder.absolute() / 'sweep.db'}"
+    """Return the address of the storage in a folder.
+
+    Raises:
+        InvalidInput: If the folder has a name that an address cannot hold.
+    """
+    path = str(folder.absolute() / "sweep.db")
+    if any(letter in path for letter in UNFIT):
+        raise InvalidInput(
+            f"{folder}: the SQLite file of a sweep cannot lie in a folder with one of {' '.join(UNFIT)} in its path: "
+            "expected another --out, or --storage"
+        )
+    return f"sqlite:///{path}"
 
 
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
-    """Let Optuna neither log to standard error nor warn that its heartbeat is experimental."""
+    """Let Optuna log nothing to standard error, nor warn that its heartbeat is experimental."""
     import optuna
 
-    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    optuna.logging.set_verbosity(optuna.logging.CRITICAL)
     with warnings.catch_warnings(action="ignore", category=optuna.exceptions.ExperimentalWarning):
         yield
+
+
+def shown(address: str) -> str:
+    """Return an address without its password."""
+    from sqlalchemy.engine import make_url
+    from sqlalchemy.exc import ArgumentError
+
+    try:
+        return make_url(address).render_as_string(hide_password=True)
+    except (ArgumentError, ValueError):
+        return "its address"
 
 
 class Sweep:
@@ -76,13 +106,21 @@ class Sweep:
         from optuna.exceptions import DuplicatedStudyError
         from sqlalchemy.exc import SQLAlchemyError
 
+        self.name = name
+        # SQLite locks no rows: without this, two workers could take one run.
+        self._turn = (
+            FileLock(f"{address.removeprefix('sqlite:///')}.lock") if address.startswith("sqlite:///") else None
+        )
         self._storage: optuna.storages.RDBStorage | None = None
         with quiet(), contextlib.ExitStack() as undone:
             undone.callback(self.close)
             try:
-                retried = optuna.storages.RetryHeartbeatStaleTrialCallback()
+                # A busy file or a lost connection would end the heartbeat, and a living worker would count as dead.
+                settings = {"connect_args": {"timeout": PATIENCE}} if address.startswith("sqlite") else {}
+                retried = optuna.storages.RetryHeartbeatStaleTrialCallback(max_retry=MOST_DEATHS)
                 storage = self._storage = optuna.storages.RDBStorage(
                     address,
+                    engine_kwargs={"pool_pre_ping": True, **settings},
                     heartbeat_interval=HEARTBEAT,
                     grace_period=GRACE,
                     heartbeat_stale_trial_callback=retried,
@@ -97,9 +135,18 @@ class Sweep:
                 ) from error
             except KeyError as error:
                 raise InvalidInput(f"--study {name}: the storage has no study of this name") from error
-            except (SQLAlchemyError, ImportError, ValueError) as error:
-                # The address may hold a password.
-                raise InvalidInput(f"the storage of the sweep cannot be used: {type(error).__name__}") from error
+            except ImportError as error:
+                raise InvalidInput(
+                    f"--storage {shown(address)}: the driver of this database is not installed: expected {error.name}"
+                ) from error
+            except (SQLAlchemyError, ValueError, RuntimeError) as error:
+                raise InvalidInput(
+                    f"--storage {shown(address)}: the storage of the sweep cannot be used "
+                    f"({type(error).__name__}): expected an address such as "
+                    "postgresql+psycopg2://user:password@host/database"
+                ) from error
+            if not new and not self.study.user_attrs.get("complete"):
+                raise InvalidInput(f"--study {name}: this study is not a sweep of mpcc, or it is still being made")
             undone.pop_all()
 
     def __enter__(self) -> Sweep:
@@ -117,19 +164,36 @@ class Sweep:
             self._storage.engine.dispose()
 
     def fill(self, axes: Sequence[Axis], runs: Sequence[tuple[Mapping[str, str], RunConfig]]) -> None:
-        """Let all runs wait.
+        """Let all runs wait; if that fails, the study is gone.
 
         Arguments:
             axes: The grid.
             runs: Its points, each with the configuration of its run.
         """
-        self.study.set_user_attr("axes", [[axis.name, list(axis.values)] for axis in axes])
-        for point, config in runs:
-            self._enqueue(point, config.to_toml())
+        import optuna
 
-    def _enqueue(self, point: Mapping[str, str], config: str) -> None:
-        """Let one run wait."""
-        self.study.enqueue_trial(dict(point), user_attrs={"point": dict(point), "config": config})
+        assert self._storage is not None
+        try:
+            self.study.set_user_attr("axes", [[axis.name, list(axis.values)] for axis in axes])
+            for point, config in runs:
+                self._enqueue({"point": dict(point), **stored(config)})
+            self.study.set_user_attr("complete", True)
+        except BaseException:
+            optuna.delete_study(study_name=self.name, storage=self._storage)
+            raise
+
+    def _enqueue(self, told: Mapping[str, Any]) -> None:
+        """Let one run wait, unless it does already.
+
+        Arguments:
+            told: Its point, and its configuration as `stored` returns it.
+        """
+        from optuna.trial import TrialState
+
+        if any(trial.user_attrs.get("point") == told["point"] for trial in self._trials(TrialState.WAITING)):
+            return
+        attributes = {name: told[name] for name in ("point", "config", "free")}
+        self.study.enqueue_trial(dict(told["point"]), user_attrs=attributes)
 
     @property
     def axes(self) -> list[Axis]:
@@ -139,8 +203,10 @@ class Sweep:
     @property
     def configs(self) -> list[Layer]:
         """The configurations of all runs, once each."""
-        texts = dict.fromkeys(trial.user_attrs["config"] for trial in self._trials() if "config" in trial.user_attrs)
-        return [config_layer(parse_toml(text.encode(), "a run of the sweep"), "the sweep") for text in texts]
+        told = {
+            trial.user_attrs["config"]: trial.user_attrs for trial in self._trials() if "config" in trial.user_attrs
+        }
+        return [layers_of(each)[-1] for each in told.values()]
 
     def _trials(self, *states: Any) -> list[FrozenTrial]:
         return self.study.get_trials(deepcopy=False, states=states or None)
@@ -170,7 +236,7 @@ class Sweep:
                 seconds=told.get("seconds"),
                 folder=told.get("folder", ""),
                 host=told.get("host", ""),
-                error=(told.get("error") or "its worker has died") if trial.state == TrialState.FAIL else None,
+                error=(told.get("error") or DIED) if trial.state == TrialState.FAIL else None,
                 status=int(told.get("status", 0)),
             )
         order = {tuple(point.values()): place for place, point in enumerate(points(axes))}
@@ -178,14 +244,10 @@ class Sweep:
 
     def retry(self) -> int:
         """Let all failed runs wait once more; return their number."""
-        failed = [run for run in self.runs() if run.state == FAILED]
-        texts = {
-            json.dumps(trial.user_attrs["point"]): trial.user_attrs["config"]
-            for trial in self._trials()
-            if "point" in trial.user_attrs
-        }
-        for run in failed:
-            self._enqueue(run.point, texts[json.dumps(dict(run.point))])
+        failed = [dict(run.point) for run in self.runs() if run.state == FAILED]
+        told = {json.dumps(trial.user_attrs["point"]): trial.user_attrs for trial in self._trials() if trial.user_attrs}
+        for point in failed:
+            self._enqueue(told[json.dumps(point)])
         return len(failed)
 
     def work(self, registry: Registry, folder: Path, own: Layer) -> None:
@@ -197,20 +259,15 @@ class Sweep:
             own: Settings of this machine, such as its device and its data root.
 
         Raises:
-            Stopped: If the user has stopped a run; it waits again.
+            Stopped: If the user has stopped a run in training; it waits again.
+            KeyboardInterrupt: If the user has stopped it before training; it waits again.
         """
         from optuna.trial import TrialState
-
-        from mpcc.core.run.execution import Stopped
 
         told = False
         while True:
             if self._trials(TrialState.WAITING):
-                stopped: list[Stopped] = []
-                with quiet():
-                    self.study.optimize(self._objective(registry, folder, own, stopped), n_trials=1, catch=KNOWN)
-                if stopped:
-                    raise stopped[0]
+                self._carry_out_one(registry, folder, own)
             elif self._trials(TrialState.RUNNING):
                 if not told:
                     logger.info("waiting for the runs of other workers; those of workers that have died are put back")
@@ -221,45 +278,89 @@ class Sweep:
             else:
                 return
 
+    def _carry_out_one(self, registry: Registry, folder: Path, own: Layer) -> None:
+        """Carry out one waiting run; see `work`."""
+        from optuna.trial import TrialState
+
+        taken = Taken()
+        if self._turn is not None:
+            self._turn.acquire()
+        try:
+            with quiet():
+                self.study.optimize(self._objective(registry, folder, own, taken), n_trials=1, catch=KNOWN)
+        except Exception:
+            # While this process was held up, its run was put back. Whoever has it now finds the results in its folder.
+            state = None if taken.number is None else self.study.get_trials(deepcopy=False)[taken.number].state
+            if state in (None, TrialState.RUNNING) or taken.failed:
+                raise
+            logger.warning("this run was put back, because its worker gave no sign of life for %d seconds", GRACE)
+        finally:
+            self._taken()
+        if taken.stop is not None:
+            self._enqueue(taken.told)
+            raise taken.stop
+
+    def _taken(self) -> None:
+        """Let the next worker take a run."""
+        if self._turn is not None and self._turn.is_locked:
+            self._turn.release()
+
     def _put_back(self) -> None:
         """Let the runs of workers that have died wait again."""
+        import datetime
+
         import optuna
+        from optuna.trial import TrialState
 
+        assert self._storage is not None
         optuna.storages.fail_stale_trials(self.study)
+        # A worker that died before its first sign of life is not among them.
+        long_ago = datetime.datetime.now() - datetime.timedelta(seconds=10 * GRACE)
+        study = self._storage.get_study_id_from_name(self.name)
+        for trial in self._trials(TrialState.RUNNING):
+            if "host" not in trial.user_attrs and trial.datetime_start is not None and trial.datetime_start < long_ago:
+                number = self._storage.get_trial_id_from_study_id_trial_number(study, trial.number)
+                if self._storage.set_trial_state_values(number, TrialState.FAIL) and "point" in trial.user_attrs:
+                    self._enqueue(trial.user_attrs)
 
-    def _objective(self, registry: Registry, folder: Path, own: Layer, stopped: list[Any]) -> Callable[[Trial], float]:
+    def _objective(self, registry: Registry, folder: Path, own: Layer, taken: Taken) -> Callable[[Trial], float]:
         """Return the function that carries out one trial.
 
         Arguments:
             registry: The plugins.
             folder: Gets the run folders.
             own: Settings of this machine.
-            stopped: Gets the stop that the user has asked for.
+            taken: Learns what became of the trial.
         """
         import optuna
 
         from mpcc.core.run.execution import Stopped
 
         def objective(trial: Trial) -> float:
-            point = trial.user_attrs.get("point")
-            if point is None:
+            self._taken()
+            told = trial.user_attrs
+            if "point" not in told:
                 raise optuna.TrialPruned("another worker has taken the last run")
+            taken.number, taken.told = trial.number, told
             for axis in self.axes:
                 trial.suggest_categorical(axis.name, axis.values)
-            path = folder / folder_name(point)
+            path = folder / folder_name(told["point"])
             trial.set_user_attr("host", socket.gethostname())
             trial.set_user_attr("folder", str(path.absolute()))
-            logger.info("%s", ", ".join(f"{name} {value}" for name, value in point.items()))
+            logger.info("%s", ", ".join(f"{name} {value}" for name, value in told["point"].items()))
             try:
-                results = carried_out(registry, path, trial.user_attrs["config"], own, folder)
-            except Stopped as stop:
-                stopped.append(stop)
-                self._enqueue(point, trial.user_attrs["config"])
+                results = carried_out(registry, path, told, own, folder)
+            except (Stopped, KeyboardInterrupt) as stop:
+                taken.stop = stop
                 raise optuna.TrialPruned("stopped") from stop
             except KNOWN as error:
+                logger.warning("failed: %s", error)
                 trial.set_user_attr("error", " ".join(str(error).split()))
                 trial.set_user_attr("status", error.status)
-                logger.warning("failed: %s", error)
+                raise
+            except Exception as error:
+                taken.failed = True
+                trial.set_user_attr("error", f"{type(error).__name__}: {' '.join(str(error).split())}")
                 raise
             scores = {name: float(value) for name, value in results["metrics"].items()}
             trial.set_user_attr("scores", scores)
@@ -270,39 +371,92 @@ class Sweep:
         return objective
 
 
-def carried_out(registry: Registry, path: Path, config: str, own: Layer, sweep: Path) -> dict[str, Any]:
+@attrs.define
+class Taken:
+    """A trial that this process has taken.
+
+    Attributes:
+        number: Its number, or None if there was none left.
+        told: What the storage says about it.
+        stop: The stop that the user has asked for.
+        failed: Whether something failed that is no known failure of a run.
+    """
+
+    number: int | None = None
+    told: Mapping[str, Any] = attrs.field(factory=dict)
+    stop: BaseException | None = None
+    failed: bool = False
+
+
+def stored(config: RunConfig) -> dict[str, Any]:
+    """Return a configuration as a trial keeps it: as TOML, and the settings that its minutes may still set."""
+    free = [] if config.run.minutes is None else sorted(free_settings(config.origins))
+    return {"config": config.to_toml(), "free": free}
+
+
+def layers_of(told: Mapping[str, Any]) -> list[Layer]:
+    """Return the layers of a stored configuration; the settings that its minutes may set are in one that they override.
+
+    Arguments:
+        told: As `stored` returns it.
+    """
+    layer = config_layer(parse_toml(told["config"].encode(), "a run of the sweep"), "the sweep")
+    run = dict(layer.tables["run"])
+    free = {name: run.pop(name) for name in told["free"] if name in run}
+    return [Layer("preset of the sweep", {"run": free}), attrs.evolve(layer, tables={**layer.tables, "run": run})]
+
+
+def carried_out(registry: Registry, path: Path, told: Mapping[str, Any], own: Layer, sweep: Path) -> dict[str, Any]:
     """Carry out one run, or go on with it, and return its results.
 
     Arguments:
         registry: The plugins.
         path: Its folder.
-        config: Its configuration as TOML.
+        told: Its configuration as `stored` returns it.
         own: Settings of this machine.
         sweep: The folder of the sweep.
     """
     from mpcc.core.run.whole_run import carry_out
 
+    if path.is_dir() and not any(path.iterdir()):
+        # A worker was killed as soon as it had made the folder.
+        path.rmdir()
+    while in_use(path):
+        # Its worker was held up, so that its run was put back; but it lives.
+        time.sleep(LOOK)
     begun = (path / "config.toml").is_file()
-    layer = (
-        read_config(path / "config.toml")
-        if begun
-        else config_layer(parse_toml(config.encode(), "a run of the sweep"), "the sweep")
-    )
-    made = resolve(registry, [layer, own], "none")
+    layers = [read_config(path / "config.toml")] if begun else layers_of(told)
+    made = resolve(registry, [*layers, own], "none")
     if begun and (results := finished(path, made.run.iterations)):
         return results
     folder = RunFolder.existing(path) if begun else RunFolder.plan(path, made)
     folder.within, folder.command = sweep, "mpcc sweep"
-    return carry_out(registry, made, folder, resumed=begun, bar=False)
+    # A stop that is asked for in the last iteration counts, too: other runs follow.
+    return carry_out(registry, made, folder, resumed=begun, pause=lambda run: run.config.run.iterations, bar=False)
+
+
+def in_use(path: Path) -> bool:
+    """Return whether a living process uses a run folder."""
+    if not path.is_dir():
+        return False
+    try:
+        with RunFolder(path).locked():
+            return False
+    except InvalidInput:
+        return True
 
 
 def finished(path: Path, iterations: int) -> dict[str, Any]:
     """Return the results of a run that has ended though its worker could not say so; empty if it has not."""
+    from mpcc.core.run.resume import iterations_done
+
     try:
         results: dict[str, Any] = json.loads((path / "results.json").read_bytes())
-        done = results["iterations"] == iterations and (path / "checkpoints" / "last.pt").is_file()
+        ended = results["iterations"] == iterations
     except (OSError, ValueError, KeyError, TypeError):
         return {}
-    if done:
-        logger.info("%s has ended already", quoted(path))
-    return results if done else {}
+    # The results of an evaluation are written before its checkpoint.
+    if not ended or iterations_done(KeptCheckpoints(path / "checkpoints")) < iterations:
+        return {}
+    logger.info("%s has ended already", quoted(path))
+    return results

@@ -89,6 +89,8 @@ def describe(
             left = done if settings.minutes else None
             assembled = Run.assemble(registry, offline, began=began, done=left, runs=runs)
             channels = assembled.data.images.shape[1]
+            data = assembled.data
+            print(f"# {data.description or f'{config.data.name}: {len(data):,} images'}")
             of_images = {name: getattr(assembled.config.run, name) for name in ("batch", "clusters")}
             for name, value in of_images.items():
                 if value != getattr(settings, name) and settings.minutes is None:

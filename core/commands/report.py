@@ -58,5 +58,7 @@ def report_run(words: list[str]) -> int:
         record = read_record(folder)
         with disk_errors(f"{flags.points} could not be written"):
             count = write_points(folder, flags.points, record.names)
-        print(f"{flags.points}: {count:,} images, such as for: embedding-atlas {flags.points} --x x --y y")
+        print(
+            f"{flags.points}: {count:,} images; to look at it, for example: embedding-atlas {flags.points} --x x --y y"
+        )
     return 0

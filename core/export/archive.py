@@ -19,6 +19,7 @@ from mpcc.core.export.exported_run import ExportedRun
 from mpcc.core.export.private_paths import PrivatePaths
 from mpcc.core.registry import load_registry
 from mpcc.core.reporting.verdict import caution
+from mpcc.core.storage.cluster_names import NAMES_FILE
 from mpcc.core.storage.table_formats import write_rows
 from mpcc.core.system.toml_file import parse_toml
 from mpcc.core.system.whole_files import new_file
@@ -70,6 +71,9 @@ def write_archive(path: Path, exported: ExportedRun) -> list[str]:
     with TemporaryDirectory(prefix=".mpcc-", dir=path.absolute().parent) as folder, new_file(path) as file:
         made = Path(folder)
         loaded.save(made / "model")
+        if NAMES_FILE in texts:
+            # For predictions with the model.
+            (made / "model" / NAMES_FILE).write_bytes(texts[NAMES_FILE])
         (made / "export").mkdir()
         lines = exported.write(made / "export")
         names = pack(file, path.stem, run, made, texts, facts)
@@ -115,7 +119,8 @@ def lists(run: Path, private: PrivatePaths) -> dict[str, bytes]:
         InvalidInput: If one cannot be read.
     """
     found = {}
-    for name, change in {"config.toml": configuration, RESULTS: results, **dict.fromkeys(TABLES, table)}.items():
+    changes = {"config.toml": configuration, RESULTS: results, NAMES_FILE: unchanged, **dict.fromkeys(TABLES, table)}
+    for name, change in changes.items():
         path = run / name
         if not path.is_file():
             continue
@@ -126,6 +131,11 @@ def lists(run: Path, private: PrivatePaths) -> dict[str, bytes]:
                 raise
             raise InvalidInput(f"{path} is damaged: {error}") from error
     return found
+
+
+def unchanged(content: bytes, private: PrivatePaths) -> bytes:
+    """Return a file that holds no paths as it is."""
+    return content
 
 
 def configuration(content: bytes, private: PrivatePaths) -> bytes:

@@ -22,6 +22,7 @@ MEANINGS = {
     "assignments.csv": "a row for each evaluated image: number, file, cluster, and how sure that is (0 to 1)",
     "confusion.csv": "how many images of each known class are in each cluster",
     "results.json": "scores, sizes of the clusters, warnings, versions",
+    "names.toml": "names of clusters",
     "config.toml": "every setting of the run, without the places of files",
     "model/": "the model, for mpcc (see below)",
     "export/": "the model for other programs (see below)",

@@ -94,6 +94,8 @@ def verdict(results: Mapping[str, Any], folder: str, *, warm: bool = False) -> V
             "; compare clusters.png with kmeans.png, the groups of k-means on the pixels (adjusted Rand index of both: "
             f"{baseline['agreement']:.2f}, 1 for the same groups)"
         )
+    if warned := [warning["name"] for warning in results["health"]["warnings"]]:
+        text += f"; {counted(len(warned), 'warning')}, see Health in report.html: {', '.join(warned)}"
     return Verdict(text)
 
 

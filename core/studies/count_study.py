@@ -29,6 +29,8 @@ __all__ = ["compare_counts", "continue_counts"]
 logger = logging.getLogger(__name__)
 
 COMMAND = "mpcc choose-k"
+# So many iterations is the least after which stability has told numbers apart.
+ENOUGH = 400
 
 
 def compare_counts(
@@ -176,6 +178,12 @@ class _Comparison:
         record = self.record
         record.iterations, record.compared_at = found.iterations, found.compared_at
         record.label_scores = list(found.label_scores)
+        if found.compared_at < ENOUGH:
+            logger.warning(
+                "everything is compared after %d iterations, which is short: clusters need some hundreds of iterations "
+                "to form: raise --minutes, --iterations or --part",
+                found.compared_at,
+            )
         if self.config.run.minutes is None:
             return
         layer: Layer = read_config(seeds.config)

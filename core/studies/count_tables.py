@@ -10,7 +10,7 @@ from mpcc.core.reporting.pace import counted
 from mpcc.core.studies.count_record import Count, CountRecord
 from mpcc.core.studies.seed_tables import aligned, blank
 
-__all__ = ["lines", "rows", "trust"]
+__all__ = ["STABLE", "lines", "rows", "trust"]
 
 # Below this, two seeds share less than half of what they could: no number is stable.
 STABLE = 0.5
@@ -83,6 +83,12 @@ def trust(record: CountRecord) -> list[str]:
         return ["no number can be chosen: no stability is known"]
     best, *others = ranking
     assert best.stability is not None
+    if best.stability.mean < STABLE:
+        return [
+            f"no number can be recommended: the highest stability is {best.stability.mean:.3f}, and below {STABLE:g} "
+            "two seeds share less than half of what they could: train longer, with --part, --iterations or --minutes",
+            *remarks(record),
+        ]
     text = [f"{best.clusters} clusters: the most stable, {best.stability.mean:.3f}; labels had no part in it"]
     unknown = [count for count in (best, *others) if count.stability and count.stability.error is None]
     near = [count.clusters for count in others if count not in unknown and not apart(best, count)]
@@ -98,21 +104,22 @@ def trust(record: CountRecord) -> list[str]:
     else:
         known = "every other number" if not unknown else "the other numbers with three seeds"
         text.append(f"the difference to {known} is more than twice its standard error")
-    if best.stability.mean < STABLE:
-        text.append(
-            f"no number is stable (below {STABLE:g}): train longer with --part or --iterations, or trust none of them"
-        )
     if best in (record.counts[0], record.counts[-1]):
         end = "smallest" if best is record.counts[0] else "largest"
         text.append(
             f"{best.clusters} is the {end} that was compared: {'smaller' if end == 'smallest' else 'larger'} "
             "ones may be better still"
         )
+    return [*text, *remarks(record)]
+
+
+def remarks(record: CountRecord) -> list[str]:
+    """Return in words which numbers have empty clusters, and which seeds failed."""
+    text = []
     for count in record.counts:
         if count.used is not None and count.used < IN_USE * count.clusters:
             text.append(f"{count.clusters} clusters: only {count.used:.3g} of them have images, on average")
-        for seed, reason in count.failures.items():
-            text.append(f"{count.clusters} clusters, seed {seed} failed: {reason}")
+        text += [f"{count.clusters} clusters, seed {seed} failed: {reason}" for seed, reason in count.failures.items()]
     return text
 
 

@@ -39,7 +39,8 @@ def names(case: MetricCase) -> str:
     for score in sorted(given | set(announced)):
         require(score not in case.taken, f"{score!r} is the name of another metric: expected a name of its own")
     require(given == set(announced), f"scores() announces {sorted(announced)}, compute() gives {sorted(given)}")
-    return ", ".join(f"{score}: {better}" for score, better in announced.items())
+    # Alone, a score carries the name under which the metric is registered.
+    return ", ".join(f"{'the score' if score == name else score}: {better}" for score, better in announced.items())
 
 
 @SCORE_LAWS.add("a perfect clustering scores at least as well as a random one", after=[finite.name])

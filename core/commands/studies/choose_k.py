@@ -208,7 +208,7 @@ def told(folder: RunFolder, comparison: Callable[[], CountRecord]) -> int:
         comparison: Carries it out.
     """
     from mpcc.core.run.execution import Stopped
-    from mpcc.core.studies.count_tables import lines
+    from mpcc.core.studies.count_tables import STABLE, lines
 
     try:
         record = comparison()
@@ -216,7 +216,8 @@ def told(folder: RunFolder, comparison: Callable[[], CountRecord]) -> int:
         print(f"mpcc: {stop}", file=sys.stderr)
         return EXIT_INTERRUPTED
     print("\n".join(lines(record)))
-    if (chosen := record.chosen()) is not None:
+    chosen = record.chosen()
+    if chosen is not None and chosen.stability is not None and chosen.stability.mean >= STABLE:
         print(f"go on with it: mpcc-run --resume {quoted(folder.path / chosen.folder)}")
     print(f"all scores: {folder.path / 'choose-k.csv'}, {folder.path / 'choose-k.json'}")
     if chosen is None:

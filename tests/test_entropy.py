@@ -85,7 +85,7 @@ def test_auto_takes_what_the_prior_declares_and_an_estimate_only_when_asked() ->
             Unknown,
             "auto",
             None,
-            "Unknown has neither an entropy, exact or numerical .* --entropy monte-carlo --entropy-samples 64",
+            "Unknown has neither an entropy, exact or numerical, nor .* --entropy monte-carlo --entropy-samples 64",
         ),
         (Unknown, "closed-form", None, "Unknown has neither"),
         (Bounded, "closed-form", None, "declares 'lower-bound' .nearest valid choice: --entropy lower-bound"),

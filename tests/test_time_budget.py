@@ -374,7 +374,7 @@ def test_a_dry_run_prints_what_the_minutes_come_to(
     monkeypatch.chdir(tmp_path)
     assert run(*TINY, "--minutes", str(SIX_MINUTES), "--dry-run") == 0
     out = capsys.readouterr().out
-    assert out.startswith("# --minutes 6.7 came to these values")
+    assert out.startswith("# digits: 1797 images of scikit-learn\n# --minutes 6.7 came to these values")
     shown = tomllib.loads(out)["run"]
     assert (shown["iterations"], shown["eval_every"], shown["eval_images"]) == (6, 3, 60)
     assert "minutes" not in shown

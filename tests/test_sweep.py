@@ -22,7 +22,7 @@ import pytest
 from mpcc.core.commands import entry
 from mpcc.core.errors import InvalidInput
 from mpcc.core.method.training import Trainer
-from mpcc.core.studies.sweep import study
+from mpcc.core.studies.sweep import one_run, study
 from mpcc.core.studies.sweep.axes import Axis, folder_name, parse_axis, points
 
 pytest.importorskip("optuna")
@@ -201,10 +201,10 @@ def test_minutes_are_those_of_each_run(tmp_path: Path) -> None:
 
 def test_results_count_only_if_their_checkpoint_is_on_the_disk(done: Path, tmp_path: Path) -> None:
     run = Path(shutil.copytree(done / "clusters-3-seed-0", tmp_path / "run"))
-    assert study.finished(run, 4)["iterations"] == 4
-    assert study.finished(run, 5) == {}
+    assert one_run.finished(run, 4)["iterations"] == 4
+    assert one_run.finished(run, 5) == {}
     shutil.copy(run / "checkpoints" / "iteration-3.pt", run / "checkpoints" / "last.pt")
-    assert study.finished(run, 4) == {}
+    assert one_run.finished(run, 4) == {}
 
 
 @pytest.mark.check

@@ -40,7 +40,7 @@ from mpcc.core.studies.seed_list import PART, parse_seeds, work_in_runs
 from mpcc.core.studies.seed_record import compares_seeds
 from mpcc.core.system.output_streams import quoted
 
-__all__ = ["RunFlags", "run_command"]
+__all__ = ["SECTION_HELP", "RunFlags", "declare_options", "run_command", "run_parser"]
 
 PURPOSE = "Cluster images: train generator, encoder and mixture prior together, and write a run folder."
 SECTION_HELP = {
@@ -221,13 +221,18 @@ def run_parser(registry: Registry | None = None, config: RunConfig | None = None
     parser.declare_names("Plugins", helps)
     parser.declare("Run", RunSettings, "run", values=config and config.run)
     if registry is not None and config is not None:
-        for section, kind in SECTIONS.items():
-            choice = getattr(config, section)
-            cls = registry.entry(kind, choice.name).options_class()
-            parser.declare(f"Options of --{section} {choice.name}", cls, section, values=choice.options)
-        for section, values in config.metrics.items():
-            parser.declare(f"Options of the metric {section.partition('.')[2]}", type(values), section, values=values)
+        declare_options(parser, registry, config)
     return parser
+
+
+def declare_options(parser: Parser, registry: Registry, config: RunConfig) -> None:
+    """Declare the flags of the plugins that a configuration names."""
+    for section, kind in SECTIONS.items():
+        choice = getattr(config, section)
+        cls = registry.entry(kind, choice.name).options_class()
+        parser.declare(f"Options of --{section} {choice.name}", cls, section, values=choice.options)
+    for section, values in config.metrics.items():
+        parser.declare(f"Options of the metric {section.partition('.')[2]}", type(values), section, values=values)
 
 
 def train(registry: Registry, config: RunConfig, out: Path | None, resume: Path | None, began: float) -> int:

@@ -13,7 +13,7 @@ import attrs
 
 from mpcc.core.commands.dry_run import about_preset, describe
 from mpcc.core.commands.flags import Parser, PluginFiles
-from mpcc.core.commands.train import SECTION_HELP
+from mpcc.core.commands.train import SECTION_HELP, declare_options
 from mpcc.core.config import (
     SECTIONS,
     Layer,
@@ -168,10 +168,7 @@ def choose_parser(registry: Registry | None = None, config: RunConfig | None = N
     names = [name for name in options.fields(RunSettings) if name not in OWN]
     parser.declare("Run", RunSettings, "run", only=names, values=config and config.run)
     if registry is not None and config is not None:
-        for section, kind in SECTIONS.items():
-            choice = getattr(config, section)
-            cls = registry.entry(kind, choice.name).options_class()
-            parser.declare(f"Options of --{section} {choice.name}", cls, section, values=choice.options)
+        declare_options(parser, registry, config)
     return parser
 
 

@@ -32,9 +32,10 @@ from mpcc.core.errors import EXIT_INTERRUPTED, InvalidInput, PluginError
 from mpcc.core.registry import Registry, load_registry
 from mpcc.core.studies.seed_list import parse_seeds
 from mpcc.core.studies.sweep.axes import Axis, folder_name, parse_axis, points
+from mpcc.core.studies.sweep.one_run import layers_of, stored
 from mpcc.core.studies.sweep.record import FAILED, FINISHED, SweepRun, lines, read_plan, write_plan
 from mpcc.core.studies.sweep.record import write_tables as written_tables
-from mpcc.core.studies.sweep.study import Sweep, layers_of, own_storage, stored
+from mpcc.core.studies.sweep.study import Sweep, own_storage
 from mpcc.core.system.file_names import check_length
 from mpcc.core.system.output_streams import quoted
 from mpcc.core.system.resources import disk_errors

@@ -5,7 +5,10 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable
 
-__all__ = ["EXIT_INTERRUPTED", "InvalidInput", "OutOfResources", "PluginError", "TrainingDiverged", "unknown_name"]
+__all__ = [
+    *("EXIT_INTERRUPTED", "InvalidInput", "OutOfResources", "PluginError", "RankLost", "RanksDiffer"),
+    *("TrainingDiverged", "unknown_name"),
+]
 
 # The exit status of a command that was interrupted: 128 + SIGINT, as shells count.
 EXIT_INTERRUPTED = 130
@@ -33,6 +36,16 @@ class OutOfResources(RuntimeError):
     """Memory or disk space ran out; the message says what to lower or to free."""
 
     status = 4
+
+
+class RankLost(OutOfResources):
+    """A process that trains together with this one has ended, or cannot be reached."""
+
+    status = 5
+
+
+class RanksDiffer(OutOfResources):
+    """Processes that train together have different parameters."""
 
 
 def unknown_name(kind: str, given: str, known: Iterable[str]) -> InvalidInput:

@@ -21,7 +21,7 @@ from mpcc.core.errors import InvalidInput
 from mpcc.core.storage.checkpoint import load_checkpoint
 from mpcc.core.storage.folder_lock import locked
 from mpcc.core.storage.kept_checkpoints import KeptCheckpoints
-from mpcc.core.system.file_addresses import address_of, path_of
+from mpcc.core.system.file_names import address_of, path_of
 from mpcc.core.system.whole_files import flush_folder, write_whole
 from mpcc.plugins.datasets.options import FolderOptions
 

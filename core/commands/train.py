@@ -33,8 +33,9 @@ from mpcc.core.config import (
 from mpcc.core.config.layers import METRICS
 from mpcc.core.config.locations import check_only_places, entries_of, places
 from mpcc.core.config.options import option
-from mpcc.core.errors import EXIT_INTERRUPTED, InvalidInput
+from mpcc.core.errors import EXIT_INTERRUPTED, InvalidInput, OutOfResources, RankLost, TrainingDiverged
 from mpcc.core.registry import Registry
+from mpcc.core.run.ranks.environment import earlier_folder, follows, launched, told_by_launcher
 from mpcc.core.studies.count_record import CountRecord, compares_counts, count_folder
 from mpcc.core.studies.seed_list import PART, parse_seeds, work_in_runs
 from mpcc.core.studies.seed_record import compares_seeds
@@ -50,6 +51,8 @@ SECTION_HELP = {
     "objective": "updates of an iteration",
 }
 HELP = {"--help", "-h"}
+# Flags with which the command only prints.
+PRINTING = HELP | {"--version", "--dry-run"}
 
 logger = logging.getLogger(__name__)
 # Settings that may change when a comparison of seeds goes on: not those that would change its scores.
@@ -91,6 +94,12 @@ class RunFlags(PluginFiles):
         f"with --seeds the share of the iterations after which seeds are compared; {PART} if not given",
         above=0,
         most=1,
+    )
+    devices: int | None = option(
+        None,
+        "train in so many processes of this machine, one for each GPU, or for a part of the cores; each takes its "
+        "part of --batch",
+        least=1,
     )
     dry_run: bool = option(
         False,
@@ -156,6 +165,20 @@ def run_command(arguments: list[str], began: float | None = None) -> int:
         began: The monotonic clock's time at which the command began, for ``--minutes``; by default now.
     """
     began = time.monotonic() if began is None else began
+    if not follows():
+        return run_words(arguments, began)
+    # The first process says the same.
+    logging.getLogger("mpcc").setLevel(logging.CRITICAL)
+    if not PRINTING.isdisjoint(arguments):
+        return 0
+    try:
+        return run_words(arguments, began)
+    except InvalidInput as error:
+        raise SystemExit(error.status) from error
+
+
+def run_words(arguments: list[str], began: float) -> int:
+    """Execute ``mpcc-run`` in this process, or start the processes that do; return the exit status."""
     if "--version" in arguments:
         from importlib import metadata
 
@@ -163,6 +186,11 @@ def run_command(arguments: list[str], began: float | None = None) -> int:
         return 0
     typed = run_parser().read([word for word in arguments if word not in HELP], (*SECTIONS, METRICS))
     flags = typed.make(RunFlags)
+    if launched():
+        if flags.devices is not None:
+            raise InvalidInput(f"--devices {flags.devices}: torchrun has started the processes: leave out --devices")
+        if flags.resume is None and not follows() and (earlier := earlier_folder(flags.out)) is not None:
+            return run_words(["--resume", str(earlier)], began)
     seeds, part = flags.seed_list(typed.tables), 1.0 if flags.all else flags.part or PART
     saved = flags.saved()
     lower = [environment_layer(), *([saved] if saved else [])]
@@ -195,6 +223,14 @@ def run_command(arguments: list[str], began: float | None = None) -> int:
         if seeds:
             print(f"# {plan_of_seeds(config, seeds, part)}")
         return 0
+    several = flags.devices or int(launched()) + 1
+    if several > 1 and (seeds or (flags.resume is not None and compares_seeds(flags.resume))):
+        raise InvalidInput(
+            "--seeds trains in one process: expected one device (nearest valid choice: mpcc sweep --seeds, with "
+            "--processes N)"
+        )
+    if flags.devices is not None and flags.devices > 1:
+        return launch_processes(config, flags, arguments)
     if flags.resume is not None and compares_seeds(flags.resume):
         return go_on_with_seeds(registry, config, flags.out, flags.resume, train_all=flags.all)
     if seeds:
@@ -202,6 +238,28 @@ def run_command(arguments: list[str], began: float | None = None) -> int:
             logger.info(line)
         return train_seeds(registry, config, flags.out, seeds, part, train_all=flags.all, began=began)
     return train(registry, config, flags.out, flags.resume, began)
+
+
+def launch_processes(config: RunConfig, flags: RunFlags, arguments: list[str]) -> int:
+    """Train in several processes of this machine; return the exit status.
+
+    Arguments:
+        config: The configuration.
+        flags: Those of the command.
+        arguments: The command line.
+    """
+    from mpcc.core.run.assembly import check_share
+    from mpcc.core.run.ranks.launcher import check_devices, launch, without_devices
+    from mpcc.core.storage.run_folder import RunFolder
+
+    devices = flags.devices or 1
+    check_devices(devices, config.run.device)
+    check_share(config.run.batch, devices)
+    words = without_devices(arguments)
+    folder = flags.resume or RunFolder.plan(flags.out, config).path
+    if flags.resume is None and flags.out is None:
+        words += ["--out", str(folder)]
+    return launch(words, devices, folder)
 
 
 def run_parser(registry: Registry | None = None, config: RunConfig | None = None) -> Parser:
@@ -236,7 +294,7 @@ def declare_options(parser: Parser, registry: Registry, config: RunConfig) -> No
 
 
 def train(registry: Registry, config: RunConfig, out: Path | None, resume: Path | None, began: float) -> int:
-    """Assemble and execute a run; return the exit status.
+    """Assemble and execute a run, alone or as one of several processes; return the exit status.
 
     Arguments:
         registry: The plugins.
@@ -247,7 +305,30 @@ def train(registry: Registry, config: RunConfig, out: Path | None, resume: Path 
     """
     if resume is not None and out is not None:
         raise InvalidInput("--resume writes into the run's own folder: leave out --out")
+    if not launched():
+        return train_here(registry, config, out, resume, began)
     # The checks above do not need torch; the imports below load it.
+    import torch
+
+    from mpcc.core.system import ranks
+
+    with ranks.joined(cuda=config.run.device != "cpu" and torch.cuda.is_available()) as together:
+        # The first process may go on with a run whose configuration the others have not read.
+        tables, origins = together.told((config.to_tables(), dict(config.origins)))
+        if not together.first:
+            config = resolve(registry, [Layer("first process", tables)], "none")
+            config = attrs.evolve(config, origins=origins)
+            return help_to_train(registry, config, began, f"process {together.index} of {together.size}")
+        try:
+            return train_here(registry, config, out, resume, began)
+        except RankLost as error:
+            if told_by_launcher():
+                return error.status
+            raise
+
+
+def train_here(registry: Registry, config: RunConfig, out: Path | None, resume: Path | None, began: float) -> int:
+    """Assemble and execute a run in this process; the arguments are those of `train`."""
     from mpcc.core.reporting.verdict import verdict
     from mpcc.core.run.execution import Stopped
     from mpcc.core.run.whole_run import carry_out
@@ -270,4 +351,25 @@ def train(registry: Registry, config: RunConfig, out: Path | None, resume: Path 
     print(f"{folder.path}: {results['iterations']} iterations in {results['seconds']:.0f} s {scores}".rstrip())
     print(verdict(results, quoted(folder.path), warm=config.run.init_from is not None).line)
     print(f"look at {folder.to_look_at()}")
+    return 0
+
+
+def help_to_train(registry: Registry, config: RunConfig, began: float, name: str) -> int:
+    """Take part in a run of the first process; return the exit status.
+
+    Arguments:
+        registry: The plugins.
+        config: The configuration.
+        began: The monotonic clock's time at which the command began.
+        name: Of this process, for errors.
+    """
+    from mpcc.core.run.whole_run import follow_run
+
+    try:
+        follow_run(registry, config, began=began)
+    except RankLost as error:
+        return error.status  # the first process says so
+    except (InvalidInput, OutOfResources, TrainingDiverged) as error:
+        print(f"mpcc-run: error: {name}: {' '.join(str(error).split())}", file=sys.stderr)
+        return error.status
     return 0

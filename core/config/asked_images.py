@@ -17,7 +17,7 @@ from mpcc.core.config.locations import locations, there
 from mpcc.core.config.own_files import with_readers
 from mpcc.core.errors import InvalidInput
 from mpcc.core.registry import Registry
-from mpcc.core.system.file_addresses import path_of
+from mpcc.core.system.file_names import path_of
 from mpcc.core.system.whole_files import free
 
 __all__ = ["AskedImages", "are_own", "asked_by_flags", "asked_by_paths", "conversion"]

@@ -31,8 +31,7 @@ from mpcc.core.config.settings import RunSettings
 from mpcc.core.config.time_budget import one_length
 from mpcc.core.errors import InvalidInput, unknown_name
 from mpcc.core.registry import Entry, Registry
-from mpcc.core.system.file_addresses import address_of
-from mpcc.core.system.file_names import printable
+from mpcc.core.system.file_names import address_of, printable
 
 __all__ = ["PluginChoice", "RunConfig", "resolve", "used"]
 

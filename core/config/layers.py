@@ -12,7 +12,7 @@ import attrs
 
 from mpcc.core.errors import InvalidInput, unknown_name
 from mpcc.core.registry import Registry
-from mpcc.core.system.file_addresses import path_of
+from mpcc.core.system.file_names import path_of
 from mpcc.core.system.toml_file import read_toml
 
 __all__ = [

@@ -19,7 +19,7 @@ import attrs
 import cattrs
 
 from mpcc.core.errors import InvalidInput, PluginError, unknown_name
-from mpcc.core.system.file_addresses import address_of, path_of
+from mpcc.core.system.file_names import address_of, path_of
 
 __all__ = ["BARE", "convert", "describe", "fields", "make", "option", "plain"]
 

@@ -203,6 +203,11 @@ class RunSettings:
         "score without labels whose best evaluation is kept as a checkpoint; auto takes the first metric that judges "
         "clusterings, none keeps no checkpoint",
     )
+    batch_norm: Literal["auto", "global", "rank"] = option(
+        "auto",
+        "with several processes, whose images the generator's batch norms normalise together: global for the whole "
+        "batch, rank for each process's part; auto takes global if a part is smaller than the paper's batch of 50",
+    )
     log_every: int = option(50, "iterations between log entries", least=1)
     on_nonfinite: Literal["stop", "restart-from-last"] = option(
         "stop", "what to do when a loss, gradient or parameter is not finite"

@@ -19,9 +19,9 @@ from mpcc.core.layers.fusion import SharedBlocks, fuse, shared_calls
 from mpcc.core.layers.network_weights import NetworkWeights, Workspace, left_alone, network_weights
 from mpcc.core.layers.spectral_norm import SpectralLayer
 from mpcc.core.method.engine import Engine, Iteration, Precision
-from mpcc.core.method.losses import Generated, draw, generate
+from mpcc.core.method.losses import Generated, draw, generate, sampled
 from mpcc.core.method.model import Model
-from mpcc.core.system import allocator
+from mpcc.core.system import allocator, ranks
 from mpcc.core.system.kernel_settings import kernel_settings
 
 __all__ = ["WARM_UP", "FastEngine"]
@@ -63,7 +63,10 @@ class FastEngine(Engine):
     def prepare(self, model: Model) -> None:
         """Switch fused layers on and check whether batches can be generated together."""
         self._device = model.device
-        self.capturable = self._device.type == "cuda"
+        together = ranks.current()
+        self.capturable = self._device.type == "cuda" and together.alone
+        if self._device.type == "cuda" and not together.alone:
+            self.notes.append(f"no CUDA graph: {together.size} processes train together")
         self._networks, self._weights = model.networks.by_name(), {}
         for part in model.parts().values():
             fuse(part, own_kernels=self.own_kernels)
@@ -92,10 +95,10 @@ class FastEngine(Engine):
                 yield generated
             return
         with torch.set_grad_enabled(train_prior):
-            samples = [model.prior.sample(batch) for _ in range(count)]
+            samples = [sampled(model.prior, batch) for _ in range(count)]
         z, y = (torch.cat(tensors) for tensors in zip(*samples, strict=True))
         with self.precision(), batch_groups(model.networks.generator, count):
-            batches = torch.split(generate(model, z, y), batch)
+            batches = torch.split(generate(model, z, y), len(samples[0][1]))
         yield from (Generated(z, y, images) for (z, y), images in zip(samples, batches, strict=True))
 
     @contextlib.contextmanager

@@ -7,7 +7,7 @@ taken place.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import torch
 from torch import Tensor
@@ -15,7 +15,7 @@ from torch import Tensor
 from mpcc.core.contracts import Evaluation, ImageSet, Metric
 from mpcc.core.errors import PluginError
 from mpcc.core.evaluation.evaluated_images import ModelImages
-from mpcc.core.evaluation.inference import EVALUATION_BATCH, predictions
+from mpcc.core.evaluation.inference import EVALUATION_BATCH, Prediction, predictions
 from mpcc.core.method.model import Model, to_pixels
 from mpcc.core.system.plain_values import plain_value
 
@@ -54,19 +54,28 @@ def choose_images(count: int, wanted: int | str, seed: int) -> Tensor:
     return torch.randperm(count, generator=generator)[:wanted].sort().values
 
 
-def evaluate(model: Model, data: ImageSet, indices: Tensor) -> Evaluation:
+def evaluate(
+    model: Model,
+    data: ImageSet,
+    indices: Tensor,
+    predicted: Callable[[Tensor], Sequence[Prediction]] | None = None,
+) -> Evaluation:
     """Encode images and compute the posterior over clusters, q(y|x).
 
     Arguments:
         model: Encoder and prior.
         data: The images.
         indices: Which of them, shape (N,).
+        predicted: Returns predictions for images of these indices, in order; by default this process makes them.
     """
-    chosen = (data.images[numbers] for numbers in torch.split(indices, EVALUATION_BATCH))
-    predicted = list(predictions(model, chosen, batch=EVALUATION_BATCH))
+    if predicted is None:
+        chosen = (data.images[numbers] for numbers in torch.split(indices, EVALUATION_BATCH))
+        found: Sequence[Prediction] = list(predictions(model, chosen, batch=EVALUATION_BATCH))
+    else:
+        found = predicted(indices)
     labels = None if data.labels is None else data.labels[indices]
     posterior, locations = (
-        torch.cat(parts) for parts in zip(*((p.posterior, p.locations) for p in predicted), strict=True)
+        torch.cat(parts) for parts in zip(*((each.posterior, each.locations) for each in found), strict=True)
     )
     return Evaluation(posterior, locations, labels)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import attrs
@@ -17,7 +17,7 @@ from mpcc.core.evaluation.baseline_sheet import PixelGroup, find_groups
 from mpcc.core.evaluation.confusion import Confusion
 from mpcc.core.evaluation.evaluated_images import ModelImages
 from mpcc.core.evaluation.evaluation import Pictures, draw_interpolations, draw_pictures, evaluate, left_out, score
-from mpcc.core.evaluation.inference import EVALUATION_BATCH, encoder_scales
+from mpcc.core.evaluation.inference import EVALUATION_BATCH, Prediction, encoder_scales
 from mpcc.core.evaluation.members import ClusterMembers, ShownClusters, find_members
 from mpcc.core.method.model import Model
 from mpcc.core.system.kernel_settings import full_precision
@@ -112,6 +112,7 @@ def find(
     metrics: Mapping[str, Metric],
     settings: RunSettings,
     baseline: PixelBaseline | None = None,
+    predicted: Callable[[Tensor], Sequence[Prediction]] | None = None,
 ) -> Findings:
     """Evaluate a model without a change to it or to any random state.
 
@@ -124,6 +125,7 @@ def find(
         metrics: Prepared metrics by name.
         settings: Seed, standing statistics, feature scores, clusters in pictures.
         baseline: Clusters the pixels of the images for comparison.
+        predicted: See `mpcc.core.evaluation.evaluation.evaluate`.
 
     Raises:
         TrainingDiverged: If latents or posteriors are not finite.
@@ -131,7 +133,7 @@ def find(
         InvalidInput: If a metric lacks what it needs.
     """
     with own_randomness(settings.seed, model.device):
-        latents = evaluate(model, data, indices)
+        latents = evaluate(model, data, indices, predicted)
     if not bool(torch.isfinite(latents.locations).all() and torch.isfinite(latents.posterior).all()):
         raise TrainingDiverged("the encoder's locations or their posteriors are not finite: training has diverged")
     images = ModelImages(

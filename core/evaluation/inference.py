@@ -16,9 +16,10 @@ from mpcc.core.errors import InvalidInput
 from mpcc.core.evaluation.image_posterior import image_posterior
 from mpcc.core.images.read_ahead import in_order
 from mpcc.core.method.model import Model, to_unit_range
+from mpcc.core.system import ranks
 from mpcc.core.system.kernel_settings import full_precision
 
-__all__ = ["EVALUATION_BATCH", "Prediction", "encoder_scales", "predict", "predictions"]
+__all__ = ["EVALUATION_BATCH", "Prediction", "encoder_scales", "predict", "predictions", "shared_predictions"]
 
 # Images that pass through a network at once.
 EVALUATION_BATCH = 256
@@ -90,6 +91,30 @@ def batches(images: Tensor | ImageSource | Iterable[Tensor], batch: int) -> Iter
     else:
         for larger in images:
             yield from torch.split(larger, batch)
+
+
+def shared_predictions(
+    model: Model, images: Tensor | ImageSource, indices: Tensor, *, batch: int = EVALUATION_BATCH
+) -> list[Prediction]:
+    """Predict some images; if several ranks call it, each predicts its share of the batches.
+
+    Arguments:
+        model: Encoder and prior, the same on all ranks.
+        images: uint8, shape (N, D, R, R).
+        indices: Which of them, shape (n,), the same on all ranks.
+        batch: The most images that pass through the encoder at once.
+
+    Returns:
+        A prediction for each batch, in order; on other ranks than the first, nothing.
+    """
+    together = ranks.current()
+    chosen = torch.split(indices, batch)[together.index :: together.size]
+    own = [predict(model, images[numbers]) for numbers in chosen]
+    of_ranks = together.collected([(each.locations, each.posterior) for each in own])
+    return [
+        Prediction(*of_ranks[number % together.size][number // together.size])
+        for number in range(len(torch.split(indices, batch)) if together.first else 0)
+    ]
 
 
 @torch.no_grad()

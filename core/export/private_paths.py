@@ -14,7 +14,7 @@ from mpcc.core.config import RunSettings, options
 from mpcc.core.config.layers import DISTRIBUTIONS, FILE_LISTS, METRICS, SECTIONS, Layer, flat, nested
 from mpcc.core.config.locations import entries_of
 from mpcc.core.registry import Registry
-from mpcc.core.system.file_addresses import path_of
+from mpcc.core.system.file_names import path_of
 from mpcc.core.system.toml_file import parse_toml
 
 __all__ = ["PrivatePaths"]

@@ -44,12 +44,16 @@ class Augmentation:
                 f"(nearest valid choice: --augment-crop {image_size - 1})"
             )
 
-    def __call__(self, images: Tensor, generator: torch.Generator) -> Tensor:
+    def __call__(
+        self, images: Tensor, generator: torch.Generator, part: slice | None = None, *, of: int | None = None
+    ) -> Tensor:
         """Return augmented images.
 
         Arguments:
             images: Of any type, shape (N, D, R, R).
             generator: On the CPU, so that the draws do not depend on the device of the images.
+            part: The places of these images in the batch that they are a part of; by default they are all of it.
+            of: How many images that batch has.
 
         Example:
             >>> row = torch.arange(4, dtype=torch.uint8).expand(1, 1, 4, 4)
@@ -59,14 +63,15 @@ class Augmentation:
         if self.identity:
             return images
         count, size = len(images), images.shape[-1]
+        own, together = (slice(count), count) if part is None else (part, of or count)
         rows, columns = (torch.arange(size).expand(count, size) for _ in range(2))
         if self.crop:
-            shifts = torch.randint(-self.crop, self.crop + 1, (2, count, 1), generator=generator)
+            shifts = torch.randint(-self.crop, self.crop + 1, (2, together, 1), generator=generator)[:, own]
             rows, columns = (
                 reflected(index + shift, size) for index, shift in zip((rows, columns), shifts, strict=True)
             )
         if self.flip:
-            mirrored = torch.randint(2, (count, 1), generator=generator).bool()
+            mirrored = torch.randint(2, (together, 1), generator=generator)[own].bool()
             columns = torch.where(mirrored, columns.flip(1), columns)
         which = torch.arange(count)[:, None, None]
         moved = (index.to(images.device) for index in (which, rows[:, :, None], columns[:, None, :]))

@@ -14,6 +14,7 @@ from mpcc.core.images import transforms
 from mpcc.core.images.augmentation import Augmentation
 from mpcc.core.images.invariances import Invariances
 from mpcc.core.images.read_ahead import read_ahead
+from mpcc.core.system import ranks
 
 __all__ = ["ImageStream"]
 
@@ -26,7 +27,7 @@ class ImageStream:
 
     Arguments:
         images: uint8, shape (N, D, R, R).
-        batch: Images in a batch, at most N.
+        batch: Images in a batch, at most N; if several ranks train, each gets its part of it.
         seed: Any integer.
         augmentation: Applied to every batch; none by default.
         invariances: What changes in the transformed copies that `take` makes on request; nothing by default.
@@ -80,7 +81,7 @@ class ImageStream:
         return int(self._images.shape[0])
 
     def next(self) -> Tensor:
-        """Return the next batch, uint8, shape (batch, D, R, R), on the CPU or on the device.
+        """Return this rank's part of the next batch, uint8, (batch / ranks, D, R, R), on the CPU or on the device.
 
         Raises:
             InvalidInput: If an image cannot be read.
@@ -92,7 +93,7 @@ class ImageStream:
         batch = self._images[chosen] if self._workers == 0 else self._read_ahead()
         if not self._augmentation.identity:
             epoch, end = self._order.epoch, self._order.position
-            batch = self._augmentation(batch, seeded(self.seed, epoch, end))
+            batch = self._augmentation(batch, seeded(self.seed, epoch, end), self._order.own, of=self._order.batch)
         return batch
 
     def take(self, count: int, *, transformed: bool = False) -> Tensor:
@@ -110,7 +111,10 @@ class ImageStream:
         if transformed:
             # The batches of a position and their copies differ in the seed from the augmentation of the position.
             generator = seeded(self.seed + 1, self._order.epoch, self._order.position)
-            copies = transforms.transformed(batches.flatten(0, 1), self._invariances, generator)
+            own = torch.arange(count * self._order.batch).view(count, -1)[:, self._order.own].flatten()
+            copies = transforms.transformed(
+                batches.flatten(0, 1), self._invariances, generator, own, of=count * self._order.batch
+            )
             batches = torch.cat([batches, copies.view_as(batches)])
         # The device copies from page-locked memory while the host goes on.
         return batches.pin_memory() if self._pinned and batches.device.type == "cpu" else batches
@@ -167,13 +171,15 @@ class BatchOrder:
         seed: Any integer.
 
     Attributes:
-        batch: Images in a batch.
+        batch: Images in a batch, of all ranks together.
+        own: Which of them are those of this rank.
         epoch: The epoch of the last batch.
         position: Where that batch ended in the permutation of its epoch.
     """
 
     def __init__(self, count: int, batch: int, seed: int) -> None:
         self._count, self.batch, self._seed = count, batch, seed
+        self.own = ranks.current().part(batch)
         self.seek(0, 0)
 
     def seek(self, epoch: int, position: int) -> None:
@@ -182,11 +188,11 @@ class BatchOrder:
         self._permutation = torch.randperm(self._count, generator=seeded(self._seed, epoch))
 
     def next(self) -> Tensor:
-        """Return the indices of the next batch, int64, shape (batch,)."""
+        """Return the indices of this rank's part of the next batch, int64, shape (batch / ranks,)."""
         if self.position + self.batch > self._count:
             self.seek(self.epoch + 1, 0)
         self.position += self.batch
-        return self._permutation[self.position - self.batch : self.position]
+        return self._permutation[self.position - self.batch : self.position][self.own]
 
     def one_batch_ago(self) -> BatchOrder:
         """Return the same order, one batch earlier."""

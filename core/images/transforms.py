@@ -17,13 +17,22 @@ ROWS = 16
 GEOMETRY = ("shift", "rotation", "scale", "shear", "crop", "flip")
 
 
-def transformed(images: Tensor, invariances: Invariances, generator: torch.Generator) -> Tensor:
+def transformed(
+    images: Tensor,
+    invariances: Invariances,
+    generator: torch.Generator,
+    rows: Tensor | None = None,
+    *,
+    of: int | None = None,
+) -> Tensor:
     """Return each image after a random change of its own: geometry by bilinear interpolation first, then light.
 
     Arguments:
         images: uint8, shape (N, D, R, R), on any device.
         invariances: The ranges of the changes.
         generator: On the CPU, so that the draws do not depend on the device of the images.
+        rows: The places of these images among those that are changed together, int64, shape (N,); all by default.
+        of: How many these are; N by default. An image is changed in the same way whether the others are there or not.
 
     Returns:
         uint8, of the same shape, on the same device.
@@ -34,8 +43,11 @@ def transformed(images: Tensor, invariances: Invariances, generator: torch.Gener
         [61, 61, 61, 61]
     """
     count, channels = images.shape[:2]
-    draws = torch.rand(ROWS, count, generator=generator).mul_(2).sub_(1)
-    colours = torch.rand(channels, count, generator=generator).mul_(2).sub_(1) if invariances.colour else None
+    together = count if of is None else of
+    draws = torch.rand(ROWS, together, generator=generator).mul_(2).sub_(1)
+    colours = torch.rand(channels, together, generator=generator).mul_(2).sub_(1) if invariances.colour else None
+    if rows is not None and together > count:
+        draws, colours = draws[:, rows], None if colours is None else colours[:, rows]
     if images.device.type == "cuda":
         # The device copies from page-locked memory while the host goes on.
         draws = draws.pin_memory().to(images.device, non_blocking=True)

@@ -14,8 +14,9 @@ from torch import Tensor, nn
 
 from mpcc.core.layers.fusion import Fusable, channels_last, fuse, upsampled
 from mpcc.core.layers.triton_kernels import block_moments, scaled_relu
+from mpcc.core.system import ranks
 
-__all__ = ["GroupedBatchNorm2d", "averaged_statistics", "batch_groups"]
+__all__ = ["GroupedBatchNorm2d", "averaged_statistics", "batch_groups", "norms_over_ranks"]
 
 
 class GroupedBatchNorm2d(nn.BatchNorm2d, Fusable):
@@ -26,6 +27,8 @@ class GroupedBatchNorm2d(nn.BatchNorm2d, Fusable):
     Attributes:
         groups: Into how many batches of equal size the input is divided, 1 outside of `batch_groups`. The number of
             images is a multiple of it.
+        over_ranks: Whether moments in training mode are those of the batches of all ranks together, see
+            `norms_over_ranks`.
 
     Example:
         >>> layer, x = GroupedBatchNorm2d(1), torch.arange(4.0).view(4, 1, 1, 1)
@@ -35,9 +38,12 @@ class GroupedBatchNorm2d(nn.BatchNorm2d, Fusable):
     """
 
     groups: int = 1
+    over_ranks: bool = False
 
     def forward(self, input: Tensor) -> Tensor:
         """Normalise the input, group by group in training mode."""
+        if self.over_ranks and self.training:
+            return self._normalised_over_ranks(input)
         if self.groups == 1 or not (self.training or self.running_mean is None):
             return super().forward(input)
         return torch.cat([super(GroupedBatchNorm2d, self).forward(group) for group in input.chunk(self.groups)])
@@ -50,34 +56,61 @@ class GroupedBatchNorm2d(nn.BatchNorm2d, Fusable):
         """
         if not (self.training or self.running_mean is None or self.running_var is None):
             return self.running_mean[None], self.running_var[None]
-        tracked = self.num_batches_tracked
-        if self.running_mean is None or self.running_var is None or tracked is None:
-            return group_moments(x.to(torch.promote_types(x.dtype, torch.float32)), self.groups)
+        tracked = self.num_batches_tracked is not None
+        if self.over_ranks:
+            means, variances = moments_over_ranks(*group_moments(widened(x), self.groups), self.running_mean)
+        elif not tracked:
+            return group_moments(widened(x), self.groups)
+        elif x.device.type == "cpu" and not self.own_kernels:
+            # This takes one pass in either layout; var_mean takes ten times as long if channels are innermost.
+            groups = x.chunk(self.groups)
+            found = [
+                torch.batch_norm_update_stats(group, self.running_mean, self.running_var, factor)
+                for group, factor in zip(groups, self._factors(), strict=True)
+            ]
+            means, variances = found[0] if len(found) == 1 else map(torch.cat, zip(*found, strict=True))
+            return means.view(self.groups, -1), variances.view(self.groups, -1)
+        elif self.own_kernels and x.dtype != torch.float64:
+            means, variances = block_moments(channels_last(x), self.groups)
+        else:
+            means, variances = group_moments(x.to(self.get_buffer("running_mean").dtype), self.groups)
+        if tracked:
+            self._track(means, variances, x.numel() // means.numel())
+        return means, variances
+
+    def _factors(self) -> list[float]:
+        """Count one batch for each group, and return the weights of their moments in the running ones."""
+        tracked = self.get_buffer("num_batches_tracked")
         if self.momentum is None:
             done = float(tracked)
             factors = [1 / (done + group) for group in range(1, self.groups + 1)]
         else:
             factors = [self.momentum] * self.groups
         tracked.add_(self.groups)
-        mean, variance = self.running_mean, self.running_var
-        if x.device.type == "cpu" and not self.own_kernels:
-            # This takes one pass in either layout; var_mean takes ten times as long if channels are innermost.
-            groups = x.chunk(self.groups)
-            found = [
-                torch.batch_norm_update_stats(group, mean, variance, factor)
-                for group, factor in zip(groups, factors, strict=True)
-            ]
-            means, variances = found[0] if len(found) == 1 else map(torch.cat, zip(*found, strict=True))
-            return means.view(self.groups, -1), variances.view(self.groups, -1)
-        if self.own_kernels and x.dtype != torch.float64:
-            means, variances = block_moments(channels_last(x), self.groups)
-        else:
-            means, variances = group_moments(x.to(mean.dtype), self.groups)
-        count = x.numel() // means.numel()
+        return factors
+
+    @torch.no_grad()
+    def _track(self, means: Tensor, variances: Tensor, count: int) -> None:
+        """Update the running statistics with the moments of ``count`` values of each channel and group."""
+        count *= ranks.current().size if self.over_ranks else 1
         unbiased = variances * (count / (count - 1))
-        for factor, *group in zip(factors, means.unbind(), unbiased.unbind(), strict=True):
-            torch._foreach_lerp_([mean, variance], group, factor)
-        return means, variances
+        running = [self.get_buffer("running_mean"), self.get_buffer("running_var")]
+        for factor, *group in zip(self._factors(), means.unbind(), unbiased.unbind(), strict=True):
+            torch._foreach_lerp_(running, [each.to(running[0].dtype) for each in group], factor)
+
+    def _normalised_over_ranks(self, x: Tensor) -> Tensor:
+        """Return the normalised input; gradients go through the moments, which all ranks share."""
+        means, variances = moments_over_ranks(*group_moments(widened(x), self.groups), self.running_mean)
+        if self.num_batches_tracked is not None:
+            self._track(means.detach(), variances.detach(), x.numel() // means.numel())
+        scale = torch.rsqrt(variances + self.eps)
+        if self.weight is not None:
+            scale = scale * self.weight
+        shift = -means * scale if self.bias is None else torch.addcmul(self.bias, means, scale, value=-1)
+        scale, shift = (
+            each[:, None].expand(-1, len(x) // self.groups, -1).reshape(len(x), -1, 1, 1) for each in (scale, shift)
+        )
+        return torch.addcmul(shift, widened(x), scale).to(x.dtype)
 
     def normalised_relu(
         self,
@@ -131,6 +164,44 @@ class GroupedBatchNorm2d(nn.BatchNorm2d, Fusable):
             scale, means = (each[:, None].expand(-1, len(x) // groups, -1) for each in (scale, means))
         shift = torch.addcmul(offset, means, scale, value=-1)
         return scale.reshape(-1, x.shape[1], 1, 1), shift.reshape(-1, x.shape[1], 1, 1)
+
+
+def widened(x: Tensor) -> Tensor:
+    """Return values in single precision if they are in half precision."""
+    return x.to(torch.promote_types(x.dtype, torch.float32))
+
+
+def moments_over_ranks(means: Tensor, variances: Tensor, near: Tensor | None) -> tuple[Tensor, Tensor]:
+    """Return mean and biased variance over all ranks, with gradients, from those of each rank's equal part.
+
+    Arguments:
+        means: Of this rank, shape (groups, W).
+        variances: Of this rank, shape (groups, W).
+        near: Values on all ranks that means are near to, shape (W,), so that little is lost in the difference of
+            squares; 0 by default.
+    """
+    together = ranks.current()
+    away = means if near is None else means - near
+    summed = together.summed(torch.stack([away, torch.addcmul(variances, away, away)]), "moments")
+    away, squares = (summed / together.size).unbind()
+    variances = torch.addcmul(squares, away, away, value=-1).clamp_min(0)
+    return (away if near is None else away + near), variances
+
+
+@contextlib.contextmanager
+def norms_over_ranks(network: nn.Module) -> Iterator[None]:
+    """Let every `GroupedBatchNorm2d` of a network take the moments of all ranks, for the length of a ``with`` block.
+
+    All ranks then have to call the network together, with parts of one size.
+    """
+    layers = [module for module in network.modules() if isinstance(module, GroupedBatchNorm2d)]
+    for layer in layers:
+        layer.over_ranks = True
+    try:
+        yield
+    finally:
+        for layer in layers:
+            layer.over_ranks = False
 
 
 def group_moments(x: Tensor, groups: int) -> tuple[Tensor, Tensor]:

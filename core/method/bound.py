@@ -13,7 +13,7 @@ from torch import Tensor
 
 from mpcc.core.method import bound_terms
 from mpcc.core.method.decoder import Likelihood
-from mpcc.core.method.losses import Batch, Loss, needed, single
+from mpcc.core.method.losses import Batch, Loss, inferred_latents, needed, single
 from mpcc.core.method.model import Model
 from mpcc.core.method.terms import TermWeights
 
@@ -26,7 +26,7 @@ def encoded(model: Model, batch: Batch) -> tuple[Tensor, tuple[Tensor, Tensor], 
     real = needed(batch.real).to(dtype)
     loc, raw_scale = (head.to(dtype) for head in model.networks.encoder(real))
     with model.prior.full_precision():
-        z = model.prior.encoder_distribution(loc, raw_scale).rsample()
+        z = inferred_latents(model.prior, loc, raw_scale)
     return real, (loc, raw_scale), z
 
 

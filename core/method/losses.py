@@ -8,15 +8,19 @@ the precision of the networks.
 from __future__ import annotations
 
 import functools
+from collections.abc import Sequence
 from typing import TypeVar
 
 import attrs
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
+from mpcc.core.contracts import Prior
 from mpcc.core.method import terms
 from mpcc.core.method.model import Model
 from mpcc.core.method.terms import TermWeights
+from mpcc.core.system import ranks
 
 __all__ = [
     "Batch",
@@ -30,6 +34,8 @@ __all__ = [
     "generator_loss",
     "inference_terms",
     "inferred_labels",
+    "inferred_latents",
+    "sampled",
     "single",
 ]
 
@@ -57,16 +63,51 @@ def generate(model: Model, z: Tensor, y: Tensor) -> Tensor:
     return single(model.generate(z.detach(), y))
 
 
+def sampled(prior: Prior, count: int) -> tuple[Tensor, Tensor]:
+    """Draw (z, y) ~ p for all ranks and return those of this rank: all draw the same, so that none is drawn twice.
+
+    Arguments:
+        prior: The distribution.
+        count: N, of all ranks together.
+
+    Returns:
+        z and y, shapes (N / ranks, J) and (N / ranks,).
+    """
+    together = ranks.current()
+    z, y = prior.sample(count)
+    return (z, y) if together.alone else (z[together.part(count)], y[together.part(count)])
+
+
+def inferred_latents(prior: Prior, loc: Tensor, raw_scale: Tensor) -> Tensor:
+    """Draw z ~ q(z|x), with gradients, for each image of this rank, from draws for the images of all ranks.
+
+    Arguments:
+        prior: Names the family of q(z|x).
+        loc: The encoder's location of this rank's images, shape (N, J).
+        raw_scale: Its raw scale of them, shape (N, J).
+    """
+    together = ranks.current()
+    if together.alone:
+        z: Tensor = prior.encoder_distribution(loc, raw_scale).rsample()
+        return z
+    total = len(loc) * together.size
+    own = together.part(total)
+    # Draws depend on the number of rows alone, so the rows of other ranks may hold anything.
+    heads = (F.pad(head, (0, 0, own.start, total - own.stop)) for head in (loc, raw_scale))
+    z = prior.encoder_distribution(*heads).rsample()[own]
+    return z
+
+
 def draw(model: Model, count: int, train_prior: bool) -> Generated:
     """Draw (z, y) ~ p and generate images.
 
     Arguments:
         model: Prior and generator.
-        count: N.
+        count: N, of all ranks together; each generates its part.
         train_prior: Whether z carries gradients to the prior.
     """
     with torch.set_grad_enabled(train_prior):
-        z, y = model.prior.sample(count)
+        z, y = sampled(model.prior, count)
     return Generated(z, y, generate(model, z, y))
 
 
@@ -80,7 +121,7 @@ class Batch:
     """The input of one update.
 
     Attributes:
-        size: N, the number of samples.
+        size: N, the number of samples, of all ranks together; all other attributes hold this rank's part.
         real: Real images in [-1, 1], shape (N, D, R, R), or None if the phase takes none.
         generated: N generated images with their latents, or None if the phase draws none.
         transformed: The real images after random changes that leave their clusters as they are, same shape, or None.
@@ -127,6 +168,22 @@ class Loss:
             {name: value.detach() for name, (_, value) in terms.items()},
             {name: weight for name, (weight, _) in terms.items()},
         )
+
+    def over_ranks(self, phase: str, gradients: Sequence[Tensor]) -> Loss:
+        """Return the loss of the whole batch, and replace gradients by those of it, in one reduction for all.
+
+        The loss goes with the gradients, so that all ranks see a value that is not finite in the same update.
+
+        Arguments:
+            phase: The name under which bytes are counted.
+            gradients: Of this rank's part of the batch.
+        """
+        together = ranks.current()
+        if together.alone:
+            return self
+        values = [value.detach().clone() for value in (self.total, *self.terms.values())]
+        together.average([*gradients, *values], phase)
+        return attrs.evolve(self, total=values[0], terms=dict(zip(self.terms, values[1:], strict=True)))
 
     def __add__(self, other: Loss) -> Loss:
         """Return the loss with the terms of both."""
@@ -178,7 +235,7 @@ def generator_loss(model: Model, batch: Batch, weights: TermWeights) -> Loss:
         batch: Only its size is used, the number of (z, y) to draw.
         weights: Weights of the terms.
     """
-    z, y = model.prior.sample(batch.size)
+    z, y = sampled(model.prior, batch.size)
     networks = model.networks
     images = model.generate(z, y)
     scores = single(networks.discriminator(images, *((y,) if networks.conditional else ())))
@@ -309,7 +366,7 @@ def density_term(model: Model, batch: Batch, weights: TermWeights, loc: Tensor, 
     dtype = prior.weights().dtype
     with prior.full_precision():
         # `sample` would check the scales, for which the host waits; a loss that is not finite is left to the guard.
-        z = prior.encoder_distribution(loc.detach().to(dtype), raw_scale.detach().to(dtype)).rsample().detach()
+        z = inferred_latents(prior, loc.detach().to(dtype), raw_scale.detach().to(dtype)).detach()
         density = terms.density(prior.log_density(z), prior.log_weights())
     return Loss(
         batch.density_factor * weights.density * density,

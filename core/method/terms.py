@@ -36,6 +36,8 @@ import torch
 from torch import Tensor
 from torch.distributions import Distribution
 
+from mpcc.core.system import ranks
+
 __all__ = [
     "TermWeights",
     "balance",
@@ -136,6 +138,16 @@ def label(weights: Tensor) -> Tensor:
     return negative_entropy
 
 
+def log_of_mean(log_values: Tensor) -> Tensor:
+    """Return log of the mean of exp over the rows of all ranks, shape (K,), for this rank's rows, shape (N, K)."""
+    together = ranks.current()
+    log_sum, count = log_values.logsumexp(0), len(log_values)
+    if together.alone:
+        return log_sum - math.log(count)
+    # A sum of exp, without the largest power taken out, would be 0 for an empty cluster.
+    return together.stacked(log_sum, "mean responsibilities").logsumexp(0) - math.log(together.size * count)
+
+
 def balance(
     log_responsibilities: Tensor,
     log_weights: Tensor,
@@ -162,7 +174,7 @@ def balance(
         >>> balance(torch.tensor([[0.9, 0.1], [0.5, 0.5]]).log(), torch.tensor([0.5, 0.5]).log())
         tensor(0.0823)
     """
-    log_mean = log_responsibilities.logsumexp(0) - math.log(len(log_responsibilities))
+    log_mean = log_of_mean(log_responsibilities)
     sign, log_of = (1, log_mean) if direction == "images" else (-1, log_weights)
     divergence = sign * (log_of.exp() * (log_mean - log_weights)).sum()
     return torch.relu(divergence - tolerance) if tolerance else divergence

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.optim import Adam, Optimizer
 
 from mpcc.core.images.stream import ImageStream
+from mpcc.core.layers import batch_norm
 from mpcc.core.method.engine import Engine, PlainEngine
 from mpcc.core.method.finite_guard import FiniteGuard
 from mpcc.core.method.losses import Batch, Generated, Loss
@@ -34,6 +35,7 @@ from mpcc.core.method.phases import (
 from mpcc.core.method.prior_fit import fit_images, fit_prior
 from mpcc.core.method.schedule import Schedule
 from mpcc.core.method.terms import TermWeights
+from mpcc.core.system import ranks
 
 __all__ = ["Trainer"]
 
@@ -80,6 +82,7 @@ class Trainer:
         weights: Weights of the terms.
         engine: Executes the iterations; None for the plain engine.
         phases: The updates of an iteration in their order.
+        norms_over_ranks: Whether batch norms take the moments of the batches of all ranks together.
 
     Attributes:
         iteration: Number of iterations done.
@@ -101,6 +104,8 @@ class Trainer:
         weights: TermWeights,
         engine: Engine | None = None,
         phases: Sequence[Phase | EndOfIteration] = MPCC,
+        *,
+        norms_over_ranks: bool = False,
     ) -> None:
         self.model = model
         self.stream = stream
@@ -109,6 +114,7 @@ class Trainer:
         self.engine = engine or PlainEngine()
         self.engine.prepare(model)
         self.phases = tuple(phases)
+        self.norms_over_ranks = norms_over_ranks
         self.iteration = 0
         self.fit_decided = self.refit_decided = self.prior_fitted = False
         self.term_weights: dict[str, float] = {}
@@ -197,6 +203,13 @@ class Trainer:
             real: Real images, uint8, shape (batches, N, D, R, R). If a phase has terms on real images, the transformed
                 copies of all batches follow.
         """
+        with contextlib.ExitStack() as held:
+            if self.norms_over_ranks:
+                for network in self.model.networks.by_name().values():
+                    held.enter_context(batch_norm.norms_over_ranks(network))
+            return self._updates(real)
+
+    def _updates(self, real: Tensor) -> dict[str, Tensor]:
         self.guard.begin()
         terms: dict[str, Tensor] = {}
         for phase in self.phases:
@@ -242,7 +255,7 @@ class Trainer:
                 rise = 1.0 if self._rise is None else self._rise
                 batch = Batch(self.schedule.batch, real, generated, moved, rise, self._density_factor)
                 loss = loss_of(phase, model, batch, self.weights)
-            self._step(phase, loss, loss.latents if generated is None else generated.z)
+            loss = self._step(phase, loss, loss.latents if generated is None else generated.z)
         self.engine.changed(phase.trains)
         for network in phase.advances:
             self.engine.advance(getattr(model.networks, network))
@@ -254,7 +267,7 @@ class Trainer:
         """Return a context in which only the parameters of these parts receive gradients."""
         return thawed([parameter for name in names for parameter in self._parameters.get(name, ())])
 
-    def _step(self, phase: Phase, loss: Loss, latents: Tensor | None) -> None:
+    def _step(self, phase: Phase, loss: Loss, latents: Tensor | None) -> Loss:
         optimizers = {name: self.optimizers[name] for name in phase.trains if name in self.optimizers}
         for name in optimizers:
             for parameter in self._parameters[name]:
@@ -264,9 +277,11 @@ class Trainer:
             name: [parameter.grad for parameter in self._parameters[name] if parameter.grad is not None]
             for name in optimizers
         }
+        loss = loss.over_ranks(phase.name, list(itertools.chain(*gradients.values())))
         self.guard.watch(phase.name, loss.total, gradients, latents)
         for optimizer in optimizers.values():
             self.engine.step(optimizer)
+        return loss
 
     @property
     def fit_to_come(self) -> bool:
@@ -294,6 +309,8 @@ class Trainer:
         if not bool(loc.isfinite().all() & raw_scale.isfinite().all()):  # the next update says what has diverged
             return "the prior is not fitted: the latents of real images are not finite"
         groups = fit_prior(model.prior, loc, raw_scale, self.stream.seed, self.schedule.prior_fit_groups)
+        # Ranks compute the same, on machines that may round differently.
+        ranks.current().broadcast([*model.prior.parameters(), *model.prior.buffers()])
         if not groups:
             return "the prior is not fitted: its likelihood did not rise"
         self.prior_fitted = True

@@ -6,7 +6,7 @@ import inspect
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
-from mpcc.core.errors import InvalidInput, PluginError, TrainingDiverged
+from mpcc.core.errors import InvalidInput, OutOfResources, PluginError, TrainingDiverged
 from mpcc.core.registry.entries import Entry, reason
 from mpcc.core.system.resources import short_of_memory
 
@@ -33,7 +33,7 @@ def attributed(entries: Sequence[Entry]) -> Iterator[None]:
     """
     try:
         yield
-    except (InvalidInput, TrainingDiverged, KeyboardInterrupt, SystemExit, GeneratorExit):
+    except (InvalidInput, OutOfResources, TrainingDiverged, KeyboardInterrupt, SystemExit, GeneratorExit):
         raise
     except BaseException as error:
         if short_of_memory(error):

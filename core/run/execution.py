@@ -157,6 +157,7 @@ class Execution:
             ):
                 self.display = display
                 self.folder.keep()
+                self.run.orders.hand_over()
                 if self.trainer.iteration >= self.end:
                     # Its checkpoint is there, but its scores could not be written.
                     self._evaluate()
@@ -204,6 +205,8 @@ class Execution:
         values = finite(terms, trainer.iteration) if values_needed else {}
         if due.log:
             self._log(values)
+        if due.save:
+            self.run.orders.compare()
         scores = self._evaluate() if due.evaluate else None
         done, settings = trainer.iteration, attrs.evolve(self.settings, iterations=self.end)
         left = evaluations_left(done, settings)
@@ -226,7 +229,7 @@ class Execution:
     def _train(self) -> dict[str, Tensor]:
         trainer = self.trainer
         try:
-            return trainer.iterate()
+            return self.run.orders.iterate()
         except torch.linalg.LinAlgError as error:  # type: ignore[attr-defined]
             # A covariance can no longer be factorised: the parameters of a prior are out of their domain.
             check_parameters(trainer.model, trainer.iteration)
@@ -298,7 +301,7 @@ class Execution:
         training_seconds = run.seconds - run.evaluation_seconds
         # Otherwise an error would blame a metric for the scores of a model that has diverged.
         check_parameters(trainer.model, done)
-        findings = find(trainer.model, run.data, indices, metrics, settings, run.baseline)
+        findings = find(trainer.model, run.data, indices, metrics, settings, run.baseline, run.orders.predictions)
         measured = vitals(
             trainer.model,
             findings.evaluation,
@@ -394,6 +397,7 @@ class Execution:
         run.restarts.append({"iteration": at, "from": back, "reason": str(error)})
         # With the same random numbers training would diverge again. The new ones are as reproducible.
         seed_everything(settings.seed + 1_000_003 * len(run.restarts))
+        run.orders.hand_over()
         logger.warning("%s; restart %d from iteration %d with other random numbers", error, len(run.restarts), back)
         self.display.restarted(back)
         self.saving.checkpoints.forget_after(back)

@@ -19,8 +19,7 @@ from mpcc.core.method.model import Model
 from mpcc.core.run.assembly import load_data
 from mpcc.core.storage.prediction_output import OutputPaths, PredictionOutput
 from mpcc.core.system.allocator import kept_memory
-from mpcc.core.system.file_addresses import path_of
-from mpcc.core.system.file_names import printable
+from mpcc.core.system.file_names import path_of, printable
 
 __all__ = ["load_images", "whose_images", "write_predictions"]
 

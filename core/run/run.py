@@ -41,10 +41,12 @@ from mpcc.core.run.assembly import (
     try_metrics,
 )
 from mpcc.core.run.costs import Copy, Costs, iteration_seconds, measure
+from mpcc.core.run.ranks.orders import Orders, agreed, follow
 from mpcc.core.run.saved_run import take_weights, warn_of_changes
 from mpcc.core.run.time_budget import budgeted, measuring_seconds
 from mpcc.core.run.timed_steps import busy_machine, load_before, settling_iterations, synchroniser, timed
 from mpcc.core.storage.picture_files import png
+from mpcc.core.system import ranks
 from mpcc.core.system.randomness import random_states, seed_everything
 
 __all__ = ["Run", "versions"]
@@ -76,6 +78,7 @@ class Run:
         budget: What the time budget came to, in numbers; empty without one.
         minutes: The time budget of this process, or None.
         began: The monotonic clock's time at the start of the command.
+        orders: What the ranks of a training do together; a process that trains alone has no others to give orders to.
     """
 
     config: RunConfig
@@ -98,6 +101,11 @@ class Run:
     minutes: float | None = None
     began: float = attrs.field(factory=time.monotonic)
     _fingerprint: str | None = attrs.field(default=None, init=False)
+    orders: Orders = attrs.field(init=False)
+
+    @orders.default
+    def _orders(self) -> Orders:
+        return Orders(self.trainer, self.data.images)
 
     @property
     def seconds(self) -> float:
@@ -129,29 +137,36 @@ class Run:
         """
         began = time.monotonic() if began is None else began
         config = hinted(registry, config)
-        settings, busy = config.run, busy_machine(*load_before())
+        settings, busy, together = config.run, busy_machine(*load_before()), ranks.current()
         device = choose_device(settings.device)
         if settings.threads is not None:
             torch.set_num_threads(settings.threads)
         request = feature_request(settings)
-        metrics = choose_metrics(registry, settings.metrics, request, config.metrics)
-        data = load_data(config)
+        with agreed():
+            # Only the first rank evaluates.
+            wanted = settings.metrics if together.first else ""
+            metrics = choose_metrics(registry, wanted, request, config.metrics) if wanted else {}
+            data = load_data(config)
         if line := about_size(registry, config, data):
             logger.info(line)
         config, budget = fitted(hinted_by_classes(config, data), len(data)), None
         baseline = PixelBaseline(data, config.run.clusters, settings.seed)
         if settings.minutes is not None:
-            costs = cls._measured(registry, config, data, baseline, device)
-            # The copy makes room for the run.
-            gc.collect()
-            if device.type == "cuda":
-                torch.cuda.empty_cache()
-            seconds = time.monotonic() - began
-            config, budget = budgeted(config, costs, before=seconds, images=len(data), done=done, runs=runs)
-            logger.info(budget.line)
-            if busy:
-                logger.info(busy)
-        run = cls._built(registry, config, data, baseline, metrics, device)
+            with agreed():
+                costs = cls._measured(registry, config, data, baseline, device)
+                # The copy makes room for the run.
+                gc.collect()
+                if device.type == "cuda":
+                    torch.cuda.empty_cache()
+                seconds = time.monotonic() - began
+                if costs is not None:
+                    config, budget = budgeted(config, costs, before=seconds, images=len(data), done=done, runs=runs)
+                    logger.info(budget.line)
+                    if busy:
+                        logger.info(busy)
+            config = attrs.evolve(config, run=together.told(config.run))
+        with agreed():
+            run = cls._built(registry, config, data, baseline, metrics, device)
         run.minutes, run.began = settings.minutes, began
         run.budget = {} if budget is None else budget.record()
         missing = left_out(metrics, None if data.labels is None else data.labels[run.indices])
@@ -162,31 +177,36 @@ class Run:
     @classmethod
     def _measured(
         cls, registry: Registry, config: RunConfig, data: ImageSet, baseline: PixelBaseline, device: torch.device
-    ) -> Costs:
-        """Build a copy of the run, measure it and throw it away.
+    ) -> Costs | None:
+        """Build a copy of the run, measure it and throw it away; on other ranks than the first, help to.
 
         Metrics are made anew for it, as they may keep what they have computed. The run is seeded when it is built. The
         baseline is computed before, so that its time counts, and the run keeps it.
         """
         logger.info("--minutes %g: measuring the speed of this machine", config.run.minutes)
-        settings = attrs.evolve(config.run, minutes=None, best_by="none")
-        baseline.clusters(choose_images(len(data), settings.eval_images, SAME_IMAGES))
+        settings, first = attrs.evolve(config.run, minutes=None, best_by="none"), ranks.current().first
         built = time.perf_counter()
-        metrics = choose_metrics(registry, settings.metrics, feature_request(settings), config.metrics)
-        run = cls._built(registry, attrs.evolve(config, run=settings), data, baseline, metrics, device)
+        with agreed():
+            metrics = {}
+            if first:
+                baseline.clusters(choose_images(len(data), settings.eval_images, SAME_IMAGES))
+                built = time.perf_counter()
+                metrics = choose_metrics(registry, settings.metrics, feature_request(settings), config.metrics)
+            run = cls._built(registry, attrs.evolve(config, run=settings), data, baseline, metrics, device)
         trainer = run.trainer
 
         def evaluate(images: int, passes: int) -> None:
             check_parameters(trainer.model, trainer.iteration)
             some = choose_images(len(data), images, SAME_IMAGES)
-            findings = find(trainer.model, data, some, metrics, attrs.evolve(settings, standing_passes=passes))
+            briefly = attrs.evolve(settings, standing_passes=passes)
+            findings = find(trainer.model, data, some, metrics, briefly, predicted=run.orders.predictions)
             vitals(trainer.model, findings.evaluation, findings.pictures, [])
             drawn = (picture for _, picture in sheets(findings))
             for picture in itertools.chain(drawn, member_sheets(findings)):
                 png(picture)
 
         copy = Copy(
-            iterate=trainer.iterate,
+            iterate=run.orders.iterate,
             evaluate=evaluate,
             serialise=lambda: torch.save(run.state(), io.BytesIO()),
             wait=synchroniser(device),
@@ -199,13 +219,18 @@ class Run:
         trainer.fit_decided = trainer.refit_decided = True
         try:
             with trainer.engine.active():
+                if not first:
+                    follow(trainer, data.images)
+                    return None
                 costs = measure(copy, measuring_seconds(config.run.minutes or 0))
-                fit = timed(trainer.fit_prior, synchroniser(device)) if settings.prior_fit else 0.0
+                fit = timed(run.orders.fit_prior, synchroniser(device)) if settings.prior_fit else 0.0
                 fit *= 1 + bool(settings.prior_refit)
             return attrs.evolve(costs, start=costs.start + fit)
         except torch.linalg.LinAlgError as error:  # type: ignore[attr-defined]
             raise TrainingDiverged(f"{error} while the speed was measured: training has diverged") from error
         finally:
+            if first:
+                run.orders.end()
             trainer.stream.close()
 
     @classmethod
@@ -233,7 +258,8 @@ class Run:
             settle(config, data),
             run=attrs.evolve(config.run, entropy=model.entropy.kind, precision=trainer.engine.precision_name),
         )
-        best = score_to_watch(settings.best_by, metrics, registry.names("metric"), request, settings.clusters)
+        watched = settings.best_by if ranks.current().first else "none"
+        best = score_to_watch(watched, metrics, registry.names("metric"), request, settings.clusters)
         meanings = registry.summaries("metric")
         return cls(
             resolved, data, trainer, metrics, indices, baseline, plugins, registry.observers, meanings, best=best

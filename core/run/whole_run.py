@@ -9,19 +9,22 @@ from typing import Any
 
 from mpcc.core.config import RunConfig, used
 from mpcc.core.config.locations import hint_if_moved
-from mpcc.core.errors import InvalidInput, OutOfResources, PluginError
+from mpcc.core.errors import InvalidInput, OutOfResources, PluginError, RankLost
 from mpcc.core.registry import Registry
 from mpcc.core.registry.attribution import attributed
 from mpcc.core.run.execution import Stopped, execute
+from mpcc.core.run.ranks.environment import begun
+from mpcc.core.run.ranks.orders import follow
 from mpcc.core.run.resume import iterations_done, take_first_weights
 from mpcc.core.run.resume import resume as take_up
 from mpcc.core.run.run import Run
 from mpcc.core.storage.kept_checkpoints import KeptCheckpoints
 from mpcc.core.storage.run_folder import RunFolder
+from mpcc.core.system import ranks
 from mpcc.core.system.output_streams import quoted
-from mpcc.core.system.resources import memory_errors
+from mpcc.core.system.resources import disk_errors, memory_errors
 
-__all__ = ["carry_out", "remedies"]
+__all__ = ["carry_out", "follow_run", "remedies"]
 
 logger = logging.getLogger(__name__)
 
@@ -76,6 +79,7 @@ def carry_out(
             with memory_errors("loading and building", lower), attributed(plugins), moved:
                 done = iterations_done(checkpoints) if resumed and config.run.minutes else None
                 run = Run.assemble(registry, config, began=began, done=done, runs=runs)
+            held.callback(run.orders.end)
             description = run.data.description or f"{config.data.name}: {len(run.data)} images"
             # It may import modules, and Ctrl-C meanwhile ends the process at once: there is no folder yet.
             line = "" if remark is None else remark()
@@ -91,6 +95,8 @@ def carry_out(
         try:
             if not resumed:
                 held.enter_context(folder.locked())
+            with disk_errors(f"{folder.path} could not be written"):
+                begun(folder.path)
             logger.info("%s; run folder %s", description, folder.path)
             if line:
                 logger.info("%s", line)
@@ -108,10 +114,35 @@ def carry_out(
             said = checkpoints.kept or f"the results are in {quoted(folder.path)}"
             if isinstance(error, KeyboardInterrupt):
                 logger.info("mpcc-run: %s; continue with: %s", kept, folder.resume_line)
+            if isinstance(error, RankLost):
+                devices = ranks.current().size
+                again = f"continue with: {folder.resume_line} --devices {devices}"
+                raise RankLost(f"{error}; {kept}; {again}") from error
             for kind in (PluginError, InvalidInput, OutOfResources):
                 if isinstance(error, kind) and said not in str(error):
                     raise kind(f"{error}; {kept}") from error
             raise
+
+
+def follow_run(registry: Registry, config: RunConfig, *, began: float | None = None) -> None:
+    """Take part in a run that the first of several processes carries out.
+
+    Arguments:
+        registry: The plugins.
+        config: The configuration, the same as that of the first process.
+        began: The monotonic clock's time from which minutes count; by default now.
+
+    Raises:
+        InvalidInput: If the images cannot be read, or a plugin fails.
+        OutOfResources: If memory ran out, or the other processes are lost.
+    """
+    with memory_errors("training", remedies(config)), attributed(used(registry, config)):
+        run = Run.assemble(registry, config, began=began)
+        try:
+            with run.trainer.engine.active():
+                follow(run.trainer, run.data.images)
+        finally:
+            run.trainer.stream.close()
 
 
 @contextlib.contextmanager

@@ -1,14 +1,17 @@
-"""File names as one line of text, and back; and names that are too long for the system."""
+"""File names and paths as valid text, and back; and names that are too long for the system."""
 
 from __future__ import annotations
 
 import os
 import re
+import urllib.parse
 from pathlib import Path
 
 from mpcc.core.errors import InvalidInput
 
-__all__ = ["check_length", "original", "part_name", "printable"]
+__all__ = ["address_of", "check_length", "original", "part_name", "path_of", "printable"]
+
+PREFIX = "file:///"
 
 # The longest name and path, in bytes, where the system does not tell.
 LONGEST = {"PC_NAME_MAX": 255, "PC_PATH_MAX": 4096}
@@ -91,3 +94,34 @@ def _longest(folder: Path, name: str) -> int:
 
 def _shortened(text: str) -> str:
     return text if len(text) <= 60 else f"{text[:40]}...{text[-10:]}"
+
+
+def address_of(path: Path) -> str:
+    """Return a path as valid text, for files such as ``config.toml``: itself, or its URI if it is not valid text.
+
+    `path_of` turns it back.
+
+    Example:
+        >>> address_of(Path("/data/digits")), address_of(Path("/data/caf\\udce9"))
+        ('/data/digits', 'file:///data/caf%E9')
+    """
+    text = str(path)
+    if not text.startswith("file:") and not any("\ud800" <= letter <= "\udfff" for letter in text):
+        return text
+    return path.absolute().as_uri()
+
+
+def path_of(text: str) -> Path:
+    """Return the path of a text: a path, or a URI such as ``file:///data/caf%E9``.
+
+    Raises:
+        ValueError: If the system cannot have such a path.
+    """
+    if text.startswith(PREFIX):
+        named = urllib.parse.unquote_to_bytes(text.removeprefix(PREFIX if os.name == "nt" else PREFIX[:-1]))
+        text = os.fsdecode(named)
+    if not text or "\0" in text:
+        raise ValueError(text)
+    # An error of encoding is a ValueError, too.
+    os.fsencode(text)
+    return Path(text)

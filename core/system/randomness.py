@@ -32,10 +32,17 @@ def random_states(*, cuda: bool = True) -> dict[str, Any]:
     }
 
 
-def restore_random_states(states: dict[str, Any]) -> None:
-    """Restore `random_states`, except those of CUDA devices that are missing now."""
+def restore_random_states(states: dict[str, Any], *, of_first_device: bool = False) -> None:
+    """Restore `random_states`, except those of CUDA devices that are missing now.
+
+    Arguments:
+        states: As they were.
+        of_first_device: Whether the present CUDA device gets the state of the first one.
+    """
     torch.set_rng_state(states["cpu"])
-    if states["cuda"] and torch.cuda.is_available():
+    if states["cuda"] and of_first_device:
+        torch.cuda.set_rng_state(states["cuda"][0])
+    elif states["cuda"] and torch.cuda.is_available():
         torch.cuda.set_rng_state_all(states["cuda"][: torch.cuda.device_count()])
     words, position, has_gauss, cached = states["numpy"]
     np.random.set_state(("MT19937", words.numpy().astype(np.uint32), position, has_gauss, cached))

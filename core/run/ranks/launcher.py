@@ -1,0 +1,119 @@
+"""Starts the processes of a training with several devices, through the launcher of torchrun, and tells how they ended.
+
+``mpcc-run --devices N`` calls `launch`. A user of several machines calls torchrun itself, with ``-m mpcc run``.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import sys
+import uuid
+from collections.abc import Sequence
+from pathlib import Path
+from types import FrameType
+
+import torch
+
+from mpcc.core.errors import EXIT_INTERRUPTED, InvalidInput, RankLost
+from mpcc.core.run.ranks.environment import LAUNCHED
+from mpcc.core.system.output_streams import quoted
+from mpcc.core.system.signals import handled
+
+__all__ = ["check_devices", "launch", "without_devices"]
+
+FLAG = "--devices"
+SECONDS_TO_STOP = 600
+# Of processes that end because another one has ended.
+STATUSES_OF_LOSS = (RankLost.status, -signal.SIGTERM)
+
+
+def check_devices(devices: int, device: str) -> None:
+    """Check that a machine has as many devices as are asked for.
+
+    Arguments:
+        devices: How many.
+        device: The kind: ``auto``, ``cpu`` or ``cuda``.
+
+    Raises:
+        InvalidInput: If it has fewer GPUs, or fewer cores.
+    """
+    cuda = device != "cpu" and torch.cuda.is_available()
+    count = torch.cuda.device_count() if cuda else len(os.sched_getaffinity(0))
+    if devices > count:
+        what = "GPU" if cuda else "core"
+        raise InvalidInput(
+            f"{FLAG} {devices}: this machine has {count} {what}{'s' * (count != 1)}: expected at most one process each "
+            f"(nearest valid choice: {FLAG} {count})"
+        )
+
+
+def without_devices(words: Sequence[str]) -> list[str]:
+    """Return the words of a command without ``--devices N``.
+
+    Example:
+        >>> without_devices(["--devices", "2", "--data", "digits", "--devices=4"])
+        ['--data', 'digits']
+    """
+    kept = [word for word in words if not word.startswith(f"{FLAG}=")]
+    while FLAG in kept:
+        position = kept.index(FLAG)
+        del kept[position : position + 2]
+    return kept
+
+
+def launch(words: Sequence[str], devices: int, folder: Path) -> int:
+    """Run ``mpcc-run`` in several processes of this machine, and return the exit status of the first that failed.
+
+    Arguments:
+        words: The arguments of each process.
+        devices: How many processes.
+        folder: The run folder, for the message.
+
+    Raises:
+        RankLost: If a process was ended by a signal, and no process has said so.
+    """
+    # These imports take a second, and other commands do without them.
+    from torch.distributed.elastic.multiprocessing.api import DefaultLogsSpecs, SignalException
+    from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+    from torch.distributed.launcher.api import LaunchConfig, elastic_launch
+
+    # It reports every process that ends; the message below says it in one line.
+    logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)
+    config = LaunchConfig(
+        min_nodes=1,
+        max_nodes=1,
+        nproc_per_node=devices,
+        run_id=uuid.uuid4().hex,
+        rdzv_backend="c10d",
+        rdzv_endpoint="localhost:0",
+        max_restarts=0,
+        logs_specs=DefaultLogsSpecs(),
+        # A Ctrl-C reaches all processes of the terminal; passed on, it would count as a second one.
+        signals_to_handle="SIGTERM,SIGHUP",
+        shutdown_timeout=SECONDS_TO_STOP,
+    )
+    # With more threads than cores, they would wait for each other.
+    os.environ[LAUNCHED] = str(devices)
+    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, len(os.sched_getaffinity(0)) // devices)))
+    try:
+        with handled(leave_to_the_processes, (signal.SIGINT,)):
+            elastic_launch(config, sys.executable)("-m", "mpcc", "run", *words)
+    except SignalException:
+        return EXIT_INTERRUPTED
+    except ChildFailedError as error:
+        told = [failure.exitcode for failure in error.failures.values() if failure.exitcode not in STATUSES_OF_LOSS]
+        if any(status > 0 for status in told):
+            return max(told)
+        rank, first = error.get_first_failure()
+        how = f" was ended by {signal.Signals(-first.exitcode).name}" if first.exitcode < 0 else " has ended"
+        raise RankLost(
+            f"process {rank} of {devices}{how}, and so all of them; continue with: mpcc-run --resume {quoted(folder)} "
+            f"{FLAG} {devices}"
+        ) from error
+    return 0
+
+
+def leave_to_the_processes(number: int, frame: FrameType | None) -> None:
+    """Do nothing: the first process stops the run."""

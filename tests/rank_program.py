@@ -1,0 +1,106 @@
+"""A training that one process or several carry out, for tests/test_ranks.py: writes what each rank found as JSON.
+
+    python tests/rank_program.py OUT [--iterations N] [--permute] -- FLAGS OF MPCC-RUN
+    python -m torch.distributed.run --nproc-per-node 2 tests/rank_program.py OUT ... -- ...
+
+All parameters are in double precision.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from mpcc.core.commands.train import run_parser
+from mpcc.core.config import SECTIONS, Layer, resolve
+from mpcc.core.images.stream import ImageStream
+from mpcc.core.method.training import Trainer
+from mpcc.core.registry import load_registry
+from mpcc.core.run.assembly import build_model, build_trainer, fitted, load_data
+from mpcc.core.run.ranks.environment import launched
+from mpcc.core.system import ranks
+from mpcc.core.system.randomness import seed_everything
+
+
+def digest(tensors: list[Tensor]) -> str:
+    """Return a digest of the bytes of tensors."""
+    found = hashlib.sha256()
+    for tensor in tensors:
+        found.update(tensor.detach().cpu().contiguous().numpy().tobytes())
+    return found.hexdigest()
+
+
+def permuted(trainer: Trainer) -> None:
+    """Let the batches of a trainer hold their images in another order."""
+    take = trainer.stream.take
+
+    def other_order(count: int, *, transformed: bool = False) -> Tensor:
+        taken = take(count, transformed=transformed)
+        generator = torch.Generator().manual_seed(trainer.iteration)
+        orders = [torch.randperm(taken.shape[1], generator=generator) for _ in range(count)]
+        orders *= 2 if transformed else 1
+        return torch.stack([batch[order] for batch, order in zip(taken, orders, strict=True)])
+
+    trainer.stream.take = other_order  # type: ignore[method-assign]
+
+
+class Reads:
+    """Images that note which of them are read."""
+
+    def __init__(self, images: Tensor) -> None:
+        self.images, self.read = images, list[int]()
+        self.shape, self.dtype = images.shape, images.dtype
+
+    def __getitem__(self, indices: Tensor) -> Tensor:
+        self.read += indices.tolist()
+        return self.images[indices]
+
+
+def main() -> None:
+    """Train and write."""
+    split = sys.argv.index("--")
+    out, words = Path(sys.argv[1]), sys.argv[2:split]
+    iterations = int(words[words.index("--iterations") + 1]) if "--iterations" in words else 5
+    torch.set_num_threads(1)
+    registry = load_registry()
+    typed = run_parser().read(sys.argv[split + 1 :], SECTIONS)
+    with ranks.joined(cuda=False) if launched() else contextlib.nullcontext(ranks.current()) as together:
+        config = resolve(registry, [Layer("flag", typed.tables)])
+        data = load_data(config)
+        config = fitted(config, len(data))
+        seed_everything(config.run.seed)
+        model = build_model(config, data.images.shape[1], torch.device("cpu"))
+        for part in model.parts().values():
+            part.double()
+        assert isinstance(data.images, Tensor)
+        images: Any = Reads(data.images) if "--reads" in words else data.images
+        trainer = build_trainer(config, model, images)
+        if "--permute" in words:
+            permuted(trainer)
+        terms = []
+        with trainer.engine.active():
+            for _ in range(iterations):
+                terms.append({name: float(value) for name, value in trainer.iterate().items()})
+        parameters = [parameter for part in model.parts().values() for parameter in part.parameters()]
+        found = {
+            "terms": terms,
+            "parameters": digest(parameters),
+            "random": digest([torch.get_rng_state()]),
+            "sum": float(sum(parameter.detach().sum() for parameter in parameters)),
+            "bytes": dict(together.bytes),
+            "gradients": sum(p.numel() for p in parameters),
+            "read": getattr(images, "read", []),
+        }
+    out.with_name(f"{out.name}-{together.index}.json").write_text(json.dumps(found), encoding="utf-8")
+    assert isinstance(trainer.stream, ImageStream)
+
+
+if __name__ == "__main__":
+    main()

@@ -180,6 +180,17 @@ def test_names_and_texts_are_escaped_everywhere(tmp_path: Path) -> None:
     assert page.words.count(HOSTILE) >= 10
 
 
+def test_clusters_of_one_name_are_told_with_their_share_of_the_images(tmp_path: Path) -> None:
+    folder = made_folder(tmp_path / "run")
+    (folder / "names.toml").write_text('[names]\n4 = "long"\n0 = "round"\n1 = "long"\n', encoding="utf-8")
+    words = checked(write_report(folder, MEANINGS)).words
+    # Each of the five clusters has 20 of 100 images.
+    for other in (1, 4):
+        told = f"The same name: cluster {other} . Together, these clusters have 40.0 % of all images."
+        assert words.count(told) == 1
+    assert words.count("The same name") == 2
+
+
 def test_a_page_for_somebody_else_names_no_folder_and_gives_no_advice_that_needs_it(tmp_path: Path) -> None:
     folder = made_folder(tmp_path / "secret" / "run")
     results = json.loads((folder / "results.json").read_text(encoding="utf-8"))

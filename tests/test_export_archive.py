@@ -38,7 +38,7 @@ class Mine(GaussianMixture):
 def register_priors(register):
     register("mine", "own_prior:Mine", summary="x.", options="mpcc.plugins.priors.options:GaussianMixtureOptions")
 """
-LISTS = {"README.txt", "config.toml", "results.json", "assignments.csv"}
+LISTS = {"README.txt", "report.html", "config.toml", "results.json", "assignments.csv"}
 PICTURES = {
     "clusters.png",
     "samples.png",
@@ -180,9 +180,69 @@ def test_the_page_explains_each_file_and_how_to_use_the_model(sent: Path) -> Non
         assert name in page or f"{name.partition('/')[0]}/" in page, name
     for text in ('mpcc.load("model")', "mpcc predict model", "8 x 8 pixels", "python -m pip install path/to/mpcc"):
         assert text in page
-    assert page.index("Open clusters.png first") < page.index("The files")
+    assert page.index("Open report.html first") < page.index("The files")
     assert ".pt2" not in page
     assert all(len(line) <= 120 for line in page.splitlines())
+
+
+def test_the_report_is_that_of_the_run_without_its_places_and_all_its_links_lead_to_files_of_the_archive(
+    run: Path, sent: Path
+) -> None:
+    page, own = ((folder / "report.html").read_text(encoding="utf-8") for folder in (sent, run))
+    assert images(page) == images(own)
+    assert len(images(page)) > 4
+    links = set(re.findall(r'href="([^"#]+)"', page)) - {"data:,"}
+    assert {"kmeans.png"} | {f"clusters/{path.name}" for path in used(run)} <= links <= names(sent)
+    assert ("<h1>Report of run</h1>" in own, "<h1>Report of for-you</h1>" in page) == (True, True)
+    assert "mpcc-run --config config.toml --out again" in page
+    # The folder of the run is not there to go on with.
+    for text in ("mpcc-run --resume", "mpcc report"):
+        assert (text in own, text in page) == (True, False)
+
+
+def images(page: str) -> list[str]:
+    """The images inside a page."""
+    return re.findall(r'src="(data:[^"]+)"', page)
+
+
+def used(run: Path) -> list[Path]:
+    """The pictures of the clusters that have images."""
+    sizes = json.loads((run / "results.json").read_text())["clusters"]["sizes"]
+    return [run / "clusters" / f"{cluster}.png" for cluster, size in enumerate(sizes) if size]
+
+
+def test_the_commands_of_the_report_repeat_the_run_where_it_is_unpacked(
+    place: Path, run: Path, sent: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(shutil.copytree(sent, tmp_path / "here"))
+    (line,) = re.findall("<code>mpcc-run (--config .*)</code>", Path("report.html").read_text(encoding="utf-8"))
+    assert command(entry.run_main, *shlex.split(line), "--data", place / "scans") == 0
+    assert (Path("again") / "assignments.csv").read_bytes() == (run / "assignments.csv").read_bytes()
+
+
+@pytest.mark.parametrize("missing", ["results.json", "assignments.csv"])
+def test_a_run_without_an_evaluation_is_sent_without_a_report(run: Path, tmp_path: Path, missing: str) -> None:
+    copy = Path(shutil.copytree(run, tmp_path / "run"))
+    for name in (missing, *(PICTURES if missing == "results.json" else ())):
+        (copy / name).unlink()
+    folder = unpacked(copy, tmp_path / "new")
+    assert not {"report.html", missing} & names(folder)
+    page = (folder / "README.txt").read_text()
+    assert "report.html" not in page
+    assert ("Open clusters.png first" in page) == (missing != "results.json")
+
+
+def test_names_of_clusters_come_with_it_and_a_wrong_one_is_an_error(
+    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    copy = Path(shutil.copytree(run, tmp_path / "run"))
+    (copy / "names.toml").write_text('[names]\n3 = "sevens"\n', encoding="utf-8")
+    folder = unpacked(copy, tmp_path / "new")
+    assert (folder / "model" / "names.toml").read_bytes() == (folder / "names.toml").read_bytes()
+    assert "cluster 3: sevens" in (folder / "report.html").read_text(encoding="utf-8")
+    (copy / "names.toml").write_text('[names]\n4 = "sevens"\n', encoding="utf-8")
+    assert export(copy, "--zip", tmp_path / "b.zip") == 2
+    assert "unknown cluster '4': expected a number from 0 to 3" in capsys.readouterr().err
 
 
 def programs(page: str) -> list[str]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import os
+import shutil
 import sys
 import zipfile
 from collections.abc import Iterator
@@ -21,7 +22,7 @@ from mpcc.core.commands import entry
 from mpcc.core.contracts import ImageSet
 from mpcc.core.evaluation import inference
 from mpcc.core.evaluation.inference import Prediction
-from mpcc.core.storage.sorted_images import SortedImages, cluster_folder
+from mpcc.core.storage.sorted_images import SortedImages, cluster_folders
 from mpcc.core.system.whole_files import new_folder
 from mpcc.plugins.datasets.digits import Digits
 from mpcc.plugins.datasets.options import DigitsOptions
@@ -246,7 +247,57 @@ def test_names_in_a_folder_differ_without_regard_to_capitals_and_never_leave_it(
     assert {"x-1.png", "y.png", "hidden.png", "5.png", "6.png"} < set(files)
     assert max(len(os.fsencode(name)) for name in files) < 255
     assert not list(tmp_path.rglob("[yh]*.png"))[2:]
-    assert [cluster_folder(cluster, 100) for cluster in (0, 99)] == ["cluster-00", "cluster-99"]
+    assert [cluster_folders(100)[cluster] for cluster in (0, 99)] == ["cluster-00", "cluster-99"]
+
+
+def test_clusters_of_one_name_share_a_folder_in_which_no_image_replaces_another(run: Path, tmp_path: Path) -> None:
+    assert predict(run, "--out", "before.csv", "--sort-into", "before") == 0
+    named = Path(shutil.copytree(run, tmp_path / "named"))
+    (named / "names.toml").write_text('[names]\n7 = "x"\n2 = "y/z"\n10 = "x"\n11 = "X"\n', encoding="utf-8")
+    for folder in ("first", "second"):
+        assert predict(named, "a", "b", "--out", f"{folder}.csv", "--sort-into", folder) == 0
+    assert predict(named, "--out", "after.csv", "--sort-into", "after") == 0
+    special = {7: "cluster-07+10-x", 10: "cluster-07+10-x", 2: "cluster-02-y_z", 11: "cluster-11-X"}
+    place = {str(cluster): special.get(cluster, f"cluster-{cluster:02}") for cluster in range(12)}
+    before, after = sorted_files("before"), sorted_files("after")
+    assert set(after) == set(place.values())
+    for cluster, folder in place.items():
+        assert set(before[f"cluster-{int(cluster):02}"]) <= set(after[folder])
+    assert sum(map(len, after.values())) == sum(map(len, before.values())) == 1797
+    # Tables keep the numbers.
+    assert [row["cluster"] for row in rows("after.csv")] == [row["cluster"] for row in rows("before.csv")]
+    # The two folders of images have the same file names.
+    assert sorted_files("first") == sorted_files("second")
+    contents = sorted(path.read_bytes() for path in Path("first").rglob("*.png"))
+    assert contents == sorted(path.read_bytes() for folder in "ab" for path in Path(folder).iterdir())
+
+
+def test_images_of_one_name_get_numbers_across_the_clusters_of_a_folder(tmp_path: Path) -> None:
+    paths = ["p/a.png", "q/A.png", "a.png", "a.png"]
+    data = ImageSet(torch.arange(4).to(torch.uint8).view(-1, 1, 1, 1).expand(-1, 1, 2, 2), paths=paths)
+    with new_folder(tmp_path / "sorted") as folder:
+        images = SortedImages(folder, data, 3, names={2: "one", 0: "one"})
+        images.write(Prediction(torch.zeros(4, 1), torch.eye(3)[[0, 2, 1, 2]]))
+    assert sorted_files(str(tmp_path / "sorted")) == {
+        "cluster-0+2-one": ["A-2.png", "a-3.png", "a.png"],
+        "cluster-1": ["a.png"],
+    }
+
+
+@pytest.mark.parametrize("clusters", [2, 12, 1000])
+def test_names_of_folders_differ_without_regard_to_capitals_and_are_short_enough(clusters: int) -> None:
+    texts = ["Name", "name", "NAME", "na/me", "na:me", "cluster-1", "...", "..", "\u00e9" * 80, "\U0001f600" * 80, "+1"]
+    for shared in (1, 2, 7):
+        names = {cluster: texts[cluster // shared % len(texts)] for cluster in range(0, clusters, 1 + clusters % 3)}
+        folders = cluster_folders(clusters, names)
+        assert (
+            len({name.casefold() for name in folders})
+            == len(set(folders))
+            == len({names.get(cluster, cluster) for cluster in range(clusters)})
+        )
+        assert all(len(os.fsencode(name)) <= 255 and name.startswith("cluster-") for name in folders)
+        assert folders == cluster_folders(clusters, dict(reversed(names.items())))
+        assert not any(set(name) & set('/\\:*?"<>|') or name[-1] in " ." for name in folders)
 
 
 def test_many_images_of_one_name_are_numbered_quickly(tmp_path: Path) -> None:

@@ -22,8 +22,8 @@ from PIL import Image
 from mpcc.core.commands import entry
 from mpcc.core.errors import InvalidInput
 from mpcc.core.report.cluster_entries import nearest_clusters
-from mpcc.core.report.report_page import write_report
-from mpcc.core.report.run_record import Evaluated
+from mpcc.core.report.report_page import page_of, write_report
+from mpcc.core.report.run_record import Evaluated, read_record
 from mpcc.core.storage.cluster_names import read_names
 
 HOSTILE = '<script>alert("1")</script> & <b>"two"</b>'
@@ -178,6 +178,30 @@ def test_names_and_texts_are_escaped_everywhere(tmp_path: Path) -> None:
     assert page.of("b") == page.of("i") == []
     assert f"cluster 2: {HOSTILE}" in page.words
     assert page.words.count(HOSTILE) >= 10
+
+
+def test_clusters_of_one_name_are_told_with_their_share_of_the_images(tmp_path: Path) -> None:
+    folder = made_folder(tmp_path / "run")
+    (folder / "names.toml").write_text('[names]\n4 = "long"\n0 = "round"\n1 = "long"\n', encoding="utf-8")
+    words = checked(write_report(folder, MEANINGS)).words
+    # Each of the five clusters has 20 of 100 images.
+    for other in (1, 4):
+        told = f"The same name: cluster {other} . Together, these clusters have 40.0 % of all images."
+        assert words.count(told) == 1
+    assert words.count("The same name") == 2
+
+
+def test_a_page_for_somebody_else_names_no_folder_and_gives_no_advice_that_needs_it(tmp_path: Path) -> None:
+    folder = made_folder(tmp_path / "secret" / "run")
+    results = json.loads((folder / "results.json").read_text(encoding="utf-8"))
+    (folder / "results.json").write_text(json.dumps({**results, "iterations": 7}), encoding="utf-8")
+    record = read_record(folder)
+    page, own = tmp_path / "sent.html", write_report(folder, MEANINGS)
+    page.write_bytes(page_of(record, MEANINGS, sent_as="for you"))
+    for text in ("secret", "mpcc-run --resume", "mpcc report"):
+        assert (text in checked(own).words, text in checked(page).words) == (True, False)
+    for text in ("Report of for you", "Too short to judge, 7 iterations", "--config config.toml"):
+        assert text in checked(page).words
 
 
 def test_a_run_without_labels_and_with_one_evaluation_has_a_report(tmp_path: Path) -> None:

@@ -36,7 +36,7 @@ class ExportFlags(RunFiles):
     )
     out: Path | None = option(None, "folder to create; by default export-ITERATION in the run folder")
     zip: Path | None = option(
-        None, "new .zip file instead: a page that explains it, lists, pictures, model and export; no private paths"
+        None, "new .zip file instead: a page that explains it, report, lists, pictures, model, export; no private paths"
     )
 
 

@@ -50,7 +50,9 @@ class PredictFlags(PluginFiles, RunFiles):
     )
     posterior: Path | None = option(None, "new .npy file for q(y|x) of all images, float32, (N, K)")
     latents: Path | None = option(None, "new .npy file for the locations of q(z|x) of all images, float32, (N, J)")
-    sort_into: Path | None = option(None, "new folder for the images, with a subfolder for each cluster")
+    sort_into: Path | None = option(
+        None, "new folder for the images, with a subfolder for each cluster; clusters of one name share a subfolder"
+    )
     reconstruct: Path | None = option(
         None, "new folder for what the generator makes of each image's latent code and cluster, a PNG file each"
     )

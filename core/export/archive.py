@@ -1,4 +1,4 @@
-"""A trained run as one archive for a colleague: lists, pictures, model, weights, and a page that explains them."""
+"""A trained run as one archive for a colleague: report, lists, pictures, model, weights, a page that explains them."""
 
 from __future__ import annotations
 
@@ -11,6 +11,8 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import IO
 
+import attrs
+
 from mpcc.core.api.loaded_run import LoadedRun
 from mpcc.core.config.layers import config_layer
 from mpcc.core.errors import InvalidInput
@@ -18,8 +20,10 @@ from mpcc.core.export.colleague_page import Facts, page
 from mpcc.core.export.exported_run import ExportedRun
 from mpcc.core.export.private_paths import PrivatePaths
 from mpcc.core.registry import load_registry
+from mpcc.core.report.report_page import REPORT_FILE, page_of
+from mpcc.core.report.run_record import read_record
 from mpcc.core.reporting.verdict import caution
-from mpcc.core.storage.cluster_names import NAMES_FILE
+from mpcc.core.storage.cluster_names import NAMES_FILE, read_names
 from mpcc.core.storage.table_formats import write_rows
 from mpcc.core.system.toml_file import parse_toml
 from mpcc.core.system.whole_files import new_file
@@ -28,7 +32,8 @@ __all__ = ["write_archive"]
 
 # What is packed of a run folder, if it is there, beside config.toml, results.json and the tables.
 RESULTS = "results.json"
-TABLES = ("assignments.csv", "confusion.csv")
+ASSIGNMENTS = "assignments.csv"
+TABLES = (ASSIGNMENTS, "confusion.csv")
 PICTURES = ("clusters.png", "samples.png", "interpolations.png", "reconstructions.png", "confusion.png", "kmeans.png")
 
 
@@ -43,7 +48,8 @@ def write_archive(path: Path, exported: ExportedRun) -> list[str]:
         How many files it holds, then a line about each program that was compared with mpcc.
 
     Raises:
-        InvalidInput: If the run cannot be loaded or exported, a list of it cannot be read, or the file not written.
+        InvalidInput: If the run cannot be loaded or exported, a list or a name of it cannot be read, or the file not
+            written.
         OSError: If the disk refuses something else.
     """
     layer, state, run = exported.layer, exported.state, exported.run
@@ -55,7 +61,12 @@ def write_archive(path: Path, exported: ExportedRun) -> list[str]:
     loaded = LoadedRun.of(
         private.layer(layer), {**described, "parts": state["parts"], "config": config}, exported.source, "cpu"
     )
+    # A wrong name would stop the predictions of the colleague.
+    read_names(run, loaded.n_clusters)
     texts = lists(run, private)
+    if {RESULTS, ASSIGNMENTS} <= texts.keys():
+        # Without an evaluation, there is nothing to report.
+        texts = {REPORT_FILE: report(run, private, registry.summaries("metric"), path.stem), **texts}
     judged = caution(run, warm="init_from" in layer.tables.get("run", {}))
     facts = Facts(
         loaded.n_clusters,
@@ -105,6 +116,28 @@ def pack(file: IO[bytes], top: str, run: Path, made: Path, texts: Mapping[str, b
         for name, path in files.items():
             archive.write(path, f"{top}/{name}")
     return names
+
+
+def report(run: Path, private: PrivatePaths, meanings: Mapping[str, str], title: str) -> bytes:
+    """Return the page of the run without paths of this machine; its links lead to pictures and lists of the archive.
+
+    Arguments:
+        run: The run folder.
+        private: The paths.
+        meanings: What each metric says, in a phrase, by its name.
+        title: Of the page.
+
+    Raises:
+        InvalidInput: If a file of the evaluation is missing or damaged.
+    """
+    record = read_record(run)
+    told = attrs.evolve(
+        record,
+        config=private.config(record.config),
+        settings=private.plain(record.settings),
+        results=private.plain(record.results),
+    )
+    return page_of(told, meanings, sent_as=title)
 
 
 def by_number(path: Path) -> tuple[int, str]:

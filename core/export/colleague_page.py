@@ -12,7 +12,8 @@ __all__ = ["Facts", "page"]
 WIDTH = 100
 # What a file is, by name, or by the folder that holds it.
 MEANINGS = {
-    "clusters.png": "open this first: a row for each cluster, real images at the left, generated ones at the right",
+    "report.html": "a page for a browser: the scores, every cluster with some of its images, every setting",
+    "clusters.png": "a row for each cluster, real images at the left, generated ones at the right",
     "clusters/": "a picture for each cluster: its most typical and its least certain real images, and some between",
     "samples.png": "generated images, a row for each cluster",
     "interpolations.png": "the way from one generated image of a cluster to another, a row for each cluster",
@@ -28,10 +29,17 @@ MEANINGS = {
     "export/": "the model for other programs (see below)",
 }
 
-LOOK_FIRST = (
-    "Open clusters.png first. A row is a cluster: at the left some of its real images, at the right images that the "
-    "model has generated for it."
-)
+# What to open first: the first of these that is there.
+LOOK_FIRST = {
+    "report.html": (
+        "Open report.html first, in any browser: it shows every cluster with some of its images. It is one file and "
+        "needs no network."
+    ),
+    "clusters.png": (
+        "Open clusters.png first. A row is a cluster: at the left some of its real images, at the right images that "
+        "the model has generated for it."
+    ),
+}
 # What goes where the texts below have this word: the shape of two images.
 SHAPE = "SHAPE"
 # mpcc is no published package.
@@ -116,14 +124,16 @@ def page(names: Sequence[str], facts: Facts) -> str:
         names: All files in the archive.
         facts: The model.
     """
+    first = next((text for name, text in LOOK_FIRST.items() if name in names), "")
+    shown = "the pictures and in report.html" if "report.html" in names else "the pictures"
     parts = [
         prose(
             f"This archive holds a model that has sorted images into {facts.clusters} groups, the clusters, without "
             f"labels, and what it found. mpcc {facts.version} made it in {facts.iteration:,} iterations of training. "
-            "The images of the training are not in the archive, except for the examples in the pictures."
+            f"The images of the training are not in the archive, except for the examples in {shown}."
         ),
         *([prose(f"Caution: this run is {facts.caution}.")] if facts.caution else []),
-        *([prose(LOOK_FIRST)] if "clusters.png" in names else []),
+        *([prose(first)] if first else []),
         heading("The files") + table(names),
     ]
     if facts.evaluated not in (None, facts.iteration):
@@ -150,8 +160,8 @@ def page(names: Sequence[str], facts: Facts) -> str:
         )
     endings = [ending for ending in OTHER_PROGRAMS if any(name.endswith(ending) for name in names)]
     two = str((2, *facts.shape))
-    first, *others = (OTHER_PROGRAMS[ending].replace(SHAPE, two) for ending in endings)
-    parts += [heading("Use the model without mpcc") + first, *others]
+    without_mpcc = [OTHER_PROGRAMS[ending].replace(SHAPE, two) for ending in endings]
+    parts += [heading("Use the model without mpcc") + without_mpcc[0], *without_mpcc[1:]]
     if {".pt2", ".onnx"} & set(endings):
         parts.append(prose(shapes(facts)))
     return "\n\n".join(parts) + "\n"

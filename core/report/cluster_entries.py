@@ -43,6 +43,8 @@ class ClusterEntry:
     Attributes:
         number: Its number.
         name: The name that the user gave it, or nothing.
+        namesakes: The other clusters with this name.
+        together: The share of all images that it has with them, as text.
         hue: Its colour, in degrees.
         size: Evaluated images in it.
         share: The same as a share of all, as text.
@@ -58,6 +60,8 @@ class ClusterEntry:
 
     number: int
     name: str
+    namesakes: tuple[int, ...]
+    together: str
     hue: int
     size: int
     share: str
@@ -92,6 +96,7 @@ def cluster_entries(record: RunRecord, hues: list[int]) -> list[ClusterEntry]:
         classes = Counter(evaluated.labels[row] for row in members if evaluated.labels[row]) if evaluated.labels else {}
         common = Counter(classes).most_common(CLASSES)
         known = sum(classes.values())
+        alike = record.alike(number)
         path = picture_of(record.folder, number, record.clusters)
         sheet = None
         if record.images is None and path is not None and path.stat().st_size * 4 / 3 < room:
@@ -101,6 +106,8 @@ def cluster_entries(record: RunRecord, hues: list[int]) -> list[ClusterEntry]:
             ClusterEntry(
                 number,
                 record.names.get(number, ""),
+                tuple(other for other in alike if other != number),
+                percent(sum(sizes[each] for each in alike) / max(sum(sizes), 1)),
                 hues[number],
                 sizes[number],
                 percent(sizes[number] / max(sum(sizes), 1)),

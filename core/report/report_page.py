@@ -18,13 +18,15 @@ from mpcc.core.reporting.verdict import Verdict, verdict
 from mpcc.core.system.output_streams import quoted
 from mpcc.core.system.whole_files import write_whole
 
-__all__ = ["REPORT_FILE", "ScoreRow", "write_report"]
+__all__ = ["REPORT_FILE", "ScoreRow", "page_of", "write_report"]
 
 REPORT_FILE = "report.html"
 # The most cells of a table of classes against clusters; a larger one is a link.
 MOST_CELLS = 2500
 # The number whose colour a curve has that is alone in its panel: blue.
 SINGLE = 7
+# What repeats a run where somebody else has its configuration beside the page.
+SENT_COMMAND = "mpcc-run --config config.toml --out again"
 
 
 @attrs.frozen
@@ -66,18 +68,28 @@ def write_report(folder: Path, meanings: Mapping[str, str], *, lenient: bool = F
     return path
 
 
-def page_of(record: RunRecord, meanings: Mapping[str, str]) -> bytes:
-    """Return the page of a record."""
+def page_of(record: RunRecord, meanings: Mapping[str, str], *, sent_as: str = "") -> bytes:
+    """Return the page of a record.
+
+    A page for somebody else has no name of a folder, and no advice that needs the run folder. Its links lead to files
+    of the same names beside it.
+
+    Arguments:
+        record: What the folder says.
+        meanings: What each metric says, in a phrase, by its name.
+        sent_as: The title of a page for somebody else; a page for the user has the name of the folder.
+    """
     results, evaluated = record.results, record.evaluated
     hues = [hue(number) for number in range(record.clusters)]
     seed = int(results.get("seed", 0))
     cloud = None if evaluated.latents is None else scatter(evaluated.latents, evaluated.clusters, seed)
     return rendered(
         "report.html",
-        title=record.folder.absolute().name,
+        title=sent_as or record.folder.absolute().name,
+        sent=bool(sent_as),
         record=record,
         results=results,
-        judged=judged(record),
+        judged=judged(record, advise=not sent_as),
         facts=facts(record),
         scores=score_rows(results, meanings),
         panels=panels(record),
@@ -87,17 +99,23 @@ def page_of(record: RunRecord, meanings: Mapping[str, str]) -> bytes:
         confusion_fits=record.confusion is not None and record.confusion.counts.size <= MOST_CELLS,
         health=results.get("health"),
         files={name: (record.folder / name).exists() for name in ("samples.png", "confusion.png", "kmeans.png")},
-        command=command(record),
+        command=SENT_COMMAND if sent_as and record.config else command(record),
     )
 
 
-def judged(record: RunRecord) -> Verdict | None:
-    """Return what the run came to; None for an evaluation of ``mpcc evaluate`` or an earlier version."""
+def judged(record: RunRecord, *, advise: bool = True) -> Verdict | None:
+    """Return what the run came to; None for an evaluation of ``mpcc evaluate`` or an earlier version.
+
+    Arguments:
+        record: What the folder says.
+        advise: Whether it comes with advice, which names the folder.
+    """
     warm = record.settings.get("run", {}).get("init_from") is not None
     try:
-        return verdict(record.results, quoted(record.folder), warm=warm)
+        found = verdict(record.results, quoted(record.folder), warm=warm)
     except (KeyError, TypeError, ValueError):
         return None
+    return found if advise else Verdict(found.text)
 
 
 def facts(record: RunRecord) -> list[tuple[str, str]]:

@@ -100,6 +100,11 @@ class RunRecord:
         sizes: list[int] = self.results["clusters"]["sizes"]
         return sizes
 
+    def alike(self, cluster: int) -> list[int]:
+        """Return the clusters that the user gave the name of this one, with itself; only itself without a name."""
+        name = self.names.get(cluster)
+        return [cluster] if name is None else [each for each, other in self.names.items() if other == name]
+
     def named(self, cluster: int) -> str:
         """Return a cluster's number and, if it has one, its name."""
         name = self.names.get(cluster)

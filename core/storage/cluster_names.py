@@ -29,7 +29,7 @@ LONGEST = 80
 def read_names(run: Path, clusters: int) -> dict[int, str]:
     """Return the names of clusters by number; empty if the run folder has no ``names.toml``.
 
-    Two clusters may have the same name: a group can be split in two.
+    Two clusters may have the same name: a group can be split in two. Sorted images of both are in one folder.
 
     Arguments:
         run: The run folder.

@@ -1,4 +1,4 @@
-"""A folder of images with a subfolder for each cluster."""
+"""A folder of images with a subfolder for each cluster, or for all clusters to which the user gave one name."""
 
 from __future__ import annotations
 
@@ -20,32 +20,52 @@ from mpcc.core.evaluation.inference import Prediction
 from mpcc.core.system.file_names import original, printable
 from mpcc.core.system.resources import disk_errors
 
-__all__ = ["SortedImages", "cluster_folder"]
+__all__ = ["SortedImages", "cluster_folders"]
 
 # The longest name of an image in bytes, so that a number can follow it.
 LONGEST = 200
+# The most clusters whose numbers are all in the name of a folder that they share.
+NUMBERS = 4
 
 
-def cluster_folder(cluster: int, clusters: int, name: str = "") -> str:
-    """Return the name of the subfolder of a cluster; the numbers of all clusters have equally many digits.
+def cluster_folders(clusters: int, names: Mapping[int, str] | None = None) -> list[str]:
+    """Return the name of the subfolder of each cluster; clusters of one name share a subfolder.
 
-    Letters that a file name cannot have on some system become ``_``.
+    The numbers of all clusters have equally many digits. No two subfolders have the same numbers, so that names that
+    differ only in capitals are two subfolders on every system. Letters that a file name cannot have on some system
+    become ``_``.
 
     Arguments:
-        cluster: Its number.
         clusters: K.
-        name: The name that the user gave it, or nothing.
+        names: The names that the user gave to clusters, by number.
 
     Example:
-        >>> cluster_folder(3, 10), cluster_folder(3, 12), cluster_folder(3, 12, "cats/dogs")
-        ('cluster-3', 'cluster-03', 'cluster-03-cats_dogs')
+        >>> cluster_folders(4, {0: "cats/dogs", 1: "long", 3: "long"})
+        ['cluster-0-cats_dogs', 'cluster-1+3-long', 'cluster-2', 'cluster-1+3-long']
+        >>> cluster_folders(12, dict.fromkeys(range(1, 12), "other"))[:2]
+        ['cluster-00', 'cluster-01+02+03+etc-other']
     """
-    named = os.fsencode(re.sub(r"[^\w .,()+-]", "_", name))[:LONGEST].decode("utf-8", "ignore").rstrip(" .")
-    return f"cluster-{cluster:0{len(str(clusters - 1))}}" + (f"-{named}" if named else "")
+    groups: dict[str, list[int]] = {}
+    for cluster, name in (names or {}).items():
+        groups.setdefault(name, []).append(cluster)
+    folders = [f"cluster-{number(cluster, clusters)}" for cluster in range(clusters)]
+    for name, members in groups.items():
+        numbers = [number(cluster, clusters) for cluster in sorted(members)]
+        if len(numbers) > NUMBERS:
+            numbers[NUMBERS - 1 :] = ["etc"]
+        named = os.fsencode(re.sub(r"[^\w .,()+-]", "_", name))[:LONGEST].decode("utf-8", "ignore").rstrip(" .")
+        for cluster in members:
+            folders[cluster] = f"cluster-{'+'.join(numbers)}" + (f"-{named}" if named else "")
+    return folders
+
+
+def number(cluster: int, clusters: int) -> str:
+    """Return the number of a cluster with as many digits as the largest one has."""
+    return f"{cluster:0{len(str(clusters - 1))}}"
 
 
 class SortedImages:
-    """Puts images into the subfolders of their clusters.
+    """Puts images into the subfolders of their clusters; clusters of one name share a subfolder.
 
     An image that has a file of its own is copied or linked. One in an archive is written as its file there, and all
     others as PNG, in the size that they had before they became squares. Images of one name get numbers: ``a.png``,
@@ -57,7 +77,7 @@ class SortedImages:
         clusters: K.
         link: ``hard`` or ``soft`` to link files instead of copying them; None copies.
         named: The name that the folder will have, for errors; by default its present one.
-        names: Names of clusters, by number; a subfolder has that of its cluster behind the number.
+        names: Names of clusters, by number; a subfolder has that of its clusters behind the numbers.
 
     Attributes:
         linked: How many images have been linked.
@@ -77,15 +97,14 @@ class SortedImages:
         named: Path | None = None,
         names: Mapping[int, str] | None = None,
     ) -> None:
-        self._folders = [
-            folder / cluster_folder(cluster, clusters, (names or {}).get(cluster, "")) for cluster in range(clusters)
-        ]
+        self._folders = [folder / name for name in cluster_folders(clusters, names)]
         self._data, self._link, self._named = data, link, named or folder
-        self._taken: list[set[str]] = [set() for _ in range(clusters)]
-        self._last: list[Counter[str]] = [Counter() for _ in range(clusters)]
+        subfolders = sorted(set(self._folders))
+        self._taken: dict[Path, set[str]] = {subfolder: set() for subfolder in subfolders}
+        self._last: dict[Path, Counter[str]] = {subfolder: Counter() for subfolder in subfolders}
         self._next = self.linked = self.written = 0
         with disk_errors(f"{self._named} could not be written"):
-            for subfolder in self._folders:
+            for subfolder in subfolders:
                 subfolder.mkdir()
 
     def write(self, prediction: Prediction) -> None:
@@ -101,7 +120,8 @@ class SortedImages:
 
     def _put(self, index: int, cluster: int) -> None:
         image = self._original(index)
-        place = self._folders[cluster] / self._name(index, image, cluster)
+        subfolder = self._folders[cluster]
+        place = subfolder / self._name(index, image, subfolder)
         self.written += 1
         with disk_errors(f"{printable(str(self._named / place.parent.name / place.name))} could not be written"):
             if isinstance(image, Tensor):
@@ -141,8 +161,8 @@ class SortedImages:
         originals = self._data.originals
         return self._data.images[torch.tensor([index])][0] if originals is None else originals.original(index)
 
-    def _name(self, index: int, image: Path | bytes | Tensor, cluster: int) -> str:
-        """Return a name that is not taken in the folder of the cluster; capitals do not make two names."""
+    def _name(self, index: int, image: Path | bytes | Tensor, subfolder: Path) -> str:
+        """Return a name that is not taken in the subfolder; capitals do not make two names."""
         if isinstance(image, Path):
             name = image.name
         else:
@@ -156,8 +176,9 @@ class SortedImages:
         stem, ending = os.path.splitext(name)  # noqa: PTH122  # a name may be anything
         stem = os.fsdecode(os.fsencode(stem)[:LONGEST]) or str(index)
         name = f"{stem}{ending}"
-        while name.casefold() in self._taken[cluster]:
-            self._last[cluster][f"{stem}{ending}".casefold()] += 1
-            name = f"{stem}-{1 + self._last[cluster][f'{stem}{ending}'.casefold()]}{ending}"
-        self._taken[cluster].add(name.casefold())
+        taken, last = self._taken[subfolder], self._last[subfolder]
+        while name.casefold() in taken:
+            last[f"{stem}{ending}".casefold()] += 1
+            name = f"{stem}-{1 + last[f'{stem}{ending}'.casefold()]}{ending}"
+        taken.add(name.casefold())
         return name

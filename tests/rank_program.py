@@ -20,7 +20,6 @@ from torch import Tensor
 
 from mpcc.core.commands.train import run_parser
 from mpcc.core.config import SECTIONS, Layer, resolve
-from mpcc.core.images.stream import ImageStream
 from mpcc.core.method.training import Trainer
 from mpcc.core.registry import load_registry
 from mpcc.core.run.assembly import build_model, build_trainer, fitted, load_data
@@ -93,13 +92,11 @@ def main() -> None:
             "terms": terms,
             "parameters": digest(parameters),
             "random": digest([torch.get_rng_state()]),
-            "sum": float(sum(parameter.detach().sum() for parameter in parameters)),
             "bytes": dict(together.bytes),
-            "gradients": sum(p.numel() for p in parameters),
+            "sizes": {name: sum(p.numel() for p in part.parameters()) for name, part in model.trained_parts().items()},
             "read": getattr(images, "read", []),
         }
     out.with_name(f"{out.name}-{together.index}.json").write_text(json.dumps(found), encoding="utf-8")
-    assert isinstance(trainer.stream, ImageStream)
 
 
 if __name__ == "__main__":

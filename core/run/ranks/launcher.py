@@ -18,6 +18,7 @@ import torch
 
 from mpcc.core.errors import EXIT_INTERRUPTED, InvalidInput, RankLost
 from mpcc.core.run.ranks.environment import LAUNCHED
+from mpcc.core.run.timed_steps import load_before
 from mpcc.core.system.output_streams import quoted
 from mpcc.core.system.signals import handled
 
@@ -40,7 +41,7 @@ def check_devices(devices: int, device: str) -> None:
         InvalidInput: If it has fewer GPUs, or fewer cores.
     """
     cuda = device != "cpu" and torch.cuda.is_available()
-    count = torch.cuda.device_count() if cuda else len(os.sched_getaffinity(0))
+    count = torch.cuda.device_count() if cuda else load_before()[1]
     if devices > count:
         what = "GPU" if cuda else "core"
         raise InvalidInput(
@@ -96,7 +97,7 @@ def launch(words: Sequence[str], devices: int, folder: Path) -> int:
     )
     # With more threads than cores, they would wait for each other.
     os.environ[LAUNCHED] = str(devices)
-    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, len(os.sched_getaffinity(0)) // devices)))
+    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, load_before()[1] // devices)))
     try:
         with handled(leave_to_the_processes, (signal.SIGINT,)):
             elastic_launch(config, sys.executable)("-m", "mpcc", "run", *words)

@@ -13,7 +13,6 @@ import hashlib
 import json
 import sys
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -50,18 +49,6 @@ def permuted(trainer: Trainer) -> None:
     trainer.stream.take = other_order  # type: ignore[method-assign]
 
 
-class Reads:
-    """Images that note which of them are read."""
-
-    def __init__(self, images: Tensor) -> None:
-        self.images, self.read = images, list[int]()
-        self.shape, self.dtype = images.shape, images.dtype
-
-    def __getitem__(self, indices: Tensor) -> Tensor:
-        self.read += indices.tolist()
-        return self.images[indices]
-
-
 def main() -> None:
     """Train and write."""
     split = sys.argv.index("--")
@@ -78,9 +65,7 @@ def main() -> None:
         model = build_model(config, data.images.shape[1], torch.device("cpu"))
         for part in model.parts().values():
             part.double()
-        assert isinstance(data.images, Tensor)
-        images: Any = Reads(data.images) if "--reads" in words else data.images
-        trainer = build_trainer(config, model, images)
+        trainer = build_trainer(config, model, data.images)
         if "--permute" in words:
             permuted(trainer)
         terms = []
@@ -94,7 +79,6 @@ def main() -> None:
             "random": digest([torch.get_rng_state()]),
             "bytes": dict(together.bytes),
             "sizes": {name: sum(p.numel() for p in part.parameters()) for name, part in model.trained_parts().items()},
-            "read": getattr(images, "read", []),
         }
     out.with_name(f"{out.name}-{together.index}.json").write_text(json.dumps(found), encoding="utf-8")
 

@@ -12,7 +12,7 @@ import sys
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import torch
@@ -21,6 +21,7 @@ from torch import Tensor
 from mpcc.core.errors import InvalidInput
 from mpcc.core.images.augmentation import Augmentation
 from mpcc.core.images.invariances import Invariances
+from mpcc.core.images.stream import ImageStream
 from mpcc.core.images.transforms import transformed
 from mpcc.core.run.ranks.environment import begun, earlier_folder
 from mpcc.core.run.ranks.launcher import check_devices, without_devices
@@ -81,14 +82,40 @@ def test_in_fifty_iterations_they_differ_as_little_as_batches_in_another_order(n
     assert largest_difference(one, two[0]) < 10 * largest_difference(one, permuted)
 
 
-def test_every_image_of_an_epoch_is_read_by_one_process(tmp_path: Path) -> None:
-    (one,) = trained(tmp_path, ("--data", "digits"), 1, "--iterations", "18", "--reads")
-    two = trained(tmp_path, ("--data", "digits"), 2, "--iterations", "18", "--reads")
-    # 18 iterations of two batches of 50 are one epoch of 1,797 images, and a little more.
-    of_epoch = 1797 // 50 * 50
-    own = [each["read"][: of_epoch // 2] for each in two]
-    assert len({*own[0], *own[1]}) == of_epoch
-    assert {*own[0], *own[1]} == {*one["read"][:of_epoch]}
+class Reads:
+    """Images that note which of them are read."""
+
+    def __init__(self, images: Tensor) -> None:
+        self.images, self.read = images, list[int]()
+        self.shape, self.dtype = images.shape, images.dtype
+
+    def __getitem__(self, indices: Tensor) -> Tensor:
+        self.read += indices.tolist()
+        return self.images[indices]
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_every_image_of_an_epoch_is_read_by_one_process(workers: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    images = torch.arange(103 * 4, dtype=torch.int32).remainder(251).to(torch.uint8).view(103, 1, 2, 2)
+    invariances, augmentation = Invariances.parse("shift,brightness"), Augmentation(crop=1, flip=True)
+
+    def epoch(together: Ranks) -> tuple[Tensor, list[int]]:
+        monkeypatch.setattr("mpcc.core.system.ranks._current", together)
+        source = Reads(images)
+        stream = ImageStream(
+            cast(Any, source), 20, 7, augmentation=augmentation, invariances=invariances, workers=workers
+        )
+        taken = torch.cat([stream.take(1, transformed=True) for _ in range(5)], dim=1)
+        stream.close()
+        return taken, source.read
+
+    whole, read = epoch(Ranks())
+    parts = [epoch(Ranks(2, index)) for index in range(2)]
+    by_batch = [taken.view(2, 5, 10, 1, 2, 2) for taken, _ in parts]
+    assert torch.equal(torch.cat(by_batch, dim=2), whole.view(2, 5, 20, 1, 2, 2))
+    if not workers:  # they read in processes of their own
+        assert sorted(parts[0][1] + parts[1][1]) == sorted(read)
+        assert len({*read}) == len(read) == 100
 
 
 def test_what_is_reduced_can_be_counted(tmp_path: Path) -> None:
@@ -202,7 +229,8 @@ on_linux = pytest.mark.skipif(not Path("/proc/self/environ").exists(), reason="l
 def test_a_killed_process_ends_all_with_one_message_and_the_run_goes_on_with_the_same_bits(
     rank: int, tmp_path: Path
 ) -> None:
-    train = (*SMALL, "--checkpoint-every", "5")
+    # With step sizes that do not depend on the number of iterations, a run can be compared with a longer one.
+    train = (*SMALL, "--checkpoint-every", "5", "--lr-decay", "0")
     whole = command(*train, "--iterations", "15", "--out", "whole", cwd=tmp_path)
     assert whole.returncode == 0, whole.stderr
     words = [sys.executable, "-m", "mpcc", "run", *train, "--iterations", "1000", "--out", "killed", "--devices", "2"]
@@ -219,28 +247,27 @@ def test_a_killed_process_ends_all_with_one_message_and_the_run_goes_on_with_the
     assert "Traceback" not in output
     done = torch.load(tmp_path / "killed" / "checkpoints" / "last.pt", weights_only=True)["iteration"]
     assert done >= 10
-    again = command("--resume", "killed", "--iterations", str(done + 5), cwd=tmp_path)
-    assert again.returncode == 0, again.stderr
-    longer = command("--resume", "whole", "--iterations", str(done + 5), cwd=tmp_path)
-    assert longer.returncode == 0, longer.stderr
+    for run in ("killed", "whole"):
+        longer = command("--resume", run, "--iterations", str(max(done, 15) + 5), cwd=tmp_path)
+        assert longer.returncode == 0, longer.stderr
     assert same_bits(tmp_path / "killed", tmp_path / "whole")
 
 
 def test_a_run_moves_between_numbers_of_processes(tmp_path: Path) -> None:
     out = tmp_path / "moved"
-    alone = command(*SMALL, "--iterations", "24", "--out", "alone", devices=None, cwd=tmp_path)
+    alone = command(*SMALL, "--iterations", "9", "--out", "alone", devices=None, cwd=tmp_path)
     assert alone.returncode == 0, alone.stderr
-    for devices, iterations in ((None, 8), (2, 16), (None, 24)):
+    for devices, iterations in ((None, 3), (2, 6), (None, 9)):
         start = ("--resume", str(out)) if out.exists() else (*SMALL, "--out", str(out))
         part = command(*start, "--iterations", str(iterations), devices=devices, cwd=tmp_path)
         assert part.returncode == 0, part.stderr
     one, moved = parts(tmp_path / "alone"), parts(out)
     assert one.keys() == moved.keys()
-    # Sums of float32 in another order; what counts the batches is the same.
-    for name, value in one.items():
-        torch.testing.assert_close(moved[name], value, rtol=1e-2, atol=1e-2)
+    # Sums of float32 in another order; Adam makes whole steps of them where a gradient is nearly 0.
+    away = sum(float((moved[name] - value).double().square().sum()) for name, value in one.items())
+    assert away < 1e-4 * sum(float(value.double().square().sum()) for value in one.values())
     line = json.loads((out / "metrics.jsonl").read_text().splitlines()[-1])
-    assert line["iteration"] == 24
+    assert line["iteration"] == 9
 
 
 @pytest.mark.check
@@ -277,7 +304,7 @@ def test_a_killed_node_of_two_is_restarted_by_torchrun_with_the_same_bits(tmp_pa
 
 
 def test_minutes_and_evaluations_are_shared(tmp_path: Path) -> None:
-    flags = ("--data", "digits", "--minutes", "0.3", "--eval-images", "600", "--out", "brief")
+    flags = ("--data", "digits", "--minutes", "0.7", "--eval-images", "600", "--out", "brief")
     brief = command(*flags, cwd=tmp_path)
     assert brief.returncode == 0, brief.stderr
     results = json.loads((tmp_path / "brief" / "results.json").read_text())
@@ -307,13 +334,13 @@ def test_wrong_numbers_of_processes_are_refused(tmp_path: Path) -> None:
     refused = {
         ("--batch", "51"): "--batch 51 cannot be divided among 2 processes: expected a multiple of 2 (nearest valid",
         ("--seeds", "3"): "--seeds trains in one process: expected one device",
-        ("--clusters", "0"): "must be at least 1",
+        ("--clusters", "0"): "--clusters: the value must be >= 1: 0",
     }
     for words, text in refused.items():
         failed = command("--data", "digits", *words, cwd=tmp_path)
         assert failed.returncode == 2
         assert text in failed.stderr
-        assert failed.stderr.count("error") == 1
+        assert failed.stderr.count("error:") == 1
     with pytest.raises(InvalidInput, match=r"--devices 4096: this machine has \d+ .*nearest valid choice: --devices"):
         check_devices(4096, "cpu")
     assert not list(tmp_path.iterdir())
@@ -322,7 +349,7 @@ def test_wrong_numbers_of_processes_are_refused(tmp_path: Path) -> None:
 def test_an_error_of_one_process_is_said_once(tmp_path: Path) -> None:
     failed = command("--data", "folder", "--data.path", "nothing-here", cwd=tmp_path)
     assert failed.returncode == 2
-    assert failed.stderr.count("error") == 1
+    assert failed.stderr.count("error:") == 1
     assert "Traceback" not in failed.stderr
 
 

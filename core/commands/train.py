@@ -314,11 +314,9 @@ def train(registry: Registry, config: RunConfig, out: Path | None, resume: Path 
 
     with ranks.joined(cuda=config.run.device != "cpu" and torch.cuda.is_available()) as together:
         # The first process may go on with a run whose configuration the others have not read.
-        tables, origins = together.told((config.to_tables(), dict(config.origins)))
+        told = together.told((config.to_tables(), config.run, dict(config.origins)))
         if not together.first:
-            config = resolve(registry, [Layer("first process", tables)], "none")
-            config = attrs.evolve(config, origins=origins)
-            return help_to_train(registry, config, began, f"process {together.index} of {together.size}")
+            return help_to_train(registry, *told, began, f"process {together.index} of {together.size}")
         try:
             return train_here(registry, config, out, resume, began)
         except RankLost as error:
@@ -354,19 +352,30 @@ def train_here(registry: Registry, config: RunConfig, out: Path | None, resume: 
     return 0
 
 
-def help_to_train(registry: Registry, config: RunConfig, began: float, name: str) -> int:
+def help_to_train(
+    registry: Registry,
+    tables: Mapping[str, Mapping[str, Any]],
+    run: RunSettings,
+    origins: Mapping[str, str],
+    began: float,
+    name: str,
+) -> int:
     """Take part in a run of the first process; return the exit status.
 
     Arguments:
         registry: The plugins.
-        config: The configuration.
+        tables: The plugins and their options, as the first process has them.
+        run: Its settings.
+        origins: Where its values come from.
         began: The monotonic clock's time at which the command began.
         name: Of this process, for errors.
     """
     from mpcc.core.run.whole_run import follow_run
 
     try:
-        follow_run(registry, config, began=began)
+        plugins = {section: table for section, table in tables.items() if section != "run"}
+        config = resolve(registry, [Layer("first process", plugins)], "none")
+        follow_run(registry, attrs.evolve(config, run=run, origins=dict(origins)), began=began)
     except RankLost as error:
         return error.status  # the first process says so
     except (InvalidInput, OutOfResources, TrainingDiverged) as error:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import contextlib
 import os
 import time
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
 from datetime import timedelta
 from typing import Any
@@ -37,7 +37,8 @@ class Ranks:
         index: The number of this one, from 0.
         on_machine: Its number among those of its machine, from 0; that of its GPU.
         bytes: Bytes that this rank has handed in to be reduced, by what they were.
-        seconds: How long that took, on the CPU, by what they were.
+        calls: How often.
+        seconds: How long that took the host, by what they were.
 
     Example:
         >>> alone = Ranks()
@@ -49,7 +50,8 @@ class Ranks:
     index: int = 0
     on_machine: int = 0
     bytes: Counter[str] = attrs.field(factory=Counter, eq=False)
-    seconds: Counter[str] = attrs.field(factory=Counter, eq=False)
+    calls: Counter[str] = attrs.field(factory=Counter, eq=False)
+    seconds: defaultdict[str, float] = attrs.field(factory=lambda: defaultdict(float), eq=False)
 
     @property
     def alone(self) -> bool:
@@ -165,6 +167,7 @@ class Ranks:
         with self._together():
             torch.distributed.all_reduce(values, operation or torch.distributed.ReduceOp.SUM)
         self.bytes[what] += values.numel() * values.element_size()
+        self.calls[what] += 1
         self.seconds[what] += time.perf_counter() - began
 
 

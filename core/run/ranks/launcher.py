@@ -26,8 +26,6 @@ __all__ = ["check_devices", "launch", "without_devices"]
 
 FLAG = "--devices"
 SECONDS_TO_STOP = 600
-# Of processes that end because another one has ended.
-STATUSES_OF_LOSS = (RankLost.status, -signal.SIGTERM)
 
 
 def check_devices(devices: int, device: str) -> None:
@@ -104,10 +102,9 @@ def launch(words: Sequence[str], devices: int, folder: Path) -> int:
     except SignalException:
         return EXIT_INTERRUPTED
     except ChildFailedError as error:
-        told = [failure.exitcode for failure in error.failures.values() if failure.exitcode not in STATUSES_OF_LOSS]
-        if any(status > 0 for status in told):
-            return max(told)
         rank, first = error.get_first_failure()
+        if first.exitcode > 0 and first.exitcode != RankLost.status:
+            return int(first.exitcode)
         how = f" was ended by {signal.Signals(-first.exitcode).name}" if first.exitcode < 0 else " has ended"
         raise RankLost(
             f"process {rank} of {devices}{how}, and so all of them; continue with: mpcc-run --resume {quoted(folder)} "

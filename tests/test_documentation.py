@@ -118,7 +118,7 @@ def test_every_block_on_writing_an_unusual_prior_runs_in_order(workplace: Path) 
 
 OTHER_PAGES = [
     *("architectures.md", "compatibility.md", "real-images.md", "reliability.md", "scores.md", "time-budgets.md"),
-    *("choosing-k.md", "objectives.md", "seeds.md", "sweeps.md", "tutorial.md"),
+    *("choosing-k.md", "objectives.md", "scaling.md", "seeds.md", "sweeps.md", "tutorial.md"),
     *(pytest.param(page, marks=pytest.mark.check) for page in ("data.md", "how-to.md", "performance.md")),
 ]
 

@@ -34,7 +34,7 @@ FLAGS = {
         "--lr",
         "--lr-decay",
     ),
-    *("--generator-lr-factor", "--label-draws", "--init-from"),
+    *("--generator-lr-factor", "--label-draws", "--init-from", "--batch-norm", "--devices"),
     *("--prior-lr", "--d-steps", "--e-steps", "--ema-decay", "--ema-start", "--latent-weight", "--membership-weight"),
     *(
         "--entropy-weight",

@@ -111,9 +111,12 @@ class ImageStream:
         if transformed:
             # The batches of a position and their copies differ in the seed from the augmentation of the position.
             generator = seeded(self.seed + 1, self._order.epoch, self._order.position)
-            own = torch.arange(count * self._order.batch).view(count, -1)[:, self._order.own].flatten()
             copies = transforms.transformed(
-                batches.flatten(0, 1), self._invariances, generator, own, of=count * self._order.batch
+                batches.flatten(0, 1),
+                self._invariances,
+                generator,
+                self._order.rows(count),
+                of=count * self._order.batch,
             )
             batches = torch.cat([batches, copies.view_as(batches)])
         # The device copies from page-locked memory while the host goes on.
@@ -192,7 +195,14 @@ class BatchOrder:
         if self.position + self.batch > self._count:
             self.seek(self.epoch + 1, 0)
         self.position += self.batch
-        return self._permutation[self.position - self.batch : self.position][self.own]
+        begin = self.position - self.batch
+        return self._permutation[begin + self.own.start : begin + self.own.stop]
+
+    def rows(self, count: int) -> Tensor | None:
+        """Return the places of this rank's images in ``count`` batches, one after another; None if all are its own."""
+        if self.own == slice(0, self.batch):
+            return None
+        return torch.arange(count * self.batch).view(count, -1)[:, self.own].flatten()
 
     def one_batch_ago(self) -> BatchOrder:
         """Return the same order, one batch earlier."""

@@ -2,22 +2,31 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
+import logging
+import signal
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from types import FrameType
+from typing import IO, TYPE_CHECKING, Literal
 
 import attrs
 
-from mpcc.core.commands.flags import Parser, PluginFiles, RunFiles
-from mpcc.core.config import RunSettings, used
-from mpcc.core.config.asked_images import asked_by_flags, asked_by_paths
+from mpcc.core.commands.flags import Parser, PluginFiles, RunFiles, Typed
+from mpcc.core.config import Layer, RunSettings, used
+from mpcc.core.config.asked_images import AskedImages, asked_by_flags, asked_by_paths, standard_input
+from mpcc.core.config.inputs import LIST
 from mpcc.core.config.locations import entries_of, hint_if_moved, places
 from mpcc.core.config.options import option
-from mpcc.core.errors import InvalidInput
+from mpcc.core.errors import EXIT_INTERRUPTED, InvalidInput, RankLost
+from mpcc.core.registry import Registry
+from mpcc.core.run.ranks.environment import follows, launched, told_by_launcher
 from mpcc.core.run.saved_run import check_checkpoint, run_layer
 from mpcc.core.storage.table_formats import check_format
+from mpcc.core.system.signals import handled
 from mpcc.core.system.whole_files import check_new, free, taken
 
 if TYPE_CHECKING:
@@ -31,6 +40,7 @@ SETTINGS = ("workers", "device", "threads", "data_root", "download")
 DATA_HELP = "data set to use instead of the run's, with options --data.OPTION VALUE"
 # What named the images in an earlier version.
 FORMER = "--data-path"
+HELP = {"--help", "-h"}
 
 
 @attrs.frozen(slots=False)
@@ -60,29 +70,157 @@ class PredictFlags(PluginFiles, RunFiles):
         None, "link the files in --sort-into instead of copying them [choices: hard, soft]"
     )
     batch: int = option(256, "images that pass through the encoder at once", least=1)
+    devices: int | None = option(
+        None,
+        "predict in so many processes of this machine, one for each GPU, or for a part of the cores; each reads and "
+        "encodes batches of its own",
+        least=1,
+    )
+
+
+@attrs.frozen
+class Request:
+    """What a command line asks for.
+
+    Attributes:
+        flags: The command's own flags.
+        layer: The run's configuration.
+        registry: The plugins.
+        asked: The images.
+        table: Where their table goes.
+    """
+
+    flags: PredictFlags
+    layer: Layer
+    registry: Registry
+    asked: AskedImages
+    table: Path
 
 
 def predict_run(words: list[str]) -> int:
     """Execute ``mpcc predict`` and return the exit status."""
+    if launched():
+        return predict_together(words)
+    flags, typed = read_flags(words)
+    several = flags.devices is not None and flags.devices > 1
+    # The first process reads standard input.
+    if not several or LIST not in flags.path:
+        request = requested(flags, typed)
+        for line in [] if several else request.asked.told:
+            print(line, file=sys.stderr)
+        check_outputs(flags, request.table)
+        if not several:
+            return predict(request)
+    return launch_processes(flags, typed, words)
+
+
+def predict_together(words: list[str]) -> int:
+    """Execute ``mpcc predict`` as one of several processes, of which the first talks; return the exit status."""
+    if not HELP.isdisjoint(words):
+        if not follows():
+            read_flags(words)
+        return 0
+    # These imports load torch.
+    from mpcc.core.run.ranks.orders import agreed
+    from mpcc.core.system import ranks
+
+    if follows():
+        # The first process says the same.
+        logging.getLogger("mpcc").setLevel(logging.CRITICAL)
+    # The launcher sends SIGTERM when another process has ended, and says which one.
+    ended = handled(lost, (signal.SIGTERM,)) if told_by_launcher() else contextlib.nullcontext()
+    try:
+        # The results of GPUs are collected on the CPU.
+        with ended, ranks.joined(cuda=False) as together:
+            with agreed():
+                flags, typed = read_flags(words)
+                if flags.devices is not None:
+                    raise InvalidInput(
+                        f"--devices {flags.devices}: torchrun has started the processes: leave out --devices"
+                    )
+                own = standard_input().read() if together.first and LIST in flags.path else b""
+            listed: bytes = together.told(own)
+            with agreed():
+                request = requested(flags, typed, lambda: io.BytesIO(listed))
+                if together.first:
+                    for line in request.asked.told:
+                        print(line, file=sys.stderr)
+                    check_outputs(flags, request.table)
+            return predict(request)
+    except RankLost as error:
+        if follows() or told_by_launcher():
+            return error.status
+        raise
+    except KeyboardInterrupt:
+        if follows():
+            return EXIT_INTERRUPTED
+        raise
+
+
+def lost(number: int, frame: FrameType | None) -> None:
+    """Let a signal end this process as the loss of another one does.
+
+    Raises:
+        RankLost: Always.
+    """
+    raise RankLost("the launcher has ended this process")
+
+
+def launch_processes(flags: PredictFlags, typed: Typed, words: Sequence[str]) -> int:
+    """Predict in several processes of this machine; return the exit status.
+
+    Arguments:
+        flags: Those of the command.
+        typed: The typed values.
+        words: The command line.
+    """
+    from mpcc.core.run.ranks.launcher import check_devices, launch, without_devices
+
+    devices = flags.devices or 1
+    settings = {**run_layer(flags.folder).tables.get("run", {}), **typed.tables.get("run", {})}
+    check_devices(devices, str(settings.get("device")))
+    advice = f"expected the same command again; if memory was short, lower --devices {devices} or --batch {flags.batch}"
+    return launch(["predict", *without_devices(words)], devices, advice)
+
+
+def read_flags(words: Sequence[str]) -> tuple[PredictFlags, Typed]:
+    """Read the command line: the command's own flags, and all typed values.
+
+    Raises:
+        InvalidInput: If a flag or a value is not valid.
+    """
     refuse_former_flag(words)
     parser = Parser("mpcc predict", PURPOSE, "RUN [PATH ...] [flags]")
     parser.declare("Command", PredictFlags, values=PredictFlags())
     parser.declare_names("Images", {"data": DATA_HELP})
     parser.declare("Settings, by default those of the run", RunSettings, "run", only=SETTINGS)
     typed = parser.read_all(words, dotted=["data"])
-    flags = typed.make(PredictFlags)
-    run, source = flags.folder, flags.source
-    layer = run_layer(run)
+    return typed.make(PredictFlags), typed
+
+
+def requested(flags: PredictFlags, typed: Typed, listed: Callable[[], IO[bytes]] = standard_input) -> Request:
+    """Find out what the command line asks for.
+
+    Arguments:
+        flags: The command's own flags.
+        typed: All typed values.
+        listed: Opens the list of paths that ``-`` stands for.
+
+    Raises:
+        InvalidInput: If there is no such run, or there are no such images.
+    """
+    layer = run_layer(flags.folder)
     registry = flags.load(layer)
     if flags.path:
-        asked = asked_by_paths(registry, layer, typed.tables, flags.path)
+        asked = asked_by_paths(registry, layer, typed.tables, flags.path, listed)
     else:
-        asked = asked_by_flags(registry, run, layer, typed.tables)
-    for line in asked.told:
-        print(line, file=sys.stderr)
-    config, table = asked.config, flags.out or asked.table
-    check_outputs(flags, table)
-    # The checks above do not need torch; the imports below load it.
+        asked = asked_by_flags(registry, flags.folder, layer, typed.tables)
+    return Request(flags, layer, registry, asked, flags.out or asked.table)
+
+
+def predict(request: Request) -> int:
+    """Predict the images, alone or as one of several processes; return the exit status."""
+    # The checks before do not need torch; the imports below load it.
     import torch
 
     from mpcc.core.evaluation.generation import Generation
@@ -90,35 +228,52 @@ def predict_run(words: list[str]) -> int:
     from mpcc.core.reporting.verdict import caution
     from mpcc.core.run.assembly import choose_device
     from mpcc.core.run.prediction import load_images, whose_images, write_predictions
+    from mpcc.core.run.ranks.orders import agreed
+    from mpcc.core.run.ranks.rounds import check_alike, failures_told
     from mpcc.core.run.saved_run import trained_model
     from mpcc.core.storage.checkpoint import load_checkpoint
     from mpcc.core.storage.cluster_names import read_names
     from mpcc.core.storage.prediction_output import OutputPaths
+    from mpcc.core.system import ranks
     from mpcc.core.system.resources import memory_errors
 
+    flags, layer, registry, asked = request.flags, request.layer, request.registry, request.asked
+    together = ranks.current()
+    run, source, config = flags.folder, flags.source, asked.config
     if config.run.threads is not None:
         torch.set_num_threads(config.run.threads)
-    state = load_checkpoint(source)
-    check_checkpoint(state, source, layer.tables, places(entries_of(registry, layer.tables)))
-    names = read_names(run, config.run.clusters)
-    device = choose_device(config.run.device)
+    with agreed():
+        state = load_checkpoint(source)
+        check_checkpoint(state, source, layer.tables, places(entries_of(registry, layer.tables)))
+        names = read_names(run, config.run.clusters)
+        if not together.alone and config.run.device != "cpu" and torch.cuda.is_available():
+            ranks.take_gpu(together.on_machine)
+        device = choose_device(config.run.device)
     remedies = f"lower --batch {flags.batch}, choose --data.memory stream, if the data set has it, or --device cpu"
     entries = {entry.name: entry for each, _ in asked.groups for entry in used(registry, each)}
     with (
+        failures_told(),
         memory_errors("predicting", remedies),
         attributed([*used(registry, config), *entries.values()]),
         hint_if_moved(config),
     ):
-        model = trained_model(config, state, source, device)
-        paths = OutputPaths(table, flags.posterior, flags.latents, flags.sort_into, flags.link, flags.reconstruct)
+        paths = OutputPaths(
+            request.table, flags.posterior, flags.latents, flags.sort_into, flags.link, flags.reconstruct
+        )
         settings = config.run
+        with agreed():
+            model = trained_model(config, state, source, device)
+            # Finding images and reading their headers counts, too.
+            started = time.monotonic()
+            images = load_images(asked, state["images"][1])
+            # Only the first process reads the images of the digest.
+            whose = whose_images(asked, images, state, layer.tables.get("data", {})) if together.first else ""
+        check_alike(model, images)
         generation = Generation(model, passes=settings.standing_passes, batch=settings.batch, seed=settings.seed)
-        # Finding images and reading their headers counts, too.
-        started = time.monotonic()
-        images = load_images(asked, state["images"][1])
-        whose = whose_images(asked, images, state, layer.tables.get("data", {}))
         output = write_predictions(model, images, flags.batch, settings.workers, paths, generation, names)
         seconds = time.monotonic() - started
+    if not together.first:
+        return 0
     for line in summary(whose, images, paths, output, seconds):
         print(line)
     if judged := caution(run, warm="init_from" in layer.tables.get("run", {})):

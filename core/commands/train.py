@@ -259,7 +259,8 @@ def launch_processes(config: RunConfig, flags: RunFlags, arguments: list[str]) -
     folder = flags.resume or RunFolder.plan(flags.out, config).path
     if flags.resume is None and flags.out is None:
         words += ["--out", str(folder)]
-    return launch(words, devices, folder)
+    advice = f"continue with: mpcc-run --resume {quoted(folder)} --devices {devices}"
+    return launch(["run", *words], devices, advice)
 
 
 def run_parser(registry: Registry | None = None, config: RunConfig | None = None) -> Parser:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import IO, Any
 
@@ -20,7 +20,7 @@ from mpcc.core.registry import Registry
 from mpcc.core.system.file_names import path_of
 from mpcc.core.system.whole_files import free
 
-__all__ = ["AskedImages", "are_own", "asked_by_flags", "asked_by_paths", "conversion"]
+__all__ = ["AskedImages", "are_own", "asked_by_flags", "asked_by_paths", "conversion", "standard_input"]
 
 Tables = Mapping[str, Mapping[str, Any]]
 
@@ -68,7 +68,24 @@ def asked_by_flags(registry: Registry, run: Path, layer: Layer, tables: Tables) 
     return AskedImages(config, [], run / "predictions.csv" if own else elsewhere, own, told)
 
 
-def asked_by_paths(registry: Registry, layer: Layer, tables: Tables, words: Sequence[Path]) -> AskedImages:
+def standard_input() -> IO[bytes]:
+    """Return standard input.
+
+    Raises:
+        InvalidInput: If it is closed.
+    """
+    if sys.stdin is None:
+        raise InvalidInput("PATH -: standard input is closed: expected a list with a path on each line")
+    return sys.stdin.buffer
+
+
+def asked_by_paths(
+    registry: Registry,
+    layer: Layer,
+    tables: Tables,
+    words: Sequence[Path],
+    listed: Callable[[], IO[bytes]] = standard_input,
+) -> AskedImages:
     """Return the images at paths.
 
     Arguments:
@@ -76,6 +93,7 @@ def asked_by_paths(registry: Registry, layer: Layer, tables: Tables, words: Sequ
         layer: The run's configuration.
         tables: Values of flags by section and name. An option holds for each reader that has it.
         words: Paths, patterns, or ``-`` for a list on standard input.
+        listed: Opens that list.
 
     Raises:
         InvalidInput: If there is nothing at a path, or a flag names other images.
@@ -86,7 +104,7 @@ def asked_by_paths(registry: Registry, layer: Layer, tables: Tables, words: Sequ
             raise InvalidInput(
                 f"PATH {words[0]} and {flag('data', name)} {given[name]} both name images: expected one of them"
             )
-    found = find_inputs(registry, words, standard_input)
+    found = find_inputs(registry, words, listed)
     readers = {reader: registry.entry("dataset", reader).options_class() for reader in {each.reader for each in found}}
     known = {name for cls in readers.values() for name in options.fields(cls)}
     configs = {}
@@ -97,17 +115,6 @@ def asked_by_paths(registry: Registry, layer: Layer, tables: Tables, words: Sequ
         configs[reader] = resolved(registry, layer, {**tables, "data": flags}, {"name": reader, **kept})
     groups = [(configs[each.reader], each) for each in found]
     return AskedImages(groups[0][0], groups, table_named_after(words), own=False)
-
-
-def standard_input() -> IO[bytes]:
-    """Return standard input.
-
-    Raises:
-        InvalidInput: If it is closed.
-    """
-    if sys.stdin is None:
-        raise InvalidInput("PATH -: standard input is closed: expected a list with a path on each line")
-    return sys.stdin.buffer
 
 
 def resolved(registry: Registry, layer: Layer, tables: Tables, data: Mapping[str, Any]) -> RunConfig:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import signal
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from typing import Any
 
 import torch
@@ -18,14 +18,20 @@ from mpcc.core.system.signals import END_SIGNALS
 __all__ = ["in_order", "read_ahead"]
 
 
-def in_order(images: Tensor | ImageSource, batch: int, *, workers: int = 0) -> Iterator[Tensor]:
+def in_order(
+    images: Tensor | ImageSource, batch: int, *, workers: int = 0, index: int = 0, of: int = 1
+) -> Generator[Tensor, None, None]:
     """Yield all images, uint8, (n, D, R, R), once, in their order; the last batch may be incomplete.
+
+    Of several that share the images, each gets some of the batches, and no image is read twice.
 
     Arguments:
         images: uint8, shape (N, D, R, R).
         batch: Images in a batch.
         workers: The most processes that read ahead, two batches each, if the images are an `ImageSource`. With 0, a
             batch is read when it is asked for. A tensor needs no workers.
+        index: The number among those that share the images, from 0; batch k belongs to number k mod ``of``.
+        of: How many share them.
 
     Raises:
         InvalidInput: If an image cannot be read.
@@ -33,13 +39,15 @@ def in_order(images: Tensor | ImageSource, batch: int, *, workers: int = 0) -> I
     Example:
         >>> [batch.tolist() for batch in in_order(torch.arange(5).to(torch.uint8), 2)]
         [[0, 1], [2, 3], [4]]
+        >>> [batch.tolist() for batch in in_order(torch.arange(5).to(torch.uint8), 2, index=1, of=2)]
+        [[2, 3]]
     """
     if isinstance(images, Tensor):
-        yield from torch.split(images, batch)
+        yield from torch.split(images, batch)[index::of]
         return
+    batches = Ranges(images.shape[0], batch, index, of)
     # One batch is not worth a process.
-    workers = min(workers, (images.shape[0] - 1) // batch)
-    yield from read_ahead(images, Ranges(images.shape[0], batch), workers)
+    yield from read_ahead(images, batches, min(workers, max(0, len(batches) - 1)))
 
 
 def read_ahead(images: Tensor | ImageSource, batches: Sampler[Any], workers: int) -> Iterator[Tensor]:
@@ -98,17 +106,27 @@ class BatchReader(Dataset[Any]):
 class Ranges(Sampler[range]):
     """The indices 0..count-1 in ranges of at most ``batch``, each made when its turn comes.
 
+    Arguments:
+        count: How many indices.
+        batch: The most indices in a range.
+        index: The first range, from 0.
+        of: The distance to the next range, if several share them.
+
     Example:
-        >>> list(Ranges(5, 2))
-        [range(0, 2), range(2, 4), range(4, 5)]
+        >>> list(Ranges(5, 2)), list(Ranges(5, 2, 1, 2))
+        ([range(0, 2), range(2, 4), range(4, 5)], [range(2, 4)])
     """
 
-    def __init__(self, count: int, batch: int) -> None:
+    def __init__(self, count: int, batch: int, index: int = 0, of: int = 1) -> None:
         self._count, self._batch = count, batch
+        self._starts = range(index * batch, count, of * batch)
 
     def __iter__(self) -> Iterator[range]:
-        for start in range(0, self._count, self._batch):
+        for start in self._starts:
             yield range(start, min(start + self._batch, self._count))
+
+    def __len__(self) -> int:
+        return len(self._starts)
 
 
 def leave_signals_to_the_run(worker: int) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -10,14 +11,14 @@ from mpcc.core.config import RunConfig
 from mpcc.core.config.asked_images import AskedImages, conversion
 from mpcc.core.contracts import ImageSet
 from mpcc.core.errors import InvalidInput, TrainingDiverged
-from mpcc.core.evaluation import inference
 from mpcc.core.evaluation.generation import Generation
 from mpcc.core.images.fingerprint import fingerprint
 from mpcc.core.images.joined import joined
-from mpcc.core.images.read_ahead import in_order
 from mpcc.core.method.model import Model
 from mpcc.core.run.assembly import load_data
+from mpcc.core.run.ranks.rounds import predictions_in_rounds
 from mpcc.core.storage.prediction_output import OutputPaths, PredictionOutput
+from mpcc.core.system import ranks
 from mpcc.core.system.allocator import kept_memory
 from mpcc.core.system.file_names import path_of, printable
 
@@ -93,24 +94,28 @@ def write_predictions(
     generation: Generation | None = None,
     names: Mapping[int, str] | None = None,
 ) -> PredictionOutput:
-    """Predict all images and write the results.
+    """Predict all images and write the results; if several ranks call it, each predicts its share.
 
     Arguments:
         model: Encoder and prior.
         data: The images.
         batch: Images in each pass through the encoder.
-        workers: Processes that read ahead.
+        workers: Processes of each rank that read ahead.
         paths: Where the results go.
         generation: Makes reconstructions, if there are any.
         names: Names of clusters, by number.
+
+    Returns:
+        What the first rank has found and written; on other ranks, nothing was added to it.
 
     Raises:
         InvalidInput: If an image cannot be read, or a file cannot be written.
         TrainingDiverged: If locations or posteriors are not finite.
     """
     output = PredictionOutput(model.prior.clusters, names)
-    with kept_memory(model.device.type == "cpu"), output.opened(paths, data, model.prior.latent_dim, generation):
-        for prediction in inference.predictions(model, in_order(data.images, batch, workers=workers), batch=batch):
+    opened = output.opened(paths, data, model.prior.latent_dim, generation)
+    with kept_memory(model.device.type == "cpu"), opened if ranks.current().first else contextlib.nullcontext():
+        for prediction in predictions_in_rounds(model, data.images, batch, workers=workers):
             if not prediction.finite:
                 raise TrainingDiverged(
                     "the encoder's locations or their posteriors are not finite: training has diverged"

@@ -22,7 +22,7 @@ from torch.autograd.function import FunctionCtx
 
 from mpcc.core.errors import InvalidInput, RankLost
 
-__all__ = ["TIMEOUT", "Ranks", "current", "joined"]
+__all__ = ["TIMEOUT", "Ranks", "current", "joined", "take_gpu"]
 
 # An evaluation of the first rank, for which the others wait, may take long.
 TIMEOUT = timedelta(hours=2)
@@ -193,6 +193,20 @@ class Sum(torch.autograd.Function):
 _current = Ranks()
 
 
+def take_gpu(on_machine: int) -> None:
+    """Let this process compute on the GPU of its number among the processes of its machine.
+
+    Raises:
+        InvalidInput: If the machine has fewer GPUs.
+    """
+    if on_machine >= torch.cuda.device_count():
+        raise InvalidInput(
+            f"this machine has {torch.cuda.device_count()} GPUs for more processes: expected one each (nearest "
+            f"valid choice: --devices {torch.cuda.device_count()})"
+        )
+    torch.cuda.set_device(on_machine)
+
+
 def current() -> Ranks:
     """Return the ranks of the training that this process takes part in; by default it is alone."""
     return _current
@@ -211,12 +225,7 @@ def joined(*, cuda: bool) -> Iterator[Ranks]:
     global _current
     on_machine = int(os.environ.get("LOCAL_RANK", "0"))
     if cuda:
-        if on_machine >= torch.cuda.device_count():
-            raise InvalidInput(
-                f"this machine has {torch.cuda.device_count()} GPUs for more processes: expected one each (nearest "
-                f"valid choice: --devices {torch.cuda.device_count()})"
-            )
-        torch.cuda.set_device(on_machine)
+        take_gpu(on_machine)
     # Tensors on the CPU, such as decisions, must not make GPUs wait.
     torch.distributed.init_process_group("cpu:gloo,cuda:nccl" if cuda else "gloo", timeout=TIMEOUT)
     before, _current = (

@@ -1,6 +1,7 @@
-"""Starts the processes of a training with several devices, through the launcher of torchrun, and tells how they ended.
+"""Starts the processes of a command with several devices, through the launcher of torchrun, and tells how they ended.
 
-``mpcc-run --devices N`` calls `launch`. A user of several machines calls torchrun itself, with ``-m mpcc run``.
+``mpcc-run --devices N`` and ``mpcc predict --devices N`` call `launch`. A user of several machines calls torchrun
+itself, with ``-m mpcc run`` or ``-m mpcc predict``.
 """
 
 from __future__ import annotations
@@ -11,16 +12,12 @@ import signal
 import sys
 import uuid
 from collections.abc import Sequence
-from pathlib import Path
-from types import FrameType
 
 import torch
 
 from mpcc.core.errors import EXIT_INTERRUPTED, InvalidInput, RankLost
 from mpcc.core.run.ranks.environment import LAUNCHED
 from mpcc.core.run.timed_steps import load_before
-from mpcc.core.system.output_streams import quoted
-from mpcc.core.system.signals import handled
 
 __all__ = ["check_devices", "launch", "without_devices"]
 
@@ -62,13 +59,13 @@ def without_devices(words: Sequence[str]) -> list[str]:
     return kept
 
 
-def launch(words: Sequence[str], devices: int, folder: Path) -> int:
-    """Run ``mpcc-run`` in several processes of this machine, and return the exit status of the first that failed.
+def launch(words: Sequence[str], devices: int, advice: str) -> int:
+    """Run ``mpcc`` in several processes of this machine, and return the exit status of the first that failed.
 
     Arguments:
-        words: The arguments of each process.
+        words: The arguments of each process; the first is the command, such as ``run``.
         devices: How many processes.
-        folder: The run folder, for the message.
+        advice: What to do if a process is lost, the end of the message.
 
     Raises:
         RankLost: If a process was ended by a signal, and no process has said so.
@@ -79,7 +76,8 @@ def launch(words: Sequence[str], devices: int, folder: Path) -> int:
     from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
     # It reports every process that ends; the message below says it in one line.
-    logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)
+    for name in ("torch.distributed.elastic", "torch.distributed.elastic.agent.server.api"):
+        logging.getLogger(name).setLevel(logging.CRITICAL)
     config = LaunchConfig(
         min_nodes=1,
         max_nodes=1,
@@ -89,16 +87,15 @@ def launch(words: Sequence[str], devices: int, folder: Path) -> int:
         rdzv_endpoint="localhost:0",
         max_restarts=0,
         logs_specs=DefaultLogsSpecs(),
-        # A Ctrl-C reaches all processes of the terminal; passed on, it would count as a second one.
-        signals_to_handle="SIGTERM,SIGHUP",
+        # Each process has a session of its own, which no Ctrl-C of the terminal reaches: all signals are passed on.
+        signals_to_handle="SIGINT,SIGTERM,SIGHUP",
         shutdown_timeout=SECONDS_TO_STOP,
     )
     # With more threads than cores, they would wait for each other.
     os.environ[LAUNCHED] = str(devices)
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, load_before()[1] // devices)))
     try:
-        with handled(leave_to_the_processes, (signal.SIGINT,)):
-            elastic_launch(config, sys.executable)("-m", "mpcc", "run", *words)
+        elastic_launch(config, sys.executable)("-m", "mpcc", *words)
     except SignalException:
         return EXIT_INTERRUPTED
     except ChildFailedError as error:
@@ -106,12 +103,5 @@ def launch(words: Sequence[str], devices: int, folder: Path) -> int:
         if first.exitcode > 0 and first.exitcode != RankLost.status:
             return int(first.exitcode)
         how = f" was ended by {signal.Signals(-first.exitcode).name}" if first.exitcode < 0 else " has ended"
-        raise RankLost(
-            f"process {rank} of {devices}{how}, and so all of them; continue with: mpcc-run --resume {quoted(folder)} "
-            f"{FLAG} {devices}"
-        ) from error
+        raise RankLost(f"process {rank} of {devices}{how}, and so all of them; {advice}") from error
     return 0
-
-
-def leave_to_the_processes(number: int, frame: FrameType | None) -> None:
-    """Do nothing: the first process stops the run."""

@@ -25,7 +25,7 @@ from mpcc.core.system import ranks
 from mpcc.core.system.randomness import random_states, restore_random_states
 from mpcc.core.system.signals import handled
 
-__all__ = ["Orders", "agreed", "follow"]
+__all__ = ["Orders", "agreed", "digest", "follow"]
 
 
 class Orders:

@@ -253,6 +253,19 @@ def test_a_killed_process_ends_all_with_one_message_and_the_run_goes_on_with_the
     assert same_bits(tmp_path / "killed", tmp_path / "whole")
 
 
+@pytest.mark.check
+def test_a_stop_of_all_processes_saves_the_run(tmp_path: Path) -> None:
+    words = [sys.executable, "-m", "mpcc", "run", *SMALL, "--iterations", "1000", "--checkpoint-every", "5"]
+    with started([*words, "--out", "stopped", "--devices", "2"], tmp_path) as process:
+        wait_for(tmp_path / "stopped" / "checkpoints" / "last.pt")
+        process.send_signal(signal.SIGINT)
+        output, _ = process.communicate(timeout=120)
+    assert process.returncode == 130
+    assert "continue with: mpcc-run --resume stopped" in output
+    assert "Traceback" not in output
+    assert "error" not in output
+
+
 def test_a_run_moves_between_numbers_of_processes(tmp_path: Path) -> None:
     out = tmp_path / "moved"
     alone = command(*SMALL, "--iterations", "9", "--out", "alone", devices=None, cwd=tmp_path)

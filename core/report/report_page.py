@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,8 @@ REPORT_FILE = "report.html"
 MOST_CELLS = 2500
 # The number whose colour a curve has that is alone in its panel: blue.
 SINGLE = 7
+# The name of a run folder that says little without that of the folder around it.
+PART_OF_STUDY = re.compile(r"(seed|clusters)-\d+")
 # What repeats a run where somebody else has its configuration beside the page.
 SENT_COMMAND = "mpcc-run --config config.toml --out again"
 
@@ -85,7 +88,7 @@ def page_of(record: RunRecord, meanings: Mapping[str, str], *, sent_as: str = ""
     cloud = None if evaluated.latents is None else scatter(evaluated.latents, evaluated.clusters, seed)
     return rendered(
         "report.html",
-        title=sent_as or record.folder.absolute().name,
+        title=sent_as or title_of(record.folder.absolute()),
         sent=bool(sent_as),
         record=record,
         results=results,
@@ -101,6 +104,21 @@ def page_of(record: RunRecord, meanings: Mapping[str, str], *, sent_as: str = ""
         files={name: (record.folder / name).exists() for name in ("samples.png", "confusion.png", "kmeans.png")},
         command=SENT_COMMAND if sent_as and record.config else command(record),
     )
+
+
+def title_of(folder: Path) -> str:
+    """Return the name of a run folder, after those of the folders in which seeds and numbers of clusters are compared.
+
+    Example:
+        >>> title_of(Path("/runs/digits")), title_of(Path("/runs/garments/clusters-10/seed-1"))
+        ('digits', 'garments/clusters-10/seed-1')
+    """
+    names = [folder.name]
+    for parent in folder.parents:
+        if not PART_OF_STUDY.fullmatch(names[0]) or not parent.name:
+            break
+        names.insert(0, parent.name)
+    return "/".join(names)
 
 
 def judged(record: RunRecord, *, advise: bool = True) -> Verdict | None:

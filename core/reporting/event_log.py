@@ -113,7 +113,8 @@ class EventLog:
         self._settings = tables
         # An indented block is shown as it is.
         lines = "".join(f"    {line}\n" for line in config.splitlines())
-        self.note("run", f"    {command}\n\nThe configuration, config.toml:\n\n{lines}")
+        # TensorBoard shows capital letters first.
+        self.note("Run", f"    {command}\n\nThe configuration, config.toml:\n\n{lines}")
 
     def losses(
         self,

@@ -41,6 +41,8 @@ DATA_HELP = "data set to use instead of the run's, with options --data.OPTION VA
 # What named the images in an earlier version.
 FORMER = "--data-path"
 HELP = {"--help", "-h"}
+# The first of several processes ends within this time.
+SECONDS_TO_END = 10
 
 
 @attrs.frozen(slots=False)
@@ -100,7 +102,9 @@ class Request:
 def predict_run(words: list[str]) -> int:
     """Execute ``mpcc predict`` and return the exit status."""
     if launched():
-        return predict_together(words)
+        # The launcher sends SIGTERM when another process has ended, and says which one.
+        with handled(end_silently, (signal.SIGTERM,)) if told_by_launcher() else contextlib.nullcontext():
+            return predict_together(words)
     flags, typed = read_flags(words)
     several = flags.devices is not None and flags.devices > 1
     # The first process reads standard input.
@@ -127,11 +131,9 @@ def predict_together(words: list[str]) -> int:
     if follows():
         # The first process says the same.
         logging.getLogger("mpcc").setLevel(logging.CRITICAL)
-    # The launcher sends SIGTERM when another process has ended, and says which one.
-    ended = handled(lost, (signal.SIGTERM,)) if told_by_launcher() else contextlib.nullcontext()
     try:
         # The results of GPUs are collected on the CPU.
-        with ended, ranks.joined(cuda=False) as together:
+        with ranks.joined(cuda=False) as together:
             with agreed():
                 flags, typed = read_flags(words)
                 if flags.devices is not None:
@@ -147,7 +149,14 @@ def predict_together(words: list[str]) -> int:
                         print(line, file=sys.stderr)
                     check_outputs(flags, request.table)
             return predict(request)
+    except SystemExit as end:
+        # A launcher that has ended this process waits for it.
+        if follows() and end.code != RankLost.status:
+            let_the_first_end()
+        raise
     except RankLost as error:
+        if follows():
+            let_the_first_end()
         if follows() or told_by_launcher():
             return error.status
         raise
@@ -157,13 +166,22 @@ def predict_together(words: list[str]) -> int:
         raise
 
 
-def lost(number: int, frame: FrameType | None) -> None:
+def let_the_first_end() -> None:
+    """Wait for the first process, or the signal of the launcher that comes when it has ended.
+
+    A launcher that sees a process end stops the others, and the first one could not say what is wrong.
+    """
+    with contextlib.suppress(KeyboardInterrupt):
+        time.sleep(SECONDS_TO_END)
+
+
+def end_silently(number: int, frame: FrameType | None) -> None:
     """Let a signal end this process as the loss of another one does.
 
     Raises:
-        RankLost: Always.
+        SystemExit: Always.
     """
-    raise RankLost("the launcher has ended this process")
+    raise SystemExit(RankLost.status)
 
 
 def launch_processes(flags: PredictFlags, typed: Typed, words: Sequence[str]) -> int:

@@ -59,6 +59,11 @@ def without_devices(words: Sequence[str]) -> list[str]:
     return kept
 
 
+def lost_others(status: int) -> bool:
+    """Return whether a process with this exit status has ended because another one had ended."""
+    return status in (RankLost.status, -signal.SIGTERM)
+
+
 def launch(words: Sequence[str], devices: int, advice: str) -> int:
     """Run ``mpcc`` in several processes of this machine, and return the exit status of the first that failed.
 
@@ -99,7 +104,7 @@ def launch(words: Sequence[str], devices: int, advice: str) -> int:
     except SignalException:
         return EXIT_INTERRUPTED
     except ChildFailedError as error:
-        rank, first = error.get_first_failure()
+        rank, first = min(error.failures.items(), key=lambda each: (lost_others(each[1].exitcode), each[1].timestamp))
         if first.exitcode > 0 and first.exitcode != RankLost.status:
             return int(first.exitcode)
         how = f" was ended by {signal.Signals(-first.exitcode).name}" if first.exitcode < 0 else " has ended"

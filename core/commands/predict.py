@@ -23,7 +23,7 @@ from mpcc.core.config.locations import entries_of, hint_if_moved, places
 from mpcc.core.config.options import option
 from mpcc.core.errors import EXIT_INTERRUPTED, InvalidInput, RankLost
 from mpcc.core.registry import Registry
-from mpcc.core.run.ranks.environment import follows, launched, told_by_launcher
+from mpcc.core.run.ranks.environment import follows, launched, let_the_first_end, told_by_launcher
 from mpcc.core.run.saved_run import check_checkpoint, run_layer
 from mpcc.core.storage.table_formats import check_format
 from mpcc.core.system.signals import handled
@@ -41,8 +41,6 @@ DATA_HELP = "data set to use instead of the run's, with options --data.OPTION VA
 # What named the images in an earlier version.
 FORMER = "--data-path"
 HELP = {"--help", "-h"}
-# The first of several processes ends within this time.
-SECONDS_TO_END = 10
 
 
 @attrs.frozen(slots=False)
@@ -164,15 +162,6 @@ def predict_together(words: list[str]) -> int:
         if follows():
             return EXIT_INTERRUPTED
         raise
-
-
-def let_the_first_end() -> None:
-    """Wait for the first process, or the signal of the launcher that comes when it has ended.
-
-    A launcher that sees a process end stops the others, and the first one could not say what is wrong.
-    """
-    with contextlib.suppress(KeyboardInterrupt):
-        time.sleep(SECONDS_TO_END)
 
 
 def end_silently(number: int, frame: FrameType | None) -> None:

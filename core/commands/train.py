@@ -35,7 +35,7 @@ from mpcc.core.config.locations import check_only_places, entries_of, places
 from mpcc.core.config.options import option
 from mpcc.core.errors import EXIT_INTERRUPTED, InvalidInput, OutOfResources, RankLost, TrainingDiverged
 from mpcc.core.registry import Registry
-from mpcc.core.run.ranks.environment import earlier_folder, follows, launched, told_by_launcher
+from mpcc.core.run.ranks.environment import earlier_folder, follows, launched, let_the_first_end, told_by_launcher
 from mpcc.core.studies.count_record import CountRecord, compares_counts, count_folder
 from mpcc.core.studies.seed_list import PART, parse_seeds, work_in_runs
 from mpcc.core.studies.seed_record import compares_seeds
@@ -172,9 +172,14 @@ def run_command(arguments: list[str], began: float | None = None) -> int:
     if not PRINTING.isdisjoint(arguments):
         return 0
     try:
-        return run_words(arguments, began)
+        status = run_words(arguments, began)
     except InvalidInput as error:
-        raise SystemExit(error.status) from error
+        status = error.status
+    except SystemExit as end:
+        status = end.code if isinstance(end.code, int) else 1
+    if status:
+        let_the_first_end()
+    return status
 
 
 def run_words(arguments: list[str], began: float) -> int:

@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import time
 from pathlib import Path
 
-__all__ = ["LAUNCHED", "begun", "earlier_folder", "follows", "launched", "told_by_launcher"]
+__all__ = [
+    *("LAUNCHED", "begun", "earlier_folder", "follows", "launched", "let_the_first_end"),
+    "told_by_launcher",
+]
 
 # ``mpcc-run --devices`` sets it for the processes that it starts.
 LAUNCHED = "MPCC_DEVICES"
 # The file of a run folder with the identity of the job of torchrun that has begun the run.
 JOB = Path("checkpoints") / "torchrun-job"
+# The first of several processes ends within this time.
+SECONDS_TO_END = 10
 
 
 def launched() -> bool:
@@ -63,3 +70,12 @@ def earlier_folder(out: Path | None) -> Path | None:
         except (OSError, UnicodeDecodeError):
             continue
     return None
+
+
+def let_the_first_end() -> None:
+    """Wait for the first process, or the signal of the launcher that comes when it has ended.
+
+    A launcher that sees a process end stops the others, and the first one could not say what is wrong.
+    """
+    with contextlib.suppress(KeyboardInterrupt):
+        time.sleep(SECONDS_TO_END)

@@ -320,9 +320,9 @@ def train(registry: Registry, config: RunConfig, out: Path | None, resume: Path 
 
     with ranks.joined(cuda=config.run.device != "cpu" and torch.cuda.is_available()) as together:
         # The first process may go on with a run whose configuration the others have not read.
-        told = together.told((config.to_tables(), config.run, dict(config.origins)))
+        tables, run, origins = together.told((config.to_tables(), config.run, dict(config.origins)))
         if not together.first:
-            return help_to_train(registry, *told, began, f"process {together.index} of {together.size}")
+            return help_to_train(registry, tables, run, origins, began, f"process {together.index} of {together.size}")
         try:
             return train_here(registry, config, out, resume, began)
         except RankLost as error:

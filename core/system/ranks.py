@@ -175,7 +175,7 @@ class Sum(torch.autograd.Function):
     """The sum over ranks. Its gradient is the sum of the ranks' gradients, as each of them uses it."""
 
     @staticmethod
-    def forward(ctx: FunctionCtx, values: Tensor, ranks: Ranks, what: str) -> Tensor:  # type: ignore[override]
+    def forward(ctx: FunctionCtx, values: Tensor, ranks: Ranks, what: str) -> Tensor:
         """Return the sum."""
         ctx.ranks, ctx.what = ranks, what  # type: ignore[attr-defined]
         total = values.detach().clone(memory_format=torch.contiguous_format)
@@ -183,7 +183,7 @@ class Sum(torch.autograd.Function):
         return total
 
     @staticmethod
-    def backward(ctx: FunctionCtx, gradient: Tensor) -> tuple[Tensor, None, None]:  # type: ignore[override]
+    def backward(ctx: FunctionCtx, gradient: Tensor) -> tuple[Tensor, None, None]:
         """Return the sum of the gradients."""
         total = gradient.clone(memory_format=torch.contiguous_format)
         ctx.ranks._reduce(total, ctx.what)  # type: ignore[attr-defined]

@@ -12,6 +12,7 @@ from collections.abc import Callable, Sequence
 from mpcc.core.commands.train import run_command
 from mpcc.core.errors import EXIT_INTERRUPTED, InvalidInput, OutOfResources, TrainingDiverged, unknown_name
 from mpcc.core.reporting.messages import messages_shown
+from mpcc.core.run.ranks.environment import follows, launched
 from mpcc.core.system.output_streams import SafeStream, safe_streams
 from mpcc.core.system.signals import ends_interrupt
 
@@ -32,6 +33,8 @@ COMMANDS = {
     "sweep": ("studies.sweep:sweep_command", "train a grid of runs, shared by processes and machines"),
     "bench": ("bench:bench", "measure the speed of training, loading and prediction"),
 }
+# The commands that several processes of torchrun carry out together.
+SHARED = ("run", "predict")
 # Flags with which a command only prints.
 PRINTING = {"--help", "-h", "--version", "--dry-run"}
 HELP = f"""usage: mpcc COMMAND [flags]
@@ -124,6 +127,13 @@ def mpcc_command(words: list[str]) -> int:
         return run_command(words)
     if words[0] not in COMMANDS:
         raise unknown_name("command", words[0], COMMANDS)
+    if launched() and words[0] not in SHARED:
+        if follows():
+            return InvalidInput.status
+        raise InvalidInput(
+            f"mpcc {words[0]} runs in one process, and torchrun has started several: expected mpcc "
+            f"{' or mpcc '.join(SHARED)}"
+        )
     return called(words[0], words[1:])
 
 

@@ -191,11 +191,10 @@ def run_words(arguments: list[str], began: float) -> int:
         return 0
     typed = run_parser().read([word for word in arguments if word not in HELP], (*SECTIONS, METRICS))
     flags = typed.make(RunFlags)
-    if launched():
-        if flags.devices is not None:
-            raise InvalidInput(f"--devices {flags.devices}: torchrun has started the processes: leave out --devices")
-        if flags.resume is None and not follows() and (earlier := earlier_folder(flags.out)) is not None:
-            return run_words(["--resume", str(earlier)], began)
+    if launched() and flags.devices is not None:
+        raise InvalidInput(f"--devices {flags.devices}: torchrun has started the processes: leave out --devices")
+    if flags.resume is None and not follows() and (earlier := earlier_folder(flags.out)) is not None:
+        return run_words(["--resume", str(earlier)], began)
     seeds, part = flags.seed_list(typed.tables), 1.0 if flags.all else flags.part or PART
     saved = flags.saved()
     lower = [environment_layer(), *([saved] if saved else [])]
@@ -384,6 +383,8 @@ def help_to_train(
         follow_run(registry, attrs.evolve(config, run=run, origins=dict(origins)), began=began)
     except RankLost as error:
         return error.status  # the first process says so
+    except KeyboardInterrupt:
+        return EXIT_INTERRUPTED
     except (InvalidInput, OutOfResources, TrainingDiverged) as error:
         print(f"mpcc-run: error: {name}: {' '.join(str(error).split())}", file=sys.stderr)
         return error.status

@@ -169,21 +169,27 @@ class Loss:
             {name: weight for name, (weight, _) in terms.items()},
         )
 
-    def over_ranks(self, phase: str, gradients: Sequence[Tensor]) -> Loss:
+    def over_ranks(self, phase: str, gradients: Sequence[Tensor], latents: Tensor | None) -> tuple[Loss, Tensor | None]:
         """Return the loss of the whole batch, and replace gradients by those of it, in one reduction for all.
 
-        The loss goes with the gradients, so that all ranks see a value that is not finite in the same update.
+        The loss and the size of latents go with the gradients, so that all ranks see a value that is not finite in the
+        same update.
 
         Arguments:
             phase: The name under which bytes are counted.
             gradients: Of this rank's part of the batch.
+            latents: The z that the loss was computed from, if there are any.
+
+        Returns:
+            The loss; and for latents their mean size over the ranks, a scalar, which is finite if all of them are.
         """
         together = ranks.current()
         if together.alone:
-            return self
+            return self, latents
         values = [value.detach().clone() for value in (self.total, *self.terms.values())]
-        together.average([*gradients, *values], phase)
-        return attrs.evolve(self, total=values[0], terms=dict(zip(self.terms, values[1:], strict=True)))
+        size = None if latents is None else torch.linalg.vector_norm(latents.detach(), ord=torch.inf)
+        together.average([*gradients, *values, *([] if size is None else [size])], phase)
+        return attrs.evolve(self, total=values[0], terms=dict(zip(self.terms, values[1:], strict=True))), size
 
     def __add__(self, other: Loss) -> Loss:
         """Return the loss with the terms of both."""

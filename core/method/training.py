@@ -277,7 +277,7 @@ class Trainer:
             name: [parameter.grad for parameter in self._parameters[name] if parameter.grad is not None]
             for name in optimizers
         }
-        loss = loss.over_ranks(phase.name, list(itertools.chain(*gradients.values())))
+        loss, latents = loss.over_ranks(phase.name, list(itertools.chain(*gradients.values())), latents)
         self.guard.watch(phase.name, loss.total, gradients, latents)
         for optimizer in optimizers.values():
             self.engine.step(optimizer)
@@ -310,6 +310,7 @@ class Trainer:
             return "the prior is not fitted: the latents of real images are not finite"
         groups = fit_prior(model.prior, loc, raw_scale, self.stream.seed, self.schedule.prior_fit_groups)
         # Ranks compute the same, on machines that may round differently.
+        groups = ranks.current().told(groups)
         ranks.current().broadcast([*model.prior.parameters(), *model.prior.buffers()])
         if not groups:
             return "the prior is not fitted: its likelihood did not rise"

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from mpcc.core.contracts import Metric
-from mpcc.core.errors import InvalidInput, OutOfResources, TrainingDiverged
+from mpcc.core.errors import InvalidInput, OutOfResources, RankLost, TrainingDiverged
 from mpcc.core.evaluation.evaluation import SAME_IMAGES, choose_images
 from mpcc.core.evaluation.findings import Findings, find
 from mpcc.core.evaluation.sheets import sheets
@@ -289,7 +289,9 @@ class Execution:
             logger.info("look at %s", self.folder.to_look_at())
         except KeyboardInterrupt:
             logger.info("the evaluation was skipped; some files may be those of an earlier one")
-        except Exception as error:  # nothing that goes wrong here is worth the run
+        except RankLost:
+            raise
+        except Exception as error:  # nothing else that goes wrong here is worth the run
             logger.warning("it could not be evaluated: %s", reason(error))
         run.evaluation_seconds = run.seconds - training_seconds
         self.pace.evaluated()

@@ -146,19 +146,23 @@ class Run:
             # Only the first rank evaluates.
             wanted = settings.metrics if together.first else ""
             metrics = choose_metrics(registry, wanted, request, config.metrics) if wanted else {}
-            data = load_data(config)
+            # One process of a machine fetches the files that are missing.
+            first_here = together.on_machine == 0 or not settings.download
+            loaded = load_data(config) if first_here else None
+        with agreed():
+            data = load_data(config) if loaded is None else loaded
         if line := about_size(registry, config, data):
             logger.info(line)
         config, budget = fitted(hinted_by_classes(config, data), len(data)), None
         baseline = PixelBaseline(data, config.run.clusters, settings.seed)
         if settings.minutes is not None:
+            costs = cls._measured(registry, config, data, baseline, device)
+            # The copy makes room for the run.
+            gc.collect()
+            if device.type == "cuda":
+                torch.cuda.empty_cache()
+            seconds = time.monotonic() - began
             with agreed():
-                costs = cls._measured(registry, config, data, baseline, device)
-                # The copy makes room for the run.
-                gc.collect()
-                if device.type == "cuda":
-                    torch.cuda.empty_cache()
-                seconds = time.monotonic() - began
                 if costs is not None:
                     config, budget = budgeted(config, costs, before=seconds, images=len(data), done=done, runs=runs)
                     logger.info(budget.line)

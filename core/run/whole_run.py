@@ -20,7 +20,6 @@ from mpcc.core.run.resume import resume as take_up
 from mpcc.core.run.run import Run
 from mpcc.core.storage.kept_checkpoints import KeptCheckpoints
 from mpcc.core.storage.run_folder import RunFolder
-from mpcc.core.system import ranks
 from mpcc.core.system.output_streams import quoted
 from mpcc.core.system.resources import disk_errors, memory_errors
 
@@ -115,8 +114,7 @@ def carry_out(
             if isinstance(error, KeyboardInterrupt):
                 logger.info("mpcc-run: %s; continue with: %s", kept, folder.resume_line)
             if isinstance(error, RankLost):
-                devices = ranks.current().size
-                again = f"continue with: {folder.resume_line} --devices {devices}"
+                again = "torchrun starts all again if --max-restarts allows it, or continue with: " + folder.resume_line
                 raise RankLost(f"{error}; {kept}; {again}") from error
             for kind in (PluginError, InvalidInput, OutOfResources):
                 if isinstance(error, kind) and said not in str(error):

@@ -40,7 +40,7 @@ def restore_random_states(states: dict[str, Any], *, of_first_device: bool = Fal
         of_first_device: Whether the present CUDA device gets the state of the first one.
     """
     torch.set_rng_state(states["cpu"])
-    if states["cuda"] and of_first_device:
+    if states["cuda"] and of_first_device and torch.cuda.is_available():
         torch.cuda.set_rng_state(states["cuda"][0])
     elif states["cuda"] and torch.cuda.is_available():
         torch.cuda.set_rng_state_all(states["cuda"][: torch.cuda.device_count()])

@@ -18,7 +18,7 @@ from typing import Any
 import attrs
 import torch
 from torch import Tensor
-from torch.autograd.function import FunctionCtx
+from torch.autograd.function import FunctionCtx, once_differentiable
 
 from mpcc.core.errors import InvalidInput, RankLost
 
@@ -107,14 +107,6 @@ class Ranks:
         for tensor, part in zip(tensors, parts, strict=True):
             tensor.detach().copy_(part.view(tensor.shape))
 
-    def largest(self, values: Sequence[int]) -> list[int]:
-        """Return the largest value of all ranks at each place; the processes wait for each other, GPUs do not."""
-        if self.alone:
-            return list(values)
-        numbers = torch.tensor(values, dtype=torch.int64)
-        self._reduce(numbers, "decisions", torch.distributed.ReduceOp.MAX)
-        return numbers.tolist()
-
     def broadcast(self, tensors: Sequence[Tensor]) -> None:
         """Give tensors the values that they have on the first rank."""
         with self._together():
@@ -162,10 +154,10 @@ class Ranks:
                 f"process {self.index} of {self.size} has lost the others: one of them has ended, or cannot be reached"
             ) from error
 
-    def _reduce(self, values: Tensor, what: str, operation: Any = None) -> None:
+    def _reduce(self, values: Tensor, what: str) -> None:
         began = time.perf_counter()
         with self._together():
-            torch.distributed.all_reduce(values, operation or torch.distributed.ReduceOp.SUM)
+            torch.distributed.all_reduce(values)
         self.bytes[what] += values.numel() * values.element_size()
         self.calls[what] += 1
         self.seconds[what] += time.perf_counter() - began
@@ -183,6 +175,7 @@ class Sum(torch.autograd.Function):
         return total
 
     @staticmethod
+    @once_differentiable
     def backward(ctx: FunctionCtx, gradient: Tensor) -> tuple[Tensor, None, None]:
         """Return the sum of the gradients."""
         total = gradient.clone(memory_format=torch.contiguous_format)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import os
+import sys
 import time
 from pathlib import Path
 
@@ -18,6 +20,8 @@ LAUNCHED = "MPCC_DEVICES"
 JOB = Path("checkpoints") / "torchrun-job"
 # The first of several processes ends within this time.
 SECONDS_TO_END = 10
+# The name of a job that the user has not named.
+NO_NAME = "none"
 
 
 def launched() -> bool:
@@ -35,12 +39,18 @@ def told_by_launcher() -> bool:
     return launched() and LAUNCHED in os.environ
 
 
-def job() -> str | None:
-    """Return the identity of the job of torchrun, the same after a restart of its processes; None if it has none."""
-    identity = os.environ.get("TORCHELASTIC_RUN_ID", "none")
-    restarted = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0") != "0"
-    # Jobs without an identity all have this one.
-    return None if identity == "none" and not restarted else identity
+def identity_of_job() -> str:
+    """Return what stays the same when torchrun restarts the processes of a job: its name, and a digest of its words."""
+    words = hashlib.sha256(repr(sys.argv[1:]).encode("utf-8", "surrogateescape")).hexdigest()
+    return f"{os.environ.get('TORCHELASTIC_RUN_ID', NO_NAME)} {words}"
+
+
+def newest_first(folder: Path) -> list[Path]:
+    """Return what is in a folder, the newest first; nothing if there is no such folder."""
+    try:
+        return sorted(folder.iterdir(), key=lambda each: each.lstat().st_mtime, reverse=True)
+    except OSError:
+        return []
 
 
 def begun(folder: Path) -> None:
@@ -49,9 +59,9 @@ def begun(folder: Path) -> None:
     Raises:
         OSError: If it cannot be written.
     """
-    if launched():
+    if "TORCHELASTIC_RUN_ID" in os.environ:
         (folder / JOB).parent.mkdir(exist_ok=True)
-        (folder / JOB).write_text(os.environ.get("TORCHELASTIC_RUN_ID", "none"), encoding="utf-8")
+        (folder / JOB).write_text(identity_of_job(), encoding="utf-8")
 
 
 def earlier_folder(out: Path | None) -> Path | None:
@@ -60,10 +70,13 @@ def earlier_folder(out: Path | None) -> Path | None:
     Arguments:
         out: The run folder that the user named; by default all below ``runs/`` are looked at.
     """
-    identity = job()
-    if identity is None or not launched():
+    restarted = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0") != "0"
+    name = os.environ.get("TORCHELASTIC_RUN_ID")
+    # Jobs without a name all have this one: after a restart, only the folder tells them apart.
+    if name is None or (name == NO_NAME and not (restarted and out is not None)):
         return None
-    for folder in [out] if out is not None else sorted(Path("runs").glob("*"), reverse=True):
+    identity = identity_of_job()
+    for folder in [out] if out is not None else newest_first(Path("runs")):
         try:
             if (folder / JOB).read_text(encoding="utf-8") == identity:
                 return folder

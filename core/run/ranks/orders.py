@@ -90,15 +90,17 @@ class Orders:
     @contextlib.contextmanager
     def _given(self, order: str, value: Any = None) -> Iterator[None]:
         """Give an order to the others, and carry it out in the ``with`` block."""
-        if not self._heard or self._ranks.alone:
+        if self._ranks.alone:
             yield
             return
+        if not self._heard:
+            raise RankLost("after an error in the middle of a step, the other processes cannot go on")
         self._heard = False
         self._ranks.told((order, value))
         try:
             yield
         except torch.linalg.LinAlgError:  # type: ignore[attr-defined]
-            self._heard = True  # see `iterated`
+            self._heard = order == "iterate"  # see `iterated`
             raise
         self._heard = order != "end"
 
@@ -180,7 +182,9 @@ def agreed() -> Iterator[None]:
         return
     try:
         yield
-    except Exception as failure:
+    except RankLost:
+        raise
+    except (Exception, SystemExit) as failure:
         error = failure
     told: Sequence[str | None] = together.gathered(None if error is None else " ".join(str(error).split()))
     failed = [index for index, text in enumerate(told) if text is not None]

@@ -144,8 +144,7 @@ class Run:
         request = feature_request(settings)
         with agreed():
             # Only the first rank evaluates.
-            wanted = settings.metrics if together.first else ""
-            metrics = choose_metrics(registry, wanted, request, config.metrics) if wanted else {}
+            metrics = choose_metrics(registry, settings.metrics, request, config.metrics) if together.first else {}
             # One process of a machine fetches the files that are missing.
             first_here = together.on_machine == 0 or not settings.download
             loaded = load_data(config) if first_here else None

@@ -6,18 +6,20 @@ itself, with ``-m mpcc run`` or ``-m mpcc predict``.
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import signal
 import sys
 import uuid
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import torch
 
 from mpcc.core.errors import EXIT_INTERRUPTED, InvalidInput, RankLost
 from mpcc.core.run.ranks.environment import LAUNCHED
 from mpcc.core.run.timed_steps import load_before
+from mpcc.core.system.signals import END_SIGNALS
 
 __all__ = ["check_devices", "launch", "without_devices"]
 
@@ -59,6 +61,23 @@ def without_devices(words: Sequence[str]) -> list[str]:
     return kept
 
 
+@contextlib.contextmanager
+def as_it_was(environment: Mapping[str, str]) -> Iterator[None]:
+    """Give this process an environment for a ``with`` block, and put back the old one and the handlers of signals.
+
+    The launcher of torch leaves its own handlers behind.
+    """
+    before, handlers = dict(os.environ), {number: signal.getsignal(number) for number in END_SIGNALS}
+    os.environ.update(environment)
+    try:
+        yield
+    finally:
+        os.environ.clear()
+        os.environ.update(before)
+        for number, handler in handlers.items():
+            signal.signal(number, signal.SIG_DFL if handler is None else handler)
+
+
 def lost_others(status: int) -> bool:
     """Return whether a process with this exit status has ended because another one had ended."""
     return status in (RankLost.status, -signal.SIGTERM)
@@ -97,10 +116,10 @@ def launch(words: Sequence[str], devices: int, advice: str) -> int:
         shutdown_timeout=SECONDS_TO_STOP,
     )
     # With more threads than cores, they would wait for each other.
-    os.environ[LAUNCHED] = str(devices)
-    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, load_before()[1] // devices)))
+    threads = {"OMP_NUM_THREADS": str(max(1, load_before()[1] // devices))} | dict(os.environ)
     try:
-        elastic_launch(config, sys.executable)("-m", "mpcc", *words)
+        with as_it_was({**threads, LAUNCHED: str(devices)}):
+            elastic_launch(config, sys.executable)("-m", "mpcc", *words)
     except SignalException:
         return EXIT_INTERRUPTED
     except ChildFailedError as error:

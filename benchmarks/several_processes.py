@@ -117,9 +117,6 @@ def timed(flags: Sequence[str], iterations: int, out: Path) -> None:
             "seconds": spent,
             "bytes": {name: count / iterations for name, count in together.bytes.items()},
             "reduced_in": {name: seconds / iterations for name, seconds in together.seconds.items()},
-            "numbers": {
-                name: sum(p.numel() for p in part.parameters()) for name, part in model.trained_parts().items()
-            },
             "calls": {name: count / iterations for name, count in together.calls.items()},
         }
     if together.first:

@@ -9,7 +9,6 @@ All parameters are in double precision.
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import json
 import sys
 from pathlib import Path
@@ -23,16 +22,9 @@ from mpcc.core.method.training import Trainer
 from mpcc.core.registry import load_registry
 from mpcc.core.run.assembly import build_model, build_trainer, fitted, load_data
 from mpcc.core.run.ranks.environment import launched
+from mpcc.core.run.ranks.orders import digest
 from mpcc.core.system import ranks
 from mpcc.core.system.randomness import seed_everything
-
-
-def digest(tensors: list[Tensor]) -> str:
-    """Return a digest of the bytes of tensors."""
-    found = hashlib.sha256()
-    for tensor in tensors:
-        found.update(tensor.detach().cpu().contiguous().numpy().tobytes())
-    return found.hexdigest()
 
 
 def permuted(trainer: Trainer) -> None:
@@ -72,11 +64,10 @@ def main() -> None:
         with trainer.engine.active():
             for _ in range(iterations):
                 terms.append({name: float(value) for name, value in trainer.iterate().items()})
-        parameters = [parameter for part in model.parts().values() for parameter in part.parameters()]
         found = {
             "terms": terms,
-            "parameters": digest(parameters),
-            "random": digest([torch.get_rng_state()]),
+            "parameters": digest(model).hex(),
+            "random": torch.get_rng_state().tolist(),
             "bytes": dict(together.bytes),
             "sizes": {name: sum(p.numel() for p in part.parameters()) for name, part in model.trained_parts().items()},
         }

@@ -252,8 +252,8 @@ def launch_processes(config: RunConfig, flags: RunFlags, arguments: list[str]) -
         flags: Those of the command.
         arguments: The command line.
     """
-    from mpcc.core.run.assembly import check_share
     from mpcc.core.run.ranks.launcher import check_devices, launch, without_devices
+    from mpcc.core.run.ranks.shares import check_share
     from mpcc.core.storage.run_folder import RunFolder
 
     devices = flags.devices or 1

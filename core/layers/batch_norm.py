@@ -188,20 +188,12 @@ def moments_over_ranks(means: Tensor, variances: Tensor, near: Tensor | None) ->
     return (away if near is None else away + near), variances
 
 
-@contextlib.contextmanager
-def norms_over_ranks(network: nn.Module) -> Iterator[None]:
+def norms_over_ranks(network: nn.Module) -> contextlib.AbstractContextManager[None]:
     """Let every `GroupedBatchNorm2d` of a network take the moments of all ranks, for the length of a ``with`` block.
 
     All ranks then have to call the network together, with parts of one size.
     """
-    layers = [module for module in network.modules() if isinstance(module, GroupedBatchNorm2d)]
-    for layer in layers:
-        layer.over_ranks = True
-    try:
-        yield
-    finally:
-        for layer in layers:
-            layer.over_ranks = False
+    return norms_with(network, over_ranks=True)
 
 
 def group_moments(x: Tensor, groups: int) -> tuple[Tensor, Tensor]:
@@ -210,22 +202,29 @@ def group_moments(x: Tensor, groups: int) -> tuple[Tensor, Tensor]:
     return means, variances
 
 
-@contextlib.contextmanager
-def batch_groups(network: nn.Module, groups: int) -> Iterator[None]:
+def batch_groups(network: nn.Module, groups: int) -> contextlib.AbstractContextManager[None]:
     """Let every `GroupedBatchNorm2d` of a network take its moments group by group, for the length of a ``with`` block.
 
     Arguments:
         network: The network that is called inside the block, with a batch that divides into groups of equal size.
         groups: The number of groups.
     """
+    return norms_with(network, groups=groups)
+
+
+@contextlib.contextmanager
+def norms_with(network: nn.Module, **values: int | bool) -> Iterator[None]:
+    """Set attributes of every `GroupedBatchNorm2d` of a network in a ``with`` block, then their defaults again."""
     layers = [module for module in network.modules() if isinstance(module, GroupedBatchNorm2d)]
     for layer in layers:
-        layer.groups = groups
+        for name, value in values.items():
+            setattr(layer, name, value)
     try:
         yield
     finally:
         for layer in layers:
-            layer.groups = 1
+            for name in values:
+                setattr(layer, name, getattr(GroupedBatchNorm2d, name))
 
 
 @contextlib.contextmanager

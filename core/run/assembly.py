@@ -24,7 +24,6 @@ from mpcc.core.images.augmentation import Augmentation
 from mpcc.core.images.contract import check_fit
 from mpcc.core.images.invariances import Invariances
 from mpcc.core.images.stream import ImageStream
-from mpcc.core.layers.batch_norm import GroupedBatchNorm2d
 from mpcc.core.method.entropy import EntropyPolicy
 from mpcc.core.method.model import Model
 from mpcc.core.method.phases import phases_of
@@ -33,13 +32,12 @@ from mpcc.core.method.shapes import check_networks, check_prior_shapes
 from mpcc.core.method.terms import TermWeights
 from mpcc.core.method.training import Trainer
 from mpcc.core.registry import Registry
+from mpcc.core.run.ranks.shares import check_share, norms_together
 from mpcc.core.system import ranks
 from mpcc.core.system.randomness import own_randomness
 
 # How many images metrics are tried on before training.
 EXAMPLES = 4
-# The batch of the paper; with fewer images, the moments of a batch norm are noisier than the paper's.
-PAPER_BATCH = 50
 
 __all__ = [
     *(
@@ -149,45 +147,6 @@ def build_trainer(config: RunConfig, model: Model, images: Tensor | ImageSource)
     engine, phases = choose_engine(settings, model.device), phases_of(config.objective.make())
     weights, over_ranks = term_weights(settings, images.shape), norms_together(settings, model)
     return Trainer(model, stream, schedule_of(settings), weights, engine, phases, norms_over_ranks=over_ranks)
-
-
-def check_share(batch: int, count: int) -> None:
-    """Check that a batch can be divided among processes.
-
-    Arguments:
-        batch: Images in each update.
-        count: How many processes.
-
-    Raises:
-        InvalidInput: If it cannot, with the nearest batch that can.
-    """
-    if batch % count:
-        nearest = max(1, round(batch / count)) * count
-        raise InvalidInput(
-            f"--batch {batch} cannot be divided among {count} processes: expected a multiple of {count} (nearest "
-            f"valid choice: --batch {nearest})"
-        )
-
-
-def norms_together(settings: RunSettings, model: Model) -> bool:
-    """Return whether batch norms take the moments of the whole batch if several ranks train.
-
-    Raises:
-        InvalidInput: If they are to, and a network has batch norms that cannot.
-    """
-    count = ranks.current().size
-    share = settings.batch // count
-    if count == 1 or settings.batch_norm == "rank" or (settings.batch_norm == "auto" and share >= PAPER_BATCH):
-        return False
-    for name, network in model.networks.by_name().items():
-        for module in network.modules():
-            if isinstance(module, torch.nn.modules.batchnorm._BatchNorm) and not isinstance(module, GroupedBatchNorm2d):
-                raise InvalidInput(
-                    f"--batch-norm {settings.batch_norm}: the {name} has a {type(module).__name__}, whose moments are "
-                    f"those of each process's {share} images: expected mpcc.core.layers.batch_norm.GroupedBatchNorm2d "
-                    f"(nearest valid choice: --batch-norm rank, or --batch {PAPER_BATCH * count})"
-                )
-    return True
 
 
 def term_weights(settings: RunSettings, shape: tuple[int, ...]) -> TermWeights:

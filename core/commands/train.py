@@ -227,13 +227,13 @@ def run_words(arguments: list[str], began: float) -> int:
         if seeds:
             print(f"# {plan_of_seeds(config, seeds, part)}")
         return 0
-    several = flags.devices or int(launched()) + 1
-    if several > 1 and (seeds or (flags.resume is not None and compares_seeds(flags.resume))):
+    starts_several = flags.devices is not None and flags.devices > 1
+    if (starts_several or launched()) and (seeds or (flags.resume is not None and compares_seeds(flags.resume))):
         raise InvalidInput(
             "--seeds trains in one process: expected one device (nearest valid choice: mpcc sweep --seeds, with "
             "--processes N)"
         )
-    if flags.devices is not None and flags.devices > 1:
+    if starts_several:
         return launch_processes(config, flags, arguments)
     if flags.resume is not None and compares_seeds(flags.resume):
         return go_on_with_seeds(registry, config, flags.out, flags.resume, train_all=flags.all)

@@ -479,7 +479,7 @@ def test_every_term_metric_rate_picture_and_histogram_is_in_the_events(finished:
             if not quantity.startswith(("gradient_norm_", "discriminator_hinge"))
         ),
     }
-    assert {tag.partition("/")[0] for tag in tags["tensors"]} == {"health", "run", "custom_scalars__config__"}
+    assert {tag.partition("/")[0] for tag in tags["tensors"]} == {"health", "Run", "custom_scalars__config__"}
     # The page opens with the scores, and each curve has a line about it.
     assert min(tags["scalars"]).startswith("Scores/")
     assert all(events.SummaryMetadata(tag).summary_description for tag in tags["scalars"])

@@ -8,7 +8,7 @@ import threading
 from collections.abc import Callable, Iterator
 from types import FrameType
 
-__all__ = ["END_SIGNALS", "ends_interrupt", "handled"]
+__all__ = ["END_SIGNALS", "ends_interrupt", "handled", "handlers_put_back"]
 
 # Ctrl-C, `kill` and schedulers, and a terminal that closes, which Windows does not have.
 END_SIGNALS = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name))
@@ -33,6 +33,18 @@ def handled(handle: Callable[[int, FrameType | None], None], signals: tuple[int,
         yield
     finally:
         for number, handler in old.items():
+            # None stands for a handler that was not set from Python and can't be put back.
+            signal.signal(number, signal.SIG_DFL if handler is None else handler)
+
+
+@contextlib.contextmanager
+def handlers_put_back() -> Iterator[None]:
+    """Put back the handlers of these signals after a ``with`` block in which a library sets its own."""
+    before = {number: signal.getsignal(number) for number in END_SIGNALS}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
             # None stands for a handler that was not set from Python and can't be put back.
             signal.signal(number, signal.SIG_DFL if handler is None else handler)
 

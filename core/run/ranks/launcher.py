@@ -19,7 +19,7 @@ import torch
 from mpcc.core.errors import EXIT_INTERRUPTED, InvalidInput, RankLost
 from mpcc.core.run.ranks.environment import LAUNCHED
 from mpcc.core.run.timed_steps import load_before
-from mpcc.core.system.signals import END_SIGNALS
+from mpcc.core.system.signals import handlers_put_back
 
 __all__ = ["check_devices", "launch", "without_devices"]
 
@@ -62,20 +62,15 @@ def without_devices(words: Sequence[str]) -> list[str]:
 
 
 @contextlib.contextmanager
-def as_it_was(environment: Mapping[str, str]) -> Iterator[None]:
-    """Give this process an environment for a ``with`` block, and put back the old one and the handlers of signals.
-
-    The launcher of torch leaves its own handlers behind.
-    """
-    before, handlers = dict(os.environ), {number: signal.getsignal(number) for number in END_SIGNALS}
-    os.environ.update(environment)
+def variables(values: Mapping[str, str]) -> Iterator[None]:
+    """Set variables of the environment for a ``with`` block, then put back the old environment."""
+    before = dict(os.environ)
+    os.environ.update(values)
     try:
         yield
     finally:
         os.environ.clear()
         os.environ.update(before)
-        for number, handler in handlers.items():
-            signal.signal(number, signal.SIG_DFL if handler is None else handler)
 
 
 def lost_others(status: int) -> bool:
@@ -118,7 +113,8 @@ def launch(words: Sequence[str], devices: int, advice: str) -> int:
     # With more threads than cores, they would wait for each other.
     threads = {"OMP_NUM_THREADS": str(max(1, load_before()[1] // devices))} | dict(os.environ)
     try:
-        with as_it_was({**threads, LAUNCHED: str(devices)}):
+        # The launcher of torch leaves its own handlers of signals behind.
+        with variables({**threads, LAUNCHED: str(devices)}), handlers_put_back():
             elastic_launch(config, sys.executable)("-m", "mpcc", *words)
     except SignalException:
         return EXIT_INTERRUPTED

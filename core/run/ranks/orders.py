@@ -164,7 +164,9 @@ def digest(model: Model) -> bytes:
     found = hashlib.sha256()
     for part in model.parts().values():
         for parameter in part.parameters():
-            found.update(parameter.detach().cpu().contiguous().view(torch.uint8).numpy().data)
+            # A scalar cannot be viewed as bytes.
+            values = parameter.detach().cpu().reshape(-1)
+            found.update(values.view(torch.uint8).numpy().data)
     return found.digest()
 
 

@@ -62,6 +62,7 @@ FLAGS = {
         "--threads",
         "--engine",
         "--kernels",
+        "--graph-reductions",
         "--precision",
         "--resume",
         "--device",
@@ -191,6 +192,17 @@ def test_a_flag_without_its_value_takes_none_from_further_on(capsys: pytest.Capt
     assert (status, err.count("\n")) == (2, 1)
     assert "unexpected '0.3'" in err
     assert "--prior.scale-floor: expected a finite number, got nothing" in run(capsys, "--prior.scale-floor")[2]
+
+
+def test_a_dry_run_with_several_processes_refuses_what_they_would_and_says_what_it_measures(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("mpcc.core.run.ranks.launcher.load_before", lambda: (0.0, 2))
+    status, _, err = run(capsys, "--devices", "2", "--device", "cpu", "--batch", "51", "--dry-run")
+    assert status == 2
+    assert "--batch 51 cannot be divided among 2 processes" in err
+    out = run(capsys, "--devices", "2", "--device", "cpu", "--dry-run")[1]
+    assert "# the speed was measured in one process: --devices 2 may be faster or slower" in out.splitlines()
 
 
 def test_a_dry_run_prints_origins_writes_nothing_and_can_be_run_again(

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import copy
 import gc
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import attrs
 import pytest
@@ -25,6 +26,7 @@ from mpcc.core.method.schedule import Schedule
 from mpcc.core.method.terms import TermWeights
 from mpcc.core.method.training import Trainer
 from mpcc.core.registry import load_registry
+from mpcc.core.system import ranks
 from mpcc.core.system.device_waits import waiting
 from mpcc.plugins.architectures.biggan import BigGAN8
 from mpcc.plugins.architectures.options import BigGANOptions
@@ -75,6 +77,40 @@ def test_replayed_iterations_are_those_of_the_plain_engine(prior: str, schedule:
     for expected, terms in zip(found["plain"], found["fast"], strict=True):
         # A recorded term is kept in single precision.
         assert terms == pytest.approx(expected, rel=1e-5, abs=1e-6)
+
+
+@pytest.fixture
+def first_of_two(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[None]:
+    """Let this process believe to be one of two; reductions go to NCCL, which has nothing to add."""
+    monkeypatch.setattr(ranks, "_before_leaving", [])
+    address = f"file://{tmp_path / 'store'}"
+    torch.distributed.init_process_group("cpu:gloo,cuda:nccl", init_method=address, rank=0, world_size=1)
+    yield
+    torch.distributed.destroy_process_group()
+
+
+@pytest.mark.usefixtures("first_of_two")
+@pytest.mark.parametrize("over_ranks", [False, True], ids=["own moments", "moments of all"])
+@pytest.mark.parametrize("reductions", ["between", "captured"])
+def test_replays_with_reductions_are_those_of_the_plain_engine(
+    reductions: Literal["between", "captured"], over_ranks: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found: list[list[dict[str, float]]] = []
+    counted: list[Counter[str]] = []
+    for engine in (PlainEngine(), FastEngine(reductions=reductions)):
+        monkeypatch.setattr(ranks, "_current", ranks.Ranks(2, 0))
+        made = trainer(engine)
+        made.norms_over_ranks = over_ranks
+        torch.manual_seed(7)
+        with engine.active():
+            terms = [made.iterate() for _ in range(WARM_UP + 7)]
+        found.append([{name: float(value) for name, value in each.items()} for each in terms])
+        counted.append(ranks.current().bytes)
+        assert engine.notes == []
+        engine.reset()
+    for expected, values in zip(*found, strict=True):
+        assert values == pytest.approx(expected, rel=1e-5, abs=1e-6)
+    assert counted[0] == counted[1]
 
 
 def test_a_prior_that_cannot_be_recorded_is_trained_eagerly() -> None:

@@ -37,6 +37,12 @@ OBJECTIVES = {
     "vade": ("--data", "digits", "--objective", "vade"),
     "density": ("--data", "digits", "--density-weight", "0.1", "--augment-crop", "1", "--augment-flip"),
     "plain engine": ("--data", "digits", "--engine", "plain", "--balance-direction", "prior"),
+    "trained weights": ("--data", "digits", "--prior.weights", "trainable"),
+}
+MORE_OBJECTIVES = {
+    "aim": ("--preset", "digits", "--data", "digits", "--objective", "aim"),
+    "conditional": ("--data", "digits", "--arch.projection", "posterior"),
+    "fit of the prior": ("--data", "digits", "--prior-fit", "0.5", "--density-weight", "0.1"),
 }
 
 
@@ -59,9 +65,11 @@ def largest_difference(one: dict[str, Any], other: dict[str, Any]) -> float:
     return max(abs(terms[name] - others[name]) for terms, others in pairs for name in terms | others)
 
 
-@pytest.mark.parametrize("name", [*CONFIGURATIONS, *OBJECTIVES])
+@pytest.mark.parametrize(
+    "name", [*CONFIGURATIONS, *OBJECTIVES, *(pytest.param(name, marks=pytest.mark.check) for name in MORE_OBJECTIVES)]
+)
 def test_two_processes_compute_what_one_does(name: str, tmp_path: Path) -> None:
-    flags = (CONFIGURATIONS | OBJECTIVES)[name]
+    flags = (CONFIGURATIONS | OBJECTIVES | MORE_OBJECTIVES)[name]
     (one,) = trained(tmp_path, flags, 1, "--iterations", "5")
     two = trained(tmp_path, flags, 2, "--iterations", "5")
     assert largest_difference(one, two[0]) < 1e-10
@@ -308,7 +316,8 @@ def test_a_killed_node_of_two_is_restarted_by_torchrun_with_the_same_bits(tmp_pa
             assert third.wait(timeout=240) == 0
             output, _ = first.communicate(timeout=60)
     assert first.returncode == 0
-    assert output.count("has lost the others: one of them has ended, or cannot be reached; the last checkpoint") == 1
+    assert output.count("has lost the others: one of them has ended, or cannot be reached (") == 1
+    assert output.count("); the last checkpoint") == 1
     assert "going on after iteration" in output
     whole = command(*SMALL, "--iterations", "40", "--out", "whole", cwd=tmp_path)
     assert whole.returncode == 0, whole.stderr
@@ -363,6 +372,17 @@ def test_an_error_of_one_process_is_said_once(tmp_path: Path) -> None:
     assert failed.returncode == 2
     assert failed.stderr.count("error:") == 1
     assert "Traceback" not in failed.stderr
+
+
+@pytest.mark.check
+def test_an_error_of_one_process_alone_is_said_with_its_number(tmp_path: Path) -> None:
+    plugin = "import os\n\nif os.environ.get('RANK') == '1':\n    raise ValueError('not on this machine')\n"
+    (tmp_path / "mine.py").write_text(plugin, encoding="utf-8")
+    failed = command("--data", "digits", "--plugin", "mine.py", cwd=tmp_path)
+    assert failed.returncode == 2
+    assert "mpcc-run: error: process 1 of 2: " in failed.stderr
+    assert "not on this machine" in failed.stderr
+    assert failed.stderr.count("error:") == 1
 
 
 def test_the_words_of_a_process() -> None:

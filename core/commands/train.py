@@ -35,7 +35,14 @@ from mpcc.core.config.locations import check_only_places, entries_of, places
 from mpcc.core.config.options import option
 from mpcc.core.errors import EXIT_INTERRUPTED, InvalidInput, OutOfResources, RankLost, TrainingDiverged
 from mpcc.core.registry import Registry
-from mpcc.core.run.ranks.environment import earlier_folder, follows, launched, let_the_first_end, told_by_launcher
+from mpcc.core.run.ranks.environment import (
+    earlier_folder,
+    follows,
+    launched,
+    let_the_first_end,
+    of_all,
+    told_by_launcher,
+)
 from mpcc.core.studies.count_record import CountRecord, compares_counts, count_folder
 from mpcc.core.studies.seed_list import PART, parse_seeds, work_in_runs
 from mpcc.core.studies.seed_record import compares_seeds
@@ -174,7 +181,10 @@ def run_command(arguments: list[str], began: float | None = None) -> int:
     try:
         status = run_words(arguments, began)
     except InvalidInput as error:
-        status = error.status
+        if let_the_first_end():
+            # Only this process has met it, such as on a machine without the images.
+            print(f"mpcc-run: error: process {of_all()}: {' '.join(str(error).split())}", file=sys.stderr)
+        return error.status
     except SystemExit as end:
         status = end.code if isinstance(end.code, int) else 1
     if status:
@@ -221,18 +231,22 @@ def run_words(arguments: list[str], began: float) -> int:
     if seeds:
         origins = {**config.origins, "run.seed": "flag"}
         config = attrs.evolve(config, run=attrs.evolve(config.run, seed=seeds[0]), origins=origins)
-    if flags.dry_run:
-        runs = work_in_runs(len(seeds), part) if seeds else 1.0
-        describe(registry, config, flags.out, flags.resume, began, runs)
-        if seeds:
-            print(f"# {plan_of_seeds(config, seeds, part)}")
-        return 0
     starts_several = flags.devices is not None and flags.devices > 1
     if (starts_several or launched()) and (seeds or (flags.resume is not None and compares_seeds(flags.resume))):
         raise InvalidInput(
             "--seeds trains in one process: expected one device (nearest valid choice: mpcc sweep --seeds, with "
             "--processes N)"
         )
+    if flags.dry_run:
+        if flags.devices is not None:
+            check_processes(config, flags.devices)
+        runs = work_in_runs(len(seeds), part) if seeds else 1.0
+        describe(registry, config, flags.out, flags.resume, began, runs)
+        if seeds:
+            print(f"# {plan_of_seeds(config, seeds, part)}")
+        if flags.devices is not None and flags.devices > 1:
+            print(f"# the speed was measured in one process: --devices {flags.devices} may be faster or slower")
+        return 0
     if starts_several:
         return launch_processes(config, flags, arguments)
     if flags.resume is not None and compares_seeds(flags.resume):
@@ -244,6 +258,19 @@ def run_words(arguments: list[str], began: float) -> int:
     return train(registry, config, flags.out, flags.resume, began)
 
 
+def check_processes(config: RunConfig, devices: int) -> None:
+    """Check that a run can be trained by so many processes of this machine.
+
+    Raises:
+        InvalidInput: If it cannot.
+    """
+    from mpcc.core.run.ranks.launcher import check_devices
+    from mpcc.core.run.ranks.shares import check_share
+
+    check_devices(devices, config.run.device)
+    check_share(config.run.batch, devices)
+
+
 def launch_processes(config: RunConfig, flags: RunFlags, arguments: list[str]) -> int:
     """Train in several processes of this machine; return the exit status.
 
@@ -252,13 +279,11 @@ def launch_processes(config: RunConfig, flags: RunFlags, arguments: list[str]) -
         flags: Those of the command.
         arguments: The command line.
     """
-    from mpcc.core.run.ranks.launcher import check_devices, launch, without_devices
-    from mpcc.core.run.ranks.shares import check_share
+    from mpcc.core.run.ranks.launcher import launch, without_devices
     from mpcc.core.storage.run_folder import RunFolder
 
     devices = flags.devices or 1
-    check_devices(devices, config.run.device)
-    check_share(config.run.batch, devices)
+    check_processes(config, devices)
     words = without_devices(arguments)
     folder = flags.resume or RunFolder.plan(flags.out, config).path
     if flags.resume is None and flags.out is None:
@@ -321,7 +346,7 @@ def train(registry: Registry, config: RunConfig, out: Path | None, resume: Path 
         # The first process may go on with a run whose configuration the others have not read.
         tables, run, origins = together.told((config.to_tables(), config.run, dict(config.origins)))
         if not together.first:
-            return help_to_train(registry, tables, run, origins, began, f"process {together.index} of {together.size}")
+            return help_to_train(registry, tables, run, origins, began, f"process {of_all()}")
         try:
             return train_here(registry, config, out, resume, began)
         except RankLost as error:

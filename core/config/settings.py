@@ -239,6 +239,10 @@ class RunSettings:
         "torch",
         "kernels of the fast engine; triton adds some of our own, on CUDA; no GPU has run them yet",
     )
+    graph_reductions: Literal["between", "captured"] = option(
+        "between",
+        "sums over several GPUs: between CUDA graphs, or captured in one; no GPU has run this yet",
+    )
     threads: int | None = option(None, "threads on the CPU, torch's own choice if not given", least=1, most=1024)
     data_root: Path | None = option(None, "folder of the data sets, $MPCC_DATA if not given")
     download: bool = option(False, "fetch a missing data set into the data root")
@@ -258,7 +262,7 @@ RESUMABLE = frozenset(
         *("iterations", "minutes", "eval_every", "first_eval", "eval_images", "picture_clusters"),
         *("checkpoint_every", "keep_checkpoints", "log_every"),
         *("on_nonfinite", "max_restarts", "device", "data_root", "download", "workers", "engine", "precision"),
-        "kernels",
+        *("kernels", "graph_reductions"),
         *("features", "feature_weights", "generated_images", "best_by", "init_from"),
     )
 )

@@ -71,4 +71,4 @@ def choose_engine(settings: RunSettings, device: torch.device) -> Engine:
         only_cuda = precision == "tf32" and device.type != "cuda"
         why = "only CUDA devices have it" if only_cuda else f"this {device.type} has no {precision} arithmetic"
         raise InvalidInput(f"--precision {precision}: {why} (nearest valid choice: --precision float32)")
-    return FastEngine(precision, own_kernels)
+    return FastEngine(precision, own_kernels, settings.graph_reductions)

@@ -6,7 +6,7 @@ import contextlib
 import functools
 import itertools
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -37,18 +37,26 @@ class FastEngine(Engine):
     Networks use fused layers and store channels innermost. One call generates the images of several updates if the
     generator does not change between them; each batch keeps its own batch moments. The spectral norms of a network are
     computed together and kept until its weights change. The C library keeps freed memory. On CUDA, the whole iteration
-    is one graph.
+    is one graph, or several between the reductions of several processes.
 
     Arguments:
         precision: Precision of the networks' forward and backward passes: ``float32``; ``tf32``, which on CUDA rounds
             the factors of products; or ``bf16`` by autocast, with parameters, prior and losses in float32.
         own_kernels: Whether layers use `mpcc.core.layers.triton_kernels`.
+        reductions: Where the reductions of several processes take place: ``between`` recorded graphs, or ``captured``
+            in one graph, if that can be recorded.
     """
 
     name = "fast"
 
-    def __init__(self, precision: Precision = "float32", own_kernels: bool = False) -> None:
+    def __init__(
+        self,
+        precision: Precision = "float32",
+        own_kernels: bool = False,
+        reductions: Literal["between", "captured"] = "between",
+    ) -> None:
         super().__init__()
+        self._reductions = reductions
         self.precision_name, self.own_kernels = precision, own_kernels
         self._grouped = False
         self._device = torch.device("cpu")
@@ -63,10 +71,10 @@ class FastEngine(Engine):
     def prepare(self, model: Model) -> None:
         """Switch fused layers on and check whether batches can be generated together."""
         self._device = model.device
-        together = ranks.current()
-        self.capturable = self._device.type == "cuda" and together.alone
-        if self._device.type == "cuda" and not together.alone:
-            self.notes.append(f"no CUDA graph: {together.size} processes train together")
+        self.capturable = self._device.type == "cuda"
+        if self.capturable and not ranks.current().alone:
+            # A graph with reductions must be gone before what carries them out.
+            ranks.before_leaving(self.reset)
         self._networks, self._weights = model.networks.by_name(), {}
         for part in model.parts().values():
             fuse(part, own_kernels=self.own_kernels)
@@ -184,13 +192,31 @@ class FastEngine(Engine):
         if self._graph is None:
             if self._warm_up > 0:
                 return self._warmed_up(iteration, real)
-            try:
-                self._graph = record(iteration, real, self._device)
-            except CannotRecord as error:
-                self._give_up(str(error))
-        # A recording has executed nothing: the iteration is still due. While an error is handled, it keeps the autograd
-        # graph of the recording alive.
+            self._graph = self._recorded(iteration, real)
+        # A recording has executed nothing: the iteration is still due.
         return iteration(real) if self._graph is None else self._graph.replay(real)
+
+    def _recorded(self, iteration: Iteration, real: Tensor) -> GraphedIteration | None:
+        """Record an iteration, in all processes or in none; captured reductions may be left between graphs."""
+        graph, reason = None, ""
+        try:
+            graph = record(iteration, real, self._device, self._reductions)
+        except CannotRecord as error:
+            reason = str(error)
+        if not (reason := self._of_all(reason)):
+            return graph
+        if graph is not None:
+            graph.release()
+        if self._reductions == "captured" and not ranks.current().alone:
+            self._reductions = "between"
+            self.notes.append(f"reductions are between CUDA graphs, not part of one: {reason}")
+            return self._recorded(iteration, real)
+        self._give_up(reason)
+        return None
+
+    def _of_all(self, reason: str) -> str:
+        """Return why an iteration cannot be recorded, in whichever process that is; an empty text if all can do it."""
+        return next((each for each in ranks.current().gathered(reason) if each), "")
 
     def _warmed_up(self, iteration: Iteration, real: Tensor) -> dict[str, Tensor]:
         """Execute an iteration of the warm-up; the last one shows whether it can be recorded."""
@@ -198,7 +224,7 @@ class FastEngine(Engine):
         if self._warm_up > 0:
             return warmed_up(iteration, real, self._device)
         terms, reason = probed(iteration, real, self._device)
-        if reason:
+        if reason := self._of_all(reason):
             self._give_up(reason)
         return terms
 
@@ -209,6 +235,8 @@ class FastEngine(Engine):
 
     def reset(self) -> None:
         """Forget the recorded iteration, because it works on the memory of the trainer's former state."""
+        if self._graph is not None:
+            self._graph.release()
         self._graph, self._warm_up = None, WARM_UP
 
 

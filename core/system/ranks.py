@@ -10,8 +10,9 @@ from __future__ import annotations
 import contextlib
 import os
 import time
+import weakref
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from datetime import timedelta
 from typing import Any
 
@@ -22,7 +23,7 @@ from torch.autograd.function import FunctionCtx, once_differentiable
 
 from mpcc.core.errors import InvalidInput, RankLost
 
-__all__ = ["TIMEOUT", "Ranks", "current", "joined", "take_gpu"]
+__all__ = ["TIMEOUT", "Ranks", "before_leaving", "current", "joined", "reductions_to", "take_gpu"]
 
 # An evaluation of the first rank, for which the others wait, may take long.
 TIMEOUT = timedelta(hours=2)
@@ -101,7 +102,7 @@ class Ranks:
             return
         dtype = max((tensor.dtype for tensor in tensors), key=lambda each: torch.finfo(each).bits)
         flat = torch.cat([tensor.detach().reshape(-1).to(dtype) for tensor in tensors])
-        self._reduce(flat, what)
+        self.reduce(flat, what)
         flat.div_(self.size)
         parts = torch.split(flat, [tensor.numel() for tensor in tensors])
         for tensor, part in zip(tensors, parts, strict=True):
@@ -150,17 +151,36 @@ class Ranks:
         try:
             yield
         except RuntimeError as error:
+            cause = next(iter(str(error).strip().splitlines()), "no reason given")
             raise RankLost(
-                f"process {self.index} of {self.size} has lost the others: one of them has ended, or cannot be reached"
+                f"process {self.index} of {self.size} has lost the others: one of them has ended, or cannot be reached "
+                f"({cause})"
             ) from error
 
-    def _reduce(self, values: Tensor, what: str) -> None:
+    def reduce(self, values: Tensor, what: str) -> None:
+        """Replace a tensor by its sum over the ranks, or hand it to the function of `reductions_to`.
+
+        Arguments:
+            values: Contiguous, without gradients, of the same shape on all ranks.
+            what: The name under which bytes are counted.
+        """
+        if _taker is None:
+            self.carry_out(values, what)
+        else:
+            _taker(values, what)
+
+    def carry_out(self, values: Tensor, what: str) -> None:
+        """Do what `reduce` does, at once in any case."""
         began = time.perf_counter()
         with self._together():
             torch.distributed.all_reduce(values)
-        self.bytes[what] += values.numel() * values.element_size()
-        self.calls[what] += 1
+        self.count(what, values.numel() * values.element_size())
         self.seconds[what] += time.perf_counter() - began
+
+    def count(self, what: str, size: int) -> None:
+        """Count a reduction of so many bytes."""
+        self.bytes[what] += size
+        self.calls[what] += 1
 
 
 class Sum(torch.autograd.Function):
@@ -171,7 +191,7 @@ class Sum(torch.autograd.Function):
         """Return the sum."""
         ctx.ranks, ctx.what = ranks, what  # type: ignore[attr-defined]
         total = values.detach().clone(memory_format=torch.contiguous_format)
-        ranks._reduce(total, what)
+        ranks.reduce(total, what)
         return total
 
     @staticmethod
@@ -179,11 +199,33 @@ class Sum(torch.autograd.Function):
     def backward(ctx: FunctionCtx, gradient: Tensor) -> tuple[Tensor, None, None]:
         """Return the sum of the gradients."""
         total = gradient.clone(memory_format=torch.contiguous_format)
-        ctx.ranks._reduce(total, ctx.what)  # type: ignore[attr-defined]
+        ctx.ranks.reduce(total, ctx.what)  # type: ignore[attr-defined]
         return total, None, None
 
 
 _current = Ranks()
+_taker: Callable[[Tensor, str], None] | None = None
+_before_leaving: list[weakref.WeakMethod[Callable[[], None]]] = []
+
+
+@contextlib.contextmanager
+def reductions_to(taker: Callable[[Tensor, str], None]) -> Iterator[None]:
+    """Hand all reductions to a function that decides when they are carried out, for the length of a ``with`` block.
+
+    Arguments:
+        taker: Takes a tensor that is due to be replaced by its sum over the ranks, and the name of what it is.
+    """
+    global _taker
+    before, _taker = _taker, taker
+    try:
+        yield
+    finally:
+        _taker = before
+
+
+def before_leaving(action: Callable[[], None]) -> None:
+    """Call a method once before this process leaves the ranks that it has joined, unless its object is gone by then."""
+    _before_leaving.append(weakref.WeakMethod(action))
 
 
 def take_gpu(on_machine: int) -> None:
@@ -228,5 +270,10 @@ def joined(*, cuda: bool) -> Iterator[Ranks]:
     try:
         yield _current
     finally:
-        _current = before
-        torch.distributed.destroy_process_group()
+        try:
+            while _before_leaving:
+                if action := _before_leaving.pop()():
+                    action()
+        finally:
+            _current = before
+            torch.distributed.destroy_process_group()

@@ -11,7 +11,7 @@ from pathlib import Path
 
 __all__ = [
     *("LAUNCHED", "begun", "earlier_folder", "follows", "launched", "let_the_first_end"),
-    "told_by_launcher",
+    *("of_all", "told_by_launcher"),
 ]
 
 # ``mpcc-run --devices`` sets it for the processes that it starts.
@@ -85,10 +85,20 @@ def earlier_folder(out: Path | None) -> Path | None:
     return None
 
 
-def let_the_first_end() -> None:
-    """Wait for the first process, or the signal of the launcher that comes when it has ended.
+def of_all() -> str:
+    """Return which of the processes this is, such as "3 of 8"; they count from 0."""
+    return f"{os.environ['RANK']} of {os.environ['WORLD_SIZE']}"
+
+
+def let_the_first_end() -> bool:
+    """Wait for the signal of the launcher that comes when the first process has ended.
 
     A launcher that sees a process end stops the others, and the first one could not say what is wrong.
+
+    Returns:
+        Whether no signal has come, so that the first process has not met what this one has.
     """
     with contextlib.suppress(KeyboardInterrupt):
         time.sleep(SECONDS_TO_END)
+        return True
+    return False

@@ -20,10 +20,12 @@ import argparse
 import os
 import signal
 import sys
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import attrs
 from baseline_methods import METHODS
 from measured_run import collapsed, evaluated, grouped_latents, measure, replaced, scores_of
 from proof_settings import SETTINGS, AccuracySetting, Settings, filled, read_settings
@@ -87,12 +89,18 @@ def run_one(setting: AccuracySetting, seed: int, flags: argparse.Namespace) -> N
         words = []
     result["before"] = activity(flags.rate_seconds)
     done = measure(words, run, log, setting.budget if setting.stop and not flags.shared else None)
+    folder = run
+    if setting.refine and done.ended == "finished":
+        began = time.monotonic()
+        folder = evaluated(run, log, "refine", ["--threads", "1"] if flags.shared else [])
+        done = attrs.evolve(done, seconds=done.seconds + time.monotonic() - began)
+        result |= {"refined": True}
     result["after"] = activity(flags.rate_seconds)
     result |= {"ended": done.ended, "wall_seconds": round(done.seconds, 1), "evaluations": done.evaluations}
     result["first_result_seconds"] = done.evaluations[0]["seconds"] if done.evaluations else None
     if done.ended == "finished":
         groups = grouped_latents(run.resolve(), seed, log.resolve()) if setting.latent_groups else None
-        result |= scores_of(run, setting.chosen_images, groups)
+        result |= scores_of(folder, setting.chosen_images, groups)
         result |= {"latent_groups": "k-means"} if setting.latent_groups else {}
     elif (run / "checkpoints" / "last.pt").exists() and done.ended != "diverged" and not setting.latent_groups:
         result |= scores_of(evaluated(run, log), setting.chosen_images)

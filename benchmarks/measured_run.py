@@ -126,22 +126,28 @@ def last_line(log: Path) -> str:
     return lines[-1] if lines else "it printed nothing"
 
 
-def evaluated(run: Path, log: Path) -> Path:
-    """Evaluate the last checkpoint of a run that was interrupted, and return the folder with the results.
+def evaluated(run: Path, log: Path, command: str = "evaluate", words: Sequence[str] = ()) -> Path:
+    """Evaluate or refine the last checkpoint of a run, and return the folder with the results.
+
+    Arguments:
+        run: The run folder.
+        log: File for what the command prints.
+        command: ``evaluate`` or ``refine``.
+        words: Further arguments.
 
     Raises:
         InvalidInput: If that is impossible.
     """
-    out = run.with_name(f"{run.name}-evaluation")
+    out = run.with_name(f"{run.name}-{command}")
     with log.open("a", encoding="utf-8") as output:
         done = subprocess.run(
-            [program("mpcc"), "evaluate", run.name, "--out", out.name],
+            [program("mpcc"), command, run.name, "--out", out.name, *words],
             cwd=run.parent,
             stdout=output,
             stderr=subprocess.STDOUT,
         )
     if done.returncode != 0:
-        raise InvalidInput(f"mpcc evaluate ended with status {done.returncode}: {last_line(log)}")
+        raise InvalidInput(f"mpcc {command} ended with status {done.returncode}: {last_line(log)}")
     return out
 
 

@@ -27,7 +27,7 @@ FLOORS = (
     ("registry", "images"),
     ("method", "config"),
     ("engines", "evaluation"),
-    ("testing", "storage", "reporting"),
+    ("testing", "storage", "reporting", "refinement"),
     ("report",),
     ("run",),
     ("studies",),

@@ -24,6 +24,7 @@ COMMANDS = {
     "run": ("train:run_command", "train: the same as mpcc-run"),
     "plugins": ("plugins:plugins_command", "list all plugins, check one, or write a new one"),
     "evaluate": ("evaluate:evaluate_run", "evaluate a checkpoint anew, into a new folder"),
+    "refine": ("refine:refine_run", "sharpen the clusters of a trained run, without labels"),
     "report": ("report:report_run", "write the page of a run anew, such as with names of clusters"),
     "predict": ("predict:predict_run", "assign clusters to images with a trained run"),
     "sample": ("sample:sample_run", "generate new images of the clusters"),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,9 +22,14 @@ from mpcc.core.run.saved_run import check_checkpoint, run_layer
 from mpcc.core.system.whole_files import check_new
 
 if TYPE_CHECKING:
-    from mpcc.core.evaluation.findings import Findings
+    from torch import Tensor
 
-__all__ = ["EvaluateFlags", "evaluate_run"]
+    from mpcc.core.evaluation.findings import Findings
+    from mpcc.core.evaluation.inference import Prediction
+    from mpcc.core.run.run import Run
+    from mpcc.core.storage.run_folder import RunFolder
+
+__all__ = ["EvaluateFlags", "evaluate_run", "of_own_images", "origin", "restored", "write_evaluation"]
 
 PURPOSE = (
     "Evaluate a checkpoint anew: scores, pictures, tables and a report in a new folder; the run's own files stay. "
@@ -77,7 +82,6 @@ def evaluate_run(words: list[str]) -> int:
         check_new(out, "--out")
     # The checks above do not need torch; the imports below load it.
     from mpcc.core.registry.attribution import attributed
-    from mpcc.core.report.report_page import write_report
     from mpcc.core.storage.checkpoint import load_checkpoint
     from mpcc.core.storage.cluster_names import read_names
     from mpcc.core.storage.run_folder import RunFolder
@@ -90,36 +94,57 @@ def evaluate_run(words: list[str]) -> int:
     remedies = f"lower --eval-images {config.run.eval_images}, or choose --device cpu"
     with memory_errors("evaluating", remedies), attributed(used(registry, config)), hint_if_moved(config):
         if asked is None:
-            findings, record = of_own_images(registry, config, state, source)
+            findings, record = of_own_images(restored(registry, config, state, source), config)
         else:
             findings, record = of_other_images(registry, asked, state, source)
     own = record["data"]["fingerprint"] == state["fingerprint"]
     name = f"evaluation-{state['iteration']}" + ("" if own else f"-{named(config, typed.tables)}")
     folder = RunFolder(out or run / name, named=out is not None)
-    with folder.filled():
-        folder.write_findings(findings)
-        if findings.data.skipped:
-            folder.write_skipped(findings.data.skipped)
-        folder.write_results(
-            {
-                **findings.summary(),
-                "iterations": state["iteration"],
-                "run": str(run.absolute()),
-                "checkpoint": str(source.absolute()),
-                "own_images": own,
-                "images_of": config.to_tables()["data"],
-                "evaluation_seconds": round(time.monotonic() - started, 3),
-                **record,
-            }
-        )
-        write_report(folder.path, registry.summaries("metric"))
-    scores = " ".join(f"{name} {value:.3f}" for name, value in findings.scores.items())
-    print(f"{folder.path}: iteration {state['iteration']}, {len(findings.indices)} images {scores}".rstrip())
+    record |= {"own_images": own, "evaluation_seconds": round(time.monotonic() - started, 3)}
+    write_evaluation(registry, folder, findings, record | origin(run, source, state, config))
     if not own:
         print(f"not the run's own images: {findings.data.description or config.data.name}")
         if seen := perhaps_seen(layer, config):
             print(seen)
     return 0
+
+
+def origin(run: Path, source: Path, state: Mapping[str, Any], config: RunConfig) -> dict[str, Any]:
+    """Return what ``results.json`` says about the run that was evaluated.
+
+    Arguments:
+        run: Its folder.
+        source: The file of the checkpoint.
+        state: The checkpoint.
+        config: Names the images.
+    """
+    return {
+        "iterations": state["iteration"],
+        "run": str(run.absolute()),
+        "checkpoint": str(source.absolute()),
+        "images_of": config.to_tables()["data"],
+    }
+
+
+def write_evaluation(registry: Registry, folder: RunFolder, findings: Findings, record: Mapping[str, Any]) -> None:
+    """Write the folder of an evaluation, and print where it is and the scores.
+
+    Arguments:
+        registry: Explains the metrics in the report.
+        folder: A new folder.
+        findings: What was found.
+        record: What the result depends on, for ``results.json``.
+    """
+    from mpcc.core.report.report_page import write_report
+
+    with folder.filled():
+        folder.write_findings(findings)
+        if findings.data.skipped:
+            folder.write_skipped(findings.data.skipped)
+        folder.write_results({**findings.summary(), **record})
+        write_report(folder.path, registry.summaries("metric"))
+    scores = " ".join(f"{name} {value:.3f}" for name, value in findings.scores.items())
+    print(f"{folder.path}: iteration {record['iterations']}, {len(findings.indices)} images {scores}".rstrip())
 
 
 def other_images(registry: Registry, run: Path, layer: Layer, tables: Tables) -> AskedImages | None:
@@ -141,22 +166,33 @@ def other_images(registry: Registry, run: Path, layer: Layer, tables: Tables) ->
     return asked_by_flags(registry, run, layer, tables) if not are_own(registry, layer, changed) else None
 
 
-def of_own_images(
-    registry: Registry, config: RunConfig, state: dict[str, Any], source: Path
-) -> tuple[Findings, dict[str, Any]]:
-    """Evaluate a checkpoint on the run's own images; return what is found and the record of it.
+def restored(registry: Registry, config: RunConfig, state: dict[str, Any], source: Path) -> Run:
+    """Return a run with the weights of a checkpoint and its images, to be evaluated.
 
     Raises:
         InvalidInput: If the checkpoint does not fit the configuration or the data.
     """
-    from mpcc.core.evaluation.findings import find
     from mpcc.core.run.run import Run
 
     # An evaluation keeps no best.pt. It computes in float32 with torch's kernels, however the run was trained.
     settings = attrs.evolve(config.run, precision="float32", kernels="torch", best_by="none")
-    exact = attrs.evolve(config, run=settings)
-    assembled = Run.assemble(registry, exact)
+    assembled = Run.assemble(registry, attrs.evolve(config, run=settings))
     assembled.restore_model(state, source)
+    return assembled
+
+
+def of_own_images(
+    assembled: Run, config: RunConfig, predicted: Callable[[Tensor], Sequence[Prediction]] | None = None
+) -> tuple[Findings, dict[str, Any]]:
+    """Evaluate a run on its own images; return what is found and the record of it.
+
+    Arguments:
+        assembled: The run, with weights.
+        config: Says what is evaluated.
+        predicted: Predicts images by their indices; by default encoder and prior do.
+    """
+    from mpcc.core.evaluation.findings import find
+
     findings = find(
         assembled.trainer.model,
         assembled.data,
@@ -164,6 +200,7 @@ def of_own_images(
         assembled.metrics,
         config.run,
         assembled.baseline,
+        predicted,
     )
     baseline = assembled.baseline.record(findings.evaluation, findings.indices, assembled.metrics)
     return findings, {"baseline": baseline, **assembled.record()}

@@ -1,0 +1,1 @@
+"""Clusters of a trained run made sharper: small classifiers on what its networks have learned."""

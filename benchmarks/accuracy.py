@@ -90,11 +90,11 @@ def run_one(setting: AccuracySetting, seed: int, flags: argparse.Namespace) -> N
     result["before"] = activity(flags.rate_seconds)
     done = measure(words, run, log, setting.budget if setting.stop and not flags.shared else None)
     folder = run
-    if setting.refine and done.ended == "finished":
+    if setting.refine is not None and done.ended == "finished":
         began = time.monotonic()
-        folder = evaluated(run, log, "refine", ["--threads", "1"] if flags.shared else [])
+        folder = evaluated(run, log, "refine", [*setting.refine, *(["--threads", "1"] if flags.shared else [])])
         done = attrs.evolve(done, seconds=done.seconds + time.monotonic() - began)
-        result |= {"refined": True}
+        result |= {"refined": " ".join(["mpcc refine", *setting.refine])}
     result["after"] = activity(flags.rate_seconds)
     result |= {"ended": done.ended, "wall_seconds": round(done.seconds, 1), "evaluations": done.evaluations}
     result["first_result_seconds"] = done.evaluations[0]["seconds"] if done.evaluations else None

@@ -126,6 +126,10 @@ def last_line(log: Path) -> str:
     return lines[-1] if lines else "it printed nothing"
 
 
+# What the folder of a command is called, after the name of the run.
+FOLDERS = {"evaluate": "evaluation", "refine": "refined"}
+
+
 def evaluated(run: Path, log: Path, command: str = "evaluate", words: Sequence[str] = ()) -> Path:
     """Evaluate or refine the last checkpoint of a run, and return the folder with the results.
 
@@ -138,7 +142,7 @@ def evaluated(run: Path, log: Path, command: str = "evaluate", words: Sequence[s
     Raises:
         InvalidInput: If that is impossible.
     """
-    out = run.with_name(f"{run.name}-{command}")
+    out = run.with_name(f"{run.name}-{FOLDERS[command]}")
     with log.open("a", encoding="utf-8") as output:
         done = subprocess.run(
             [program("mpcc"), command, run.name, "--out", out.name, *words],

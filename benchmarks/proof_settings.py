@@ -39,7 +39,7 @@ class AccuracySetting:
         collapse: Arguments of ``mpcc-run`` that replace others during a first part; then the run goes on without them.
         latent_groups: Whether clusters are found in the latents afterwards, by k-means with as many groups as there
             are classes: for systems that have no clusters.
-        refine: Whether ``mpcc refine`` follows, whose time counts.
+        refine: Arguments of ``mpcc refine``, which then follows, and whose time counts.
         readme: Whether the README shows the row.
     """
 
@@ -55,7 +55,7 @@ class AccuracySetting:
     made: str | None = None
     collapse: tuple[str, ...] = ()
     latent_groups: bool = False
-    refine: bool = False
+    refine: tuple[str, ...] | None = None
     readme: bool = False
 
 

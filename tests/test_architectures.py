@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from scipy import ndimage
 from torch import Tensor, nn
 
 from mpcc.core.config.options import convert, fields
@@ -17,7 +18,7 @@ from mpcc.core.layers.batch_norm import GroupedBatchNorm2d
 from mpcc.core.layers.spectral_norm import SpectralConv2d, SpectralLayer, SpectralLinear
 from mpcc.core.registry import load_registry
 from mpcc.plugins.architectures.biggan import BigGAN8, BigGAN16, BigGAN32, BigGAN64
-from mpcc.plugins.architectures.blocks import ConditionalBatchNorm, DownBlock, PlainBlock, UpBlock
+from mpcc.plugins.architectures.blocks import ConditionalBatchNorm, DownBlock, EdgeInput, PlainBlock, UpBlock
 from mpcc.plugins.architectures.conditioning import EmbeddingConditioning
 from mpcc.plugins.architectures.options import BigGANOptions
 
@@ -508,3 +509,31 @@ def test_a_separate_encoder_scores_and_encodes_like_a_shared_one_with_equal_weig
     x = torch.rand(3, 1, *[FAMILY[name].image_size] * 2)
     assert torch.equal(shared.discriminator(x), separate.discriminator(x))
     assert torch.equal(shared.encoder(x)[0], separate.encoder(x)[0])
+
+
+def test_edges_are_those_of_scipy() -> None:
+    images = torch.rand(3, 3, 9, 7, dtype=torch.float64, generator=torch.Generator().manual_seed(0)) * 2 - 1
+    found = EdgeInput().double()(images)
+    assert torch.equal(found[:, :3], images)
+    grey = images.mean(1).numpy()
+    for channel, axis in ((3, 2), (4, 1)):
+        expected = np.stack([ndimage.sobel(each, axis=axis - 1, mode="nearest") for each in grey]) / 4
+        assert np.allclose(found[:, channel].numpy(), expected)
+
+
+@pytest.mark.parametrize("shared", [0, 2])
+def test_discriminator_and_encoder_see_edges_and_the_generator_makes_none(shared: int) -> None:
+    made = BigGAN8(BigGANOptions(width=2, edges=True, shared_blocks=shared)).build(4, 5, channels=3)
+    seen = [network for network in (made.discriminator, made.encoder) if any_edges(network)]
+    assert len(seen) == 2
+    assert not any_edges(made.generator)
+    z, y = torch.zeros(2, 5), torch.tensor([0, 1])
+    images = made.generator(z, y)
+    assert images.shape == (2, 3, 8, 8)
+    assert made.discriminator(images).shape == (2,)
+    assert made.encoder(images)[0].shape == (2, 5)
+
+
+def any_edges(network: torch.nn.Module) -> bool:
+    """Whether a network adds edges to its input."""
+    return any(isinstance(module, EdgeInput) for module in network.modules())

@@ -93,7 +93,7 @@ FLAGS = {
         "--arch.width",
     ),
     *("--arch.conditioning", "--arch.upsampling", "--arch.shared-blocks", "--arch.encoder-blocks"),
-    *("--arch.projection", "--arch.power-iterations"),
+    *("--arch.projection", "--arch.power-iterations", "--arch.edges"),
 }
 
 

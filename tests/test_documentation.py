@@ -73,6 +73,8 @@ def run(line: str) -> None:
                 arguments[arguments.index(name) + 1] = wanted
             else:
                 arguments += [name, wanted]
+    if arguments[0] == "refine":
+        arguments += ["--steps", "1"]
     with pytest.raises(SystemExit) as caught:
         {"mpcc-run": run_main, "mpcc": main}[command](arguments)
     assert caught.value.code == 0, line
@@ -118,7 +120,7 @@ def test_every_block_on_writing_an_unusual_prior_runs_in_order(workplace: Path) 
 
 OTHER_PAGES = [
     *("architectures.md", "compatibility.md", "real-images.md", "reliability.md", "scores.md", "time-budgets.md"),
-    *("choosing-k.md", "objectives.md", "scaling.md", "seeds.md", "sweeps.md", "tutorial.md"),
+    *("choosing-k.md", "objectives.md", "refining.md", "scaling.md", "seeds.md", "sweeps.md", "tutorial.md"),
     *(pytest.param(page, marks=pytest.mark.check) for page in ("data.md", "how-to.md", "performance.md")),
 ]
 

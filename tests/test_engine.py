@@ -53,6 +53,7 @@ VARIANTS: dict[str, tuple[int, dict[str, Any]]] = {
     "split": (8, {"conditioning": "split"}),
     "projection": (8, {"projection": "posterior"}),
     "nothing shared": (8, {"shared_blocks": 0, "encoder_blocks": "paper"}),
+    "edges": (8, {"edges": True}),
     "forward": (8, {"power_iterations": "forward"}),
     "16 pixels": (16, {}),
     "32 pixels": (32, {}),

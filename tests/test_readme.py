@@ -60,6 +60,8 @@ def run(words: list[str]) -> int:
     if arguments[:1] == ["bench"]:
         # docs/performance.md has it with all parts, and a test runs them.
         arguments += ["--parts", "loading", "--rounds", "1", "--iterations", "1", "--predict-images", "100"]
+    if arguments[:1] == ["refine"]:
+        arguments += ["--steps", "1"]
     with pytest.raises(SystemExit) as exit_info:
         {"mpcc-run": run_main, "mpcc": main}[command](one_step(arguments) if training else arguments)
     return int(exit_info.value.code or 0)

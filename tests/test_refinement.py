@@ -79,7 +79,7 @@ def test_an_epoch_takes_every_image_once() -> None:
 
 def test_features_are_those_of_the_shared_layers(digits: tuple[Tensor, Tensor]) -> None:
     made, images = model(), digits[0][:300]
-    assert shared_layers(made) is made.networks.encoder.trunk
+    assert shared_layers(made, images[:2]) is made.networks.encoder.trunk
     features = Features(made, images)(images)
     assert features.shape == (300, features.shape[1])
     assert torch.allclose(features.mean(0), torch.zeros(features.shape[1]), atol=1e-4)
@@ -114,12 +114,6 @@ def test_clusters_with_many_mistakes_are_mended_and_nothing_else_changes(digits:
     scores = [float((clusters == classes).float().mean()) for clusters in (given, probabilities.argmax(1))]
     assert scores[1] > scores[0] + 0.05
     assert normalized_mutual_info_score(classes, probabilities.argmax(1)) > normalized_mutual_info_score(classes, given)
-
-
-def test_without_changes_that_leave_a_group_as_it_is_nothing_can_be_compared(digits: tuple[Tensor, Tensor]) -> None:
-    settings = attrs.evolve(SETTINGS, invariances=Invariances())
-    with pytest.raises(InvalidInput, match="expected changes that leave a group as it is"):
-        refined(model(), digits[0], torch.full((len(digits[0]), 10), 0.1), settings)
 
 
 # The command.
@@ -163,7 +157,9 @@ def test_a_run_is_refined_into_a_new_folder(trained: Path, refine: Callable[...,
     with (folder / "assignments.csv").open(encoding="utf-8") as file:
         rows = list(csv.DictReader(file))
     assert len(rows) == 1797
-    assert (folder / "report.html").exists()
+    report = (folder / "report.html").read_text(encoding="utf-8")
+    assert "mpcc refine " in report
+    assert "--steps 3 --heads 2 --invariant-to shift" in report
     # A second one has a folder of its own.
     status, out, _ = refine(str(trained), "--steps", "1", "--heads", "1")
     second = Path(out.partition(":")[0])
@@ -174,10 +170,45 @@ def test_a_run_is_refined_into_a_new_folder(trained: Path, refine: Callable[...,
     assert {path for path in trained.rglob("*") if path.is_file()} == before.keys()
 
 
+def test_a_run_without_clusters_is_refused(
+    tmp_path: Path, refine: Callable[..., tuple[int, str, str]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    train = ["--data", "digits", "--objective", "vae", "--iterations", "1", "--threads", "1", "--out", "vae"]
+    with pytest.raises(SystemExit):
+        entry.run_main(train)
+    status, _, err = refine("vae", "--invariant-to", "shift")
+    assert status == 2
+    assert "a run of 1 cluster has nothing to refine" in err
+
+
+class OfLists(torch.nn.Module):
+    """An encoder whose shared layers are in a list, which nobody calls."""
+
+    def __init__(self, shared: torch.nn.ModuleList) -> None:
+        super().__init__()
+        self.shared = shared
+        self.loc = torch.nn.Linear(4, 8)
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        h = self.shared[1](torch.relu(self.shared[0](x)).mean((2, 3)))
+        return self.loc(h), self.loc(h)
+
+
+def test_of_layers_in_a_list_the_largest_that_is_called_is_taken(digits: tuple[Tensor, Tensor]) -> None:
+    made = model()
+    shared = torch.nn.ModuleList([torch.nn.Conv2d(1, 6, 3), torch.nn.Linear(6, 4)])
+    networks = attrs.evolve(made.networks, encoder=OfLists(shared), discriminator=torch.nn.Sequential(*shared))
+    made = attrs.evolve(made, networks=networks)
+    assert shared_layers(made, digits[0][:2]) is shared[0]
+    assert Features(made, digits[0][:30])(digits[0][:3]).shape == (3, 6 * 16)
+
+
 @pytest.mark.parametrize(
     ("words", "text"),
     [
-        (("--invariant-to", "none"), "needs changes that leave a group as it is; nearest valid choice"),
+        (("--invariant-to", "none"), "expected changes that leave a group as it is (nearest valid choice"),
+        (("--invariant-to", "shfit"), "--invariant-to shfit: unknown change"),
         (("--steps", "0"), "--steps: the value must be >= 1: 0"),
         (("--batch", "5"), "--batch"),
         (("--data.path", "elsewhere"), "--data.path"),

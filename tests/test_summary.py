@@ -54,6 +54,7 @@ VARIANTS: list[dict[str, Any]] = [
     {"conditioning": "split", "shared_blocks": 0},
     {"conditioning": "shared", "projection": "posterior"},
     {"power_iterations": "forward", "encoder_blocks": "paper", "shared_blocks": 1},
+    {"edges": True},
 ]
 every_variant = pytest.mark.parametrize("variant", VARIANTS, ids=lambda variant: "-".join(map(str, variant.values())))
 

@@ -15,6 +15,7 @@ from mpcc.core.config import SECTIONS, Layer, RunConfig, RunSettings, environmen
 from mpcc.core.config.layers import METRICS
 from mpcc.core.config.locations import check_only_places, entries_of, hint_if_moved, places
 from mpcc.core.config.options import option
+from mpcc.core.errors import InvalidInput
 from mpcc.core.images.invariances import Invariances
 from mpcc.core.run.saved_run import check_checkpoint, run_layer
 from mpcc.core.system.whole_files import check_new
@@ -34,7 +35,7 @@ PURPOSE = (
 )
 SETTINGS = (
     *("metrics", "eval_images", "picture_clusters", "features", "feature_weights", "generated_images"),
-    *("invariant_to", "data_root", "download", "device", "threads"),
+    *("data_root", "download", "device", "threads"),
 )
 
 
@@ -43,7 +44,10 @@ class RefineFlags(PluginFiles, RunFiles):
     """The command's own flags."""
 
     out: Path | None = option(None, "folder to create; by default refined-ITERATION in the run folder")
-    steps: int = option(300, "steps of each classifier", least=1)
+    invariant_to: str | None = option(
+        None, "what leaves the group of an image as it is, such as shift,scale=0.1; by default that of the run"
+    )
+    steps: int = option(600, "steps of each classifier", least=1)
     heads: int = option(3, "classifiers that are trained; the one with the most information is kept", least=1)
 
 
@@ -63,22 +67,29 @@ def refine_run(words: list[str]) -> int:
     config = resolve(registry, [environment_layer(), layer, Layer("flag", typed.tables)], "none")
     if flags.out is not None:
         check_new(flags.out, "--out")
+    invariances = changes(flags, config)
+    if config.run.clusters < 2:
+        raise InvalidInput(
+            f"{run}: a run of {config.run.clusters} cluster has nothing to refine: expected a run with two or more"
+        )
     # The checks above do not need torch; the imports below load it.
     from mpcc.core.registry.attribution import attributed
     from mpcc.core.storage.checkpoint import load_checkpoint
+    from mpcc.core.storage.cluster_names import read_names
     from mpcc.core.storage.run_folder import RunFolder
     from mpcc.core.system.resources import memory_errors
 
     state = load_checkpoint(source)
     check_checkpoint(state, source, layer.tables, movable)
+    read_names(run, config.run.clusters)
     started = time.monotonic()
     with (
-        memory_errors("refining", "choose --device cpu"),
+        memory_errors("refining", "lower --heads, or choose --device cpu"),
         attributed(used(registry, config)),
         hint_if_moved(config),
     ):
         assembled = restored(registry, config, state, source)
-        predicted, refinement = refined_predictions(assembled, config, flags)
+        predicted, refinement = refined_predictions(assembled, invariances, flags)
         findings, record = of_own_images(assembled, config, predicted)
     folder = RunFolder(flags.out or run / f"refined-{state['iteration']}", named=flags.out is not None)
     record |= {"refinement": refinement, "own_images": True}
@@ -87,12 +98,31 @@ def refine_run(words: list[str]) -> int:
     return 0
 
 
-def refined_predictions(assembled: Run, config: RunConfig, flags: RefineFlags) -> tuple[Any, dict[str, Any]]:
+def changes(flags: RefineFlags, config: RunConfig) -> Invariances:
+    """Return the changes that leave a group as it is.
+
+    Raises:
+        InvalidInput: If they are not valid, or there are none.
+    """
+    text = config.run.invariant_to if flags.invariant_to is None else flags.invariant_to
+    try:
+        found = Invariances.parse(text)
+    except ValueError as error:
+        raise InvalidInput(f"--invariant-to {text}: {error}") from error
+    if not found:
+        raise InvalidInput(
+            f"--invariant-to {text}: two changed copies of each image are compared: expected changes that leave a "
+            "group as it is (nearest valid choice: --invariant-to shift)"
+        )
+    return found
+
+
+def refined_predictions(assembled: Run, invariances: Invariances, flags: RefineFlags) -> tuple[Any, dict[str, Any]]:
     """Train classifiers on all images of a run.
 
     Arguments:
         assembled: The run, with weights.
-        config: Says what leaves a group as it is, and the seed.
+        invariances: The changes that leave a group as it is.
         flags: Steps and number of classifiers.
 
     Returns:
@@ -101,13 +131,14 @@ def refined_predictions(assembled: Run, config: RunConfig, flags: RefineFlags) -
     import torch
 
     from mpcc.core.evaluation.inference import EVALUATION_BATCH, Prediction, predictions
-    from mpcc.core.refinement.heads import RefinementSettings, refined
+    from mpcc.core.refinement.heads import RefinementSettings, refined, shared_layers
 
-    images, settings = assembled.data.images, config.run
+    images = assembled.data.images
+    # What cannot be refined is refused before all images are encoded.
+    shared_layers(assembled.trainer.model, images[torch.arange(min(2, images.shape[0]))])
     each = list(predictions(assembled.trainer.model, images))
     locations, posterior = torch.cat([one.locations for one in each]), torch.cat([one.posterior for one in each])
-    invariances = Invariances.parse(settings.invariant_to)
-    wanted = RefinementSettings(flags.steps, flags.heads, invariances, settings.seed)
+    wanted = RefinementSettings(flags.steps, flags.heads, invariances, assembled.config.run.seed)
     found = refined(assembled.trainer.model, images, posterior, wanted)
 
     def predicted(indices: Tensor) -> Sequence[Prediction]:

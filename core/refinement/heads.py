@@ -60,22 +60,46 @@ class RefinementSettings:
     seed: int
 
 
-def shared_layers(model: Model) -> nn.Module:
-    """Return the layers that discriminator and encoder share: the module with the most weights that is part of both.
+@torch.no_grad()
+def shared_layers(model: Model, images: Tensor) -> nn.Module:
+    """Return the layers that discriminator and encoder share: of the modules of both, the one with the most weights.
+
+    Only modules that the encoder calls and that return a tensor with a row for each image count.
+
+    Arguments:
+        model: The networks.
+        images: A few images, uint8, shape (n, D, R, R), that the encoder is called with.
 
     Raises:
         InvalidInput: If they share none.
     """
-    networks = model.networks
+    networks, sizes = model.networks, dict[nn.Module, int]()
     of_discriminator = set(networks.discriminator.modules())
-    common = [module for module in networks.encoder.modules() if module in of_discriminator]
-    sizes = [sum(weight.numel() for weight in module.parameters()) for module in common]
-    if not any(sizes):
+
+    def note(module: nn.Module, inputs: object, output: object) -> None:
+        if isinstance(output, Tensor) and output.dim() in (2, 4) and len(output) == len(images):
+            sizes[module] = sum(weight.numel() for weight in module.parameters())
+
+    hooks = [module.register_forward_hook(note) for module in networks.encoder.modules() if module in of_discriminator]
+    try:
+        encode(model, images)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    if not any(sizes.values()):
         raise InvalidInput(
-            "refine: discriminator and encoder share no layers, whose features the heads need: expected a run with "
-            "shared blocks (nearest valid choice: train with the default of --arch.shared-blocks)"
+            "refine: discriminator and encoder share no layers, whose features the classifiers need: expected an "
+            "architecture in which they do, such as the built-in ones without --arch.shared-blocks 0"
         )
-    return common[sizes.index(max(sizes))]
+    return max(sizes, key=lambda module: sizes[module])
+
+
+def encode(model: Model, images: Tensor) -> None:
+    """Call the encoder in evaluation mode with images, uint8, shape (n, D, R, R)."""
+    encoder = model.networks.encoder
+    dtypes = (weight.dtype for weight in encoder.parameters() if weight.is_floating_point())
+    with evaluating(encoder), full_precision(model.device):
+        encoder(to_unit_range(images, model.device).to(next(dtypes, torch.float32)))
 
 
 class Seen(Exception):
@@ -94,10 +118,10 @@ class Features:
     """
 
     def __init__(self, model: Model, images: Tensor) -> None:
-        self._encoder, self._layers, self._device = model.networks.encoder, shared_layers(model), model.device
-        self._mean, self._deviation = torch.zeros((), device=self._device), torch.ones((), device=self._device)
-        raw = torch.cat([self(part) for part in torch.split(images, EVALUATION_BATCH)])
-        self._mean, self._deviation = raw.mean(0), raw.std(0) + 1e-3
+        self._model, self._layers = model, shared_layers(model, images[:2])
+        self._mean, self._deviation = torch.zeros((), device=model.device), torch.ones((), device=model.device)
+        raw = self(images)
+        self._mean, self._deviation = raw.mean(0), raw.std(0, correction=0) + 1e-3
 
     @property
     def size(self) -> int:
@@ -106,7 +130,10 @@ class Features:
 
     @torch.no_grad()
     def __call__(self, images: Tensor) -> Tensor:
-        """Return features, float32, shape (n, F), of images, uint8, shape (n, D, R, R)."""
+        """Return features, float32, shape (n, F), of images, uint8, shape (n, D, R, R), a part of them at a time."""
+        return torch.cat([self._of(part) for part in torch.split(images, EVALUATION_BATCH)])
+
+    def _of(self, images: Tensor) -> Tensor:
         seen: list[Tensor] = []
 
         def see(module: nn.Module, inputs: object, output: Tensor) -> None:
@@ -115,12 +142,11 @@ class Features:
 
         hook = self._layers.register_forward_hook(see)
         try:
-            with evaluating(self._encoder), full_precision(self._device), contextlib.suppress(Seen):
-                dtype = next(self._encoder.parameters()).dtype
-                self._encoder(to_unit_range(images, self._device).to(dtype))
+            with contextlib.suppress(Seen):
+                encode(self._model, images)
         finally:
             hook.remove()
-        maps = torch.relu(seen[-1].float())
+        maps = torch.relu(seen[0].float())
         if maps.dim() == 4:
             maps = functional.adaptive_avg_pool2d(maps, POOLED)
         return (maps.flatten(1) - self._mean) / self._deviation
@@ -195,17 +221,12 @@ def refined(model: Model, images: Tensor | ImageSource, posterior: Tensor, setti
     Arguments:
         model: The trained networks.
         images: All training images, uint8, shape (N, D, R, R).
-        posterior: q(y|x) of these images, shape (N, K).
+        posterior: q(y|x) of these images, shape (N, K), K at least 2.
         settings: How they are trained.
 
     Raises:
-        InvalidInput: If discriminator and encoder share no layers, or nothing is known that leaves a group unchanged.
+        InvalidInput: If discriminator and encoder share no layers.
     """
-    if not settings.invariances:
-        raise InvalidInput(
-            "refine: two changed copies of each image are compared: expected changes that leave a group as it is "
-            "(nearest valid choice: --invariant-to shift)"
-        )
     count, clusters = posterior.shape
     size = min(count, max(LEAST_IMAGES, IMAGES_PER_CLUSTER * clusters))
     finer = min(FINER * clusters, size // IMAGES_PER_FINER)
@@ -215,7 +236,8 @@ def refined(model: Model, images: Tensor | ImageSource, posterior: Tensor, setti
         every = [Heads(features.size, clusters, finer if finer > clusters else 0) for _ in range(settings.heads)]
     together = nn.ModuleList(every).to(model.device)
     optimizer = torch.optim.Adam(together.parameters(), STEP_SIZE, weight_decay=WEIGHT_DECAY)
-    last = torch.zeros(settings.heads)
+    # The last tenth tells how good a head is: single batches scatter.
+    told, last = max(1, settings.steps // 10), torch.zeros(settings.heads)
     for step, chosen in enumerate(batches(count, size, settings.steps, generator)):
         pixels, imitates = images[chosen], step < IMITATION * settings.steps
         first, second = (features(transformed(pixels, settings.invariances, generator)) for _ in range(2))
@@ -226,14 +248,12 @@ def refined(model: Model, images: Tensor | ImageSource, posterior: Tensor, setti
             objectives.append(likeness(target, one, other) if imitates else gained)
             if fine is not None and other_fine is not None:
                 objectives.append(information(fine, other_fine))
-            # The last tenth tells how good the head is: single batches scatter.
-            if step >= 0.9 * settings.steps:
+            if step >= settings.steps - told:
                 last[number] += float(gained.detach())
         optimizer.zero_grad()
         (-torch.stack(objectives).sum()).backward()  # type: ignore[no-untyped-call]
         optimizer.step()
-    steps = settings.steps - math.ceil(0.9 * settings.steps)
-    shares = (last / max(steps, 1) / math.log(clusters)).tolist()
+    shares = (last / told / math.log(clusters)).tolist()
     return Refined(features, every[shares.index(max(shares))].eval(), tuple(shares))
 
 

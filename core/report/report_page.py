@@ -144,6 +144,10 @@ def facts(record: RunRecord) -> list[tuple[str, str]]:
     if record.folder != record.run:
         told.append(("run", str(record.run)))
         told.append(("checkpoint", str(results.get("checkpoint", "not known"))))
+        if "refinement" in results:
+            told.append(
+                ("clusters refined", "by classifiers on the features of the run; its own q(y|x) is another one")
+            )
         if not results.get("own_images", True):
             told.append(("images of", "another data set than the run's: its scores say nothing about the training"))
     told.append(("images", evaluated.get("data") or "not described"))
@@ -222,6 +226,11 @@ def command(record: RunRecord) -> str:
     """Return the command that repeats the run, or the evaluation; nothing if the configuration is gone."""
     if not record.config:
         return ""
+    if refinement := record.results.get("refinement"):
+        flags = " ".join(
+            f"--{name.replace('_', '-')} {refinement[name]}" for name in ("steps", "heads", "invariant_to")
+        )
+        return f"mpcc refine {quoted(record.run)} --checkpoint {quoted(Path(record.results['checkpoint']))} {flags}"
     if record.folder != record.run:
         return f"mpcc evaluate {quoted(record.run)} --checkpoint {quoted(Path(record.results['checkpoint']))}"
     return f"mpcc-run --config {quoted(record.folder / 'config.toml')} --out again"

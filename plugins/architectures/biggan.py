@@ -17,7 +17,7 @@ from mpcc.core.layers.batch_norm import GroupedBatchNorm2d
 from mpcc.core.layers.fusion import SharedBlocks, channels_last
 from mpcc.core.layers.spectral_norm import SpectralConv2d, SpectralEmbedding, SpectralLinear, iterate_in_forward
 from mpcc.core.system.available_memory import require_memory
-from mpcc.plugins.architectures.blocks import DownBlock, PlainBlock, UpBlock
+from mpcc.plugins.architectures.blocks import EDGES, DownBlock, EdgeInput, PlainBlock, UpBlock
 from mpcc.plugins.architectures.conditioning import (
     Conditioning,
     EmbeddingConditioning,
@@ -240,6 +240,9 @@ class BigGAN(Architecture):
         """Make the blocks start, ..., stop - 1 of a chain that begins at an image of D channels."""
         features = 4 * self.width
         blocks: list[nn.Module] = []
+        if self.options.edges and start == 0 < stop:
+            blocks.append(EdgeInput())
+            channels += EDGES
         for index in range(start, stop):
             # Every chain begins with a down-block.
             first = index == 0

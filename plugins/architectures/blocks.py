@@ -16,7 +16,10 @@ from mpcc.core.layers.fusion import pooled, upsampled
 from mpcc.core.layers.spectral_norm import SpectralConv2d
 from mpcc.plugins.architectures.conditioning import Conditioning
 
-__all__ = ["ConditionalBatchNorm", "DownBlock", "PlainBlock", "UpBlock"]
+__all__ = ["EDGES", "ConditionalBatchNorm", "DownBlock", "EdgeInput", "PlainBlock", "UpBlock"]
+
+# Channels that `EdgeInput` adds.
+EDGES = 2
 
 
 class ConditionalBatchNorm(nn.Module):
@@ -46,6 +49,29 @@ class ConditionalBatchNorm(nn.Module):
         gain = 1 + self.gain(condition)[:, :, None, None]
         bias = self.bias(condition)[:, :, None, None]
         return self.normalisation.normalised_relu(x, gain, bias, overwrite=overwrite, upsampling=upsampling)
+
+
+class EdgeInput(nn.Module):
+    """Adds to an image the derivatives of its grey values by the Sobel operator, (N, D, S, S) to (N, D + 2, S, S).
+
+    The first new channel is the derivative across, the second one that down, each from -2 to 2 for an image in [-1, 1].
+    Pixels outside of the image are those of its edge. Colours alone say little about what a picture shows.
+
+    Example:
+        >>> ramp = torch.arange(3.0).expand(1, 1, 3, 3)
+        >>> EdgeInput()(ramp)[0, 1:, 1]
+        tensor([[1., 2., 1.],
+                [0., 0., 0.]])
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return images with their edges."""
+        grey = F.pad(x.mean(1, keepdim=True), (1, 1, 1, 1), mode="replicate")
+        across, down = grey[..., 2:] - grey[..., :-2], grey[..., 2:, :] - grey[..., :-2, :]
+        # The mean of three rows or columns, the middle one twice.
+        across = (across[..., :-2, :] + 2 * across[..., 1:-1, :] + across[..., 2:, :]) / 4
+        down = (down[..., :-2] + 2 * down[..., 1:-1] + down[..., 2:]) / 4
+        return torch.cat([x, across, down], dim=1)
 
 
 class UpBlock(nn.Module):

@@ -63,6 +63,10 @@ class BigGANOptions:
             "probable ones of real images (posterior); labels is refused, it would be supervised"
         },
     )
+    edges: bool = attrs.field(
+        default=False,
+        metadata={"help": "add the edges of the grey image (Sobel) to what discriminator and encoder see of an image"},
+    )
     power_iterations: Literal["step", "forward"] = attrs.field(
         default="step",
         metadata={"help": "when spectral norms advance: at every optimizer step, or at every training forward"},

@@ -19,7 +19,15 @@ from mpcc.core.method.model import Model, to_unit_range
 from mpcc.core.system import ranks
 from mpcc.core.system.kernel_settings import full_precision
 
-__all__ = ["EVALUATION_BATCH", "Prediction", "encoder_scales", "predict", "predictions", "shared_predictions"]
+__all__ = [
+    "EVALUATION_BATCH",
+    "Prediction",
+    "encoder_heads",
+    "encoder_scales",
+    "predict",
+    "predictions",
+    "shared_predictions",
+]
 
 # Images that pass through a network at once.
 EVALUATION_BATCH = 256
@@ -121,12 +129,12 @@ def shared_predictions(
 def predict(model: Model, images: Tensor) -> Prediction:
     """Predict one batch, uint8, shape (n, D, R, R)."""
     with full_precision(model.device):
-        location, raw_scale = heads(model, images)
+        location, raw_scale = encoder_heads(model, images)
         posterior = image_posterior(model.prior, location, raw_scale)
     return Prediction(location.cpu(), posterior.cpu())
 
 
-def heads(model: Model, images: Tensor) -> tuple[Tensor, Tensor]:
+def encoder_heads(model: Model, images: Tensor) -> tuple[Tensor, Tensor]:
     """Return location and raw scale of the encoder in evaluation mode for one batch, uint8, shape (n, D, R, R)."""
     encoder = model.networks.encoder
     dtypes = (parameter.dtype for parameter in encoder.parameters() if parameter.is_floating_point())
@@ -145,7 +153,7 @@ def encoder_scales(model: Model, images: Tensor) -> Tensor | None:
         images: uint8, shape (n, D, R, R).
     """
     with full_precision(model.device), model.prior.full_precision():
-        q: Distribution = model.prior.encoder_distribution(*heads(model, images))
+        q: Distribution = model.prior.encoder_distribution(*encoder_heads(model, images))
     while isinstance(q, Independent):
         q = q.base_dist
     scale = getattr(q, "scale", None)

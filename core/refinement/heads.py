@@ -19,10 +19,10 @@ from torch.nn import functional
 
 from mpcc.core.contracts import ImageSource
 from mpcc.core.errors import InvalidInput
-from mpcc.core.evaluation.inference import EVALUATION_BATCH, evaluating
+from mpcc.core.evaluation.inference import EVALUATION_BATCH, encoder_heads
 from mpcc.core.images.invariances import Invariances
 from mpcc.core.images.transforms import transformed
-from mpcc.core.method.model import Model, to_unit_range
+from mpcc.core.method.model import Model
 from mpcc.core.system.kernel_settings import full_precision
 from mpcc.core.system.randomness import own_randomness
 
@@ -82,7 +82,8 @@ def shared_layers(model: Model, images: Tensor) -> nn.Module:
 
     hooks = [module.register_forward_hook(note) for module in networks.encoder.modules() if module in of_discriminator]
     try:
-        encode(model, images)
+        with full_precision(model.device):
+            encoder_heads(model, images)
     finally:
         for hook in hooks:
             hook.remove()
@@ -92,14 +93,6 @@ def shared_layers(model: Model, images: Tensor) -> nn.Module:
             "architecture in which they do, such as the built-in ones without --arch.shared-blocks 0"
         )
     return max(sizes, key=lambda module: sizes[module])
-
-
-def encode(model: Model, images: Tensor) -> None:
-    """Call the encoder in evaluation mode with images, uint8, shape (n, D, R, R)."""
-    encoder = model.networks.encoder
-    dtypes = (weight.dtype for weight in encoder.parameters() if weight.is_floating_point())
-    with evaluating(encoder), full_precision(model.device):
-        encoder(to_unit_range(images, model.device).to(next(dtypes, torch.float32)))
 
 
 class Seen(Exception):
@@ -142,8 +135,8 @@ class Features:
 
         hook = self._layers.register_forward_hook(see)
         try:
-            with contextlib.suppress(Seen):
-                encode(self._model, images)
+            with contextlib.suppress(Seen), full_precision(self._model.device):
+                encoder_heads(self._model, images)
         finally:
             hook.remove()
         maps = torch.relu(seen[0].float())
